@@ -1,0 +1,128 @@
+"""The last finished epoch of an unfinished run, in one file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.locks import file_lock
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass
+class TrainingProgress:
+    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on.
+
+    Attributes:
+        history: one dict of metrics for each finished epoch.
+        best_epoch: counted from 1; 0 before the first.
+        best_value: the monitored metric there; None before the first.
+        best_weights: the weights there.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_weights: list[NDArray[Any]] = field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+
+class Checkpoint:
+    """Where one run keeps its last finished epoch. `claim_checkpoint` gives it to one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, model: keras.Model, progress: TrainingProgress, run_id: str) -> None:
+        """Replace what is kept by the state of `model`, its optimizer and `progress`; all of it or, if killed, nothing."""
+        about = {"run_id": run_id, "history": progress.history, "best": [progress.best_epoch, progress.best_value]}
+        arrays = {f"model_{i}": np.asarray(v) for i, v in enumerate(model.variables)}
+        arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
+        arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
+        content = io.BytesIO()
+        np.savez(content, about=np.array(json.dumps(about)), **arrays)
+        unfinished = self._path.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self._path)
+
+    def read_run_id(self) -> str | None:
+        """Give the id of the MLflow run that is to go on; None for a new run."""
+        if not self._path.exists():
+            return None
+        with np.load(self._path) as content:
+            return str(json.loads(str(content["about"]))["run_id"])
+
+    def restore(self, model: keras.Model) -> TrainingProgress:
+        """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come."""
+        if not self._path.exists():
+            return TrainingProgress()
+        with np.load(self._path) as content:
+            about = json.loads(str(content["about"]))
+            for i, variable in enumerate(model.variables):
+                variable.assign(content[f"model_{i}"])
+            for i, variable in enumerate(model.optimizer.variables):
+                variable.assign(content[f"optimizer_{i}"])
+            num_best = sum(name.startswith("best_") for name in content.files)
+            best_weights = [content[f"best_{i}"] for i in range(num_best)]
+        best_epoch, best_value = about["best"]
+        return TrainingProgress(about["history"], best_epoch, best_value, best_weights)
+
+
+@contextmanager
+def claim_checkpoint(folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool) -> Iterator[Checkpoint]:
+    """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends without an exception.
+
+    Args:
+        folder: of all checkpoints.
+        settings: every setting that the result depends on; with the data they tell which run is the same one.
+        data_fingerprint: of the data set.
+        resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
+
+    Raises:
+        ConfigError: if the same run is still going on in another process, or the folder cannot be written.
+    """
+    key = hashlib.blake2b(json.dumps([settings, data_fingerprint], sort_keys=True).encode(), digest_size=12).hexdigest()
+    with ExitStack() as locks:
+        try:
+            path = _claim_left(folder, key, locks) if resume else None
+            if path is None:
+                path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
+                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False))
+        except OSError as error:
+            raise ConfigError(
+                f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
+            ) from error
+        yield Checkpoint(path)
+        for suffix in (".npz", ".lock"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _claim_left(folder: Path, key: str, locks: ExitStack) -> Path | None:
+    left = sorted(folder.glob(f"{key}-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in left:
+        if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
+            return path
+    if left:
+        raise ConfigError("resume=true: the same run is still training in another process; wait for it or stop it first")
+    return None

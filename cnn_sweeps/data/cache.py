@@ -1,0 +1,158 @@
+"""Decoded images on disk: written once, memory-mapped ever after.
+
+One folder a cache, named by what is in it: the files' content, the classes' names and the decoding. It is written under
+another name and renamed when complete, so that a folder under its final name is whole, however many processes build it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cnn_sweeps.data.dataset import digest_images
+from cnn_sweeps.data.decode import decode_image
+from cnn_sweeps.errors import DataError
+
+_FORMAT = 1  # raise it when decoding gives other pixels, so that older caches are not used
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """The images of a folder that could be decoded.
+
+    Attributes:
+        images: uint8, (N, height, width, channels), 0 to 255, memory-mapped; its file holds nothing else.
+        digests: str, (N,), equal for equal images.
+        positions: int64, (N,), which of the files each image came from.
+        bad_files: the other files' positions, with the reason.
+    """
+
+    images: NDArray[np.uint8]
+    digests: NDArray[np.str_]
+    positions: NDArray[np.int64]
+    bad_files: dict[int, str]
+
+
+def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int, channels: int) -> DecodedImages:
+    """Give the decoded images of the files, from the cache if it holds them, else decode and keep them.
+
+    Raises:
+        DataError: if the cache folder cannot be used or the disk is full.
+    """
+    shape = (height, width, channels)
+    folder = cache_dir / _key(files, shape)
+    decoded = _open(folder)
+    if decoded is None:
+        try:
+            _build(folder, files, shape)
+        except OSError as error:
+            raise DataError(
+                f"data.cache_dir={cache_dir}: cannot be written ({error.strerror}); name a folder with room that can be"
+            ) from error
+        decoded = _open(folder)
+        if decoded is None:
+            raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
+    return decoded
+
+
+def _key(files: Sequence[Path], shape: tuple[int, int, int]) -> str:
+    digest = hashlib.blake2b(json.dumps([_FORMAT, shape]).encode(), digest_size=16)
+    with ThreadPoolExecutor() as pool:
+        for content in pool.map(_content_digest, files):
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _content_digest(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").digest()
+    except OSError:
+        return b"unreadable"
+
+
+def _open(folder: Path) -> DecodedImages | None:
+    """Memory-map a complete cache; None if there is none or it is damaged."""
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        shape = tuple(about["shape"])
+        if (folder / "images.u8").stat().st_size != np.prod(shape):
+            return None
+        images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+        return DecodedImages(
+            images=images,
+            digests=np.array(about["digests"], dtype=np.str_),
+            positions=np.array(about["positions"], np.int64),
+            bad_files={int(position): reason for position, reason in about["bad_files"].items()},
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _build(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=".unfinished", dir=folder.parent))
+    try:
+        _write(unfinished, files, shape)
+        _publish(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
+    digests: list[str] = []
+    positions: list[int] = []
+    bad_files: dict[int, str] = {}
+    with (folder / "images.u8").open("wb") as images:
+        for position, decoded in enumerate(_decode_all(files, shape)):
+            if isinstance(decoded, DataError):
+                bad_files[position] = str(decoded)
+                continue
+            images.write(decoded.tobytes())
+            digests += digest_images(decoded[np.newaxis]).tolist()
+            positions.append(position)
+        _to_disk(images.fileno())
+    about = {"shape": [len(positions), *shape], "digests": digests, "positions": positions, "bad_files": bad_files}
+    with (folder / "about.json").open("w") as file:
+        json.dump(about, file)
+        file.flush()
+        _to_disk(file.fileno())
+
+
+def _decode_all(files: Sequence[Path], shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | DataError]:
+    """Decode in threads (Pillow works outside Python's lock), in order, a bad file as its error."""
+
+    def decode(file: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            return decode_image(file, *shape)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from tqdm(pool.map(decode, files), "decoding images", len(files), unit="", disable=None, leave=False)
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    """Rename into place. A damaged cache there gives way; one that another process completed meanwhile stays."""
+    if folder.exists() and _open(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if _open(folder) is None:
+            raise
+
+
+def _to_disk(descriptor: int) -> None:
+    os.fsync(descriptor)  # after a power cut, the renamed folder must not hold a file of zeros

@@ -1,0 +1,92 @@
+"""What every data source returns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataset:
+    """Labelled images of one size.
+
+    Attributes:
+        images: uint8, (N, height, width, channels), 0 to 255; channels is 1 or 3. May be a memory map.
+        labels: int64, (N,), index into `class_names`.
+        class_names: at least two; with exactly two, the second is the positive class.
+        name: what the data are called in the record.
+        source: where they came from.
+        splits: str, (N,), "train", "val", "test", or "" for an image without a split of its own; None: all without.
+        file_names: (N,), for messages and the record; None: images are called by their position.
+        skipped_files: files that were left out, with the reason.
+        image_digests: str, (N,), equal for equal images; None: computed when needed.
+
+    Raises:
+        DataError: if the parts do not fit together, or a class has no image.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: Sequence[str]
+    name: str
+    source: str
+    splits: NDArray[np.str_] | None = None
+    file_names: Sequence[str] | None = None
+    skipped_files: Sequence[str] = ()
+    image_digests: NDArray[np.str_] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise DataError(
+                f"data: images are {images.dtype} of shape {images.shape}; "
+                "allowed: uint8 (number, height, width, 1 or 3 channels)"
+            )
+        if labels.shape != (len(images),):
+            raise DataError(f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images")
+        if len(self.class_names) < 2:
+            raise DataError(f"data: only one class, {list(self.class_names)}, in {self.source}; at least two are needed")
+        counts = Counter(labels.tolist())
+        if unknown := sorted(set(counts) - set(range(len(self.class_names)))):
+            raise DataError(f"data: labels {unknown} name no class; allowed: 0 to {len(self.class_names) - 1}")
+        if empty := [name for label, name in enumerate(self.class_names) if not counts[label]]:
+            raise DataError(f"data: no image of class {', '.join(empty)} in {self.source}; add images or remove the class")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @cached_property
+    def digests(self) -> NDArray[np.str_]:
+        """Str, (N,), equal for images with the same pixels."""
+        return digest_images(self.images) if self.image_digests is None else self.image_digests
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that depend on the images, their classes and their given splits, not on their order."""
+        splits = self.splits if self.splits is not None else np.full(len(self.labels), "")
+        lines = sorted(
+            f"{digest} {self.class_names[label]} {split}\n"
+            for digest, label, split in zip(self.digests, self.labels, splits, strict=True)
+        )
+        return hashlib.blake2b("".join(lines).encode(), digest_size=16).hexdigest()
+
+    def image_name(self, index: int) -> str:
+        """Name the image for a person."""
+        return self.file_names[index] if self.file_names is not None else f"image {index}"
+
+
+def digest_images(images: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """Give each uint8 image of (N, height, width, channels) a digest that is equal for equal images of one shape."""
+    shape = repr(images.shape[1:]).encode()
+    return np.array([hashlib.blake2b(shape + image.tobytes(), digest_size=16).hexdigest() for image in images])

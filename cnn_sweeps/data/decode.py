@@ -1,0 +1,68 @@
+"""From an image file of any kind to pixels of one size and mode."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnn_sweeps.errors import DataError
+
+
+def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Read the file as the eye would see it, resized to uint8 (height, width, channels), 0 to 255.
+
+    The picture is turned as its EXIF orientation says, transparent pixels become white, palettes and CMYK become RGB,
+    16-bit values are scaled to 8 bits, and the aspect ratio gives way to the size asked for. Of an animation the first
+    frame is taken. Of a picture many times larger only a fraction is decoded where the format allows.
+
+    Raises:
+        DataError: with the reason why the file is no image that can be used.
+    """
+    if reason := _why_not_an_image(path):
+        raise DataError(reason)
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
+            side = 2 * max(height, width)  # EXIF may still swap them
+            image.draft(None, (side, side))
+            upright = ImageOps.exif_transpose(image)
+            pixels = _convert(upright, "RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    except UnidentifiedImageError as error:
+        raise DataError("is no image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"is too large ({error})") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+        raise DataError(f"cannot be decoded ({error})") from error
+    return np.asarray(pixels, np.uint8).reshape(height, width, channels)
+
+
+def _why_not_an_image(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(40)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not start:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the image; run `git lfs pull`"
+    return None
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scale_to_8_bits(image).convert(mode)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert(mode)
+    return image.convert(mode)
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, np.float64)
+    full_scale = 65535 if values.max(initial=0) > 255 else 255
+    return Image.fromarray(np.clip(values * (255 / full_scale), 0, 255).astype(np.uint8))

@@ -1,0 +1,105 @@
+"""A folder of images with one subfolder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cnn_sweeps.data.cache import DecodedImages, load_decoded
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.errors import DataError
+
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NO_IMAGES = {"thumbs.db", "desktop.ini"}  # left by file managers, as are names that start with a dot
+
+
+@dataclass(frozen=True)
+class _ImageFile:
+    path: Path
+    class_name: str
+    split: str
+
+
+def load_folder(
+    root: str,
+    image_size: int | Sequence[int],
+    channels: Literal[1, 3],
+    on_bad_image: Literal["error", "skip"],
+    cache_dir: str,
+) -> ImageDataset:
+    """Load `root/CLASS/...` or `root/{train,val,test}/CLASS/...`; files are taken at any depth, whatever their ending.
+
+    Args:
+        root: the folder.
+        image_size: pixels, one number or (height, width); every image is resized to it.
+        channels: 3 for colour, 1 for grey.
+        on_bad_image: "error" refuses files that are no images, "skip" leaves them out.
+        cache_dir: where decoded images are kept; `~` is the home folder.
+
+    Raises:
+        DataError: if the folder or a class is missing or empty, or (with "error") files are no images, naming all.
+    """
+    folder = Path(root).expanduser()
+    files = _list_files(folder)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    decoded = load_decoded([file.path for file in files], Path(cache_dir).expanduser(), height, width, channels)
+    bad_files = [f"{files[i].path.relative_to(folder)} {reason}" for i, reason in decoded.bad_files.items()]
+    if bad_files and on_bad_image == "error":
+        raise DataError(
+            f"data.root={root}: {len(bad_files)} of {len(files)} files cannot be used: {'; '.join(bad_files)}; "
+            "repair or remove them, or set data.on_bad_image=skip"
+        )
+    return _assemble(folder, files, decoded, bad_files)
+
+
+def _assemble(folder: Path, files: list[_ImageFile], decoded: DecodedImages, bad_files: list[str]) -> ImageDataset:
+    class_names = sorted({file.class_name for file in files})
+    good = [files[position] for position in decoded.positions]
+    return ImageDataset(
+        images=decoded.images,
+        labels=np.array([class_names.index(file.class_name) for file in good], np.int64),
+        class_names=class_names,
+        name=folder.resolve().name,
+        source=str(folder.resolve()),
+        splits=np.array([file.split for file in good], dtype=np.str_),
+        file_names=[str(file.path.relative_to(folder)) for file in good],
+        skipped_files=bad_files,
+        image_digests=decoded.digests,
+    )
+
+
+def _list_files(root: Path) -> list[_ImageFile]:
+    if not root.is_dir():
+        raise DataError(f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders")
+    folders = _subfolders(root)
+    split_of = {folder: _SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
+    if folders and all(split_of.values()):
+        files = [file for folder in folders for file in _list_classes(folder, split_of[folder] or "")]
+    else:
+        files = _list_classes(root, "")
+    class_names = sorted({file.class_name for file in files})
+    if len(class_names) < 2:
+        found = f"only one class, {class_names[0]}" if class_names else "no class with a file in it"
+        raise DataError(f"data.root={root}: {found}; at least two subfolders with images are needed, one a class")
+    return files
+
+
+def _list_classes(folder: Path, split: str) -> list[_ImageFile]:
+    return [
+        _ImageFile(path, class_folder.name, split)
+        for class_folder in _subfolders(folder)
+        for path in sorted(class_folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _NO_IMAGES
+    ]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

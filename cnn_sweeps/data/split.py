@@ -1,0 +1,131 @@
+"""Training, validation and test images: stratified, seeded, and no image in two of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.config import SPLIT_NAMES
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are for what.
+
+    Attributes:
+        train, val, test: int64 positions of images, sorted, without overlap.
+        num_duplicates: images that equal an earlier one; equal images are always in one split.
+        left_out: names of images that were given to two splits and are used in the later of train, val, test only.
+        conflicts: names of equal images with different classes, one group a line.
+    """
+
+    train: Indices
+    val: Indices
+    test: Indices
+    num_duplicates: int = 0
+    left_out: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+    def counts(self, dataset: ImageDataset) -> dict[str, dict[str, int]]:
+        """Count the images of each class in each split: `{"train": {"cat": 300, ...}, ...}`."""
+        return {
+            split: {name: int(np.sum(dataset.labels[getattr(self, split)] == i)) for i, name in enumerate(dataset.class_names)}
+            for split in SPLIT_NAMES
+        }
+
+
+def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """Keep the splits that the data give and draw the missing ones from the rest, by the same share of every class.
+
+    Args:
+        dataset: what to split.
+        val_fraction: share of validation images where the data give none, in (0, 1).
+        test_fraction: share of test images where the data give none, in (0, 1).
+        seed: the same seed and images give the same split, whatever the images' order or names.
+
+    Raises:
+        DataError: if a class has too few different images for every split to get one.
+    """
+    _, groups = np.unique(dataset.digests, return_inverse=True)
+    given = np.zeros(len(groups), "<U5") if dataset.splits is None else dataset.splits.astype("<U5")
+    assigned = _keep_latest(given, groups)
+    left_out = np.flatnonzero((given != "") & (assigned != given))
+    assigned[left_out] = "none"
+
+    fractions = {"test": test_fraction, "val": val_fraction}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in given}
+    pool = np.flatnonzero(np.isin(assigned, ("", "train")))
+    assigned[pool] = "train"
+    random = np.random.default_rng(seed)
+    for label, class_name in enumerate(dataset.class_names):
+        drawn = _draw(pool, groups, dataset.labels, label, missing, random, class_name)
+        for split, group_ids in drawn.items():
+            assigned[pool[np.isin(groups[pool], group_ids)]] = split
+    return Split(
+        **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
+        num_duplicates=len(groups) - len(set(groups.tolist())),
+        left_out=[dataset.image_name(i) for i in left_out],
+        conflicts=_conflicts(dataset, groups),
+    )
+
+
+def _keep_latest(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
+    """Give every image the split of its equals that comes last in train, val, test: what is tested on is not trained on."""
+    rank = np.array([SPLIT_NAMES.index(split) if split else -1 for split in given])
+    latest = np.full(groups.max(initial=-1) + 1, -1)
+    np.maximum.at(latest, groups, rank)
+    return np.array(["", *SPLIT_NAMES], dtype="<U5")[latest[groups] + 1]
+
+
+def _draw(
+    pool: Indices,
+    groups: Indices,
+    labels: Indices,
+    label: int,
+    fractions: dict[str, float],
+    random: np.random.Generator,
+    class_name: str,
+) -> dict[str, Indices]:
+    """Draw groups of equal images of one class for each split until it has its share of the class's images."""
+    # Equal images of two classes count for the class of the first, so that each group is drawn once.
+    group_ids, first, sizes = np.unique(groups[pool], return_index=True, return_counts=True)
+    of_class = labels[pool][first] == label
+    group_ids, sizes = group_ids[of_class], sizes[of_class]
+    if len(group_ids) <= len(fractions):
+        raise DataError(
+            f"data: class {class_name} has {len(group_ids)} different images to split; at least {len(fractions) + 1} are needed"
+        )
+    order = random.permutation(len(group_ids))
+    drawn: dict[str, Indices] = {}
+    for split, fraction in fractions.items():
+        wanted = max(1, round(fraction * int(sizes.sum())))
+        reached = np.cumsum(sizes[order])
+        taken = min(int(np.searchsorted(reached, wanted)) + 1, len(order) - 1)
+        drawn[split], order = group_ids[order[:taken]], order[taken:]
+    return drawn
+
+
+def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:
+    labels_of_group: dict[int, set[int]] = {}
+    for group, label in zip(groups.tolist(), dataset.labels.tolist(), strict=True):
+        labels_of_group.setdefault(group, set()).add(label)
+    conflicting = {group for group, labels in labels_of_group.items() if len(labels) > 1}
+    return [
+        " = ".join(
+            f"{dataset.image_name(i)} ({dataset.class_names[dataset.labels[i]]})" for i in np.flatnonzero(groups == group)
+        )
+        for group in sorted(conflicting)
+    ]
+
+
+def balanced_class_weights(labels: Indices) -> dict[int, float]:
+    """Weigh each class by N / (number of classes * images of the class), so that all count the same."""
+    counts = Counter(labels.tolist())
+    return {label: len(labels) / (len(counts) * count) for label, count in counts.items()}

@@ -1,0 +1,56 @@
+"""Metrics of predicted probabilities, the same for training, validation and test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
+
+
+def class_probabilities(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
+    outputs = outputs.astype(np.float64)
+    return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+
+def log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Mean of -log(probability of the true class), in nats, 0 to 16.1; no penalty is in it."""
+    true_class = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(true_class, _SMALLEST_PROBABILITY)).mean())
+
+
+def accuracy(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Share of images whose most probable class is the true one, 0 to 1."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def summarize(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """`log_loss` and `accuracy` under these names."""
+    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
+
+
+def roc_auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Area under the ROC curve, 0 to 1; for more than two classes the mean over one-against-the-rest."""
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  takes 1.4 s and is needed after training only
+
+    if probabilities.shape[1] == 2:
+        return float(roc_auc_score(labels, probabilities[:, 1]))
+    classes = np.arange(probabilities.shape[1])
+    return float(roc_auc_score(labels[:, np.newaxis] == classes, probabilities, average="macro"))
+
+
+def per_class_report(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], class_names: Sequence[str]
+) -> tuple[str, NDArray[np.int64]]:
+    """Precision, recall, F1 and number of images of each class as a text, and the confusion matrix (true, predicted)."""
+    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415  see roc_auc
+
+    predicted, known = probabilities.argmax(axis=1), np.arange(len(class_names))
+    report = classification_report(
+        labels, predicted, labels=known, target_names=list(class_names), digits=3, zero_division=0
+    )
+    return report, confusion_matrix(labels, predicted, labels=known)

@@ -1,0 +1,61 @@
+"""The seed network: https://github.com/Arahman100198/CNN-Binary-Image-Classify-Net, made general."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+from keras import layers, regularizers
+
+from cnn_sweeps.config import smallest_cnn_image
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.models.blocks import FusedBatchNormalization, classification_head
+
+
+def build_cnn(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    filters: Sequence[int],
+    dense_units: Sequence[int],
+    dropout: float,
+    l2: float,
+    batch_norm_momentum: float,
+    padding: Literal["same", "valid"],
+) -> keras.Model:
+    """Build blocks of 3x3 convolution, ReLU, batch norm, 2x2 max pooling and dropout; average pooling; dense layers.
+
+    Args:
+        input_shape: height, width, channels; pixels are float32 in 0 to 1.
+        num_classes: 2 gives one sigmoid output, more give a softmax.
+        filters: of the convolutions, one block each.
+        dense_units: of the dense layers, each with ReLU; all but the last with batch norm and dropout.
+        dropout: rate in the dense layers, in [0, 1); the last block drops 0.8 of it, the others 0.6 of it.
+        l2: penalty on the kernels, times their sum of squares.
+        batch_norm_momentum: of the moving averages, in (0, 1).
+        padding: of the convolutions.
+
+    Raises:
+        ModelError: if the image is too small for so many blocks.
+    """
+    smallest = smallest_cnn_image(len(filters), padding)
+    if min(input_shape[:2]) < smallest:
+        raise ModelError(
+            f"images of {input_shape[0]}x{input_shape[1]} pixels are too small for {len(filters)} blocks with "
+            f"model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters or set model.padding=same"
+        )
+    penalty = regularizers.L2(l2)
+    inputs = keras.Input(input_shape, name="image")
+    x = inputs
+    for i, width in enumerate(filters):
+        x = layers.Conv2D(width, 3, padding=padding, activation="relu", kernel_regularizer=penalty)(x)
+        x = FusedBatchNormalization(momentum=batch_norm_momentum)(x)
+        x = layers.MaxPooling2D()(x)
+        x = layers.Dropout(dropout * (0.8 if i == len(filters) - 1 else 0.6))(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    for width in dense_units[:-1]:
+        x = layers.Dense(width, activation="relu", kernel_regularizer=penalty)(x)
+        x = layers.BatchNormalization(momentum=batch_norm_momentum)(x)
+        x = layers.Dropout(dropout)(x)
+    x = layers.Dense(dense_units[-1], activation="relu", kernel_regularizer=penalty)(x)
+    return keras.Model(inputs, classification_head(x, num_classes), name="cnn")

@@ -1,0 +1,26 @@
+"""Train one CNN, or sweep over many: `python -m cnn_sweeps.train [--multirun] [group=option] [key=value]`."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+
+def train(composed: DictConfig) -> float:
+    """Run one training from Hydra's composed configuration; return the best epoch's validation objective."""
+    from cnn_sweeps.config import check_config
+
+    config = check_config(composed)
+    from cnn_sweeps.experiment import run_experiment
+
+    return run_experiment(config)
+
+
+def main() -> None:
+    """Run `train` on the configuration that the command line composes."""
+    from cnn_sweeps.command_line import run_application
+
+    run_application(train)
+
+
+if __name__ == "__main__":
+    main()
