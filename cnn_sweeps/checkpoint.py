@@ -49,16 +49,21 @@ class Checkpoint:
     """Where one run keeps its last finished epoch. `claim_checkpoint` gives it to one process at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Keep it at `path`, a file that may not exist yet."""
         self._path = path
 
     def save(self, model: keras.Model, progress: TrainingProgress, run_id: str) -> None:
-        """Replace what is kept by the state of `model`, its optimizer and `progress`; all of it or, if killed, nothing."""
-        about = {"run_id": run_id, "history": progress.history, "best": [progress.best_epoch, progress.best_value]}
+        """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing."""
+        about = {
+            "run_id": run_id,
+            "history": progress.history,
+            "best": [progress.best_epoch, progress.best_value],
+        }
         arrays = {f"model_{i}": np.asarray(v) for i, v in enumerate(model.variables)}
         arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
         arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
         content = io.BytesIO()
-        np.savez(content, about=np.array(json.dumps(about)), **arrays)
+        np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         unfinished = self._path.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
             file.write(content.getbuffer())
@@ -90,7 +95,9 @@ class Checkpoint:
 
 
 @contextmanager
-def claim_checkpoint(folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool) -> Iterator[Checkpoint]:
+def claim_checkpoint(
+    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool
+) -> Iterator[Checkpoint]:
     """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends without an exception.
 
     Args:
@@ -124,5 +131,7 @@ def _claim_left(folder: Path, key: str, locks: ExitStack) -> Path | None:
         if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
             return path
     if left:
-        raise ConfigError("resume=true: the same run is still training in another process; wait for it or stop it first")
+        raise ConfigError(
+            "resume=true: the same run is still training in another process; wait for it or stop it first"
+        )
     return None

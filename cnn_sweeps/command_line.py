@@ -107,8 +107,13 @@ def _show_help(search_path: str) -> None:
     for folder in (search_path, CONF_DIR):
         for file in Path(folder).glob("*/*.yaml"):
             options.setdefault(file.parent.name, set()).add(file.stem)
-    print(_HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(options[group]))}" for group in sorted(options))))
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + ["--cfg", "job"]
+    print(
+        _HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(options[group]))}" for group in sorted(options)))
+    )
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + [
+        "--cfg",
+        "job",
+    ]
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
@@ -117,7 +122,11 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 def _is_bug(error: Exception) -> bool:
     """Tell Hydra's complaints about a configuration from exceptions that it only passes on."""
-    return isinstance(error, HydraException) and not isinstance(error, ConfigCompositionException) and error.__cause__ is not None
+    return (
+        isinstance(error, HydraException)
+        and not isinstance(error, ConfigCompositionException)
+        and error.__cause__ is not None
+    )
 
 
 def _explain(error: Exception) -> str:

@@ -273,7 +273,7 @@ def _problems(schema: type, values: dict[str, Any], prefix: str) -> list[str]:
 
 
 def _problem(detail: Any, prefix: str) -> str:
-    # A location also names the member of a union that did not fit; only the parts that are keys or positions are the user's.
+    # A location also names the member of a union that did not fit; only keys and positions are the user's.
     location = [part for part in detail["loc"] if isinstance(part, int) or part.isidentifier()]
     key = prefix + ".".join(str(part) for part in location if not _names_a_type(part))
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -307,12 +307,13 @@ def _check_fractions(config: RunConfig) -> None:
 
 
 def _check_image_fits(config: RunConfig) -> None:
-    size = config.data.get("image_size")
-    if size is None or config.model["_target_"] != "cnn_sweeps.models.build_cnn":
+    size, model = config.data.get("image_size"), config.model
+    if size is None or model["_target_"] != "cnn_sweeps.models.build_cnn":
         return
-    smallest = smallest_cnn_image(len(config.model["filters"]), config.model["padding"])
+    num_blocks, padding = len(model["filters"]), model["padding"]
+    smallest = smallest_cnn_image(num_blocks, padding)
     if min(size if isinstance(size, list) else [size]) < smallest:
         raise ConfigError(
-            f"data.image_size={size}: {len(config.model['filters'])} blocks with model.padding={config.model['padding']} "
-            f"need at least {smallest} pixels a side; enlarge it, shorten model.filters or set model.padding=same"
+            f"data.image_size={size}: {num_blocks} blocks with model.padding={padding} need at least {smallest} pixels "
+            "a side; enlarge it, shorten model.filters or set model.padding=same"
         )

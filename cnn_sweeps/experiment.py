@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from cnn_sweeps.checkpoint import claim_checkpoint
 from cnn_sweeps.config import RunConfig
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from cnn_sweeps.checkpoint import TrainingProgress
-    from cnn_sweeps.training import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +41,15 @@ def run_experiment(config: RunConfig) -> float:
     log_file = output_dir / f"{HydraConfig.get().job.name}.log"
     with (
         claim_checkpoint(
-            Path(config.training.checkpoint_dir), config.settings_of_result, dataset.fingerprint, resume=config.resume
+            Path(config.training.checkpoint_dir),
+            config.settings_of_result,
+            dataset.fingerprint,
+            resume=config.resume,
         ) as checkpoint,
         tracked_run(store, config.tracking, run_name, config.settings, checkpoint.read_run_id(), log_file) as run_id,
     ):
         with _native_messages_off():
-            from cnn_sweeps import tracking, training
+            from cnn_sweeps import results, tracking, training
             from cnn_sweeps.data.pipeline import image_tensor
             from cnn_sweeps.models import plain_copy
 
@@ -78,8 +76,8 @@ def run_experiment(config: RunConfig) -> float:
             progress,
             record_epoch,
         )
-        final, test_probabilities = _evaluate(predict, dataset, split, progress)
-        _write_results(output_dir / "results", config, dataset, split, progress, test_probabilities)
+        final, test_probabilities = results.evaluate(predict, dataset, split, progress)
+        results.write(output_dir / "results", config, dataset, split, progress, test_probabilities)
         tracking.log_metrics(final, step=progress.epochs_done)
         tracking.log_files(output_dir / "results")
         if config.tracking.log_model:
@@ -129,7 +127,7 @@ def _tell_data(dataset: ImageDataset, split: Split) -> None:
 
 def _build_model(config: RunConfig, dataset: ImageDataset, split: Split) -> keras.Model:
     from cnn_sweeps.optimizers import build_optimizer
-    from cnn_sweeps.training import compile_model, prepare_process
+    from cnn_sweeps.training import compile_model, device_names, prepare_process
 
     prepare_process(config.seed, config.training.precision)
     num_classes = len(dataset.class_names)
@@ -137,7 +135,7 @@ def _build_model(config: RunConfig, dataset: ImageDataset, split: Split) -> kera
     steps_per_epoch = -(-len(split.train) // config.training.batch_size)
     optimizer = build_optimizer(config.optimizer, config.schedule, steps_per_epoch, config.training.epochs)
     compile_model(model, optimizer, num_classes, xla=config.training.xla)
-    log.info("%s with %s parameters", model.name, f"{model.count_params():,}")
+    log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
     return model
 
 
@@ -157,50 +155,3 @@ def _training_batches(
         augmentation=config.augmentation,
         class_weights=balanced_class_weights(dataset.labels[split.train]) if balanced else None,
     )
-
-
-def _evaluate(
-    predict: Predictor, dataset: ImageDataset, split: Split, progress: TrainingProgress
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Measure the final weights on every split, all in inference mode; give the metrics and the test probabilities."""
-    from cnn_sweeps.evaluation.metrics import roc_auc, summarize
-
-    final: dict[str, float] = {"best_epoch": progress.best_epoch, "epochs": progress.epochs_done}
-    for name, prefix in (("train", "final_train"), ("val", "final_val"), ("test", "test")):
-        indices = getattr(split, name)
-        probabilities, labels = predict(indices), dataset.labels[indices]
-        final |= {f"{prefix}_{metric}": value for metric, value in summarize(probabilities, labels).items()}
-    final["test_auc"] = roc_auc(probabilities, labels)
-    final["final_generalization_gap"] = final["final_val_log_loss"] - final["final_train_log_loss"]
-    log.info(
-        "best epoch %d of %d: log loss %.4f val, %.4f test; accuracy %.3f val, %.3f test",
-        *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["test_log_loss"]),
-        *(final["final_val_accuracy"], final["test_accuracy"]),
-    )
-    return final, probabilities
-
-
-def _write_results(
-    folder: Path,
-    config: RunConfig,
-    dataset: ImageDataset,
-    split: Split,
-    progress: TrainingProgress,
-    test_probabilities: NDArray[np.float64],
-) -> None:
-    """Write what a person looks at after the run: configuration, pictures, per-class report, files left out."""
-    from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
-    from cnn_sweeps.evaluation.metrics import per_class_report
-    from cnn_sweeps.training import stopped_early
-
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config.resolved)))
-    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(HydraConfig.get().overrides.task))
-    for name, lines in (("skipped_files", dataset.skipped_files), ("equal_images", split.conflicts)):
-        if lines:
-            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    report, confusion = per_class_report(test_probabilities, dataset.labels[split.test], dataset.class_names)
-    (folder / "test_report.txt").write_text(report)
-    curves = draw_learning_curves(progress.history, progress.best_epoch, stopped_early(progress, config.training))
-    curves.savefig(folder / "learning_curves.png")
-    draw_confusion_matrix(confusion, dataset.class_names, "Test images").savefig(folder / "confusion_matrix.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -25,12 +26,19 @@ def call_target(group: str, component: dict[str, Any], **given: Any) -> Any:
             raise
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(f"{group}._target_={target}: cannot be used: {reason}") from error
-    try:
-        inspect.signature(bound.func).bind_partial(**bound.keywords, **given)
-    except TypeError as error:
-        allowed = ", ".join(inspect.signature(bound.func).parameters)
-        raise ConfigError(f"{group}: {target} {error}; it takes: {allowed}") from error
+    _check_arguments(group, target, bound, given)
     return bound(**given)
+
+
+def _check_arguments(group: str, target: str, bound: partial[Any], given: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(bound.func)
+    except ValueError:  # some types written in C have none; they tell by themselves
+        return
+    try:
+        signature.bind(**bound.keywords, **given)
+    except TypeError as error:
+        raise ConfigError(f"{group}: {target} {error}; it takes: {', '.join(signature.parameters)}") from error
 
 
 def _is_bug_in_module(error: InstantiationException) -> bool:

@@ -61,7 +61,12 @@ def find_store(config: TrackingConfig) -> str:
 
 @contextmanager
 def tracked_run(
-    uri: str, config: TrackingConfig, name: str, settings: dict[str, Any], resumed_run_id: str | None, log_file: Path
+    uri: str,
+    config: TrackingConfig,
+    name: str,
+    settings: dict[str, Any],
+    resumed_run_id: str | None,
+    log_file: Path,
 ) -> Iterator[str]:
     """Record the block as one MLflow run and give its id; it ends FINISHED, FAILED by an error or KILLED by a signal.
 
@@ -101,7 +106,10 @@ def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
     from mlflow.data.meta_dataset import MetaDataset
 
     source = CodeDatasetSource(tags={"source": dataset.source})
-    mlflow.log_input(MetaDataset(source, name=dataset.name, digest=dataset.fingerprint), context="train, val, test")
+    mlflow.log_input(
+        MetaDataset(source, name=dataset.name, digest=dataset.fingerprint),  # type: ignore[abstract]
+        context="train, val, test",
+    )
     mlflow.set_tag("data.fingerprint", dataset.fingerprint)
     mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
 
@@ -124,7 +132,7 @@ def log_model(model: keras.Model, input_shape: Sequence[int], example: NDArray[n
     """Keep the model with the run, with a signature and an example, loadable by `mlflow.pyfunc.load_model`.
 
     Args:
-        model: of standard Keras layers; takes float32 (B, height, width, channels) in 0 to 1, gives float32 probabilities.
+        model: of standard Keras layers; takes float32 (B, height, width, channels) in 0 to 1, gives probabilities.
         input_shape: height, width, channels.
         example: uint8, (1, height, width, channels).
     """
@@ -142,7 +150,9 @@ def log_model(model: keras.Model, input_shape: Sequence[int], example: NDArray[n
         name="model",
         signature=signature,
         input_example=example.astype(np.float32) / 255,
-        pip_requirements=[f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS],  # else MLflow takes 30 s to find out
+        pip_requirements=[
+            f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS
+        ],  # else MLflow takes 30 s to find out
     )
 
 
@@ -163,7 +173,10 @@ def _start_run(
             mlflow.set_tag("resumed", "true")
             return resumed_run_id
         run = mlflow.start_run(
-            experiment_id=experiment_id, run_name=config.run_name or name, tags=_tags(), log_system_metrics=False
+            experiment_id=experiment_id,
+            run_name=config.run_name or name,
+            tags=_tags(),
+            log_system_metrics=False,
         )
         mlflow.log_params(settings)
     except (MlflowException, OSError) as error:
@@ -194,9 +207,14 @@ def _git_tags() -> dict[str, str]:
     """Commit of the code in the working folder and whether files differ from it; nothing outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
-        return {"git.commit": git("rev-parse", "HEAD"), "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
+        return {
+            "git.commit": git("rev-parse", "HEAD"),
+            "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
+        }
     except (OSError, subprocess.SubprocessError):
         return {}

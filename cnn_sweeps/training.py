@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,12 @@ def prepare_process(seed: int, precision: str) -> None:
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(precision)
+
+
+def device_names() -> str:
+    """Say where TensorFlow will compute."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int, *, xla: bool) -> None:
@@ -67,7 +74,7 @@ class Predictor:
         """Compile `model` for `images`, uint8 (N, height, width, channels)."""
         self._images_a_call = max(1, _PIXELS_A_CALL // (images.shape[1] * images.shape[2]))
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])  # type: ignore[untyped-decorator]
         def forward(indices: tf.Tensor) -> tf.Tensor:
             return model(tf.cast(tf.gather(images, indices), tf.float32) / 255.0, training=False)
 
@@ -139,7 +146,7 @@ def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
 def _compile_steps(model: keras.Model, config: TrainingConfig) -> Callable[[Iterator[Any], tf.Tensor], None]:
     one_step = tf.function(model.train_step, jit_compile=config.xla, reduce_retracing=True, autograph=False)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def run_steps(iterator: Iterator[Any], num_steps: tf.Tensor) -> None:
         for _ in tf.range(num_steps):
             one_step(next(iterator))
@@ -181,9 +188,7 @@ def _check_finite(metrics: dict[str, float], epoch: int) -> None:
             )
 
 
-def _update(
-    progress: TrainingProgress, metrics: dict[str, float], model: keras.Model, config: TrainingConfig
-) -> bool:
+def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.Model, config: TrainingConfig) -> bool:
     """Add a finished epoch; tell whether it is the best so far."""
     progress.history.append(metrics)
     value, best = metrics[config.monitor], progress.best_value

@@ -57,7 +57,9 @@ def load_cifar10(classes: Sequence[str]) -> ImageDataset:
     try:
         (train_images, train_labels), (test_images, test_labels) = cifar10.load_data()
     except Exception as error:
-        raise DataError(f"data=cifar10: the download failed ({error}); check the network, or use data=folder") from error
+        raise DataError(
+            f"data=cifar10: the download failed ({error}); check the network, or use data=folder"
+        ) from error
     targets = np.concatenate([train_labels, test_labels]).ravel()
     chosen, labels, names = _choose_classes(targets, classes, _CIFAR10_CLASSES)
     splits = np.where(np.arange(len(targets)) < len(train_images), "train", "test")
@@ -94,7 +96,8 @@ def load_synthetic(
     """
     if num_images < 3 * num_classes:
         raise DataError(
-            f"data.num_images={num_images}: too few for data.num_classes={num_classes}; at least {3 * num_classes} are needed"
+            f"data.num_images={num_images}: too few for data.num_classes={num_classes}; "
+            f"at least {3 * num_classes} are needed"
         )
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     random = np.random.default_rng(seed)

@@ -123,7 +123,12 @@ def _write(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> 
             digests += digest_images(decoded[np.newaxis]).tolist()
             positions.append(position)
         _to_disk(images.fileno())
-    about = {"shape": [len(positions), *shape], "digests": digests, "positions": positions, "bad_files": bad_files}
+    about = {
+        "shape": [len(positions), *shape],
+        "digests": digests,
+        "positions": positions,
+        "bad_files": bad_files,
+    }
     with (folder / "about.json").open("w") as file:
         json.dump(about, file)
         file.flush()

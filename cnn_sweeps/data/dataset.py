@@ -44,6 +44,7 @@ class ImageDataset:
     image_digests: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
+        """Check that the parts fit together."""
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise DataError(
@@ -51,14 +52,20 @@ class ImageDataset:
                 "allowed: uint8 (number, height, width, 1 or 3 channels)"
             )
         if labels.shape != (len(images),):
-            raise DataError(f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images")
+            raise DataError(
+                f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images"
+            )
         if len(self.class_names) < 2:
-            raise DataError(f"data: only one class, {list(self.class_names)}, in {self.source}; at least two are needed")
+            raise DataError(
+                f"data: only one class, {list(self.class_names)}, in {self.source}; at least two are needed"
+            )
         counts = Counter(labels.tolist())
         if unknown := sorted(set(counts) - set(range(len(self.class_names)))):
             raise DataError(f"data: labels {unknown} name no class; allowed: 0 to {len(self.class_names) - 1}")
         if empty := [name for label, name in enumerate(self.class_names) if not counts[label]]:
-            raise DataError(f"data: no image of class {', '.join(empty)} in {self.source}; add images or remove the class")
+            raise DataError(
+                f"data: no image of class {', '.join(empty)} in {self.source}; add images or remove the class"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

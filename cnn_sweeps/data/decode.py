@@ -30,7 +30,9 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
             side = 2 * max(height, width)  # EXIF may still swap them
             image.draft(None, (side, side))
             upright = ImageOps.exif_transpose(image)
-            pixels = _convert(upright, "RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+            pixels = _convert(upright, "RGB" if channels == 3 else "L").resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
     except UnidentifiedImageError as error:
         raise DataError("is no image of a known format") from error
     except Image.DecompressionBombError as error:

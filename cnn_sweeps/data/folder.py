@@ -78,7 +78,9 @@ def _assemble(folder: Path, files: list[_ImageFile], decoded: DecodedImages, bad
 
 def _list_files(root: Path) -> list[_ImageFile]:
     if not root.is_dir():
-        raise DataError(f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders")
+        raise DataError(
+            f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders"
+        )
     folders = _subfolders(root)
     split_of = {folder: _SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
     if folders and all(split_of.values()):

@@ -1,4 +1,4 @@
-"""Batches for training, as a pure function of seed, epoch and step, so that a resumed run sees what it would have seen."""
+"""Batches for training: a pure function of seed, epoch and step, so that a resumed run sees what it would have seen."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from cnn_sweeps.data.split import Indices
 
 
 def image_tensor(dataset: ImageDataset) -> tf.Tensor:
-    """Give all images as one uint8 tensor in host memory; cached images stay in their file, mapped, shared by processes."""
+    """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
     images = dataset.images
     with tf.device("CPU:0"):
         if isinstance(images, np.memmap) and images.offset == 0 and images.filename is not None:
-            return tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=images.shape, memory_region_name=str(images.filename))
+            return tf.raw_ops.ImmutableConst(
+                dtype=tf.uint8, shape=images.shape, memory_region_name=str(images.filename)
+            )
         return tf.constant(images)
 
 
@@ -31,7 +33,7 @@ def build_training_batches(
     augmentation: AugmentationConfig,
     class_weights: dict[int, float] | None,
 ) -> tf.data.Dataset:
-    """Batches of all epochs in a row, each epoch all images once in an order of its own, the last batch perhaps smaller.
+    """Batches of all epochs in a row, each epoch all images once in its own order, the last batch perhaps smaller.
 
     Args:
         images: uint8, (N, height, width, channels).
@@ -44,7 +46,7 @@ def build_training_batches(
         class_weights: weight of each label in the loss; None: all 1.
 
     Returns:
-        A data set of (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
+        (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
     """
     with tf.device("CPU:0"):
         positions = tf.constant(indices)

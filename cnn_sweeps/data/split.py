@@ -36,7 +36,10 @@ class Split:
     def counts(self, dataset: ImageDataset) -> dict[str, dict[str, int]]:
         """Count the images of each class in each split: `{"train": {"cat": 300, ...}, ...}`."""
         return {
-            split: {name: int(np.sum(dataset.labels[getattr(self, split)] == i)) for i, name in enumerate(dataset.class_names)}
+            split: {
+                name: int(np.sum(dataset.labels[getattr(self, split)] == i))
+                for i, name in enumerate(dataset.class_names)
+            }
             for split in SPLIT_NAMES
         }
 
@@ -71,17 +74,18 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     return Split(
         **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
         num_duplicates=len(groups) - len(set(groups.tolist())),
-        left_out=[dataset.image_name(i) for i in left_out],
+        left_out=[dataset.image_name(i) for i in left_out.tolist()],
         conflicts=_conflicts(dataset, groups),
     )
 
 
 def _keep_latest(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
-    """Give every image the split of its equals that comes last in train, val, test: what is tested on is not trained on."""
+    """Give an image that split of its equals that comes last in train, val, test: what tests does not train."""
     rank = np.array([SPLIT_NAMES.index(split) if split else -1 for split in given])
     latest = np.full(groups.max(initial=-1) + 1, -1)
     np.maximum.at(latest, groups, rank)
-    return np.array(["", *SPLIT_NAMES], dtype="<U5")[latest[groups] + 1]
+    names: NDArray[np.str_] = np.array(["", *SPLIT_NAMES], dtype="<U5")[latest[groups] + 1]
+    return names
 
 
 def _draw(
@@ -100,7 +104,8 @@ def _draw(
     group_ids, sizes = group_ids[of_class], sizes[of_class]
     if len(group_ids) <= len(fractions):
         raise DataError(
-            f"data: class {class_name} has {len(group_ids)} different images to split; at least {len(fractions) + 1} are needed"
+            f"data: class {class_name} has {len(group_ids)} different images to split; "
+            f"at least {len(fractions) + 1} are needed"
         )
     order = random.permutation(len(group_ids))
     drawn: dict[str, Indices] = {}
@@ -119,7 +124,8 @@ def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:
     conflicting = {group for group, labels in labels_of_group.items() if len(labels) > 1}
     return [
         " = ".join(
-            f"{dataset.image_name(i)} ({dataset.class_names[dataset.labels[i]]})" for i in np.flatnonzero(groups == group)
+            f"{dataset.image_name(i)} ({dataset.class_names[dataset.labels[i]]})"
+            for i in np.flatnonzero(groups == group).tolist()
         )
         for group in sorted(conflicting)
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"  # Okabe & Ito: told apart by colour-blind eyes and in print
@@ -23,7 +24,10 @@ def draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, s
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     epochs = range(1, len(history) + 1)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, metric, title in ((loss, "log_loss", "Log loss (without penalty)"), (accuracy, "accuracy", "Accuracy")):
+    for axes, metric, title in (
+        (loss, "log_loss", "Log loss (without penalty)"),
+        (accuracy, "accuracy", "Accuracy"),
+    ):
         for split, colour, label in (
             ("train", TRAIN_COLOUR, "train (while training)"),
             ("val", VAL_COLOUR, "validation"),
@@ -64,5 +68,5 @@ def draw_confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str],
 def _mark_best(axes: Axes, best_epoch: int) -> None:
     axes.axvline(best_epoch, color="0.5", linestyle="--", linewidth=1)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -13,8 +13,8 @@ _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does no
 
 def class_probabilities(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
-    outputs = outputs.astype(np.float64)
-    return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+    exact = outputs.astype(np.float64)
+    return np.hstack([1 - exact, exact]) if exact.shape[1] == 1 else exact
 
 
 def log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -46,7 +46,7 @@ def roc_auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> fl
 def per_class_report(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64], class_names: Sequence[str]
 ) -> tuple[str, NDArray[np.int64]]:
-    """Precision, recall, F1 and number of images of each class as a text, and the confusion matrix (true, predicted)."""
+    """Precision, recall, F1 and number of images a class as a text, and the confusion matrix (true, predicted)."""
     from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415  see roc_auc
 
     predicted, known = probabilities.argmax(axis=1), np.arange(len(class_names))

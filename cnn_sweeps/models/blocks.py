@@ -9,12 +9,12 @@ import tensorflow as tf
 from keras import layers
 
 
-class FusedBatchNormalization(layers.BatchNormalization):
+class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
     """Keras's BatchNormalization, computed in training by TensorFlow's fused kernel.
 
     The same function, statistics and variables (to rounding). Keras 3 computes mean, variance and output one after the
-    other, each reading the whole activation; the kernel reads it once, and training the default network takes two thirds
-    of the CPU time (`benchmarks/single_run.py`). `plain_copy` turns it back into the standard layer.
+    other, each reading the whole activation; the kernel reads it once, and training the default network takes two
+    thirds of the CPU time (`benchmarks/single_run.py`). `plain_copy` turns it back into the standard layer.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -34,7 +34,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def classification_head(features: Any, num_classes: int) -> Any:
-    """Turn features (B, D) into probabilities: sigmoid (B, 1) of the second of two classes, softmax (B, num_classes) of more.
+    """Turn features (B, D) into probabilities: sigmoid (B, 1) of the second of two classes, else softmax (B, C).
 
     In float32, also under mixed precision.
     """

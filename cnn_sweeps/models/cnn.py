@@ -42,7 +42,8 @@ def build_cnn(
     if min(input_shape[:2]) < smallest:
         raise ModelError(
             f"images of {input_shape[0]}x{input_shape[1]} pixels are too small for {len(filters)} blocks with "
-            f"model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters or set model.padding=same"
+            f"model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters "
+            "or set model.padding=same"
         )
     penalty = regularizers.L2(l2)
     inputs = keras.Input(input_shape, name="image")

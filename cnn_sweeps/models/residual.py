@@ -37,7 +37,13 @@ def build_residual(
 
     def convolution(x: Any, width: int, size: int, stride: int = 1) -> Any:
         return layers.Conv2D(
-            width, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", kernel_regularizer=penalty
+            width,
+            size,
+            stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            kernel_regularizer=penalty,
         )(x)
 
     def normalized(x: Any) -> Any:

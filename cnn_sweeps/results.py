@@ -1,0 +1,69 @@
+"""How a finished run did: its final metrics, and the files that a person looks at."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.config import RunConfig
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Split
+from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
+from cnn_sweeps.evaluation.metrics import per_class_report, roc_auc, summarize
+from cnn_sweeps.training import Predictor, stopped_early
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    predict: Predictor, dataset: ImageDataset, split: Split, progress: TrainingProgress
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Measure the final weights on every split; give the metrics and the probabilities (N, C) of the test images.
+
+    All in inference mode, so that the gap between training and validation is that of generalization alone.
+    """
+    final: dict[str, float] = {"best_epoch": progress.best_epoch, "epochs": progress.epochs_done}
+    for name, prefix in (("train", "final_train"), ("val", "final_val"), ("test", "test")):
+        indices = getattr(split, name)
+        probabilities, labels = predict(indices), dataset.labels[indices]
+        final |= {f"{prefix}_{metric}": value for metric, value in summarize(probabilities, labels).items()}
+    final["test_auc"] = roc_auc(probabilities, labels)
+    final["final_generalization_gap"] = final["final_val_log_loss"] - final["final_train_log_loss"]
+    log.info(
+        "best epoch %d of %d: log loss %.4f val, %.4f test; accuracy %.3f val, %.3f test",
+        *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["test_log_loss"]),
+        *(final["final_val_accuracy"], final["test_accuracy"]),
+    )
+    return final, probabilities
+
+
+def write(
+    folder: Path,
+    config: RunConfig,
+    dataset: ImageDataset,
+    split: Split,
+    progress: TrainingProgress,
+    test_probabilities: NDArray[np.float64],
+) -> None:
+    """Write the configuration, the pictures, the per-class report and the lists of images left out or in doubt."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config.resolved)))
+    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(HydraConfig.get().overrides.task))
+    for name, lines in (
+        ("skipped_files", dataset.skipped_files),
+        ("left_out_images", split.left_out),
+        ("equal_images_of_different_classes", split.conflicts),
+    ):
+        if lines:
+            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    report, confusion = per_class_report(test_probabilities, dataset.labels[split.test], dataset.class_names)
+    (folder / "test_report.txt").write_text(report)
+    curves = draw_learning_curves(progress.history, progress.best_epoch, stopped_early(progress, config.training))
+    curves.savefig(folder / "learning_curves.png")
+    draw_confusion_matrix(confusion, dataset.class_names, "Test images").savefig(folder / "confusion_matrix.png")

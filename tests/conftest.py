@@ -1,0 +1,55 @@
+"""What all tests share: quiet libraries, one MLflow store, and ways to compose and to run."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(
+    TF_CPP_MIN_LOG_LEVEL="3", MLFLOW_LOGGING_LEVEL="WARNING", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true"
+)
+
+import hydra
+import pytest
+
+from cnn_sweeps.command_line import CONF_DIR, run_application
+from cnn_sweeps.config import RunConfig, check_config
+from cnn_sweeps.train import train
+
+# The smallest run that goes through everything.
+TINY = [
+    "data=synthetic",
+    "data.num_images=60",
+    "data.image_size=16",
+    "data.channels=1",
+    "data.difficulty=0.2",
+    "model.filters=[4,8]",
+    "model.dense_units=[8,4]",
+    "training.epochs=2",
+    "training.batch_size=16",
+]
+
+
+def compose(*overrides: str) -> RunConfig:
+    """Compose and check a configuration as the command line would."""
+    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+        return check_config(hydra.compose("config", list(overrides)))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a MLflow database that all runs of the session share; making one takes seconds."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the command `python -m cnn_sweeps.train ARGUMENTS` in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        run_application(train)
+
+    return run

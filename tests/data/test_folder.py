@@ -1,0 +1,212 @@
+"""Folders of images, as people keep them, become data sets or errors that name what is wrong and where."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_sweeps.data import load_folder
+from cnn_sweeps.errors import DataError
+
+
+def write_image(path, grey):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (grey, grey, grey)).save(path, "PNG")
+
+
+def write_classes(root, classes=("cat", "dog"), count=2, first=0):
+    """Write `count` images a class, each of a brightness of its own, counted from `first`."""
+    for number, (class_name, i) in enumerate((c, i) for c in classes for i in range(count)):
+        write_image(root / class_name / f"{i}.png", first + number)
+
+
+def load(root, **settings):
+    settings = {"image_size": 4, "channels": 3, "on_bad_image": "error"} | settings
+    return load_folder(root=str(root), cache_dir=str(root.parent / "cache"), **settings)
+
+
+def brightness_by_name(dataset):
+    return {name: int(image[0, 0, 0]) for name, image in zip(dataset.file_names, dataset.images, strict=True)}
+
+
+def refusal_of(root, **settings):
+    with pytest.raises(DataError) as caught:
+        load(root, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_subfolders_are_the_classes(tmp_path):
+    write_classes(tmp_path / "pets")
+    dataset = load(tmp_path / "pets")
+    assert dataset.class_names == ["cat", "dog"]
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert brightness_by_name(dataset) == {"cat/0.png": 0, "cat/1.png": 1, "dog/0.png": 2, "dog/1.png": 3}
+    assert set(dataset.splits.tolist()) == {""}
+    assert dataset.name == "pets"
+    assert dataset.source == str((tmp_path / "pets").resolve())
+
+
+@pytest.mark.parametrize(("image_size", "channels", "shape"), [(5, 3, (5, 5, 3)), ([4, 6], 1, (4, 6, 1))])
+def test_images_have_the_size_and_channels_asked_for(tmp_path, image_size, channels, shape):
+    write_classes(tmp_path / "pets")
+    assert load(tmp_path / "pets", image_size=image_size, channels=channels).image_shape == shape
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "Validation", "Testing")])
+def test_split_folders_are_the_splits(tmp_path, names):
+    for i, name in enumerate(names):
+        write_classes(tmp_path / "pets" / name, first=10 * i)
+    dataset = load(tmp_path / "pets")
+    assert dataset.class_names == ["cat", "dog"]
+    for i, (name, split) in enumerate(zip(names, ("train", "val", "test"), strict=True)):
+        chosen = dataset.splits == split
+        assert dataset.images[chosen][:, 0, 0, 0].tolist() == [10 * i, 10 * i + 1, 10 * i + 2, 10 * i + 3]
+        assert dataset.labels[chosen].tolist() == [0, 0, 1, 1]
+        assert all(dataset.file_names[j].startswith(f"{name}/") for j in np.flatnonzero(chosen))
+
+
+def test_train_and_test_folders_alone_give_no_validation_images(tmp_path):
+    write_classes(tmp_path / "pets" / "train")
+    write_classes(tmp_path / "pets" / "test", first=10)
+    assert sorted(load(tmp_path / "pets").splits.tolist()) == ["test"] * 4 + ["train"] * 4
+
+
+def test_classes_of_all_split_folders_are_joined(tmp_path):
+    write_classes(tmp_path / "pets" / "train", classes=("cat", "dog"))
+    write_classes(tmp_path / "pets" / "test", classes=("cat", "eel"), first=10)
+    assert load(tmp_path / "pets").class_names == ["cat", "dog", "eel"]
+
+
+def test_spaces_and_unicode_in_names_are_kept(tmp_path):
+    root = tmp_path / "mes données"
+    write_image(root / "Bär groß" / "ein Bild.png", 1)
+    write_image(root / "猫 🐈" / "写真 1.png", 2)
+    dataset = load(root)
+    assert dataset.class_names == ["Bär groß", "猫 🐈"]
+    assert brightness_by_name(dataset) == {"Bär groß/ein Bild.png": 1, "猫 🐈/写真 1.png": 2}
+
+
+@pytest.mark.parametrize("junk", [".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "._0.png"])
+def test_litter_of_file_managers_is_no_image(tmp_path, junk):
+    write_classes(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / junk).write_bytes(b"litter")
+    (tmp_path / "pets" / junk).write_bytes(b"litter")
+    dataset = load(tmp_path / "pets")
+    assert len(dataset.labels) == 4
+    assert dataset.skipped_files == []
+
+
+def test_hidden_folder_is_no_class(tmp_path):
+    write_classes(tmp_path / "pets")
+    write_image(tmp_path / "pets" / ".thumbnails" / "0.png", 9)
+    assert load(tmp_path / "pets").class_names == ["cat", "dog"]
+
+
+def test_hidden_folder_inside_a_class_is_left_out(tmp_path):
+    write_classes(tmp_path / "pets")
+    write_image(tmp_path / "pets" / "cat" / ".ipynb_checkpoints" / "0-checkpoint.png", 9)
+    assert len(load(tmp_path / "pets").labels) == 4
+
+
+def test_hidden_parent_of_the_root_hides_nothing(tmp_path):
+    write_classes(tmp_path / ".cache" / "pets")
+    assert len(load(tmp_path / ".cache" / "pets").labels) == 4
+
+
+@pytest.mark.parametrize("name", ["photo.JPEG", "photo", "photo.tar.gz", "photo.jpg_large"])
+def test_images_are_taken_whatever_their_ending(tmp_path, name):
+    write_classes(tmp_path / "pets")
+    write_image(tmp_path / "pets" / "cat" / name, 9)
+    assert brightness_by_name(load(tmp_path / "pets"))[f"cat/{name}"] == 9
+
+
+def test_images_are_taken_at_any_depth(tmp_path):
+    write_classes(tmp_path / "pets")
+    write_image(tmp_path / "pets" / "cat" / "2024" / "may" / "train" / "0.png", 9)
+    dataset = load(tmp_path / "pets")
+    assert brightness_by_name(dataset)["cat/2024/may/train/0.png"] == 9
+    assert dataset.class_names == ["cat", "dog"]
+
+
+def test_every_bad_file_is_named_with_its_reason_in_one_line(tmp_path):
+    write_classes(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "empty.png").write_bytes(b"")
+    (tmp_path / "pets" / "cat" / "notes.txt").write_text("whiskers")
+    (tmp_path / "pets" / "dog" / "pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\n")
+    message = refusal_of(tmp_path / "pets")
+    assert "3 of 7 files" in message
+    assert "cat/empty.png is empty" in message
+    assert "cat/notes.txt is no image of a known format" in message
+    assert "dog/pointer.jpg is a Git LFS pointer" in message
+    assert "data.on_bad_image=skip" in message
+
+
+def test_bad_files_are_named_again_on_the_next_run(tmp_path):
+    write_classes(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "notes.txt").write_text("whiskers")
+    assert refusal_of(tmp_path / "pets") == refusal_of(tmp_path / "pets")
+
+
+def test_skip_leaves_bad_files_out_and_lists_them(tmp_path):
+    write_classes(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "0.png").write_bytes(b"")
+    (tmp_path / "pets" / "dog" / "notes.txt").write_text("woof")
+    dataset = load(tmp_path / "pets", on_bad_image="skip")
+    assert brightness_by_name(dataset) == {"cat/1.png": 1, "dog/0.png": 2, "dog/1.png": 3}
+    assert dataset.labels.tolist() == [0, 1, 1]
+    assert dataset.skipped_files == ["cat/0.png is empty", "dog/notes.txt is no image of a known format"]
+
+
+def test_class_left_without_a_good_image_is_refused_by_name(tmp_path):
+    write_classes(tmp_path / "pets", classes=("cat", "dog", "eel"))
+    for file in (tmp_path / "pets" / "eel").iterdir():
+        file.write_bytes(b"")
+    message = refusal_of(tmp_path / "pets", on_bad_image="skip")
+    assert "eel" in message
+    assert str(tmp_path / "pets") in message
+
+
+def test_empty_class_folder_is_refused_by_name(tmp_path):
+    write_classes(tmp_path / "pets")
+    (tmp_path / "pets" / "eel").mkdir()
+    message = refusal_of(tmp_path / "pets")
+    assert "eel" in message
+    assert str(tmp_path / "pets") in message
+
+
+def test_missing_root_is_refused(tmp_path):
+    message = refusal_of(tmp_path / "nowhere")
+    assert f"data.root={tmp_path / 'nowhere'}" in message
+    assert "does not exist" in message
+
+
+def test_root_that_is_a_file_is_refused(tmp_path):
+    write_image(tmp_path / "photo.png", 0)
+    message = refusal_of(tmp_path / "photo.png")
+    assert f"data.root={tmp_path / 'photo.png'}" in message
+    assert "no folder" in message
+
+
+@pytest.mark.parametrize("subfolders", [[], ["cat", "dog"], ["train", "test"], ["train/cat", "test/dog"]])
+def test_root_without_images_is_refused(tmp_path, subfolders):
+    root = tmp_path / "pets"
+    root.mkdir()
+    for subfolder in subfolders:
+        (root / subfolder).mkdir(parents=True)
+    message = refusal_of(root)
+    assert f"data.root={root}" in message
+    assert "no class" in message
+
+
+def test_images_beside_rather_than_in_class_folders_are_refused(tmp_path):
+    for i in range(3):
+        write_image(tmp_path / "pets" / f"{i}.png", i)
+    assert f"data.root={tmp_path / 'pets'}" in refusal_of(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("parent", ["", "train"])
+def test_single_class_is_refused_by_name(tmp_path, parent):
+    write_classes(tmp_path / "pets" / parent, classes=("cat",))
+    message = refusal_of(tmp_path / "pets")
+    assert f"data.root={tmp_path / 'pets'}" in message
+    assert "only one class, cat" in message

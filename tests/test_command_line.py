@@ -1,0 +1,118 @@
+"""The command line as a user meets it: fast answers, one line for an error, exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cnn_sweeps.train", *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("argument", ["--help", "--cfg=job", "model.l3=1", "model=cnnn", "training.epochs=0"])
+def test_what_needs_no_training_imports_nothing_slow(argument, tmp_path):
+    script = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
+        "runpy.run_module('cnn_sweeps.train', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, argument], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    imported = set(done.stdout.split("IMPORTED")[1].split())
+    assert "hydra" in imported
+    assert not imported & SLOW
+
+
+def test_help_lists_groups_options_settings_and_examples(tmp_path):
+    shown = command(tmp_path, "--help").stdout
+    assert "  model: cnn, residual\n" in shown
+    assert "  regularization: dropout, full, l2, none\n" in shown
+    assert "  dropout: 0.5" in shown
+    assert shown.count("  python -m cnn_sweeps.train") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.l3=1"], "model.l3: no such setting (did you mean model.l2?)"),
+        (["modle=cnn"], "modle: no such setting (did you mean model?)"),
+        (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, residual"),
+        (["experiment=x"], "experiment=x: no such option; allowed: dogs_vs_cats"),
+        (["training.epochs=0"], "training.epochs=0: should be greater than or equal to 1"),
+        (["model.l2=="], "Error parsing override 'model.l2=='"),
+        (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
+        (["hydra.run.dir=/dev/null/x"], "/dev/null"),
+        (["model._target_=no.such.function"], "model._target_=no.such.function: cannot be used"),
+        (["data=folder", "data.root=nowhere"], "data.root=nowhere: does not exist"),
+        (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9: the tracking server does not answer"),
+        (["tracking.uri=sqlite:///no/where/x.db"], "the folder of the database does not exist"),
+    ],
+)
+def test_error_is_one_line_and_a_failing_exit_code(arguments, message, tmp_path):
+    done = command(tmp_path, *arguments)
+    told = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 1
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("error: ")
+    assert message in told[0]
+
+
+def test_full_traceback_on_request(tmp_path):
+    assert "Traceback" in command(tmp_path, "training.epochs=0", HYDRA_FULL_ERROR="1").stderr
+
+
+def test_bug_in_a_users_own_code_keeps_its_traceback(tmp_path):
+    (tmp_path / "my_data.py").write_text("def load(**settings):\n    return 1 / 0\n")
+    done = command(tmp_path, "data=synthetic", "data._target_=my_data.load", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "my_data.py" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_wrong_argument_for_a_users_function_is_named(tmp_path):
+    (tmp_path / "my_data.py").write_text("def load(root):\n    return root\n")
+    done = command(tmp_path, "data=synthetic", "data._target_=my_data.load", PYTHONPATH=str(tmp_path))
+    assert "data: my_data.load got an unexpected keyword argument 'num_images'; it takes: root" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_dir_adds_options_and_goes_before_those_of_the_same_name(tmp_path):
+    (tmp_path / "mine/optimizer").mkdir(parents=True)
+    (tmp_path / "mine/optimizer/adam.yaml").write_text("_target_: mine\nlearning_rate: 0.25\n")
+    (tmp_path / "mine/optimizer/other.yaml").write_text("_target_: other\n")
+    shown = command(tmp_path, "--config-dir", "mine", "--cfg", "job", "-p", "optimizer").stdout
+    assert "learning_rate: 0.25" in shown
+    assert "_target_: other" in command(tmp_path, "-cd=mine", "optimizer=other", "--cfg", "job").stdout
+    assert "optimizer: adam, adamw, other, rmsprop, sgd" in command(tmp_path, "--config-dir=mine", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("model=", "model=residual"), ("regularization=", "regularization=l2"), ("model.l", "model.l2=")]
+)
+def test_tab_completion_offers_options_and_settings(typed, offered, tmp_path):
+    line = f"cnn-sweeps-train {typed}"
+    done = subprocess.run(
+        [Path(sys.executable).parent / "cnn-sweeps-train", "-sc", "query=bash"],
+        cwd=tmp_path,
+        env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert offered in done.stdout.split()

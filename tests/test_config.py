@@ -1,0 +1,148 @@
+"""The schema refuses what it should, with the key, the value and what is allowed; every shipped option composes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import compose
+
+from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.config import smallest_cnn_image
+from cnn_sweeps.errors import ConfigError
+
+GROUPS = ("data", "model", "optimizer", "regularization", "training", "tracking", "experiment")
+OPTIONS = sorted(
+    f"{file.parent.name}={file.stem}" for file in Path(CONF_DIR).glob("*/*.yaml") if file.parent.name in GROUPS
+)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_passes_its_own_schema(option):
+    compose(option, *(["data.root=images"] if option in ("data=folder", "experiment=dogs_vs_cats") else []))
+
+
+@pytest.mark.parametrize("file", sorted(Path(CONF_DIR).glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_option_file_starts_with_what_it_is_and_a_command(file):
+    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert any("python -m cnn_sweeps.train" in line for line in header)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=0", "training.epochs=0: should be greater than or equal to 1"),
+        ("training.epochs=2.5", "training.epochs=2.5: should be a valid integer"),
+        ("training.epochs=many", "training.epochs=many: should be a valid integer"),
+        ("training.batch_size=true", "training.batch_size=True: should be a valid integer"),
+        ("model.dropout=1", "model.dropout=1: should be less than 1"),
+        ("model.l2=-1e-4", "model.l2=-0.0001: should be greater than or equal to 0"),
+        ("model.l2=nan", "model.l2=nan"),
+        ("model.filters=[]", "model.filters=[]"),
+        ("model.filters=[8,x]", "model.filters.1=x: should be a valid integer"),
+        ("model.padding=full", "model.padding=full: should be 'same' or 'valid'"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate=0: should be greater than 0"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate=inf: should be a finite number"),
+        ("optimizer.decay_rate=1.1", "optimizer.decay_rate=1.1: should be less than or equal to 1"),
+        ("optimizer.decay_steps=0", "optimizer.decay_steps=0: should be greater than or equal to 1"),
+        ("optimizer.schedule=linear", "optimizer.schedule=linear: should be 'exponential', 'constant' or 'cosine'"),
+        ("split.val_fraction=0", "split.val_fraction=0: should be greater than 0"),
+        ("seed=-1", "seed=-1: should be greater than or equal to 0"),
+        ("training.monitor=val_loss", "training.monitor=val_loss: should be 'val_log_loss' or 'val_accuracy'"),
+        ("training.class_weight=equal", "training.class_weight=equal: should be 'balanced'"),
+        ("augmentation.zoom_fraction=1", "augmentation.zoom_fraction=1: should be less than 1"),
+        ("data.classes=[4]", "data.classes=[4]: List should have at least 2 items"),
+        ("data.classes=[4,11]", "data.classes.1=11: should be less than or equal to 9"),
+        ("+model.depth=3", "model.depth: no such setting here; remove it"),
+        ("+training.epoch=3", "training.epoch: no such setting here; remove it"),
+        ("~model.dropout", "model.dropout: no value given; add model.dropout=VALUE to the command"),
+        ("data=folder", "data.root: no value given; add data.root=VALUE to the command"),
+        ("model._target_=null", "model._target_=None: should be the dotted path of a function"),
+    ],
+)
+def test_bad_value_is_named_with_what_is_allowed(override, message):
+    with pytest.raises(ConfigError) as error:
+        compose(override)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_bad_values_are_named_at_once():
+    with pytest.raises(ConfigError) as error:
+        compose("training.epochs=0", "model.l2=2", "optimizer.decay_rate=0")
+    assert all(key in str(error.value) for key in ("training.epochs=0", "model.l2=2", "optimizer.decay_rate=0"))
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ConfigError, match="sum must be below 1"):
+        compose("split.val_fraction=0.5", "split.test_fraction=0.5")
+
+
+@pytest.mark.parametrize(("padding", "smallest"), [("same", 8), ("valid", 22)])
+def test_image_too_small_for_the_network_is_refused_from_the_config_alone(padding, smallest):
+    settings = ["data=folder", "data.root=images", f"model.padding={padding}"]
+    assert smallest_cnn_image(3, padding) == smallest
+    compose(*settings, f"data.image_size={smallest}")
+    with pytest.raises(ConfigError, match=rf"data.image_size={smallest - 1}: .* at least {smallest} pixels"):
+        compose(*settings, f"data.image_size={smallest - 1}")
+    with pytest.raises(ConfigError, match="data.image_size="):
+        compose(*settings, f"data.image_size=[64,{smallest - 1}]")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("none", {"model.dropout": 0.0, "model.l2": 0.0, "early_stopping": False, "augmentation.enabled": False}),
+        ("dropout", {"model.dropout": 0.5, "model.l2": 0.0, "early_stopping": False, "augmentation.enabled": False}),
+        ("l2", {"model.dropout": 0.0, "model.l2": 1e-3, "early_stopping": False, "augmentation.enabled": False}),
+        ("full", {"model.dropout": 0.5, "model.l2": 1e-3, "early_stopping": True, "augmentation.enabled": True}),
+    ],
+)
+@pytest.mark.parametrize("model", ["cnn", "residual"])
+def test_regularization_preset_writes_into_the_keys_it_belongs_to(preset, expected, model):
+    settings = compose(f"regularization={preset}", f"model={model}").settings
+    settings["early_stopping"] = settings["training.early_stopping.enabled"]
+    assert {key: settings[key] for key in expected} == expected
+
+
+def test_what_the_user_sets_wins_over_a_preset_and_an_experiment():
+    assert compose("model.l2=1e-4", "regularization=full").model["l2"] == 1e-4
+    config = compose("experiment=dogs_vs_cats", "data.root=images", "model.l2=1e-4", "training.epochs=3")
+    assert (config.model["l2"], config.training.epochs) == (1e-4, 3)
+
+
+def test_dogs_vs_cats_has_the_seed_notebooks_settings():
+    settings = compose("experiment=dogs_vs_cats", "data.root=images").settings
+    expected = {
+        "data.image_size": 128,
+        "data.channels": 3,
+        "model.filters": [32, 64, 128],
+        "model.dense_units": [128, 64],
+        "model.dropout": 0.5,
+        "model.l2": 1e-3,
+        "model.batch_norm_momentum": 0.99,
+        "model.padding": "valid",
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.decay_rate": 0.9,
+        "optimizer.decay_steps": 10000,
+        "training.epochs": 10,
+        "training.batch_size": 16,
+        "training.early_stopping.patience": 5,
+        "augmentation.enabled": True,
+        "augmentation.horizontal_flip": True,
+        "augmentation.rotation_degrees": 20,
+    }
+    assert {key: settings[key] for key in expected} == expected
+
+
+def test_settings_hold_every_leaf_under_the_key_that_a_user_types():
+    composed = yaml.safe_load((Path(CONF_DIR) / "training/default.yaml").read_text())
+    settings = compose().settings
+    assert {f"training.{key}" for key in composed if key != "early_stopping"} <= set(settings)
+    assert settings["optimizer.learning_rate"] == 1e-3
+    assert settings["training.early_stopping.patience"] == 8
+
+
+def test_settings_of_the_result_leave_out_what_does_not_change_it():
+    changed = ["resume=true", "tracking.run_name=x", "training.checkpoint_dir=y"]
+    assert compose(*changed).settings_of_result == compose().settings_of_result
+    assert compose("seed=1").settings_of_result != compose().settings_of_result

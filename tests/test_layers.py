@@ -1,0 +1,64 @@
+"""A module imports only from lower layers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cnn_sweeps
+
+LAYERS = [
+    ["errors", "locks"],
+    ["config", "targets", "command_line"],
+    # within a layer, each line may use the ones before it
+    ["data.dataset", "data.decode"],
+    ["data.cache", "data.arrays", "data.split"],
+    ["data.folder", "data.pipeline"],
+    ["data"],
+    ["models.blocks"],
+    ["models.cnn", "models.residual"],
+    ["models"],
+    ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint", "tracking"],
+    ["training"],
+    ["results"],
+    ["experiment"],
+    ["train"],
+]
+HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
+PACKAGE = Path(cnn_sweeps.__file__).parent
+
+
+def modules() -> dict[str, Path]:
+    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py"]
+    return {".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imports(file: Path) -> set[str]:
+    """Give the package's modules that a file imports, wherever in it, by their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in submodules if name.removeprefix("cnn_sweeps.") in HEIGHT} or {node.module}
+    return {name.removeprefix("cnn_sweeps.") for name in found if name.startswith("cnn_sweeps.")}
+
+
+def test_every_module_has_its_layer():
+    assert set(modules()) == set(HEIGHT)
+
+
+@pytest.mark.parametrize("module", sorted(HEIGHT))
+def test_module_imports_only_from_lower_layers(module):
+    higher = {name for name in imports(modules()[module]) if HEIGHT[name] >= HEIGHT[module]}
+    assert not higher
+
+
+def test_layer_one_imports_nothing_slow():
+    slow = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
+    for module in LAYERS[0] + LAYERS[1]:
+        tree = ast.parse(modules()[module].read_text())
+        names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not names & slow, module

@@ -1,0 +1,37 @@
+"""Calling the functions that a configuration names."""
+
+from fractions import Fraction
+
+import pytest
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.targets import call_target
+
+
+def test_target_gets_its_own_and_the_given_arguments():
+    assert call_target("data", {"_target_": "fractions.Fraction", "numerator": 3}, denominator=6) == Fraction(1, 2)
+
+
+def test_lists_arrive_as_lists():
+    assert type(call_target("data", {"_target_": "types.SimpleNamespace", "sizes": [1, 2]}).sizes) is list
+
+
+@pytest.mark.parametrize("target", ["no_such_module.f", "math.no_such_function", "nothing"])
+def test_missing_target_is_named(target):
+    with pytest.raises(ConfigError, match=f"model._target_={target}: cannot be used"):
+        call_target("model", {"_target_": target})
+
+
+def test_dangerous_target_stays_blocked():
+    with pytest.raises(ConfigError, match="os.system"):
+        call_target("model", {"_target_": "os.system", "command": "true"})
+
+
+def test_unknown_argument_is_told_with_what_the_target_takes():
+    with pytest.raises(ConfigError, match=r"model: fractions.Fraction .*'size'; it takes: .*numerator"):
+        call_target("model", {"_target_": "fractions.Fraction", "size": 1})
+
+
+def test_error_inside_the_target_is_not_dressed_up():
+    with pytest.raises(ZeroDivisionError):
+        call_target("model", {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 0})
