@@ -129,7 +129,7 @@ def _build_model(config: RunConfig, dataset: ImageDataset, split: Split) -> kera
     from cnn_sweeps.optimizers import build_optimizer
     from cnn_sweeps.training import compile_model, device_names, prepare_process
 
-    prepare_process(config.seed, config.training.precision)
+    prepare_process(config.seed, config.training.precision, xla=config.training.xla)
     num_classes = len(dataset.class_names)
     model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
     steps_per_epoch = -(-len(split.train) // config.training.batch_size)

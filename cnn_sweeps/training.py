@@ -28,11 +28,15 @@ log = logging.getLogger(__name__)
 _PIXELS_A_CALL = 2**20
 
 
-def prepare_process(seed: int, precision: str) -> None:
-    """Seed every generator and ask TensorFlow for repeatable kernels and the precision, before the model is built."""
+def prepare_process(seed: int, precision: str, *, xla: bool) -> None:
+    """Seed every generator and ask TensorFlow for repeatable kernels and the precision, before the model is built.
+
+    XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
+    """
     keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
     keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
+    if not xla:
+        tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(precision)
 
 

@@ -16,17 +16,17 @@ from cnn_sweeps.config import RunConfig, check_config
 from cnn_sweeps.train import train
 
 # The smallest run that goes through everything.
-TINY = [
+TINY_DATA = [
     "data=synthetic",
     "data.num_images=60",
     "data.image_size=16",
     "data.channels=1",
     "data.difficulty=0.2",
-    "model.filters=[4,8]",
-    "model.dense_units=[8,4]",
     "training.epochs=2",
     "training.batch_size=16",
 ]
+TINY_CNN = ["model.filters=[4,8]", "model.dense_units=[8,4]"]
+TINY = TINY_DATA + TINY_CNN
 
 
 def compose(*overrides: str) -> RunConfig:

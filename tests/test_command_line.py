@@ -102,7 +102,8 @@ def test_config_dir_adds_options_and_goes_before_those_of_the_same_name(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("typed", "offered"), [("model=", "model=residual"), ("regularization=", "regularization=l2"), ("model.l", "model.l2=")]
+    ("typed", "offered"),
+    [("model=", "model=residual"), ("regularization=", "regularization=l2"), ("model.l", "model.l2=")],
 )
 def test_tab_completion_offers_options_and_settings(typed, offered, tmp_path):
     line = f"cnn-sweeps-train {typed}"

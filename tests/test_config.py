@@ -21,7 +21,9 @@ def test_every_option_composes_and_passes_its_own_schema(option):
     compose(option, *(["data.root=images"] if option in ("data=folder", "experiment=dogs_vs_cats") else []))
 
 
-@pytest.mark.parametrize("file", sorted(Path(CONF_DIR).glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+@pytest.mark.parametrize(
+    "file", sorted(Path(CONF_DIR).glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
 def test_every_option_file_starts_with_what_it_is_and_a_command(file):
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("python -m cnn_sweeps.train" in line for line in header)
@@ -82,9 +84,9 @@ def test_image_too_small_for_the_network_is_refused_from_the_config_alone(paddin
     settings = ["data=folder", "data.root=images", f"model.padding={padding}"]
     assert smallest_cnn_image(3, padding) == smallest
     compose(*settings, f"data.image_size={smallest}")
-    with pytest.raises(ConfigError, match=rf"data.image_size={smallest - 1}: .* at least {smallest} pixels"):
+    with pytest.raises(ConfigError, match=rf"data\.image_size={smallest - 1}: .* at least {smallest} pixels"):
         compose(*settings, f"data.image_size={smallest - 1}")
-    with pytest.raises(ConfigError, match="data.image_size="):
+    with pytest.raises(ConfigError, match=r"data\.image_size="):
         compose(*settings, f"data.image_size=[64,{smallest - 1}]")
 
 

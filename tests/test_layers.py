@@ -59,6 +59,8 @@ def test_layer_one_imports_nothing_slow():
     slow = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
     for module in LAYERS[0] + LAYERS[1]:
         tree = ast.parse(modules()[module].read_text())
-        names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names = {
+            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
         names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not names & slow, module

@@ -10,7 +10,14 @@ from cnn_sweeps.errors import ModelError
 from cnn_sweeps.models import FusedBatchNormalization, build_cnn, build_residual, plain_copy
 from cnn_sweeps.targets import call_target
 
-CNN = {"filters": [4, 8], "dense_units": [8, 4], "dropout": 0.5, "l2": 1e-3, "batch_norm_momentum": 0.9, "padding": "same"}
+CNN = {
+    "filters": [4, 8],
+    "dense_units": [8, 4],
+    "dropout": 0.5,
+    "l2": 1e-3,
+    "batch_norm_momentum": 0.9,
+    "padding": "same",
+}
 RESIDUAL = {"filters": [4, 8], "blocks_per_stage": 2, "dropout": 0.4, "l2": 1e-3, "batch_norm_momentum": 0.9}
 
 
@@ -31,7 +38,7 @@ def test_dropout_scales_the_four_rates_in_the_notebooks_ratio():
 
 
 def test_l2_penalty_is_on_every_kernel_but_the_outputs():
-    penalized = [layer for layer in of_kind(build_cnn((32, 32, 3), 2, **CNN), (layers.Conv2D, layers.Dense))]
+    penalized = of_kind(build_cnn((32, 32, 3), 2, **CNN), (layers.Conv2D, layers.Dense))
     assert [float(layer.kernel_regularizer.l2) for layer in penalized[:-1]] == pytest.approx([1e-3] * 4)
     assert penalized[-1].kernel_regularizer is None
 
@@ -73,7 +80,9 @@ def both_normalizations():
 def test_fused_batch_normalization_computes_what_keras_does():
     (ours, keras_own), images = both_normalizations()[0][::-1], both_normalizations()[1]
     for training in (True, True, False):
-        assert ours(images, training=training).numpy() == pytest.approx(keras_own(images, training=training).numpy(), abs=1e-4)
+        assert ours(images, training=training).numpy() == pytest.approx(
+            keras_own(images, training=training).numpy(), abs=1e-4
+        )
     assert ours.moving_mean.numpy() == pytest.approx(keras_own.moving_mean.numpy(), rel=1e-4)
     assert ours.moving_variance.numpy() == pytest.approx(keras_own.moving_variance.numpy(), rel=1e-4)
 

@@ -23,7 +23,7 @@ def test_missing_target_is_named(target):
 
 
 def test_dangerous_target_stays_blocked():
-    with pytest.raises(ConfigError, match="os.system"):
+    with pytest.raises(ConfigError, match=r"os\.system"):
         call_target("model", {"_target_": "os.system", "command": "true"})
 
 

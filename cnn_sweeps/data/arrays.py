@@ -52,6 +52,7 @@ def load_cifar10(classes: Sequence[str]) -> ImageDataset:
     Raises:
         DataError: if a name is not one of the ten or stands twice, or the download fails.
     """
+    _check_classes(classes, _CIFAR10_CLASSES)
     from keras.datasets import cifar10  # noqa: PLC0415  imports TensorFlow
 
     try:
@@ -125,14 +126,18 @@ def _choose_classes(
     targets: NDArray[np.integer], wanted: Sequence[str], known: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
     """Give the positions of the images of the wanted classes, their labels in the order wanted, and the names."""
+    _check_classes(wanted, known)
     names = tuple(wanted)
-    if unknown := [name for name in names if name not in known]:
-        raise DataError(f"data.classes={list(names)}: {', '.join(unknown)} unknown; allowed: {', '.join(known)}")
-    if len(set(names)) < len(names):
-        raise DataError(f"data.classes={list(names)}: a class stands twice; name each once")
     label_of_target = np.full(len(known), -1, np.int64)
     for label, name in enumerate(names):
         label_of_target[known.index(name)] = label
     labels = label_of_target[targets]
     chosen = np.flatnonzero(labels >= 0)
     return chosen, labels[chosen], names
+
+
+def _check_classes(wanted: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in wanted if name not in known]:
+        raise DataError(f"data.classes={list(wanted)}: {', '.join(unknown)} unknown; allowed: {', '.join(known)}")
+    if len(set(wanted)) < len(wanted):
+        raise DataError(f"data.classes={list(wanted)}: a class stands twice; name each once")

@@ -1,6 +1,6 @@
 """Decoded images on disk: written once, memory-mapped ever after.
 
-One folder a cache, named by what is in it: the files' content, the classes' names and the decoding. It is written under
+One folder a cache, named by what is in it: the files' content and the decoding. It is written under
 another name and renamed when complete, so that a folder under its final name is whole, however many processes build it.
 """
 
@@ -10,13 +10,15 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -55,7 +57,9 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     decoded = _open(folder)
     if decoded is None:
         try:
-            _build(folder, files, shape)
+            with warnings.catch_warnings():  # not where threads decode: the filters are the process's
+                warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
+                _build(folder, files, shape)
         except OSError as error:
             raise DataError(
                 f"data.cache_dir={cache_dir}: cannot be written ({error.strerror}); name a folder with room that can be"
@@ -67,7 +71,7 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
 
 
 def _key(files: Sequence[Path], shape: tuple[int, int, int]) -> str:
-    digest = hashlib.blake2b(json.dumps([_FORMAT, shape]).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps([_FORMAT, PIL.__version__, shape]).encode(), digest_size=16)
     with ThreadPoolExecutor() as pool:
         for content in pool.map(_content_digest, files):
             digest.update(content)
@@ -87,6 +91,8 @@ def _open(folder: Path) -> DecodedImages | None:
     try:
         about = json.loads((folder / "about.json").read_text())
         shape = tuple(about["shape"])
+        if not len(about["digests"]) == len(about["positions"]) == shape[0]:
+            return None
         if (folder / "images.u8").stat().st_size != np.prod(shape):
             return None
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
@@ -96,13 +102,14 @@ def _open(folder: Path) -> DecodedImages | None:
             positions=np.array(about["positions"], np.int64),
             bad_files={int(position): reason for position, reason in about["bad_files"].items()},
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
 def _build(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=".unfinished", dir=folder.parent))
+    unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
+    unfinished.mkdir()
     try:
         _write(unfinished, files, shape)
         _publish(unfinished, folder)

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn_sweeps.config import SPLIT_NAMES
 from cnn_sweeps.errors import DataError
 
 
@@ -55,6 +56,12 @@ class ImageDataset:
             raise DataError(
                 f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images"
             )
+        for part in ("splits", "file_names", "image_digests"):
+            values = getattr(self, part)
+            if values is not None and len(values) != len(images):
+                raise DataError(f"data: {len(values)} {part}; allowed: one for each of the {len(images)} images")
+        if self.splits is not None and (odd := sorted(set(self.splits.tolist()) - {"", *SPLIT_NAMES})):
+            raise DataError(f"data: splits {odd} unknown; allowed: {', '.join(SPLIT_NAMES)} or empty")
         if len(self.class_names) < 2:
             raise DataError(
                 f"data: only one class, {list(self.class_names)}, in {self.source}; at least two are needed"

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cnn_sweeps.errors import DataError
+
+_UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[np.uint8]:
@@ -25,11 +34,12 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
     if reason := _why_not_an_image(path):
         raise DataError(reason)
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
+        with Image.open(path) as image:
             side = 2 * max(height, width)  # EXIF may still swap them
             image.draft(None, (side, side))
-            upright = ImageOps.exif_transpose(image)
+            image.load()  # turns a TIFF by itself
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            upright = image if turn is None else image.transpose(turn)
             pixels = _convert(upright, "RGB" if channels == 3 else "L").resize(
                 (width, height), Image.Resampling.BILINEAR
             )
@@ -37,7 +47,7 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
         raise DataError("is no image of a known format") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+    except Exception as error:  # Pillow raises whatever it meets in a damaged file
         raise DataError(f"cannot be decoded ({error})") from error
     return np.asarray(pixels, np.uint8).reshape(height, width, channels)
 
@@ -66,5 +76,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, np.float64)
-    full_scale = 65535 if values.max(initial=0) > 255 else 255
+    highest = values.max(initial=0)
+    if image.mode == "F":
+        full_scale = 1 if highest <= 1 else 255 if highest <= 255 else 65535
+    else:
+        full_scale = 255 if image.mode == "I" and highest <= 255 else 65535
     return Image.fromarray(np.clip(values * (255 / full_scale), 0, 255).astype(np.uint8))

@@ -85,12 +85,18 @@ def _list_files(root: Path) -> list[_ImageFile]:
     split_of = {folder: _SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
     if folders and all(split_of.values()):
         files = [file for folder in folders for file in _list_classes(folder, split_of[folder] or "")]
+        folders = [class_folder for folder in folders for class_folder in _subfolders(folder)]
+    elif "train" in split_of.values():
+        stray = ", ".join(folder.name for folder in folders if split_of[folder] is None)
+        raise DataError(f"data.root={root}: beside train there is {stray}; only train, val and test may be there")
     else:
         files = _list_classes(root, "")
     class_names = sorted({file.class_name for file in files})
     if len(class_names) < 2:
         found = f"only one class, {class_names[0]}" if class_names else "no class with a file in it"
         raise DataError(f"data.root={root}: {found}; at least two subfolders with images are needed, one a class")
+    if empty := sorted({folder.name for folder in folders} - set(class_names)):
+        raise DataError(f"data.root={root}: no file of class {', '.join(empty)}; add images or remove the folder")
     return files
 
 
@@ -99,8 +105,12 @@ def _list_classes(folder: Path, split: str) -> list[_ImageFile]:
         _ImageFile(path, class_folder.name, split)
         for class_folder in _subfolders(folder)
         for path in sorted(class_folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.name.lower() not in _NO_IMAGES
+        if path.is_file() and not _is_hidden(path.relative_to(class_folder)) and path.name.lower() not in _NO_IMAGES
     ]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _subfolders(folder: Path) -> list[Path]:

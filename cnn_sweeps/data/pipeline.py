@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -15,11 +17,16 @@ def image_tensor(dataset: ImageDataset) -> tf.Tensor:
     """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
     images = dataset.images
     with tf.device("CPU:0"):
-        if isinstance(images, np.memmap) and images.offset == 0 and images.filename is not None:
+        if isinstance(images, np.memmap) and images.filename is not None and _is_whole_file(images):
             return tf.raw_ops.ImmutableConst(
                 dtype=tf.uint8, shape=images.shape, memory_region_name=str(images.filename)
             )
         return tf.constant(images)
+
+
+def _is_whole_file(images: np.memmap) -> bool:
+    """Whether the map is all of its file; a part of a map keeps the file name and offset of the whole."""
+    return bool(images.flags.c_contiguous) and images.nbytes == Path(str(images.filename)).stat().st_size
 
 
 def build_training_batches(
@@ -100,7 +107,7 @@ def _random_transforms(images: tf.Tensor, augmentation: AugmentationConfig, seed
     zoom_y = 1.0 + u[3] * augmentation.zoom_fraction
     shift_x = u[4] * augmentation.shift_fraction * width
     shift_y = u[5] * augmentation.shift_fraction * height
-    mirror = tf.sign(u[6]) if augmentation.horizontal_flip else tf.ones(count)
+    mirror = tf.where(u[6] < 0, -1.0, 1.0) if augmentation.horizontal_flip else tf.ones(count)
 
     cos, sin = tf.cos(angle), tf.sin(angle)
     # rotation x shear x zoom, as in Keras's ImageDataGenerator; the mirror is a zoom by -1

@@ -63,7 +63,7 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     assigned[left_out] = "none"
 
     fractions = {"test": test_fraction, "val": val_fraction}
-    missing = {split: fraction for split, fraction in fractions.items() if split not in given}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in assigned}
     pool = np.flatnonzero(np.isin(assigned, ("", "train")))
     assigned[pool] = "train"
     random = np.random.default_rng(seed)
@@ -98,7 +98,8 @@ def _draw(
     class_name: str,
 ) -> dict[str, Indices]:
     """Draw groups of equal images of one class for each split until it has its share of the class's images."""
-    # Equal images of two classes count for the class of the first, so that each group is drawn once.
+    # Equal images of two classes count for the lower class, so that each group is drawn once, whatever the order.
+    pool = pool[np.lexsort((labels[pool], groups[pool]))]
     group_ids, first, sizes = np.unique(groups[pool], return_index=True, return_counts=True)
     of_class = labels[pool][first] == label
     group_ids, sizes = group_ids[of_class], sizes[of_class]
@@ -109,10 +110,10 @@ def _draw(
         )
     order = random.permutation(len(group_ids))
     drawn: dict[str, Indices] = {}
-    for split, fraction in fractions.items():
+    for others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
         wanted = max(1, round(fraction * int(sizes.sum())))
         reached = np.cumsum(sizes[order])
-        taken = min(int(np.searchsorted(reached, wanted)) + 1, len(order) - 1)
+        taken = min(int(np.searchsorted(reached, wanted)) + 1, len(order) - others)
         drawn[split], order = group_ids[order[:taken]], order[taken:]
     return drawn
 

@@ -71,14 +71,15 @@ def test_lossless_file_of_the_size_asked_for_keeps_every_pixel(tmp_path, format_
     np.testing.assert_array_equal(decode_image(tmp_path / "image", 5, 7, 3), expected)
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", TO_STORED)
-def test_picture_is_turned_upright_as_its_exif_orientation_says(tmp_path, orientation):
+def test_picture_is_turned_upright_as_its_exif_orientation_says(tmp_path, orientation, format_name):
     upright = four_corners(64, 96)
     stored = upright if TO_STORED[orientation] is None else upright.transpose(TO_STORED[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "photo.jpg", exif=exif, quality=95)
-    assert_corners(decode_image(tmp_path / "photo.jpg", 24, 16, 3), tolerance=12)
+    stored.save(tmp_path / "photo", format_name, exif=exif, quality=95)
+    assert_corners(decode_image(tmp_path / "photo", 24, 16, 3), tolerance=12)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,14 @@ def test_very_long_picture_is_squeezed_to_the_size(tmp_path, format_name, lies):
 def test_large_jpeg_looks_the_same_as_a_small_one(tmp_path):
     four_corners(1600, 1200).save(tmp_path / "large.jpg", quality=95)
     assert_corners(decode_image(tmp_path / "large.jpg", 12, 16, 3), tolerance=12)
+
+
+def test_jpeg_decoded_at_a_fraction_keeps_the_detail_that_fits(tmp_path):
+    stripes = (np.arange(256) // 8 % 2 * 255).astype(np.uint8)
+    Image.fromarray(np.tile(stripes, (256, 1))).save(tmp_path / "stripes.jpg", quality=95)
+    expected = np.array(Image.fromarray(stripes[np.newaxis]).resize((64, 1), Image.Resampling.BILINEAR))
+    pixels = decode_image(tmp_path / "stripes.jpg", 64, 64, 1)[..., 0]
+    np.testing.assert_allclose(pixels.astype(float), np.tile(expected, (64, 1)), atol=30)
 
 
 def test_resizing_averages_rather_than_picks_pixels(tmp_path):

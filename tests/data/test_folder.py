@@ -210,3 +210,10 @@ def test_single_class_is_refused_by_name(tmp_path, parent):
     message = refusal_of(tmp_path / "pets")
     assert f"data.root={tmp_path / 'pets'}" in message
     assert "only one class, cat" in message
+
+
+def test_stray_folder_beside_train_is_named(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/b", "labels/x"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(DataError, match="beside train there is labels"):
+        load_folder(str(tmp_path), 8, 3, "error", str(tmp_path / "cache"))

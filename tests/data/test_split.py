@@ -62,6 +62,13 @@ def test_every_class_gives_its_share_to_every_split():
     }
 
 
+def test_shares_count_images_however_often_each_is_repeated():
+    ids, labels = distinct(30, 30)
+    dataset = dataset_of(np.repeat(ids, 10), np.repeat(labels, 10))
+    counts = split_dataset(dataset, 0.2, 0.1, seed=0).counts(dataset)
+    assert counts == {name: {"ant": n, "bee": n} for name, n in zip(SPLITS, (210, 60, 30), strict=True)}
+
+
 def test_every_image_is_in_exactly_one_split():
     ids, labels = distinct(37, 53, 11)
     split = split_dataset(dataset_of(ids, labels), 0.15, 0.15, seed=3)

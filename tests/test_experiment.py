@@ -1,0 +1,171 @@
+"""One run as a user starts it, and what it leaves in MLflow and on disk."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from conftest import TINY
+from PIL import Image
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def last_run(store):
+    """The newest MLflow run of the session."""
+
+    def find():
+        mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+        return mlflow.search_runs(search_all_experiments=True, max_results=1, output_format="list")[0]
+
+    return find
+
+
+def artifact(run, name) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
+
+
+def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
+    run_train(*TINY, "regularization=full", "model.l2=0.01", "training.class_weight=balanced")
+    run = last_run()
+    client = mlflow.MlflowClient()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "synthetic cnn seed 0"
+
+    assert run.data.params["model.l2"] == "0.01"
+    assert run.data.params["training.early_stopping.patience"] == "8"
+    assert run.data.params["optimizer.learning_rate"] == "0.001"
+    composed = yaml.safe_load(artifact(run, "config.yaml").read_text())
+    assert composed["model"]["l2"] == 0.01
+    assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
+
+    for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
+    assert {"test_accuracy", "test_log_loss", "test_auc", "final_generalization_gap", "best_epoch"} <= set(
+        run.data.metrics
+    )
+    best = run.data.metrics["best_epoch"]
+    history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val_log_loss")}
+    assert run.data.metrics["final_val_log_loss"] == history[best]
+
+    assert {"git.commit", "git.dirty"} <= set(run.data.tags) or shutil.which("git") is None or not Path(".git").exists()
+    assert {"version.tensorflow", "version.cnn-sweeps", "host", "command", "platform"} <= set(run.data.tags)
+    assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data.fingerprint"]
+    counts = json.loads(artifact(run, "data.json").read_text())["images"]
+    assert sum(counts["train"].values()) == 36
+
+    for name in ("learning_curves.png", "confusion_matrix.png"):
+        assert Image.open(artifact(run, name)).width > 300
+    assert "stripes 90 degrees" in artifact(run, "test_report.txt").read_text()
+    assert "epoch 2/2" in artifact(run, "train.log").read_text()
+    assert not any((tmp_path / "outputs/checkpoints").iterdir())
+
+
+def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(run_train, last_run, monkeypatch):
+    from conftest import compose
+
+    from cnn_sweeps.data.split import split_dataset
+    from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
+    from cnn_sweeps.targets import call_target
+
+    run_train(*TINY, "regularization=dropout")
+    run = last_run()
+    for name in [name for name in sys.modules if name.startswith("cnn_sweeps.models")]:
+        monkeypatch.delitem(sys.modules, name)
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    assert not any(name.startswith("cnn_sweeps.models") for name in sys.modules)
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 16, 16, 1)
+    assert model.input_example.shape == (1, 16, 16, 1)
+
+    data = call_target("data", compose(*TINY).data)
+    test = split_dataset(data, 0.2, 0.2, 0).test
+    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    measured = summarize(class_probabilities(outputs), data.labels[test])
+    assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
+
+
+def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train, last_run, tmp_path):
+    random = np.random.default_rng(0)
+    for i in range(60):
+        file = tmp_path / "photos" / ("dark", "light", "grey")[i % 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 90, (20, 30, 3)) + 80 * (i % 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+    (tmp_path / "photos/dark/broken.jpg").write_bytes(b"no image")
+    run_train(
+        *TINY[5:],
+        "data=folder",
+        "data.root=photos",
+        "data.image_size=16",
+        f"data.cache_dir={tmp_path}/cache",
+        "data.on_bad_image=skip",
+    )
+    run = last_run()
+    assert run.info.run_name == "photos cnn seed 0"
+    assert "dark/broken.jpg is no image" in artifact(run, "skipped_files.txt").read_text()
+    assert "light" in artifact(run, "test_report.txt").read_text()
+
+
+def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):
+    with pytest.raises(SystemExit) as error:
+        run_train(*TINY, "optimizer.learning_rate=1e30")
+    assert str(error.value).startswith("error: train_loss became nan in epoch 1")
+    run = last_run()
+    assert run.info.status == "FAILED"
+    assert "compiled in" in artifact(run, "train.log").read_text()
+
+
+def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
+    run_train, last_run, tmp_path, monkeypatch
+):
+    (tmp_path / "my_code.py").write_text(
+        "import keras, numpy as np\n"
+        "from cnn_sweeps.data import ImageDataset\n"
+        "from cnn_sweeps.models import classification_head\n"
+        "def load_mine(num_images):\n"
+        "    labels = np.arange(num_images) % 2\n"
+        "    noise = np.random.default_rng(0).integers(0, 99, (num_images, 8, 8, 1))\n"
+        "    images = noise + 99 * labels[:, None, None, None]\n"
+        "    return ImageDataset(images=images.astype(np.uint8), labels=labels, class_names=['dark', 'light'],\n"
+        "                        name='mine', source='here')\n"
+        "def build_mine(input_shape, num_classes, width, dropout, l2):\n"
+        "    inputs = keras.Input(input_shape)\n"
+        "    penalty = keras.regularizers.L2(l2)\n"
+        "    x = keras.layers.Dense(width, kernel_regularizer=penalty)(keras.layers.Flatten()(inputs))\n"
+        "    return keras.Model(inputs, classification_head(keras.layers.Dropout(dropout)(x), num_classes))\n"
+        "def my_sgd(learning_rate, momentum):\n"
+        "    return keras.optimizers.SGD(learning_rate, momentum)\n"
+    )
+    for group, text in {
+        "data": "_target_: my_code.load_mine\nnum_images: 40\n",
+        "model": "_target_: my_code.build_mine\nwidth: 3\ndropout: 0.1\nl2: 0.0\n",
+        "optimizer": "_target_: my_code.my_sgd\nlearning_rate: 0.1\nschedule: constant\ndecay_rate: 1.0\n"
+        "decay_steps: null\nmomentum: 0.5\n",
+    }.items():
+        (tmp_path / "mine" / group).mkdir(parents=True)
+        (tmp_path / "mine" / group / "mine.yaml").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    run_train("--config-dir", "mine", "data=mine", "model=mine", "optimizer=mine", "model.width=5", "training.epochs=1")
+    run = last_run()
+    assert run.info.run_name == "mine mine seed 0"
+    assert run.data.params["model.width"] == "5"
+    assert (
+        mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(np.zeros((1, 8, 8, 1), np.float32)).size == 1
+    )
+
+
+def test_data_function_that_returns_something_else_is_told(run_train):
+    with pytest.raises(SystemExit, match=r"data._target_=builtins.dict: gave a dict; it must return"):
+        run_train("data=synthetic", "data._target_=builtins.dict")
+
+
+def test_pictures_and_configuration_are_in_the_runs_folder_too(run_train, tmp_path):
+    run_train(*TINY, "hydra.run.dir=here", "tracking.log_model=false")
+    assert {file.name for file in (tmp_path / "here/results").iterdir()} == {
+        *("config.yaml", "overrides.yaml", "test_report.txt", "learning_curves.png", "confusion_matrix.png")
+    }

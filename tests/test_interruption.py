@@ -1,0 +1,98 @@
+"""Real processes, ended by real signals: what they say, what they leave, and how they go on."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import TINY
+
+# Many short epochs, so that a signal always comes in the middle.
+LONG = [*TINY, "regularization=full", "training.epochs=40", "training.early_stopping.enabled=false"]
+
+
+def start(folder, *arguments):
+    command = [sys.executable, "-u", "-m", "cnn_sweeps.train", *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def wait_for(process, text):
+    """Read what the process prints until it says `text`."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    pytest.fail(f"ended without saying {text!r}:\n{''.join(seen)}")
+
+
+def runs(folder):
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def final_weights(run):
+    model = mlflow.tensorflow.load_model(f"runs:/{run.info.run_id}/model")
+    return model.get_weights()
+
+
+def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    with start(tmp_path, *LONG) as process:
+        wait_for(process, "epoch  5/40")
+        process.kill()
+    (killed,) = runs(tmp_path)
+    assert killed.info.status == "RUNNING"
+
+    with start(tmp_path, *LONG, "resume=true") as process:
+        wait_for(process, "resuming after epoch")
+        wait_for(process, "epoch 12/40")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    (terminated,) = runs(tmp_path)
+    assert (terminated.info.run_id, terminated.info.status) == (killed.info.run_id, "KILLED")
+
+    with start(tmp_path, *LONG, "resume=true") as process:
+        wait_for(process, "best epoch")
+        assert process.wait(60) == 0
+    (resumed,) = runs(tmp_path)
+    assert (resumed.info.run_id, resumed.info.status) == (killed.info.run_id, "FINISHED")
+    steps = {metric.step for metric in mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")}
+    assert steps == set(range(1, 41))
+
+    with start(tmp_path, *LONG, "resume=true") as process:  # nothing is left to resume: a new run
+        assert process.wait(60) == 0
+    uninterrupted = next(run for run in runs(tmp_path) if run.info.run_id != resumed.info.run_id)
+    pairs = zip(final_weights(resumed), final_weights(uninterrupted), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    for metric in ("test_log_loss", "final_val_log_loss", "best_epoch"):
+        assert resumed.data.metrics[metric] == uninterrupted.data.metrics[metric]
+
+
+def test_ctrl_c_ends_the_run_killed(tmp_path):
+    with start(tmp_path, *LONG) as process:
+        wait_for(process, "epoch  2/40")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "Traceback" not in process.stdout.read()
+    assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+
+
+def test_two_first_runs_at_once_share_the_new_database_and_the_experiment(tmp_path):
+    processes = [start(tmp_path, *TINY, f"seed={seed}") for seed in (1, 2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    found = runs(tmp_path)
+    assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
+    assert len({run.info.experiment_id for run in found}) == 1
+
+
+def test_xla_trains(tmp_path):
+    with start(tmp_path, *TINY, "training.xla=true") as process:
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "doesn't support" not in output

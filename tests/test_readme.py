@@ -1,0 +1,87 @@
+"""What the README tells people to type works."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line
+]
+TRAINING = sorted(
+    {shlex.join(shlex.split(line)[3:]) for line in COMMANDS if line.startswith("python -m cnn_sweeps.train")}
+)
+
+
+def block(language: str, containing: str) -> str:
+    """Give the only block of the README in a language that contains a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = [text for text in blocks if containing in text]
+    return found
+
+
+def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself():
+    others = {
+        "pip install -e . && python -m cnn_sweeps.train",
+        "pip install -e '.[test]' && pytest",
+        "mlflow ui",
+        'eval "$(cnn-sweeps-train -sc install=bash)"',
+    }
+    assert {line for line in COMMANDS if not line.startswith("python -m cnn_sweeps.train")} == others
+
+
+@pytest.mark.parametrize("arguments", TRAINING)
+def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch, capfd):
+    """Each as it stands, but for one epoch, a small image and PATH."""
+    random = np.random.default_rng(0)
+    for i in range(24):
+        file = tmp_path / "photos" / ("cat", "dog")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8)).save(file)
+    (tmp_path / "my_conf/model").mkdir(parents=True)
+    (tmp_path / "my_conf/model/mine.yaml").write_text(block("yaml", containing="build_mine"))
+    (tmp_path / "my_models.py").write_text(block("python", containing="build_mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
+    if "--help" in words:
+        run_train(*words)
+        assert "Groups, chosen with group=option" in capfd.readouterr().out
+        return
+    smaller = ["data.image_size=32", f"data.cache_dir={tmp_path}/cache"] if "data.root=photos" in words else []
+    run_train(*words, *smaller, "training.epochs=1", "tracking.log_model=false")
+    assert "best epoch 1 of 1" in capfd.readouterr().out
+
+
+def test_mlflow_ui_answers(tmp_path):
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", "5917"]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(120):
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:5917/health", timeout=2) as answer:
+                    assert answer.status == 200
+                    return
+            except (urllib.error.URLError, TimeoutError):
+                time.sleep(0.5)
+        pytest.fail("mlflow ui did not answer in 60 s")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_completion_script_installs():
+    install = f'eval "$({Path(sys.executable).parent}/cnn-sweeps-train -sc install=bash)"'
+    show = ["bash", "-c", f"{install} && complete -p cnn-sweeps-train"]
+    script = subprocess.run(show, capture_output=True, text=True, check=True)
+    assert "hydra_bash_completion" in script.stdout

@@ -1,0 +1,145 @@
+"""The epoch loop: what it stops at, keeps, weighs and repeats."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY_CNN, TINY_DATA, compose
+
+from cnn_sweeps import training
+from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.data.pipeline import build_training_batches
+from cnn_sweeps.errors import ModelError, TrainingError
+from cnn_sweeps.optimizers import build_optimizer
+from cnn_sweeps.targets import call_target
+
+
+class Run:
+    """A tiny real network on tiny real data, with validation metrics that a test may write by hand."""
+
+    def __init__(self, *overrides, validation=None):
+        config = compose(
+            *TINY_DATA, *("" if "model=residual" in overrides else TINY_CNN), "regularization=none", *overrides
+        )
+        data = call_target("data", config.data)
+        self.images, self.labels = tf.constant(data.images), data.labels
+        training.prepare_process(config.seed, config.training.precision, xla=config.training.xla)
+        num_classes = len(data.class_names)
+        self.model = call_target("model", config.model, input_shape=data.image_shape, num_classes=num_classes)
+        optimizer = build_optimizer(config.optimizer, config.schedule, 4, config.training.epochs)
+        training.compile_model(self.model, optimizer, num_classes, xla=config.training.xla)
+        self.config, self.progress, self.epochs_seen = config, TrainingProgress(), []
+        self.predict = training.Predictor(self.model, self.images)
+        self.everything = np.arange(len(self.labels))
+        written = iter(validation or [])
+        self.validate = (lambda: next(written)) if validation else self.measure
+
+    def measure(self):
+        return training.measure(self.predict, self.everything, self.labels)
+
+    def train(self, class_weights=None, on_epoch=lambda metrics: None):
+        def remember(metrics):
+            self.epochs_seen.append(metrics)
+            on_epoch(metrics)
+
+        batches = build_training_batches(
+            self.images,
+            self.labels,
+            self.everything,
+            batch_size=16,
+            seed=self.config.seed,
+            epochs=range(self.progress.epochs_done, self.config.training.epochs),
+            augmentation=self.config.augmentation,
+            class_weights=class_weights,
+        )
+        training.train(self.model, batches, 60, self.validate, self.config.training, self.progress, remember)
+        return self
+
+
+def metrics(log_losses, accuracies=None):
+    accuracies = accuracies or [0.5] * len(log_losses)
+    return [{"log_loss": a, "accuracy": b} for a, b in zip(log_losses, accuracies, strict=True)]
+
+
+STOPPING = ["training.early_stopping.enabled=true", "training.early_stopping.patience=2", "training.epochs=9"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "validation", "epochs", "best"),
+    [
+        ([], metrics([5, 4, 6, 6, 1, 1, 1, 1, 1]), 4, 2),
+        (["training.early_stopping.min_delta=1.5"], metrics([5, 4, 3.6, 1, 1, 1, 1, 1, 1]), 3, 1),
+        (["training.monitor=val_accuracy"], metrics([1] * 9, [0.1, 0.3, 0.2, 0.4, 0.4, 0.4, 0.9, 0.9, 0.9]), 6, 4),
+        (["training.early_stopping.enabled=false"], metrics([5, 4, 6, 6, 6, 6, 6, 6, 6]), 9, 2),
+        (["training.epochs=3"], metrics([5, 4, 3]), 3, 3),
+    ],
+)
+def test_stops_and_chooses_by_the_monitored_metric(overrides, validation, epochs, best):
+    run = Run(*STOPPING, *overrides, validation=validation).train()
+    assert (run.progress.epochs_done, run.progress.best_epoch) == (epochs, best)
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_ends_with_the_weights_of_the_best_or_of_the_last_epoch(restore):
+    kept = []
+    validation = metrics([5, 1, 6])
+    run = Run("training.epochs=3", f"training.restore_best_weights={restore}", validation=validation)
+    run.train(on_epoch=lambda _: kept.append(run.model.get_weights()))
+    final = run.model.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(final, kept[1 if restore else 2], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(final, kept[2 if restore else 1], strict=True))
+
+
+def test_learns_and_tells_every_metric_of_an_epoch():
+    run = Run("training.epochs=12", "optimizer.learning_rate=0.01").train()
+    assert run.measure()["accuracy"] > 0.9
+    assert set(run.epochs_seen[0]) == {
+        *(f"train_{name}" for name in ("loss", "log_loss", "accuracy")),
+        *("val_log_loss", "val_accuracy", "generalization_gap", "learning_rate", "epoch_s", "images_per_s"),
+    }
+    assert run.epochs_seen[3]["learning_rate"] == pytest.approx(0.01 * 0.9**4)
+
+
+def test_log_loss_is_without_the_l2_penalty_and_the_training_loss_with_it():
+    first = Run("training.epochs=1", "model.l2=1", "optimizer.learning_rate=1e-9").train().epochs_seen[0]
+    assert first["train_loss"] > first["train_log_loss"] + 1
+    assert first["val_log_loss"] < 1
+
+
+def test_class_weights_scale_the_loss_but_not_the_metric():
+    plain, heavy = (
+        Run("training.epochs=1", "optimizer.learning_rate=1e-9").train(weights).epochs_seen[0]
+        for weights in (None, {0: 3.0, 1: 3.0})
+    )
+    assert heavy["train_loss"] == pytest.approx(3 * plain["train_loss"], rel=1e-4)
+    assert heavy["train_log_loss"] == pytest.approx(plain["train_log_loss"], rel=1e-4)
+
+
+def test_loss_that_is_not_finite_ends_the_run_with_what_to_change():
+    with pytest.raises(TrainingError, match=r"train_loss became nan in epoch 1; lower optimizer.learning_rate"):
+        Run("optimizer.learning_rate=1e30").train()
+
+
+@pytest.mark.parametrize(
+    "overrides", [["data.num_classes=3"], ["training.precision=mixed_bfloat16"], ["model=residual"]]
+)
+def test_more_classes_mixed_precision_and_the_other_network_train(overrides):
+    try:
+        run = Run(*overrides).train()
+        assert all(np.isfinite(list(epoch.values())).all() for epoch in run.epochs_seen)
+        assert run.model.output.dtype == "float32"
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("overrides", [["regularization=full"], ["model.dropout=0.5", "data.num_classes=3"]])
+def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(overrides):
+    weights = [Run(*overrides, f"seed={seed}").train().model.get_weights() for seed in (1, 1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+
+
+def test_model_with_the_wrong_output_is_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ModelError, match=r"output has shape \(None, 2\); 2 classes need \(None, 1\) with sigmoid"):
+        training.compile_model(model, keras.optimizers.Adam(), 2, xla=False)
