@@ -97,7 +97,7 @@ def test_learns_and_tells_every_metric_of_an_epoch():
         *(f"train_{name}" for name in ("loss", "log_loss", "accuracy")),
         *("val_log_loss", "val_accuracy", "generalization_gap", "learning_rate", "epoch_s", "images_per_s"),
     }
-    assert run.epochs_seen[3]["learning_rate"] == pytest.approx(0.01 * 0.9**4)
+    assert run.epochs_seen[3]["learning_rate"] == pytest.approx(0.01 * 0.96**4)
 
 
 def test_log_loss_is_without_the_l2_penalty_and_the_training_loss_with_it():

@@ -1,0 +1,41 @@
+"""How long do answers take that need no training, against importing Hydra alone?
+
+python benchmarks/startup.py [--repeats 9]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+COMMANDS = {
+    "import hydra": ["-c", "import hydra"],
+    "--help": ["-m", "cnn_sweeps.train", "--help"],
+    "--cfg job": ["-m", "cnn_sweeps.train", "--cfg", "job"],
+    "model.l3=1": ["-m", "cnn_sweeps.train", "model.l3=1"],
+}
+
+
+def main(repeats: int) -> None:
+    """Run all in turn and print the table."""
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in range(repeats):
+        for name, arguments in COMMANDS.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+            seconds[name].append(time.perf_counter() - started)
+    base = statistics.median(seconds["import hydra"])
+    print(f"{'':14}{'wall s, median (lowest-highest)':>34}{'ratio':>8}")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"{name:14}{f'{median:.3f} ({min(values):.3f}-{max(values):.3f})':>34}{median / base:8.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    print("command:", "python", *sys.argv)
+    main(parser.parse_args().repeats)
