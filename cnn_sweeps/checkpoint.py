@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,15 +80,25 @@ class Checkpoint:
             return str(json.loads(str(content["about"]))["run_id"])
 
     def restore(self, model: keras.Model) -> TrainingProgress:
-        """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come."""
+        """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come.
+
+        Raises:
+            ConfigError: if the state is that of another network.
+        """
         if not self._path.exists():
             return TrainingProgress()
         with np.load(self._path) as content:
             about = json.loads(str(content["about"]))
-            for i, variable in enumerate(model.variables):
-                variable.assign(content[f"model_{i}"])
-            for i, variable in enumerate(model.optimizer.variables):
-                variable.assign(content[f"optimizer_{i}"])
+            variables = {f"model_{i}": variable for i, variable in enumerate(model.variables)}
+            variables |= {f"optimizer_{i}": variable for i, variable in enumerate(model.optimizer.variables)}
+            kept = {name: content[name].shape for name in content.files if name.startswith(("model_", "optimizer_"))}
+            if kept != {name: tuple(variable.shape) for name, variable in variables.items()}:
+                raise ConfigError(
+                    "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
+                    f"start anew without resume=true, or restore the code ({self._path})"
+                )
+            for name, variable in variables.items():
+                variable.assign(content[name])
             num_best = sum(name.startswith("best_") for name in content.files)
             best_weights = [content[f"best_{i}"] for i in range(num_best)]
         best_epoch, best_value = about["best"]
@@ -109,7 +120,9 @@ def claim_checkpoint(
     Raises:
         ConfigError: if the same run is still going on in another process, or the folder cannot be written.
     """
-    key = hashlib.blake2b(json.dumps([settings, data_fingerprint], sort_keys=True).encode(), digest_size=12).hexdigest()
+    versions = [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]
+    same_run = json.dumps([settings, data_fingerprint, versions], sort_keys=True)
+    key = hashlib.blake2b(same_run.encode(), digest_size=12).hexdigest()
     with ExitStack() as locks:
         try:
             path = _claim_left(folder, key, locks) if resume else None

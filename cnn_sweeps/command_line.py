@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -51,11 +52,12 @@ Settings, changed with key=value (here with the options that this command line c
 def run_application(task: Callable[[DictConfig], Any]) -> None:
     """Run `task` as a Hydra application on conf/config.yaml; end the process with what went wrong, if anything.
 
-    Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM.
+    Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, _exit_on_signal)
     gc.disable()  # composing makes many small objects and frees few: 0.30 s instead of 0.32 s to the task
     task_began = False
 
@@ -80,6 +82,12 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         if wants_traceback or _is_bug(error):
             raise
         sys.exit(f"error: {_explain(error)}")
+    except BrokenPipeError:  # `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, yaml.YAMLError) as error:
+        if wants_traceback or task_began:
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
         if wants_traceback or task_began:
             raise
@@ -147,10 +155,7 @@ def _explain_missing_option(error: MissingConfigException) -> str:
 def _explain_unknown_key(cause: OmegaConfBaseException) -> str:
     root = cause.parent_node._get_root()
     keys = _dotted_keys(root)
-    return (
-        f"{cause.full_key}: no such setting{_nearest(str(cause.full_key), keys)}; "
-        f"see all with --cfg job, or add a new one with +{cause.full_key}=VALUE"
-    )
+    return f"{cause.full_key}: no such setting{_nearest(str(cause.full_key), keys)}; --cfg job shows all"
 
 
 def _dotted_keys(root: Any) -> list[str]:

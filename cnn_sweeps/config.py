@@ -6,17 +6,30 @@ Values live in `conf/`; here is what they may be. Nothing slow is imported, so t
 from __future__ import annotations
 
 import copy
+import importlib.util
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
 
 SPLIT_NAMES = ("train", "val", "test")
 VALIDATION_METRICS = ("val_log_loss", "val_accuracy")
+
+
+def _check_image_size(value: Any) -> Any:
+    sides = value if isinstance(value, list) else [value]
+    if (
+        len(sides) > 2
+        or (isinstance(value, list) and len(sides) < 2)
+        or any(type(s) is not int or s < 1 for s in sides)
+    ):
+        raise ValueError("should be a number of pixels or [height, width], each at least 1")
+    return value
+
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
@@ -27,7 +40,8 @@ NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
 Channels = Literal[1, 3]
-ImageSize = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Widths = Annotated[list[Count], Field(min_length=1)]
 Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
 
@@ -61,7 +75,6 @@ class EarlyStoppingConfig:
 
     enabled: Switch
     patience: Count
-    min_delta: NonNegative
 
 
 @dataclass(config=_forbid_unknown)
@@ -76,7 +89,7 @@ class TrainingConfig:
     class_weight: Literal["balanced"] | None
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     xla: Switch
-    checkpoint_dir: str
+    checkpoint_dir: Text
 
 
 @dataclass(config=_forbid_unknown)
@@ -84,8 +97,8 @@ class TrackingConfig:
     """Where the run is recorded."""
 
     uri: str | None
-    experiment_name: Annotated[str, Field(min_length=1)]
-    run_name: str | None
+    experiment_name: Annotated[Text, Field(min_length=1)]
+    run_name: Text | None
     log_model: Switch
 
 
@@ -94,9 +107,9 @@ class ScheduleConfig:
     """The learning rate over the steps of a run."""
 
     learning_rate: Positive
-    schedule: Literal["exponential", "constant", "cosine"]
-    decay_rate: Annotated[float, Strict(), Field(gt=0, le=1)]
-    decay_steps: Count | None
+    schedule: Literal["exponential", "constant", "cosine"] = "constant"
+    decay_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
+    decay_steps: Count | None = None
 
 
 @dataclass(config=_forbid_unknown)
@@ -107,11 +120,11 @@ class _Digits:
 
 @dataclass(config=_forbid_unknown)
 class _Folder:
-    root: str
+    root: Text
     image_size: ImageSize
     channels: Channels
     on_bad_image: Literal["error", "skip"]
-    cache_dir: str
+    cache_dir: Text
 
 
 @dataclass(config=_forbid_unknown)
@@ -221,27 +234,28 @@ def check_config(composed: DictConfig) -> RunConfig:
     Raises:
         ConfigError: naming every setting that is missing, of the wrong type, out of range or contradicting another.
     """
-    if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise ConfigError(f"{', '.join(missing)}: no value given; add {missing[0]}=VALUE to the command")
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
         plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    resolved = copy.deepcopy(plain)
-    schedule_keys = set(ScheduleConfig.__dataclass_fields__)
-    optimizer = plain["optimizer"]
-    plain["schedule"] = {key: optimizer[key] for key in optimizer if key in schedule_keys}
-    plain["optimizer"] = {key: optimizer[key] for key in optimizer if key not in schedule_keys}
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no value given; add {missing[0]}=VALUE to the command")
+    optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
+    schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
+    own = {key: optimizer[key] for key in optimizer if key not in schedule}
+    plain |= {"optimizer": own, "schedule": schedule, "resolved": copy.deepcopy(plain)}
 
-    plain["resolved"] = resolved
-    problems = _problems(RunConfig, plain, "")
+    problems = _problems(ScheduleConfig, schedule, "optimizer.")
     for group in ("data", "model", "optimizer"):
         problems += _target_problems(group, plain[group])
-    if problems:
-        raise ConfigError("; ".join(problem.replace("schedule.", "optimizer.", 1) for problem in problems))
+    if problems := _problems(RunConfig, plain | {"schedule": {"learning_rate": 1}}, "") + problems:
+        raise ConfigError("; ".join(problems))
     config = RunConfig(**plain)
     _check_fractions(config)
-    _check_image_fits(config)
+    size = config.data.get("image_size")
+    if size is not None and config.data["_target_"] in _ARGUMENTS:
+        check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
     return config
 
 
@@ -273,25 +287,24 @@ def _problems(schema: type, values: dict[str, Any], prefix: str) -> list[str]:
 
 
 def _problem(detail: Any, prefix: str) -> str:
-    # A location also names the member of a union that did not fit; only keys and positions are the user's.
-    location = [part for part in detail["loc"] if isinstance(part, int) or part.isidentifier()]
-    key = prefix + ".".join(str(part) for part in location if not _names_a_type(part))
-    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    key = prefix + ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
         return f"{key}: no such setting here; remove it"
     if detail["type"] == "missing":
         return f"{key}: no value given; add {key}=VALUE to the command"
-    allowed = detail["msg"].replace("Input should be", "should be")
+    allowed = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return f"{key}={detail['input']}: {allowed}"
 
 
-def _names_a_type(part: int | str) -> bool:
-    return part in ("int", "list", "float", "str", "none", "constrained")
-
-
-def _target_problems(group: str, component: dict[str, Any]) -> list[str]:
-    target = component.get("_target_")
-    if not isinstance(target, str):
+def _target_problems(group: str, component: Any) -> list[str]:
+    target = component.get("_target_") if isinstance(component, dict) else component
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         return [f"{group}._target_={target}: should be the dotted path of a function, e.g. my_package.my_function"]
+    package = target.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        return [
+            f"{group}._target_={target}: there is no module {package} on the Python path; install it or set PYTHONPATH"
+        ]
     arguments = {key: value for key, value in component.items() if key != "_target_"}
     schema = _ARGUMENTS.get(target)
     return _problems(schema, arguments, f"{group}.") if schema else []
@@ -306,14 +319,18 @@ def _check_fractions(config: RunConfig) -> None:
         )
 
 
-def _check_image_fits(config: RunConfig) -> None:
-    size, model = config.data.get("image_size"), config.model
-    if size is None or model["_target_"] != "cnn_sweeps.models.build_cnn":
+def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:
+    """Check that images of a size pass the network, as far as its settings tell.
+
+    Raises:
+        ConfigError: if they are too small for this project's `cnn`.
+    """
+    if model["_target_"] != "cnn_sweeps.models.build_cnn":
         return
     num_blocks, padding = len(model["filters"]), model["padding"]
     smallest = smallest_cnn_image(num_blocks, padding)
-    if min(size if isinstance(size, list) else [size]) < smallest:
+    if min(height, width) < smallest:
         raise ConfigError(
-            f"data.image_size={size}: {num_blocks} blocks with model.padding={padding} need at least {smallest} pixels "
-            "a side; enlarge it, shorten model.filters or set model.padding=same"
+            f"images of {height}x{width} pixels: {num_blocks} blocks with model.padding={padding} need at least "
+            f"{smallest} pixels a side; set a larger data.image_size, shorten model.filters or set model.padding=same"
         )

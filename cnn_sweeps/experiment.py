@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.checkpoint import claim_checkpoint
-from cnn_sweeps.config import RunConfig
+from cnn_sweeps.config import RunConfig, check_image_fits
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, balanced_class_weights, split_dataset
 from cnn_sweeps.errors import ConfigError
@@ -29,12 +29,18 @@ log = logging.getLogger(__name__)
 
 
 def run_experiment(config: RunConfig) -> float:
-    """Load, split, build, train, evaluate, record; return the validation log loss of the final weights."""
+    """Load, split, build, train, evaluate, record; return the validation log loss of the final weights.
+
+    Raises:
+        UserError: for whatever the user can fix.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     output_dir = Path(HydraConfig.get().runtime.output_dir)
     store = find_store(config.tracking)
     dataset = _load_dataset(config)
+    check_image_fits(config.model, *dataset.image_shape[:2])
     split = split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
     _tell_data(dataset, split)
     run_name = f"{dataset.name} {_target_name(config)} seed {config.seed}"
@@ -55,11 +61,15 @@ def run_experiment(config: RunConfig) -> float:
 
         model = _build_model(config, dataset, split)
         progress = checkpoint.restore(model)
-        if progress.epochs_done:
-            log.info("resuming after epoch %d", progress.epochs_done)
-        else:
-            checkpoint.save(model, progress, run_id)
+        if config.resume:
+            log.info(f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume")
+        if run_id != checkpoint.read_run_id():
+            results.write_settings(output_dir / "results", config, dataset, split)
+            tracking.log_files(output_dir / "results")
             tracking.log_data(dataset, split.counts(dataset))
+            for epoch, metrics in enumerate(progress.history, 1):
+                tracking.log_metrics(metrics, step=epoch)
+            checkpoint.save(model, progress, run_id)
         images = image_tensor(dataset)
         predict = training.Predictor(model, images)
 
@@ -77,7 +87,7 @@ def run_experiment(config: RunConfig) -> float:
             record_epoch,
         )
         final, test_probabilities = results.evaluate(predict, dataset, split, progress)
-        results.write(output_dir / "results", config, dataset, split, progress, test_probabilities)
+        results.write_pictures(output_dir / "results", config, dataset, split, progress, test_probabilities)
         tracking.log_metrics(final, step=progress.epochs_done)
         tracking.log_files(output_dir / "results")
         if config.tracking.log_model:
@@ -134,7 +144,7 @@ def _build_model(config: RunConfig, dataset: ImageDataset, split: Split) -> kera
     model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
     steps_per_epoch = -(-len(split.train) // config.training.batch_size)
     optimizer = build_optimizer(config.optimizer, config.schedule, steps_per_epoch, config.training.epochs)
-    compile_model(model, optimizer, num_classes, xla=config.training.xla)
+    compile_model(model, optimizer, num_classes)
     log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
     return model
 

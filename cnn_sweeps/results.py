@@ -36,14 +36,29 @@ def evaluate(
     final["test_auc"] = roc_auc(probabilities, labels)
     final["final_generalization_gap"] = final["final_val_log_loss"] - final["final_train_log_loss"]
     log.info(
-        "best epoch %d of %d: log loss %.4f val, %.4f test; accuracy %.3f val, %.3f test",
+        "best epoch %d of %d; final weights: log loss %.4f val, %.4f test; accuracy %.3f val, %.3f test",
         *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["test_log_loss"]),
         *(final["final_val_accuracy"], final["test_accuracy"]),
     )
     return final, probabilities
 
 
-def write(
+def write_settings(folder: Path, config: RunConfig, dataset: ImageDataset, split: Split) -> None:
+    """Write the composed configuration and the lists of images that are left out or in doubt."""
+    folder.mkdir(exist_ok=True)
+    texts = {
+        "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config.resolved)),
+        "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
+        "skipped_files.txt": "\n".join(dataset.skipped_files),
+        "left_out_images.txt": "\n".join(split.left_out),
+        "equal_images_of_different_classes.txt": "\n".join(split.conflicts),
+    }
+    for name, text in texts.items():
+        if text:
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_pictures(
     folder: Path,
     config: RunConfig,
     dataset: ImageDataset,
@@ -51,19 +66,10 @@ def write(
     progress: TrainingProgress,
     test_probabilities: NDArray[np.float64],
 ) -> None:
-    """Write the configuration, the pictures, the per-class report and the lists of images left out or in doubt."""
+    """Write the learning curves and, of the test images, the confusion matrix and the report of each class."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config.resolved)))
-    (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(HydraConfig.get().overrides.task))
-    for name, lines in (
-        ("skipped_files", dataset.skipped_files),
-        ("left_out_images", split.left_out),
-        ("equal_images_of_different_classes", split.conflicts),
-    ):
-        if lines:
-            (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
     report, confusion = per_class_report(test_probabilities, dataset.labels[split.test], dataset.class_names)
-    (folder / "test_report.txt").write_text(report)
+    (folder / "test_report.txt").write_text(report, encoding="utf-8", errors="backslashreplace")
     curves = draw_learning_curves(progress.history, progress.best_epoch, stopped_early(progress, config.training))
     curves.savefig(folder / "learning_curves.png")
     draw_confusion_matrix(confusion, dataset.class_names, "Test images").savefig(folder / "confusion_matrix.png")

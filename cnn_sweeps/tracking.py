@@ -12,12 +12,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from cnn_sweeps.config import TrackingConfig
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_CLOCK_SLACK_S = 60  # a process's start time shifts when the machine's clock is set
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
+_GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 _MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
 
 
@@ -60,15 +63,27 @@ def find_store(config: TrackingConfig) -> str:
 
 
 @contextmanager
+def _store_errors() -> Iterator[None]:
+    """Tell what MLflow or its store could not do in one line."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ImportError) as error:
+        raise TrackingError(
+            f"tracking.uri={mlflow.get_tracking_uri()}: cannot be used ({' '.join(str(error).split())}); "
+            "repair it or name another"
+        ) from error
+
+
+@contextmanager
 def tracked_run(
-    uri: str,
-    config: TrackingConfig,
-    name: str,
-    settings: dict[str, Any],
-    resumed_run_id: str | None,
-    log_file: Path,
+    uri: str, config: TrackingConfig, name: str, settings: dict[str, Any], resumed_run_id: str | None, log_file: Path
 ) -> Iterator[str]:
     """Record the block as one MLflow run and give its id; it ends FINISHED, FAILED by an error or KILLED by a signal.
+
+    Runs that this host's ended processes left RUNNING in the experiment are closed as KILLED first.
 
     Args:
         uri: of the tracking store.
@@ -83,22 +98,25 @@ def tracked_run(
     """
     import mlflow
 
-    run_id = _start_run(uri, config, name, settings, resumed_run_id)
     status = "FAILED"
     try:
+        with _store_errors():
+            run_id = _start_run(uri, config, name, settings, resumed_run_id)
         yield run_id
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    except Exception as error:
+        _note_error(error)
+        raise
     finally:
-        try:
-            if log_file.exists():
-                mlflow.log_artifact(str(log_file))
-        finally:
+        if mlflow.active_run() is not None:
+            _keep_log(log_file)
             mlflow.end_run(status)
 
 
+@_store_errors()
 def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
     """Record the data set with its fingerprint, and the number of images of each class in each split."""
     import mlflow
@@ -114,6 +132,7 @@ def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
     mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
 
 
+@_store_errors()
 def log_metrics(metrics: dict[str, float], step: int) -> None:
     """Record the metrics under an epoch, counted from 1."""
     import mlflow
@@ -121,6 +140,7 @@ def log_metrics(metrics: dict[str, float], step: int) -> None:
     mlflow.log_metrics(metrics, step=step)
 
 
+@_store_errors()
 def log_files(folder: Path) -> None:
     """Keep the files of a folder with the run."""
     import mlflow
@@ -128,6 +148,7 @@ def log_files(folder: Path) -> None:
     mlflow.log_artifacts(str(folder))
 
 
+@_store_errors()
 def log_model(model: keras.Model, input_shape: Sequence[int], example: NDArray[np.uint8]) -> None:
     """Keep the model with the run, with a signature and an example, loadable by `mlflow.pyfunc.load_model`.
 
@@ -160,28 +181,71 @@ def _start_run(
     uri: str, config: TrackingConfig, name: str, settings: dict[str, Any], resumed_run_id: str | None
 ) -> str:
     import mlflow
-    from mlflow.exceptions import MlflowException
 
+    mlflow.set_tracking_uri(uri)
     is_sqlite = uri.startswith(_SQLITE)
     lock = file_lock(Path(uri.removeprefix(_SQLITE) + ".lock"), wait=True) if is_sqlite else nullcontext()
-    mlflow.set_tracking_uri(uri)
-    try:
-        with lock:  # two processes that make the database or the experiment at once get in each other's way
-            experiment_id = mlflow.set_experiment(config.experiment_name).experiment_id
+    with lock:  # two processes that make the database or the experiment at once get in each other's way
         if resumed_run_id is not None and _has_run(resumed_run_id):
             mlflow.start_run(resumed_run_id)
-            mlflow.set_tag("resumed", "true")
+            mlflow.set_tags(_owner_tags())
             return resumed_run_id
-        run = mlflow.start_run(
-            experiment_id=experiment_id,
-            run_name=config.run_name or name,
-            tags=_tags(),
-            log_system_metrics=False,
-        )
-        mlflow.log_params(settings)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"tracking.uri={uri}: cannot be used ({' '.join(str(error).split())})") from error
+        experiment_id = mlflow.set_experiment(config.experiment_name).experiment_id
+        _close_abandoned_runs(experiment_id)
+    run = mlflow.start_run(
+        experiment_id=experiment_id, run_name=config.run_name or name, tags=_tags(), log_system_metrics=False
+    )
+    mlflow.log_params(settings)
     return str(run.info.run_id)
+
+
+def _close_abandoned_runs(experiment_id: str) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    mine = f"attributes.status = 'RUNNING' and tags.`owner.host` = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment_id], mine):
+        if not _is_alive(int(run.data.tags["owner.pid"]), run.data.tags["owner.started"]):
+            client.set_terminated(run.info.run_id, "KILLED")
+            log.info("run %s was left by a process that ended; it is KILLED now", run.info.run_name)
+
+
+def _owner_tags() -> dict[str, str]:
+    process = psutil.Process()
+    return {
+        "owner.host": socket.gethostname(),
+        "owner.pid": str(process.pid),
+        "owner.started": str(process.create_time()),
+    }
+
+
+def _is_alive(pid: int, started: str) -> bool:
+    """Tell whether the process still runs, and is not another one that got its number."""
+    try:
+        return abs(psutil.Process(pid).create_time() - float(started)) < _CLOCK_SLACK_S
+    except psutil.Error:
+        return False
+
+
+def _note_error(error: Exception) -> None:
+    """Show on the run's page why it failed, if the store still answers."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if mlflow.active_run() is not None:
+        with suppress(MlflowException, OSError):
+            mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:5000])
+
+
+def _keep_log(log_file: Path) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if log_file.exists():  # each part of a resumed run has a folder, and so a log, of its own
+            mlflow.log_artifact(str(log_file), f"logs/{log_file.parent.name}")
+    except (MlflowException, OSError) as error:
+        log.warning("the log could not be kept with the run: %s", error)
 
 
 def _has_run(run_id: str) -> bool:
@@ -198,23 +262,18 @@ def _tags() -> dict[str, str]:
     tags = {f"version.{package}": version(package) for package in _PACKAGES}
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
-    tags["host"] = socket.gethostname()
     tags["command"] = shlex.join(["python", *sys.orig_argv[1:]])
-    return tags | _git_tags()
+    return tags | _owner_tags() | _git_tags()
 
 
 def _git_tags() -> dict[str, str]:
-    """Commit of the code in the working folder and whether files differ from it; nothing outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        return {
-            "git.commit": git("rev-parse", "HEAD"),
-            "git.dirty": str(bool(git("status", "--porcelain"))).lower(),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {}
+    """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
+    for folder in (Path(__file__).parent, Path.cwd()):
+        git = ["git", "-C", str(folder)]
+        try:
+            commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, **_GIT).stdout.strip()
+            changes = subprocess.run([*git, "status", "--porcelain"], check=True, **_GIT).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+    return {}

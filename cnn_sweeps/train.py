@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 
 def train(composed: DictConfig) -> float:
-    """Run one training from Hydra's composed configuration; return the best epoch's validation objective."""
+    """Run one training from Hydra's composed configuration; return the validation log loss of the final weights."""
     from cnn_sweeps.config import check_config
 
     config = check_config(composed)

@@ -34,6 +34,8 @@ def prepare_process(seed: int, precision: str, *, xla: bool) -> None:
     XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
     """
     keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
+    keras.config.set_floatx("float32")  # whatever the user's keras.json says
+    keras.config.set_image_data_format("channels_last")
     keras.utils.set_random_seed(seed)
     if not xla:
         tf.config.experimental.enable_op_determinism()
@@ -46,12 +48,16 @@ def device_names() -> str:
     return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
 
 
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int, *, xla: bool) -> None:
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int) -> None:
     """Give the model its loss (cross-entropy), its metrics `log_loss` and `accuracy`, and its optimizer, built.
 
     Raises:
-        ModelError: if the model's output is not (B, 1) for two classes or (B, num_classes) for more.
+        ModelError: if it is no functional model, or its output not (B, 1) for two, (B, num_classes) for more classes.
     """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ModelError(
+            f"model: the function gave a {type(model).__name__}; it must return a Sequential or functional keras.Model"
+        )
     units = 1 if num_classes == 2 else num_classes
     if tuple(model.output_shape) != (None, units):
         raise ModelError(
@@ -66,7 +72,6 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num
             getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss"),
             getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy"),
         ],
-        jit_compile=xla,
     )
     model.optimizer.build(model.trainable_variables)
 
@@ -80,7 +85,9 @@ class Predictor:
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])  # type: ignore[untyped-decorator]
         def forward(indices: tf.Tensor) -> tf.Tensor:
-            return model(tf.cast(tf.gather(images, indices), tf.float32) / 255.0, training=False)
+            with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
+                batch = tf.gather(images, indices)
+            return model(tf.cast(batch, tf.float32) / 255.0, training=False)
 
         self._forward = forward
 
@@ -197,7 +204,7 @@ def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.
     progress.history.append(metrics)
     value, best = metrics[config.monitor], progress.best_value
     gain = math.inf if best is None else (best - value if config.monitor == "val_log_loss" else value - best)
-    if gain <= config.early_stopping.min_delta:
+    if gain <= 0:
         return False
     progress.best_epoch, progress.best_value = progress.epochs_done, value
     if config.restore_best_weights:

@@ -54,10 +54,14 @@ def test_help_lists_groups_options_settings_and_examples(tmp_path):
         (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, residual"),
         (["experiment=x"], "experiment=x: no such option; allowed: dogs_vs_cats"),
         (["training.epochs=0"], "training.epochs=0: should be greater than or equal to 1"),
+        (["model=null"], "Config group override must be a string or a list"),
+        (["data=folder", f"data.root={'x' * 300}"], "cannot be read"),
+        (["model.l2=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["model.filters=[8,8,8,8,8,8]"], "images of 28x28 pixels: 6 blocks"),
         (["model.l2=="], "Error parsing override 'model.l2=='"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["hydra.run.dir=/dev/null/x"], "/dev/null"),
-        (["model._target_=no.such.function"], "model._target_=no.such.function: cannot be used"),
+        (["model._target_=no.such.function"], "model._target_=no.such.function: there is no module no"),
         (["data=folder", "data.root=nowhere"], "data.root=nowhere: does not exist"),
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http://127.0.0.1:9: the tracking server does not answer"),
         (["tracking.uri=sqlite:///no/where/x.db"], "the folder of the database does not exist"),
@@ -85,9 +89,9 @@ def test_bug_in_a_users_own_code_keeps_its_traceback(tmp_path):
 
 
 def test_wrong_argument_for_a_users_function_is_named(tmp_path):
-    (tmp_path / "my_data.py").write_text("def load(root):\n    return root\n")
+    (tmp_path / "my_data.py").write_text("def load(num_images):\n    return num_images\n")
     done = command(tmp_path, "data=synthetic", "data._target_=my_data.load", PYTHONPATH=str(tmp_path))
-    assert "data: my_data.load got an unexpected keyword argument 'num_images'; it takes: root" in done.stderr
+    assert "data: my_data.load got an unexpected keyword argument 'num_classes'; it takes: num_images" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -117,3 +121,9 @@ def test_tab_completion_offers_options_and_settings(typed, offered, tmp_path):
         check=True,
     )
     assert offered in done.stdout.split()
+
+
+def test_output_that_is_no_longer_read_is_no_error(tmp_path):
+    line = f"{sys.executable} -m cnn_sweeps.train --help | head -1"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""

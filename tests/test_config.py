@@ -58,12 +58,16 @@ def test_every_option_file_starts_with_what_it_is_and_a_command(file):
         ("+training.epoch=3", "training.epoch: no such setting here; remove it"),
         ("~model.dropout", "model.dropout: no value given; add model.dropout=VALUE to the command"),
         ("data=folder", "data.root: no value given; add data.root=VALUE to the command"),
+        ("data=folder data.root=x data.image_size=[16]", "data.image_size=[16]: should be a number of pixels or"),
+        ("~optimizer.learning_rate", "optimizer.learning_rate: no value given; add optimizer.learning_rate=VALUE"),
+        ("model.l2=${nothing}", "Interpolation key 'nothing' not found"),
+        ("model._target_=no_such.thing", "there is no module no_such on the Python path"),
         ("model._target_=null", "model._target_=None: should be the dotted path of a function"),
     ],
 )
 def test_bad_value_is_named_with_what_is_allowed(override, message):
     with pytest.raises(ConfigError) as error:
-        compose(override)
+        compose(*override.split())
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -84,9 +88,9 @@ def test_image_too_small_for_the_network_is_refused_from_the_config_alone(paddin
     settings = ["data=folder", "data.root=images", f"model.padding={padding}"]
     assert smallest_cnn_image(3, padding) == smallest
     compose(*settings, f"data.image_size={smallest}")
-    with pytest.raises(ConfigError, match=rf"data\.image_size={smallest - 1}: .* at least {smallest} pixels"):
+    with pytest.raises(ConfigError, match=rf"images of {smallest - 1}x{smallest - 1} .* at least {smallest} pixels"):
         compose(*settings, f"data.image_size={smallest - 1}")
-    with pytest.raises(ConfigError, match=r"data\.image_size="):
+    with pytest.raises(ConfigError, match=rf"images of 64x{smallest - 1} pixels"):
         compose(*settings, f"data.image_size=[64,{smallest - 1}]")
 
 
@@ -112,6 +116,11 @@ def test_what_the_user_sets_wins_over_a_preset_and_an_experiment():
     assert (config.model["l2"], config.training.epochs) == (1e-4, 3)
 
 
+def test_another_regularization_preset_wins_over_that_of_an_experiment():
+    settings = compose("experiment=dogs_vs_cats", "data.root=images", "regularization=none").settings
+    assert (settings["model.dropout"], settings["model.l2"], settings["augmentation.enabled"]) == (0.0, 0.0, False)
+
+
 def test_dogs_vs_cats_has_the_seed_notebooks_settings():
     settings = compose("experiment=dogs_vs_cats", "data.root=images").settings
     expected = {
@@ -121,6 +130,7 @@ def test_dogs_vs_cats_has_the_seed_notebooks_settings():
         "model.dense_units": [128, 64],
         "model.dropout": 0.5,
         "model.l2": 1e-3,
+        "data.root": "images",
         "model.batch_norm_momentum": 0.99,
         "model.padding": "valid",
         "optimizer.learning_rate": 1e-3,

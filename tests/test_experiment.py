@@ -1,16 +1,20 @@
 """One run as a user starts it, and what it leaves in MLflow and on disk."""
 
 import json
-import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import yaml
 from conftest import TINY
 from PIL import Image
+
+PROJECT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -53,8 +57,8 @@ def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
     history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val_log_loss")}
     assert run.data.metrics["final_val_log_loss"] == history[best]
 
-    assert {"git.commit", "git.dirty"} <= set(run.data.tags) or shutil.which("git") is None or not Path(".git").exists()
-    assert {"version.tensorflow", "version.cnn-sweeps", "host", "command", "platform"} <= set(run.data.tags)
+    expected = {"version.tensorflow", "version.cnn-sweeps", "owner.host", "command", "platform"}
+    assert expected | ({"git.commit", "git.dirty"} if (PROJECT / ".git").exists() else set()) <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data.fingerprint"]
     counts = json.loads(artifact(run, "data.json").read_text())["images"]
     assert sum(counts["train"].values()) == 36
@@ -62,7 +66,8 @@ def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
     for name in ("learning_curves.png", "confusion_matrix.png"):
         assert Image.open(artifact(run, name)).width > 300
     assert "stripes 90 degrees" in artifact(run, "test_report.txt").read_text()
-    assert "epoch 2/2" in artifact(run, "train.log").read_text()
+    (log,) = artifact(run, "logs").rglob("*.log")
+    assert "epoch 2/2" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
 
@@ -117,7 +122,39 @@ def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):
     assert str(error.value).startswith("error: train_loss became nan in epoch 1")
     run = last_run()
     assert run.info.status == "FAILED"
-    assert "compiled in" in artifact(run, "train.log").read_text()
+    assert run.data.tags["error"].startswith("TrainingError: train_loss became nan")
+    assert yaml.safe_load(artifact(run, "config.yaml").read_text())["optimizer"]["learning_rate"] == 1e30
+    assert len(list(artifact(run, "logs").rglob("*.log"))) == 1
+
+
+def test_signal_while_the_run_is_being_started_ends_it_killed(run_train, last_run, monkeypatch):
+    monkeypatch.setattr(mlflow, "log_params", lambda params: sys.exit(143))
+    with pytest.raises(SystemExit):
+        run_train(*TINY)
+    assert last_run().info.status == "KILLED"
+
+
+def test_run_left_by_a_dead_process_is_closed_and_that_of_a_living_one_is_not(run_train, store):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        started = psutil.Process(ended.pid).create_time()
+    run_train(*TINY, "tracking.log_model=false")
+    client = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db")
+    experiment = client.get_experiment_by_name("cnn-sweeps").experiment_id
+    this = psutil.Process()
+    owners = {"dead": (ended.pid, started), "living": (this.pid, this.create_time())}
+    left = {
+        name: client.create_run(
+            experiment,
+            tags={"owner.host": socket.gethostname(), "owner.pid": str(pid), "owner.started": str(since)},
+        ).info.run_id
+        for name, (pid, since) in owners.items()
+    }
+    run_train(*TINY, "tracking.log_model=false")
+    assert {name: client.get_run(run_id).info.status for name, run_id in left.items()} == {
+        "dead": "KILLED",
+        "living": "RUNNING",
+    }
+    client.set_terminated(left["living"])
 
 
 def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(

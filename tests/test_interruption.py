@@ -8,10 +8,17 @@ import sys
 import mlflow
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, TINY_CNN, TINY_DATA
+from PIL import Image
 
 # Many short epochs, so that a signal always comes in the middle.
-LONG = [*TINY, "regularization=full", "training.epochs=40", "training.early_stopping.enabled=false"]
+LONG_TRAINING = [
+    *TINY_CNN,
+    "regularization=full",
+    "training.batch_size=16",
+    "training.epochs=40",
+    "training.early_stopping.enabled=false",
+]
 
 
 def start(folder, *arguments):
@@ -41,14 +48,25 @@ def final_weights(run):
     return model.get_weights()
 
 
+def write_photos(folder):
+    random = np.random.default_rng(0)
+    for i in range(60):
+        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((random.integers(0, 150, (16, 16)) + 90 * (i % 2)).astype(np.uint8)).save(file)
+
+
 def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    with start(tmp_path, *LONG) as process:
+    write_photos(tmp_path / "photos")
+    photos = ["data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"]
+    command = [*photos, *LONG_TRAINING]
+    with start(tmp_path, *command) as process:
         wait_for(process, "epoch  5/40")
         process.kill()
     (killed,) = runs(tmp_path)
     assert killed.info.status == "RUNNING"
 
-    with start(tmp_path, *LONG, "resume=true") as process:
+    with start(tmp_path, *command, "resume=true") as process:
         wait_for(process, "resuming after epoch")
         wait_for(process, "epoch 12/40")
         process.send_signal(signal.SIGTERM)
@@ -56,7 +74,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     (terminated,) = runs(tmp_path)
     assert (terminated.info.run_id, terminated.info.status) == (killed.info.run_id, "KILLED")
 
-    with start(tmp_path, *LONG, "resume=true") as process:
+    with start(tmp_path, *command, "resume=true") as process:
         wait_for(process, "best epoch")
         assert process.wait(60) == 0
     (resumed,) = runs(tmp_path)
@@ -64,7 +82,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     steps = {metric.step for metric in mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")}
     assert steps == set(range(1, 41))
 
-    with start(tmp_path, *LONG, "resume=true") as process:  # nothing is left to resume: a new run
+    with start(tmp_path, *command, "resume=true") as process:  # nothing is left to resume: a new run
         assert process.wait(60) == 0
     uninterrupted = next(run for run in runs(tmp_path) if run.info.run_id != resumed.info.run_id)
     pairs = zip(final_weights(resumed), final_weights(uninterrupted), strict=True)
@@ -74,7 +92,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
 
 
 def test_ctrl_c_ends_the_run_killed(tmp_path):
-    with start(tmp_path, *LONG) as process:
+    with start(tmp_path, *TINY_DATA, *LONG_TRAINING) as process:
         wait_for(process, "epoch  2/40")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130

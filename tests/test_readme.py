@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -64,12 +65,15 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch, capf
 
 
 def test_mlflow_ui_answers(tmp_path):
-    command = [sys.executable, "-m", "mlflow", "ui", "--port", "5917"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(120):
             try:
-                with urllib.request.urlopen("http://127.0.0.1:5917/health", timeout=2) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
                     assert answer.status == 200
                     return
             except (urllib.error.URLError, TimeoutError):

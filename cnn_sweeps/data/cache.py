@@ -35,13 +35,15 @@ class DecodedImages:
 
     Attributes:
         images: uint8, (N, height, width, channels), 0 to 255, memory-mapped; its file holds nothing else.
-        digests: str, (N,), equal for equal images.
+        digests: str, (N,), equal for equal pixels.
+        content_ids: str, (N,), equal for equal files, whatever the size they are decoded to.
         positions: int64, (N,), which of the files each image came from.
         bad_files: the other files' positions, with the reason.
     """
 
     images: NDArray[np.uint8]
     digests: NDArray[np.str_]
+    content_ids: NDArray[np.str_]
     positions: NDArray[np.int64]
     bad_files: dict[int, str]
 
@@ -53,16 +55,19 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
         DataError: if the cache folder cannot be used or the disk is full.
     """
     shape = (height, width, channels)
-    folder = cache_dir / _key(files, shape)
+    with ThreadPoolExecutor() as pool:
+        content_ids = list(pool.map(_content_id, files))
+    key = hashlib.blake2b(json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode(), digest_size=16)
+    folder = cache_dir / key.hexdigest()
     decoded = _open(folder)
     if decoded is None:
         try:
             with warnings.catch_warnings():  # not where threads decode: the filters are the process's
                 warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
-                _build(folder, files, shape)
+                _build(folder, files, content_ids, shape)
         except OSError as error:
             raise DataError(
-                f"data.cache_dir={cache_dir}: cannot be written ({error.strerror}); name a folder with room that can be"
+                f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
             ) from error
         decoded = _open(folder)
         if decoded is None:
@@ -70,20 +75,12 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     return decoded
 
 
-def _key(files: Sequence[Path], shape: tuple[int, int, int]) -> str:
-    digest = hashlib.blake2b(json.dumps([_FORMAT, PIL.__version__, shape]).encode(), digest_size=16)
-    with ThreadPoolExecutor() as pool:
-        for content in pool.map(_content_digest, files):
-            digest.update(content)
-    return digest.hexdigest()
-
-
-def _content_digest(file: Path) -> bytes:
+def _content_id(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "blake2b").digest()
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError:
-        return b"unreadable"
+        return "unreadable"
 
 
 def _open(folder: Path) -> DecodedImages | None:
@@ -91,7 +88,7 @@ def _open(folder: Path) -> DecodedImages | None:
     try:
         about = json.loads((folder / "about.json").read_text())
         shape = tuple(about["shape"])
-        if not len(about["digests"]) == len(about["positions"]) == shape[0]:
+        if not len(about["digests"]) == len(about["content_ids"]) == len(about["positions"]) == shape[0]:
             return None
         if (folder / "images.u8").stat().st_size != np.prod(shape):
             return None
@@ -99,6 +96,7 @@ def _open(folder: Path) -> DecodedImages | None:
         return DecodedImages(
             images=images,
             digests=np.array(about["digests"], dtype=np.str_),
+            content_ids=np.array(about["content_ids"], dtype=np.str_),
             positions=np.array(about["positions"], np.int64),
             bad_files={int(position): reason for position, reason in about["bad_files"].items()},
         )
@@ -106,18 +104,18 @@ def _open(folder: Path) -> DecodedImages | None:
         return None
 
 
-def _build(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
+def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
     unfinished.mkdir()
     try:
-        _write(unfinished, files, shape)
+        _write(unfinished, files, content_ids, shape)
         _publish(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
+def _write(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> None:
     digests: list[str] = []
     positions: list[int] = []
     bad_files: dict[int, str] = {}
@@ -133,6 +131,7 @@ def _write(folder: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> 
     about = {
         "shape": [len(positions), *shape],
         "digests": digests,
+        "content_ids": [content_ids[position] for position in positions],
         "positions": positions,
         "bad_files": bad_files,
     }

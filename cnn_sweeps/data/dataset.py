@@ -28,7 +28,9 @@ class ImageDataset:
         splits: str, (N,), "train", "val", "test", or "" for an image without a split of its own; None: all without.
         file_names: (N,), for messages and the record; None: images are called by their position.
         skipped_files: files that were left out, with the reason.
-        image_digests: str, (N,), equal for equal images; None: computed when needed.
+        image_digests: str, (N,), equal for equal pixels; None: computed when needed.
+        content_ids: str, (N,), tell images apart whatever their size here, so that the split does not depend on it;
+            None: the digests.
 
     Raises:
         DataError: if the parts do not fit together, or a class has no image.
@@ -43,6 +45,7 @@ class ImageDataset:
     file_names: Sequence[str] | None = None
     skipped_files: Sequence[str] = ()
     image_digests: NDArray[np.str_] | None = None
+    content_ids: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -56,7 +59,7 @@ class ImageDataset:
             raise DataError(
                 f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images"
             )
-        for part in ("splits", "file_names", "image_digests"):
+        for part in ("splits", "file_names", "image_digests", "content_ids"):
             values = getattr(self, part)
             if values is not None and len(values) != len(images):
                 raise DataError(f"data: {len(values)} {part}; allowed: one for each of the {len(images)} images")

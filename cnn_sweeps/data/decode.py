@@ -30,6 +30,7 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
 
     Raises:
         DataError: with the reason why the file is no image that can be used.
+        OSError, MemoryError: if the machine cannot read it now.
     """
     if reason := _why_not_an_image(path):
         raise DataError(reason)
@@ -47,7 +48,11 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
         raise DataError("is no image of a known format") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises whatever it meets in a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's fault, not the file's: too many open files, a disk that fails
         raise DataError(f"cannot be decoded ({error})") from error
     return np.asarray(pixels, np.uint8).reshape(height, width, channels)
 

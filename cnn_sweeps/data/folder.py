@@ -47,10 +47,13 @@ def load_folder(
     Raises:
         DataError: if the folder or a class is missing or empty, or (with "error") files are no images, naming all.
     """
-    folder = Path(root).expanduser()
-    files = _list_files(folder)
+    try:
+        folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
+        files = _list_files(folder)
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, no such user
+        raise DataError(f"data.root={root}: cannot be read ({error}); name a folder of class folders") from error
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    decoded = load_decoded([file.path for file in files], Path(cache_dir).expanduser(), height, width, channels)
+    decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
     bad_files = [f"{files[i].path.relative_to(folder)} {reason}" for i, reason in decoded.bad_files.items()]
     if bad_files and on_bad_image == "error":
         raise DataError(
@@ -73,6 +76,7 @@ def _assemble(folder: Path, files: list[_ImageFile], decoded: DecodedImages, bad
         file_names=[str(file.path.relative_to(folder)) for file in good],
         skipped_files=bad_files,
         image_digests=decoded.digests,
+        content_ids=decoded.content_ids,
     )
 
 
@@ -83,6 +87,8 @@ def _list_files(root: Path) -> list[_ImageFile]:
         )
     folders = _subfolders(root)
     split_of = {folder: _SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
+    if folders and all(split_of.values()) and "train" not in split_of.values():
+        raise DataError(f"data.root={root}: holds {', '.join(f.name for f in folders)} but no train; add train")
     if folders and all(split_of.values()):
         files = [file for folder in folders for file in _list_classes(folder, split_of[folder] or "")]
         folders = [class_folder for folder in folders for class_folder in _subfolders(folder)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -51,12 +52,13 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
         dataset: what to split.
         val_fraction: share of validation images where the data give none, in (0, 1).
         test_fraction: share of test images where the data give none, in (0, 1).
-        seed: the same seed and images give the same split, whatever the images' order or names.
+        seed: the same seed and images give the same split, whatever the images' order, names or size; an image that is
+            added or removed changes little else.
 
     Raises:
         DataError: if a class has too few different images for every split to get one.
     """
-    _, groups = np.unique(dataset.digests, return_inverse=True)
+    groups = _group_in_random_order(dataset, seed)
     given = np.zeros(len(groups), "<U5") if dataset.splits is None else dataset.splits.astype("<U5")
     assigned = _keep_latest(given, groups)
     left_out = np.flatnonzero((given != "") & (assigned != given))
@@ -66,17 +68,28 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     missing = {split: fraction for split, fraction in fractions.items() if split not in assigned}
     pool = np.flatnonzero(np.isin(assigned, ("", "train")))
     assigned[pool] = "train"
-    random = np.random.default_rng(seed)
     for label, class_name in enumerate(dataset.class_names):
-        drawn = _draw(pool, groups, dataset.labels, label, missing, random, class_name)
+        drawn = _draw(pool, groups, dataset.labels, label, missing, class_name)
         for split, group_ids in drawn.items():
             assigned[pool[np.isin(groups[pool], group_ids)]] = split
+    _check_classes(assigned, dataset)
     return Split(
         **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
         num_duplicates=len(groups) - len(set(groups.tolist())),
         left_out=[dataset.image_name(i) for i in left_out.tolist()],
         conflicts=_conflicts(dataset, groups),
     )
+
+
+def _group_in_random_order(dataset: ImageDataset, seed: int) -> Indices:
+    """Give equal images the same number; the numbers are in an order that depends on the seed and on content alone."""
+    _, groups = np.unique(dataset.digests, return_inverse=True)
+    content_ids = dataset.digests if dataset.content_ids is None else dataset.content_ids
+    by_group = np.lexsort((content_ids, groups))
+    _, first_of_group = np.unique(groups[by_group], return_index=True)
+    lowest_ids = content_ids[by_group[first_of_group]]
+    drawn = np.argsort([hashlib.blake2b(f"{seed} {lowest}".encode()).hexdigest() for lowest in lowest_ids])
+    return np.argsort(drawn)[groups]
 
 
 def _keep_latest(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
@@ -94,7 +107,6 @@ def _draw(
     labels: Indices,
     label: int,
     fractions: dict[str, float],
-    random: np.random.Generator,
     class_name: str,
 ) -> dict[str, Indices]:
     """Draw groups of equal images of one class for each split until it has its share of the class's images."""
@@ -103,19 +115,25 @@ def _draw(
     group_ids, first, sizes = np.unique(groups[pool], return_index=True, return_counts=True)
     of_class = labels[pool][first] == label
     group_ids, sizes = group_ids[of_class], sizes[of_class]
+    num_images = sizes.sum()
     if len(group_ids) <= len(fractions):
         raise DataError(
             f"data: class {class_name} has {len(group_ids)} different images to split; "
             f"at least {len(fractions) + 1} are needed"
         )
-    order = random.permutation(len(group_ids))
     drawn: dict[str, Indices] = {}
     for others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
-        wanted = max(1, round(fraction * int(sizes.sum())))
-        reached = np.cumsum(sizes[order])
-        taken = min(int(np.searchsorted(reached, wanted)) + 1, len(order) - others)
-        drawn[split], order = group_ids[order[:taken]], order[taken:]
+        wanted = max(1, round(fraction * int(num_images)))
+        taken = min(int(np.searchsorted(np.cumsum(sizes), wanted)) + 1, len(group_ids) - others)
+        drawn[split], group_ids, sizes = group_ids[:taken], group_ids[taken:], sizes[taken:]
     return drawn
+
+
+def _check_classes(assigned: NDArray[np.str_], dataset: ImageDataset) -> None:
+    for split in SPLIT_NAMES:
+        present = set(dataset.labels[assigned == split].tolist())
+        if absent := [name for label, name in enumerate(dataset.class_names) if label not in present]:
+            raise DataError(f"data: no {split} image of class {', '.join(absent)} in {dataset.source}; add some")
 
 
 def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:

@@ -46,18 +46,20 @@ def draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, s
 
 
 def draw_confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str], title: str) -> Figure:
-    """Draw counts (true class, predicted class) with each row coloured by its shares."""
-    side = 3.2 + 0.45 * len(class_names)
+    """Draw counts (true class, predicted class), each row coloured by its shares; with numbers up to 30 classes."""
+    side = min(3.2 + 0.45 * len(class_names), 14)
     figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
+    readable = len(class_names) <= 30
+    for (row, column), count in np.ndenumerate(counts) if readable else ():
         dark = shares[row, column] > 0.5
         axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
-    ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45 if len(class_names) > 2 else 0)
-    axes.set_yticks(ticks, class_names)
+    if readable:
+        ticks = range(len(class_names))
+        axes.set_xticks(ticks, class_names, rotation=45 if len(class_names) > 2 else 0)
+        axes.set_yticks(ticks, class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)

@@ -1,6 +1,7 @@
 """Splits are stratified, seeded, independent of order, and no image is in two of them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,25 +257,25 @@ def test_equal_images_with_two_classes_are_reported_by_name():
 
 def test_images_without_names_are_called_by_their_position():
     dataset = ImageDataset(
-        images=np.array([1, 2, 3, 1, 4, 5], np.uint8).reshape(-1, 1, 1, 1),
-        labels=np.array([0, 0, 0, 1, 1, 1]),
+        images=np.array([1, 2, 3, 4, 1, 5, 6], np.uint8).reshape(-1, 1, 1, 1),
+        labels=np.array([0, 0, 0, 0, 1, 1, 1]),
         class_names=["ant", "bee"],
         name="unnamed",
         source="test",
-        splits=np.array(["train", "train", "val", "test", "train", "train"]),
+        splits=np.array(["train", "train", "val", "test", "test", "train", "val"]),
     )
     split = split_dataset(dataset, 0.2, 0.2, seed=0)
     assert split.left_out == ["image 0"]
-    assert split.conflicts == ["image 0 (ant) = image 3 (bee)"]
+    assert split.conflicts == ["image 0 (ant) = image 4 (bee)"]
 
 
 def test_counts_name_every_class_in_every_split():
     ids, labels = distinct(4, 4)
-    splits = ["train", "train", "val", "test", "train", "train", "train", "test"]
+    splits = ["train", "train", "val", "test", "train", "train", "val", "test"]
     dataset = dataset_of(ids, labels, splits)
     assert split_dataset(dataset, 0.2, 0.2, seed=0).counts(dataset) == {
-        "train": {"ant": 2, "bee": 3},
-        "val": {"ant": 1, "bee": 0},
+        "train": {"ant": 2, "bee": 2},
+        "val": {"ant": 1, "bee": 1},
         "test": {"ant": 1, "bee": 1},
     }
 
@@ -288,3 +289,31 @@ def test_balanced_weights_make_every_class_count_the_same():
 
 def test_balanced_weights_of_balanced_classes_are_one():
     assert balanced_class_weights(np.array([0, 1, 1, 0])) == {0: 1, 1: 1}
+
+
+def test_given_split_without_an_image_of_a_class_is_refused():
+    ids, labels = distinct(4, 4)
+    splits = ["train", "train", "val", "test", "train", "train", "train", "test"]
+    with pytest.raises(DataError, match="no val image of class bee"):
+        split_dataset(dataset_of(ids, labels, splits), 0.2, 0.2, seed=0)
+
+
+def test_split_depends_on_the_files_and_not_on_the_size_they_are_decoded_to():
+    ids, labels = distinct(20, 20)
+    small = dataset_of(ids, labels)
+    names = np.array([f"file {i}" for i in range(40)])
+    splits = [
+        split_dataset(replace(small, images=images, content_ids=names), 0.2, 0.2, seed=0)
+        for images in (small.images, small.images.repeat(2, axis=1), 255 - small.images)
+    ]
+    for split in splits[1:]:
+        assert all(np.array_equal(getattr(split, name), getattr(splits[0], name)) for name in ("train", "val", "test"))
+
+
+def test_an_added_image_changes_the_split_of_few_others():
+    ids, labels = distinct(101, 100)
+    whole = dataset_of(ids, labels)
+    fewer = dataset_of(ids[1:], labels[1:])
+    before, after = (split_dataset(data, 0.2, 0.2, seed=0) for data in (fewer, whole))
+    moved = set(before.test + 1) ^ (set(after.test) - {0})
+    assert len(moved) <= 4

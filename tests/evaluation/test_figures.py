@@ -25,3 +25,9 @@ def test_confusion_matrix_shows_every_count_and_class():
     axes = draw_confusion_matrix(counts, ["ant", "bee", "cat"], "Test images").axes[0]
     assert [text.get_text() for text in axes.texts] == [str(count) for count in counts.ravel()]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "bee", "cat"]
+
+
+def test_confusion_matrix_of_many_classes_stays_a_picture_one_can_open(tmp_path):
+    figure = draw_confusion_matrix(np.eye(300, dtype=np.int64), [f"class {i}" for i in range(300)], "Test images")
+    assert not figure.axes[0].texts
+    assert max(figure.get_size_inches()) < 16
