@@ -57,7 +57,8 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
     for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, _exit_on_signal)
+        if signal.getsignal(end) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(end, _exit_on_signal)
     gc.disable()  # composing makes many small objects and frees few: 0.30 s instead of 0.32 s to the task
     task_began = False
 

@@ -222,7 +222,7 @@ def _owner_tags() -> dict[str, str]:
 def _is_alive(pid: int, started: str) -> bool:
     """Tell whether the process still runs, and is not another one that got its number."""
     try:
-        return abs(psutil.Process(pid).create_time() - float(started)) < _CLOCK_SLACK_S
+        return bool(abs(psutil.Process(pid).create_time() - float(started)) < _CLOCK_SLACK_S)
     except psutil.Error:
         return False
 

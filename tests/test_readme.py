@@ -23,6 +23,8 @@ TRAINING = sorted(
     {shlex.join(shlex.split(line)[3:]) for line in COMMANDS if line.startswith("python -m cnn_sweeps.train")}
 )
 
+BENCHMARKS = sorted(line for line in COMMANDS if line.startswith("python benchmarks/"))
+
 
 def block(language: str, containing: str) -> str:
     """Give the only block of the README in a language that contains a text."""
@@ -37,6 +39,7 @@ def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself
         "pip install -e '.[test]' && pytest",
         "mlflow ui",
         'eval "$(cnn-sweeps-train -sc install=bash)"',
+        *BENCHMARKS,
     }
     assert {line for line in COMMANDS if not line.startswith("python -m cnn_sweeps.train")} == others
 
@@ -89,3 +92,11 @@ def test_completion_script_installs():
     show = ["bash", "-c", f"{install} && complete -p cnn-sweeps-train"]
     script = subprocess.run(show, capture_output=True, text=True, check=True)
     assert "hydra_bash_completion" in script.stdout
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmark_command_exists_and_says_what_it_measures(command):
+    _, file = shlex.split(command)
+    told = subprocess.run([sys.executable, PROJECT / file, "--help"], capture_output=True, text=True, check=True).stdout
+    assert file in told
+    assert "--repeats" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,11 +68,7 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     fractions = {"test": test_fraction, "val": val_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in assigned}
     pool = np.flatnonzero(np.isin(assigned, ("", "train")))
-    assigned[pool] = "train"
-    for label, class_name in enumerate(dataset.class_names):
-        drawn = _draw(pool, groups, dataset.labels, label, missing, class_name)
-        for split, group_ids in drawn.items():
-            assigned[pool[np.isin(groups[pool], group_ids)]] = split
+    assigned[pool] = _draw_splits(groups[pool], dataset.labels[pool], missing, dataset.class_names)
     _check_classes(assigned, dataset)
     return Split(
         **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
@@ -101,29 +98,33 @@ def _keep_latest(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
     return names
 
 
-def _draw(
-    pool: Indices,
-    groups: Indices,
-    labels: Indices,
-    label: int,
-    fractions: dict[str, float],
-    class_name: str,
-) -> dict[str, Indices]:
-    """Draw groups of equal images of one class for each split until it has its share of the class's images."""
+def _draw_splits(
+    groups: Indices, labels: Indices, fractions: dict[str, float], class_names: Sequence[str]
+) -> NDArray[np.str_]:
+    """Give each image of a pool its split, equal images the same one: "train", or one of those that need a fraction."""
     # Equal images of two classes count for the lower class, so that each group is drawn once, whatever the order.
-    pool = pool[np.lexsort((labels[pool], groups[pool]))]
-    group_ids, first, sizes = np.unique(groups[pool], return_index=True, return_counts=True)
-    of_class = labels[pool][first] == label
-    group_ids, sizes = group_ids[of_class], sizes[of_class]
-    num_images = sizes.sum()
+    by_group = np.lexsort((labels, groups))
+    group_ids, first, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
+    group_labels = labels[by_group[first]]
+    split_of_group = np.full(groups.max(initial=-1) + 1, "train", "<U5")
+    for label, class_name in enumerate(class_names):
+        of_class = group_labels == label
+        for split, drawn in _draw(group_ids[of_class], sizes[of_class], fractions, class_name).items():
+            split_of_group[drawn] = split
+    return split_of_group[groups]
+
+
+def _draw(group_ids: Indices, sizes: Indices, fractions: dict[str, float], class_name: str) -> dict[str, Indices]:
+    """Take groups of one class in their order for each split until it has its share of the class's images."""
     if len(group_ids) <= len(fractions):
         raise DataError(
             f"data: class {class_name} has {len(group_ids)} different images to split; "
             f"at least {len(fractions) + 1} are needed"
         )
+    num_images = int(sizes.sum())
     drawn: dict[str, Indices] = {}
     for others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
-        wanted = max(1, round(fraction * int(num_images)))
+        wanted = max(1, round(fraction * num_images))
         taken = min(int(np.searchsorted(np.cumsum(sizes), wanted)) + 1, len(group_ids) - others)
         drawn[split], group_ids, sizes = group_ids[:taken], group_ids[taken:], sizes[taken:]
     return drawn
