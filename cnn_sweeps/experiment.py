@@ -126,6 +126,8 @@ def _target_name(config: RunConfig) -> str:
 def _tell_data(dataset: ImageDataset, split: Split) -> None:
     counts = {name: f"{len(getattr(split, name))} {name}" for name in ("train", "val", "test")}
     log.info("%s: %s images of %d classes", dataset.name, ", ".join(counts.values()), len(dataset.class_names))
+    if split.num_duplicates:
+        log.info("%d images repeat another one; equal images are in one split", split.num_duplicates)
     for names, what in (
         (dataset.skipped_files, "files are no usable images and were skipped"),
         (split.left_out, "images equal one in a later split and are left out"),

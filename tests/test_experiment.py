@@ -102,6 +102,7 @@ def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train
         pixels = random.integers(0, 90, (20, 30, 3)) + 80 * (i % 3)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
     (tmp_path / "photos/dark/broken.jpg").write_bytes(b"no image")
+    (tmp_path / "photos/dark/again.png").write_bytes((tmp_path / "photos/dark/0.png").read_bytes())
     run_train(
         *TINY[5:],
         "data=folder",
@@ -113,6 +114,9 @@ def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train
     run = last_run()
     assert run.info.run_name == "photos cnn seed 0"
     assert "dark/broken.jpg is no image" in artifact(run, "skipped_files.txt").read_text()
+    (log,) = artifact(run, "logs").rglob("*.log")
+    assert "1 images repeat another one" in log.read_text()
+    assert "1 files are no usable images and were skipped: dark/broken.jpg" in log.read_text()
     assert "light" in artifact(run, "test_report.txt").read_text()
 
 
