@@ -54,9 +54,9 @@ def our_rates(photos: Path, cache: Path) -> list[float]:
     """Images per second of three epochs of ours, the first with decoding."""
     import numpy as np
 
-    from cnn_sweeps.config import AugmentationConfig
     from cnn_sweeps.data import load_folder
     from cnn_sweeps.data.pipeline import build_training_batches, image_tensor
+    from cnn_sweeps.schema import AugmentationConfig
 
     augmentation = AugmentationConfig(
         enabled=True,

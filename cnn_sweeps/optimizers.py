@@ -6,7 +6,7 @@ from typing import Any
 
 from keras.optimizers import Optimizer, schedules
 
-from cnn_sweeps.config import ScheduleConfig
+from cnn_sweeps.schema import ScheduleConfig
 from cnn_sweeps.targets import call_target
 
 

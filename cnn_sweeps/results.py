@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.config import RunConfig
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
 from cnn_sweeps.evaluation.metrics import per_class_report, roc_auc, summarize
+from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.training import Predictor, stopped_early
 
 log = logging.getLogger(__name__)

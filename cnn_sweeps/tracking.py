@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import shlex
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
-from cnn_sweeps.config import TrackingConfig
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.locks import file_lock
+from cnn_sweeps.owners import has_owner_died, owner_tags
+from cnn_sweeps.schema import TrackingConfig
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
-_CLOCK_SLACK_S = 60  # a process's start time shifts when the machine's clock is set
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 _MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
@@ -188,7 +186,7 @@ def _start_run(
     with lock:  # two processes that make the database or the experiment at once get in each other's way
         if resumed_run_id is not None and _has_run(resumed_run_id):
             mlflow.start_run(resumed_run_id)
-            mlflow.set_tags(_owner_tags())
+            mlflow.set_tags(owner_tags())
             return resumed_run_id
         experiment_id = mlflow.set_experiment(config.experiment_name).experiment_id
         _close_abandoned_runs(experiment_id)
@@ -203,28 +201,10 @@ def _close_abandoned_runs(experiment_id: str) -> None:
     import mlflow
 
     client = mlflow.MlflowClient()
-    mine = f"attributes.status = 'RUNNING' and tags.`owner.host` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], mine):
-        if not _is_alive(int(run.data.tags["owner.pid"]), run.data.tags["owner.started"]):
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+        if has_owner_died(run.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
             log.info("run %s was left by a process that ended; it is KILLED now", run.info.run_name)
-
-
-def _owner_tags() -> dict[str, str]:
-    process = psutil.Process()
-    return {
-        "owner.host": socket.gethostname(),
-        "owner.pid": str(process.pid),
-        "owner.started": str(process.create_time()),
-    }
-
-
-def _is_alive(pid: int, started: str) -> bool:
-    """Tell whether the process still runs, and is not another one that got its number."""
-    try:
-        return bool(abs(psutil.Process(pid).create_time() - float(started)) < _CLOCK_SLACK_S)
-    except psutil.Error:
-        return False
 
 
 def _note_error(error: Exception) -> None:
@@ -263,7 +243,7 @@ def _tags() -> dict[str, str]:
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
     tags["command"] = shlex.join(["python", *sys.orig_argv[1:]])
-    return tags | _owner_tags() | _git_tags()
+    return tags | owner_tags() | _git_tags()
 
 
 def _git_tags() -> dict[str, str]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.config import TrainingConfig
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.errors import ModelError, TrainingError
 from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
+from cnn_sweeps.schema import TrainingConfig
 
 log = logging.getLogger(__name__)
 

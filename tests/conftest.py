@@ -12,7 +12,8 @@ import hydra
 import pytest
 
 from cnn_sweeps.command_line import CONF_DIR, run_application
-from cnn_sweeps.config import RunConfig, check_config
+from cnn_sweeps.config import check_config
+from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.train import train
 
 # The smallest run that goes through everything.

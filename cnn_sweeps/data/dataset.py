@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.config import SPLIT_NAMES
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.schema import SPLIT_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from cnn_sweeps.config import AugmentationConfig
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices
+from cnn_sweeps.schema import AugmentationConfig
 
 
 def image_tensor(dataset: ImageDataset) -> tf.Tensor:

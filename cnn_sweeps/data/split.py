@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.config import SPLIT_NAMES
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.schema import SPLIT_NAMES
 
 Indices = NDArray[np.int64]
 

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cnn_sweeps.config import AugmentationConfig
 from cnn_sweeps.data import ImageDataset
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.data.pipeline import augment, build_training_batches, image_tensor
+from cnn_sweeps.schema import AugmentationConfig
 
 
 def augmentation_of(**changes):

@@ -1,0 +1,225 @@
+"""The configuration's schema: types and ranges. The values live in `conf/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PlainValidator, Strict
+from pydantic.dataclasses import dataclass
+
+SPLIT_NAMES = ("train", "val", "test")
+
+
+def _check_image_size(value: Any) -> Any:
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise ValueError("should be a number of pixels or [height, width], each at least 1")
+    return value
+
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
+Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]
+Rate = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Switch = Annotated[bool, Strict()]
+Channels = Literal[1, 3]
+ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+Widths = Annotated[list[Count], Field(min_length=1)]
+Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
+
+_forbid_unknown = ConfigDict(extra="forbid")
+
+
+@dataclass(config=_forbid_unknown)
+class SplitConfig:
+    """How images without a split of their own are divided."""
+
+    val_fraction: Fraction
+    test_fraction: Fraction
+    seed: Seed
+
+
+@dataclass(config=_forbid_unknown)
+class AugmentationConfig:
+    """Random changes of training images; every range is symmetric around "unchanged"."""
+
+    enabled: Switch
+    horizontal_flip: Switch
+    rotation_degrees: Annotated[float, Strict(), Field(ge=0, le=180)]
+    shift_fraction: Share
+    zoom_fraction: Rate
+    shear_degrees: Annotated[float, Strict(), Field(ge=0, lt=90)]
+
+
+@dataclass(config=_forbid_unknown)
+class EarlyStoppingConfig:
+    """When to stop before the last epoch."""
+
+    enabled: Switch
+    patience: Count
+
+
+@dataclass(config=_forbid_unknown)
+class TrainingConfig:
+    """How long and how to train."""
+
+    epochs: Count
+    batch_size: Count
+    monitor: Literal["val_log_loss", "val_accuracy"]
+    restore_best_weights: Switch
+    early_stopping: EarlyStoppingConfig
+    class_weight: Literal["balanced"] | None
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    xla: Switch
+    checkpoint_dir: Text
+
+
+@dataclass(config=_forbid_unknown)
+class TrackingConfig:
+    """Where the run is recorded."""
+
+    uri: str | None
+    experiment_name: Annotated[Text, Field(min_length=1)]
+    run_name: Text | None
+    log_model: Switch
+
+
+@dataclass(config=_forbid_unknown)
+class ScheduleConfig:
+    """The learning rate over the steps of a run."""
+
+    learning_rate: Positive
+    schedule: Literal["exponential", "constant", "cosine"] = "constant"
+    decay_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
+    decay_steps: Count | None = None
+
+
+@dataclass(config=_forbid_unknown)
+class _Digits:
+    classes: Annotated[list[Digit], Field(min_length=2)]
+    one_vs_rest: Digit | None
+
+
+@dataclass(config=_forbid_unknown)
+class _Folder:
+    root: Text
+    image_size: ImageSize
+    channels: Channels
+    on_bad_image: Literal["error", "skip"]
+    cache_dir: Text
+
+
+@dataclass(config=_forbid_unknown)
+class _Cifar10:
+    classes: Annotated[list[str], Field(min_length=2)]
+
+
+@dataclass(config=_forbid_unknown)
+class _Synthetic:
+    num_images: Count
+    num_classes: Annotated[int, Strict(), Field(ge=2, le=1000)]
+    image_size: ImageSize
+    channels: Channels
+    difficulty: Share
+    seed: Seed
+
+
+@dataclass(config=_forbid_unknown)
+class _Cnn:
+    filters: Widths
+    dense_units: Widths
+    dropout: Rate
+    l2: Share
+    batch_norm_momentum: Fraction
+    padding: Literal["same", "valid"]
+
+
+@dataclass(config=_forbid_unknown)
+class _Residual:
+    filters: Widths
+    blocks_per_stage: Count
+    dropout: Rate
+    l2: Share
+    batch_norm_momentum: Fraction
+
+
+@dataclass(config=_forbid_unknown)
+class _Adam:
+    beta_1: Rate
+    beta_2: Rate
+
+
+@dataclass(config=_forbid_unknown)
+class _AdamW(_Adam):
+    weight_decay: NonNegative
+
+
+@dataclass(config=_forbid_unknown)
+class _SGD:
+    momentum: Rate
+    nesterov: Switch
+
+
+@dataclass(config=_forbid_unknown)
+class _RMSprop:
+    rho: Rate
+    momentum: Rate
+
+
+TARGET_ARGUMENTS: dict[str, type] = {
+    "cnn_sweeps.data.load_digits": _Digits,
+    "cnn_sweeps.data.load_folder": _Folder,
+    "cnn_sweeps.data.load_cifar10": _Cifar10,
+    "cnn_sweeps.data.load_synthetic": _Synthetic,
+    "cnn_sweeps.models.build_cnn": _Cnn,
+    "cnn_sweeps.models.build_residual": _Residual,
+    "keras.optimizers.Adam": _Adam,
+    "keras.optimizers.AdamW": _AdamW,
+    "keras.optimizers.SGD": _SGD,
+    "keras.optimizers.RMSprop": _RMSprop,
+}
+"""What the targets of this project's own groups take; the arguments of a user's target are the user's."""
+
+
+@dataclass(config=_forbid_unknown)
+class RunConfig:
+    """One run's configuration, checked. `data`, `model` and `optimizer` hold a `_target_` and its arguments."""
+
+    seed: Seed
+    resume: Switch
+    split: SplitConfig
+    augmentation: AugmentationConfig
+    data: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    tracking: TrackingConfig
+    resolved: dict[str, Any]
+    """The same as Hydra composed it, with interpolations resolved, for the record."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every leaf under the dotted key that a user types: `{"model.l2": 0.001, ...}`."""
+        return dict(_flatten(self.resolved))
+
+    @property
+    def settings_of_result(self) -> dict[str, Any]:
+        """Those settings that the trained weights depend on."""
+        beside = ("resume", "tracking.", "training.checkpoint_dir", "data.cache_dir")
+        return {key: value for key, value in self.settings.items() if not key.startswith(beside)}
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """List the leaves of nested dicts as (dotted key, value)."""
+    leaves = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves += _flatten(value, f"{prefix}{key}.")
+        else:
+            leaves.append((f"{prefix}{key}", value))
+    return leaves
