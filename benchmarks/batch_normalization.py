@@ -1,0 +1,61 @@
+"""What does the fused kernel of FusedBatchNormalization save, against Keras's own layer in the same network and loop?
+
+python benchmarks/batch_normalization.py [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+NUM_STEPS, BATCH_SIZE = 10, 32
+
+
+def measure(size: int, channels: int, repeats: int) -> None:
+    """Train both alternately for a few steps at a time and print the rows."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from cnn_sweeps.models import build_cnn, plain_copy
+    from cnn_sweeps.training import compile_model
+
+    random = np.random.default_rng(0)
+    batch = tf.constant(random.random((BATCH_SIZE, size, size, channels), np.float32))
+    labels = tf.constant(random.integers(0, 2, (BATCH_SIZE, 1)))
+    fused = build_cnn((size, size, channels), 2, [32, 64, 128], [128, 64], 0.5, 1e-3, 0.9, "same")
+    models = {"Keras": plain_copy(fused), "fused": fused}
+    steps = {}
+    for name, model in models.items():
+        compile_model(model, keras.optimizers.Adam(), 2)
+        steps[name] = tf.function(model.train_step, autograph=False)
+        steps[name]((batch, labels))
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for _ in range(repeats):
+        for name in models:
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(NUM_STEPS):
+                steps[name]((batch, labels))
+            images = NUM_STEPS * BATCH_SIZE
+            results[name].append((images / (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu) / images))
+    for name, rows in results.items():
+        rates, cpu_ms = ([row[i] for row in rows] for i in (0, 1))
+        print(f"{size:4}x{size:<4}{name:8}{_spread(rates):>26}{_spread(cpu_ms):>26}")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):,.2f} ({min(values):,.2f}-{max(values):,.2f})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args().repeats
+    print("command:", "python", *sys.argv)
+    print(f"{'size':9}{'layer':8}{'images/s, median (range)':>26}{'CPU ms an image':>26}")
+    measure(28, 1, chosen)
+    measure(128, 3, chosen)
