@@ -14,7 +14,8 @@ class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
 
     The same function, statistics and variables (to rounding). Keras 3 computes mean, variance and output one after the
     other, each reading the whole activation; the kernel reads it once, and training the default network on 128x128
-    images takes two thirds of the CPU time (`benchmarks/batch_normalization.py`). `plain_copy` turns it back into the standard layer.
+    images takes two thirds of the CPU time (`benchmarks/batch_normalization.py`). `plain_copy` turns it back into the
+    standard layer.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
