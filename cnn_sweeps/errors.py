@@ -6,6 +6,8 @@ UserError
  +-- ModelError       the network cannot be built for these images
  +-- TrackingError    the tracking server or its store cannot be used
  +-- TrainingError    training cannot go on (the loss is no longer finite)
+ +-- StudyError       a sweep's study cannot be opened or continued
+ +-- SweepError       a sweep was stopped by its trials' failures
 """
 
 
@@ -31,3 +33,11 @@ class TrackingError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on."""
+
+
+class StudyError(UserError):
+    """A sweep's study cannot be opened or continued."""
+
+
+class SweepError(UserError):
+    """A sweep was stopped by its trials' failures."""

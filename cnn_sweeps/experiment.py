@@ -1,4 +1,4 @@
-"""One run, from the configuration to the record."""
+"""One run, from the configuration to the record; in a sweep, one trial."""
 
 from __future__ import annotations
 
@@ -6,70 +6,71 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
-from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
-from cnn_sweeps.config import check_image_fits
+from cnn_sweeps.assembly import build_model, load_data, prepare_libraries
+from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Split, balanced_class_weights, split_dataset
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.data.split import Split, balanced_class_weights, without_test_images
+from cnn_sweeps.repeats import Training, average_metrics, objective_values, plan_trainings
 from cnn_sweeps.schema import RunConfig
-from cnn_sweeps.targets import call_target
-from cnn_sweeps.tracking import find_store, tracked_run
+from cnn_sweeps.tracking.runs import tracked_run
+from cnn_sweeps.tracking.store import find_store
 
 if TYPE_CHECKING:
     import keras
 
     from cnn_sweeps.training import Predictor
+    from cnn_sweeps.trial_run import TrialRun
 
 
 log = logging.getLogger(__name__)
 
 
-def run_experiment(config: RunConfig) -> float:
-    """Load, split, build, train, evaluate, record; return the validation log loss of the final weights.
+def run_experiment(config: RunConfig) -> float | tuple[float, ...]:
+    """Load, split, build, train, evaluate, record; return the objective, or objectives, of the final weights.
 
     Raises:
         UserError: for whatever the user can fix.
+        optuna.TrialPruned: in a sweep, if the trial is not worth going on with.
     """
-    _prepare_libraries()
-    results_dir = Path(HydraConfig.get().runtime.output_dir) / "results"
-    store = find_store(config.tracking)
-    dataset = _load_dataset(config)
-    split = split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
+    prepare_libraries()
+    store, trial = find_store(config.tracking), _join_trial(config)
+    dataset, split = load_data(config)
     _tell_data(dataset, split)
-    with _claim_checkpoint(config, dataset) as checkpoint, _tracked_run(store, config, dataset, checkpoint) as run_id:
-        with _native_messages_off():
-            from cnn_sweeps import results, tracking
-            from cnn_sweeps.models import plain_copy
+    counts = split.counts(dataset)
+    if trial is not None:
+        dataset, split = without_test_images(dataset, split)
+    finals: list[dict[str, float]] = []
+    trainings = plan_trainings(config, dataset, split)
+    is_group = len(trainings) > 1
+    with _group_run(store, config, dataset, trial) if is_group else nullcontext():
+        for training in trainings:
+            if (final := _run_training(training, dataset, counts, store, trial, is_part=is_group)) is None:
+                break
+            finals.append(final)
+            if trial is not None and is_group and trial.clearly_loses(finals):
+                break
+        is_pruned = len(finals) < len(trainings)
+        if is_group:
+            _record_group(finals, trial, is_pruned=is_pruned)
+    if trial is not None and is_pruned:
+        trial.prune()
+    objectives = objective_values(average_metrics(finals), config)
+    return tuple(objectives) if len(objectives) > 1 else objectives[0]
 
-        model = _build_model(config, dataset, split)
-        progress = checkpoint.restore(model)
-        if config.resume:
-            log.info(f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume")
-        if run_id != checkpoint.read_run_id():
-            results.write_settings(results_dir, config, dataset, split)
-            _record_start(dataset, split, progress, results_dir)
-            checkpoint.save(model, progress, run_id)
-        predict = _train(config, dataset, split, model, progress, lambda: checkpoint.save(model, progress, run_id))
-        final, test_probabilities = results.evaluate(predict, dataset, split, progress)
-        results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
-        tracking.log_metrics(final, step=progress.epochs_done)
-        tracking.log_files(results_dir)
-        if config.tracking.log_model:
-            tracking.log_model(plain_copy(model), dataset.image_shape, dataset.images[split.train[:1]])
-    return final["final_val_log_loss"]
 
+def _join_trial(config: RunConfig) -> TrialRun | None:
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    from cnn_sweeps.trial_run import join_trial
 
-def _prepare_libraries() -> None:
-    """Set what the libraries read from the environment when they are imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    return join_trial(config)
 
 
 @contextmanager
@@ -86,34 +87,6 @@ def _native_messages_off() -> Iterator[None]:
         os.close(kept)
 
 
-def _load_dataset(config: RunConfig) -> ImageDataset:
-    dataset = call_target("data", config.data)
-    if not isinstance(dataset, ImageDataset):
-        raise ConfigError(
-            f"data._target_={config.data['_target_']}: gave a {type(dataset).__name__}; "
-            "it must return a cnn_sweeps.data.ImageDataset"
-        )
-    check_image_fits(config.model, *dataset.image_shape[:2])
-    return dataset
-
-
-def _claim_checkpoint(config: RunConfig, dataset: ImageDataset) -> AbstractContextManager[Checkpoint]:
-    folder = Path(config.training.checkpoint_dir)
-    return claim_checkpoint(folder, config.settings_of_result, dataset.fingerprint, resume=config.resume)
-
-
-def _tracked_run(
-    store: str, config: RunConfig, dataset: ImageDataset, checkpoint: Checkpoint
-) -> AbstractContextManager[str]:
-    name = f"{dataset.name} {_target_name(config)} seed {config.seed}"
-    log_file = Path(HydraConfig.get().runtime.output_dir) / f"{HydraConfig.get().job.name}.log"
-    return tracked_run(store, config.tracking, name, config.settings, checkpoint.read_run_id(), log_file)
-
-
-def _target_name(config: RunConfig) -> str:
-    return str(config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
-
-
 def _tell_data(dataset: ImageDataset, split: Split) -> None:
     counts = {name: f"{len(getattr(split, name))} {name}" for name in ("train", "val", "test")}
     log.info("%s: %s images of %d classes", dataset.name, ", ".join(counts.values()), len(dataset.class_names))
@@ -128,28 +101,135 @@ def _tell_data(dataset: ImageDataset, split: Split) -> None:
             log.warning("%d %s: %s", len(names), what, "; ".join(names))
 
 
-def _build_model(config: RunConfig, dataset: ImageDataset, split: Split) -> keras.Model:
-    from cnn_sweeps.optimizers import build_optimizer
-    from cnn_sweeps.training import compile_model, device_names, prepare_process
+def _run_training(
+    training: Training,
+    dataset: ImageDataset,
+    counts: dict[str, dict[str, int]],
+    store: str,
+    trial: TrialRun | None,
+    *,
+    is_part: bool,
+) -> dict[str, float] | None:
+    """Train and record one network; give its final metrics, or None if the trial was pruned meanwhile."""
+    config, split = training.config, training.split
+    results_dir = _output_dir() / "results" / (training.name.replace(" ", "_") if is_part else "")
+    is_resumed = config.resume or (trial is not None and trial.is_retry)
+    with claim_checkpoint(
+        Path(config.training.checkpoint_dir),
+        config.settings_of_weights | {"fold": training.name if config.folds > 1 else ""},
+        dataset.fingerprint,
+        resume=is_resumed,
+    ) as checkpoint:
+        resumed_run_id = checkpoint.read_run_id() if trial is None else None
+        with _run(
+            store, config, dataset, trial, part=training.name if is_part else "", resumed=resumed_run_id
+        ) as run_id:
+            with _native_messages_off():
+                from cnn_sweeps import results
+                from cnn_sweeps.models import plain_copy
+                from cnn_sweeps.tracking import models, runs
 
-    prepare_process(config.seed, config.training.precision, xla=config.training.xla)
-    num_classes = len(dataset.class_names)
-    model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
-    steps_per_epoch = -(-len(split.train) // config.training.batch_size)
-    optimizer = build_optimizer(config.optimizer, config.schedule, steps_per_epoch, config.training.epochs)
-    compile_model(model, optimizer, num_classes)
-    log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
-    return model
+            model = build_model(config, dataset, len(split.train))
+            progress = checkpoint.restore(model)
+            if is_resumed:
+                log.info(
+                    f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume"
+                )
+            if run_id != resumed_run_id:
+                results.write_settings(results_dir, config, dataset, split)
+                _record_start(dataset, counts, progress, results_dir)
+                checkpoint.save(model, progress, run_id)
+            if trial is not None and not is_part:
+                trial.note_run(run_id)
+            reporting_trial = trial if trial is not None and trial.begin_training(progress) else None
+            predict = _train(
+                config,
+                dataset,
+                split,
+                model,
+                progress,
+                reporting_trial,
+                lambda: checkpoint.save(model, progress, run_id),
+            )
+            if reporting_trial is not None and reporting_trial.is_pruned:
+                log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
+                runs.set_tags({} if is_part else {"trial.state": "PRUNED"})
+                return None
+            final, test_probabilities = results.evaluate(predict, dataset, split, progress)
+            final["num_parameters"] = model.count_params()
+            runs.log_metrics(final, step=progress.epochs_done)
+            if trial is not None:
+                _leave_to_the_sweep(trial, model, progress, final, is_part=is_part)
+            else:
+                results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
+                runs.log_files(results_dir)
+                if config.tracking.log_model:
+                    models.log_model(plain_copy(model), dataset.image_shape, dataset.images[split.train[:1]])
+    return final
 
 
-def _record_start(dataset: ImageDataset, split: Split, progress: TrainingProgress, results_dir: Path) -> None:
-    """Record what is known before training, and the epochs of a resumed run that the store has lost."""
-    from cnn_sweeps import tracking
+def _output_dir() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
 
-    tracking.log_files(results_dir)
-    tracking.log_data(dataset, split.counts(dataset))
+
+def _run(
+    store: str, config: RunConfig, dataset: ImageDataset, trial: TrialRun | None, *, part: str, resumed: str | None
+) -> AbstractContextManager[str]:
+    name = part or (trial.name if trial is not None else _run_name(config, dataset))
+    tags = {} if trial is None else {"command": trial.command} if part else trial.tags
+    return tracked_run(store, config.tracking, name, config.settings, _log_file(), resumed_run_id=resumed, tags=tags)
+
+
+@contextmanager
+def _group_run(store: str, config: RunConfig, dataset: ImageDataset, trial: TrialRun | None) -> Iterator[None]:
+    """Record what several trainings have in common; each is a child of it."""
+    with _run(store, config, dataset, trial, part="", resumed=None) as run_id:
+        if trial is not None:
+            trial.note_run(run_id)
+        yield
+
+
+def _record_group(finals: list[dict[str, float]], trial: TrialRun | None, *, is_pruned: bool) -> None:
+    from cnn_sweeps.tracking import runs
+
+    if finals:
+        runs.log_metrics(average_metrics(finals), step=len(finals))
+    if trial is not None:
+        runs.set_tags({"trial.state": "PRUNED" if is_pruned else "COMPLETE"})
+
+
+def _leave_to_the_sweep(
+    trial: TrialRun, model: keras.Model, progress: TrainingProgress, final: dict[str, float], *, is_part: bool
+) -> None:
+    """Keep what is needed to test the trial once the sweep has chosen it, if it may be chosen."""
+    from cnn_sweeps import chosen
+    from cnn_sweeps.tracking import runs
+
+    if not is_part:
+        runs.set_tags({"trial.state": "COMPLETE"})
+    if trial.may_be_chosen(final):
+        chosen.keep(_output_dir(), model, progress)
+
+
+def _run_name(config: RunConfig, dataset: ImageDataset) -> str:
+    network = str(config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
+    return f"{dataset.name} {network} seed {config.seed}"
+
+
+def _log_file() -> Path:
+    return _output_dir() / f"{HydraConfig.get().job.name}.log"
+
+
+def _record_start(
+    dataset: ImageDataset, counts: dict[str, dict[str, int]], progress: TrainingProgress, results_dir: Path
+) -> None:
+    """Record what is known before training, and the epochs of a resumed run that the store does not have."""
+    from cnn_sweeps.tracking import runs
+
+    runs.log_files(results_dir)
+    runs.log_data(dataset, counts)
     for epoch, metrics in enumerate(progress.history, 1):
-        tracking.log_metrics(metrics, step=epoch)
+        runs.log_metrics(metrics, step=epoch)
 
 
 def _train(
@@ -158,11 +238,13 @@ def _train(
     split: Split,
     model: keras.Model,
     progress: TrainingProgress,
+    trial: TrialRun | None,
     keep_checkpoint: Callable[[], None],
 ) -> Predictor:
     """Train the model from where `progress` stands, recording each epoch; give its predictor."""
-    from cnn_sweeps import tracking, training
+    from cnn_sweeps import training
     from cnn_sweeps.data.pipeline import build_training_batches, image_tensor
+    from cnn_sweeps.tracking import runs
 
     images = image_tensor(dataset)
     balanced = config.training.class_weight == "balanced"
@@ -178,9 +260,10 @@ def _train(
     )
     predict = training.Predictor(model, images)
 
-    def record_epoch(metrics: dict[str, float]) -> None:
-        tracking.log_metrics(metrics, step=progress.epochs_done)
+    def record_epoch(metrics: dict[str, float]) -> bool:
+        runs.log_metrics(metrics, step=progress.epochs_done)
         keep_checkpoint()
+        return trial is not None and trial.report_epoch(progress)
 
     def validate() -> dict[str, float]:
         return training.measure(predict, split.val, dataset.labels)

@@ -23,29 +23,41 @@ log = logging.getLogger(__name__)
 
 def evaluate(
     predict: Predictor, dataset: ImageDataset, split: Split, progress: TrainingProgress
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Measure the final weights on every split; give the metrics and the probabilities (N, C) of the test images.
+) -> tuple[dict[str, float], NDArray[np.float64] | None]:
+    """Measure the final weights on every split that has images; give metrics and probabilities (N, C) of test images.
 
     All in inference mode, so that the gap between training and validation is that of generalization alone.
     """
     final: dict[str, float] = {"best_epoch": progress.best_epoch, "epochs": progress.epochs_done}
-    for name, prefix in (("train", "final_train"), ("val", "final_val"), ("test", "test")):
+    for name in ("train", "val"):
         indices = getattr(split, name)
-        probabilities, labels = predict(indices), dataset.labels[indices]
-        final |= {f"{prefix}_{metric}": value for metric, value in summarize(probabilities, labels).items()}
-    final["test_auc"] = roc_auc(probabilities, labels)
+        measured = summarize(predict(indices), dataset.labels[indices])
+        final |= {f"final_{name}_{metric}": value for metric, value in measured.items()}
     final["final_generalization_gap"] = final["final_val_log_loss"] - final["final_train_log_loss"]
     log.info(
-        "best epoch %d of %d; final weights: log loss %.4f val, %.4f test; accuracy %.3f val, %.3f test",
-        *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["test_log_loss"]),
-        *(final["final_val_accuracy"], final["test_accuracy"]),
+        "best epoch %d of %d; final weights on validation images: log loss %.4f, accuracy %.3f",
+        *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["final_val_accuracy"]),
     )
-    return final, probabilities
+    if not len(split.test):
+        return final, None
+    measured, probabilities = evaluate_on_test(predict, dataset, split)
+    return final | measured, probabilities
+
+
+def evaluate_on_test(
+    predict: Predictor, dataset: ImageDataset, split: Split
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Measure the final weights on the test images; give metrics and probabilities (N, C)."""
+    probabilities, labels = predict(split.test), dataset.labels[split.test]
+    measured = {f"test_{metric}": value for metric, value in summarize(probabilities, labels).items()}
+    measured["test_auc"] = roc_auc(probabilities, labels)
+    log.info("on test images: log loss %.4f, accuracy %.3f", measured["test_log_loss"], measured["test_accuracy"])
+    return measured, probabilities
 
 
 def write_settings(folder: Path, config: RunConfig, dataset: ImageDataset, split: Split) -> None:
     """Write the composed configuration and the lists of images that are left out or in doubt."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config.resolved)),
         "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
@@ -64,12 +76,13 @@ def write_pictures(
     dataset: ImageDataset,
     split: Split,
     progress: TrainingProgress,
-    test_probabilities: NDArray[np.float64],
+    test_probabilities: NDArray[np.float64] | None,
 ) -> None:
-    """Write the learning curves and, of the test images, the confusion matrix and the report of each class."""
-    folder.mkdir(exist_ok=True)
-    report, confusion = per_class_report(test_probabilities, dataset.labels[split.test], dataset.class_names)
-    (folder / "test_report.txt").write_text(report, encoding="utf-8", errors="backslashreplace")
+    """Write the learning curves and, of measured test images, the confusion matrix and a report of each class."""
+    folder.mkdir(parents=True, exist_ok=True)
     curves = draw_learning_curves(progress.history, progress.best_epoch, stopped_early(progress, config.training))
     curves.savefig(folder / "learning_curves.png")
-    draw_confusion_matrix(confusion, dataset.class_names, "Test images").savefig(folder / "confusion_matrix.png")
+    if test_probabilities is not None:
+        report, confusion = per_class_report(test_probabilities, dataset.labels[split.test], dataset.class_names)
+        (folder / "test_report.txt").write_text(report, encoding="utf-8", errors="backslashreplace")
+        draw_confusion_matrix(confusion, dataset.class_names, "Test images").savefig(folder / "confusion_matrix.png")

@@ -8,6 +8,28 @@ from pydantic import ConfigDict, Field, PlainValidator, Strict
 from pydantic.dataclasses import dataclass
 
 SPLIT_NAMES = ("train", "val", "test")
+OBJECTIVES = {
+    "val_log_loss": "minimize",
+    "val_accuracy": "maximize",
+    "generalization_gap": "minimize",
+    "num_parameters": "minimize",
+}
+"""What a sweep may optimise, and in which direction."""
+
+
+def _check_objective(value: Any) -> list[str]:
+    names = value if isinstance(value, list) else [value]
+    if any(str(name).startswith("test_") for name in names):
+        raise ValueError("test images are for the chosen model alone and never optimised on; use a val_ metric")
+    if not names or len(set(map(str, names))) < len(names) or not set(map(str, names)) <= OBJECTIVES.keys():
+        raise ValueError(f"should be one or a list of {', '.join(OBJECTIVES)}")
+    return names
+
+
+def _check_evaluate_best(value: Any) -> int:
+    if not isinstance(value, (bool, int)) or value < 0:
+        raise ValueError("should be false or a number of trials")
+    return int(value)
 
 
 def _check_image_size(value: Any) -> Any:
@@ -29,6 +51,8 @@ Channels = Literal[1, 3]
 ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Widths = Annotated[list[Count], Field(min_length=1)]
+Objectives = Annotated[list[str], PlainValidator(_check_objective)]
+NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
 Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
 
 _forbid_unknown = ConfigDict(extra="forbid")
@@ -85,6 +109,7 @@ class TrackingConfig:
     uri: str | None
     experiment_name: Annotated[Text, Field(min_length=1)]
     run_name: Text | None
+    registered_model: Text | None
     log_model: Switch
 
 
@@ -191,6 +216,10 @@ class RunConfig:
 
     seed: Seed
     resume: Switch
+    objective: Objectives
+    repeats: Count
+    folds: Count
+    evaluate_best: NumBest
     split: SplitConfig
     augmentation: AugmentationConfig
     data: dict[str, Any]
@@ -208,9 +237,15 @@ class RunConfig:
         return dict(_flatten(self.resolved))
 
     @property
+    def settings_of_weights(self) -> dict[str, Any]:
+        """Those settings that the weights of one training depend on."""
+        beside = ("objective", "repeats", "folds")
+        return {key: value for key, value in self.settings_of_result.items() if key not in beside}
+
+    @property
     def settings_of_result(self) -> dict[str, Any]:
-        """Those settings that the trained weights depend on."""
-        beside = ("resume", "tracking.", "training.checkpoint_dir", "data.cache_dir")
+        """Those settings that the objective depends on."""
+        beside = ("resume", "evaluate_best", "tracking.", "training.checkpoint_dir", "data.cache_dir")
         return {key: value for key, value in self.settings.items() if not key.startswith(beside)}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 
-def train(composed: DictConfig) -> float:
-    """Run one training from Hydra's composed configuration; return the validation log loss of the final weights."""
+def train(composed: DictConfig) -> float | tuple[float, ...]:
+    """Run one training from Hydra's composed configuration; return the objective, or objectives, that it reached."""
     from cnn_sweeps.config import check_config
 
     config = check_config(composed)

@@ -33,6 +33,7 @@ def prepare_process(seed: int, precision: str, *, xla: bool) -> None:
 
     XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
     """
+    keras.backend.clear_session()  # of what earlier trials of this process have left
     keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
     keras.config.set_floatx("float32")  # whatever the user's keras.json says
     keras.config.set_image_data_format("channels_last")
@@ -105,7 +106,7 @@ def train(
     validate: Callable[[], dict[str, float]],
     config: TrainingConfig,
     progress: TrainingProgress,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_epoch: Callable[[dict[str, float]], bool | None],
 ) -> None:
     """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the model.
 
@@ -116,7 +117,7 @@ def train(
         validate: gives `log_loss` and `accuracy` on validation images.
         config: how long and how.
         progress: is moved on after each epoch.
-        on_epoch: called after each epoch, once `progress` holds it, with its metrics.
+        on_epoch: called after each epoch, once `progress` holds it, with its metrics; true stops there.
 
     Raises:
         TrainingError: if the loss is no longer finite.
@@ -141,9 +142,11 @@ def train(
         }
         _check_finite(metrics, epoch)
         is_best = _update(progress, metrics, model, config)
-        on_epoch(metrics)
+        is_to_stop = on_epoch(metrics)
         epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
         log.info("%s", _epoch_line(metrics, epoch, config.epochs, epoch_s, is_best))
+        if is_to_stop:
+            break
 
     if config.restore_best_weights:
         model.set_weights(progress.best_weights)

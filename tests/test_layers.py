@@ -19,10 +19,22 @@ LAYERS = [
     ["models.blocks"],
     ["models.cnn", "models.residual"],
     ["models"],
-    ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint", "tracking"],
+    ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint"],
+    ["tracking", "tracking.store"],
+    ["tracking.runs", "tracking.models"],
+    ["tracking.sweeps"],
+    ["sweep", "sweep.settings", "sweep.space", "sweep.storage", "sweep.outcome"],
+    ["sweep.study", "sweep.workers"],
+    ["sweep.executors", "sweep.trial", "sweep.progress", "sweep.report"],
+    ["sweep.application"],
+    ["sweep.sweeper"],
+    ["repeats"],
     ["training"],
     ["results"],
-    ["experiment"],
+    ["trial_run"],
+    ["assembly"],
+    ["chosen"],
+    ["experiment", "sweep_application"],
     ["train"],
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
@@ -56,12 +68,20 @@ def test_module_imports_only_from_lower_layers(module):
     assert not higher
 
 
+def test_the_sweeper_knows_hydra_and_optuna_and_neither_tensorflow_nor_mlflow():
+    for module in (name for name in HEIGHT if name.startswith("sweep.")):
+        text = modules()[module].read_text()
+        assert not {"tensorflow", "keras", "mlflow"} & _imported_packages(text), module
+        assert not {name for name in imports(modules()[module]) if name.startswith(("tracking", "data", "models"))}
+
+
+def _imported_packages(text: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
 def test_layer_one_imports_nothing_slow():
     slow = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
     for module in LAYERS[0] + LAYERS[1] + LAYERS[2]:
-        tree = ast.parse(modules()[module].read_text())
-        names = {
-            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not names & slow, module
+        assert not _imported_packages(modules()[module].read_text()) & slow, module

@@ -23,7 +23,8 @@ def test_wheel_carries_the_config_groups_and_nothing_of_tests_or_benchmarks(whee
     names = zipfile.ZipFile(wheel).namelist()
     options = {str(file.relative_to(PROJECT)) for file in (PROJECT / "conf").rglob("*.yaml")}
     assert options <= {name.removeprefix("cnn_sweeps/") for name in names}
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"cnn_sweeps"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"cnn_sweeps", "hydra_plugins"}
+    assert "hydra_plugins/__init__.py" not in names  # it is a namespace that other plugins share
 
 
 def test_installed_wheel_composes_from_any_folder(wheel, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,44 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     )
 
 
+def split_into_folds(dataset: ImageDataset, split: Split, num_folds: int, seed: int) -> list[Split]:
+    """Divide training and validation images into folds of the same share of every class; each is validated on once.
+
+    Args:
+        dataset: what `split` divides.
+        split: its test images are in no fold.
+        num_folds: at least 2.
+        seed: of the order in which images are drawn.
+
+    Raises:
+        DataError: if a class has fewer different images than folds.
+    """
+    pool = np.sort(np.concatenate([split.train, split.val]))
+    groups = _group_in_random_order(dataset, seed)[pool]
+    group_ids, group_labels, _ = _group_labels(groups, dataset.labels[pool])
+    fold_of_group = np.zeros(group_ids.max(initial=-1) + 1, np.int64)
+    for label, class_name in enumerate(dataset.class_names):
+        of_class = group_labels == label
+        num_groups = int(of_class.sum())
+        if num_groups < num_folds:
+            raise DataError(
+                f"folds={num_folds}: class {class_name} has {num_groups} different images outside test; "
+                "set fewer folds or add images"
+            )
+        fold_of_group[group_ids[of_class]] = np.arange(num_groups) * num_folds // num_groups
+    fold = fold_of_group[groups]
+    return [replace(split, train=pool[fold != k], val=pool[fold == k]) for k in range(num_folds)]
+
+
+def without_test_images(dataset: ImageDataset, split: Split) -> tuple[ImageDataset, Split]:
+    """Give the same data with nothing left of the test images: blank in memory, never read where they are mapped."""
+    images = dataset.images
+    if not isinstance(images, np.memmap):
+        images = images.copy()
+        images[split.test] = 0
+    return replace(dataset, images=images, image_digests=dataset.digests), replace(split, test=split.test[:0])
+
+
 def _group_in_random_order(dataset: ImageDataset, seed: int) -> Indices:
     """Give equal images the same number; the numbers are in an order that depends on the seed and on content alone."""
     _, groups = np.unique(dataset.digests, return_inverse=True)
@@ -102,16 +140,20 @@ def _draw_splits(
     groups: Indices, labels: Indices, fractions: dict[str, float], class_names: Sequence[str]
 ) -> NDArray[np.str_]:
     """Give each image of a pool its split, equal images the same one: "train", or one of those that need a fraction."""
-    # Equal images of two classes count for the lower class, so that each group is drawn once, whatever the order.
-    by_group = np.lexsort((labels, groups))
-    group_ids, first, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
-    group_labels = labels[by_group[first]]
+    group_ids, group_labels, sizes = _group_labels(groups, labels)
     split_of_group = np.full(groups.max(initial=-1) + 1, "train", "<U5")
     for label, class_name in enumerate(class_names):
         of_class = group_labels == label
         for split, drawn in _draw(group_ids[of_class], sizes[of_class], fractions, class_name).items():
             split_of_group[drawn] = split
     return split_of_group[groups]
+
+
+def _group_labels(groups: Indices, labels: Indices) -> tuple[Indices, Indices, Indices]:
+    """Give number, class and size of each group; equal images of two classes count for the lower one."""
+    by_group = np.lexsort((labels, groups))
+    group_ids, first, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
+    return group_ids, labels[by_group[first]], sizes
 
 
 def _draw(group_ids: Indices, sizes: Indices, fractions: dict[str, float], class_name: str) -> dict[str, Indices]:

@@ -1,0 +1,118 @@
+"""What is done with the trials that a sweep has chosen: tested once, drawn, kept as models."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from cnn_sweeps.assembly import build_model, load_data, prepare_libraries
+from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.config import check_config
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.repeats import plan_trainings
+from cnn_sweeps.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.tracking.store import find_store
+
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS_FILE = "final.weights.h5"
+_HISTORY_FILE = "history.json"
+
+
+def keep(folder: Path, model: keras.Model, progress: TrainingProgress) -> None:
+    """Leave in a trial's folder what testing it later needs."""
+    (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch]))
+    model.save_weights(folder / WEIGHTS_FILE)
+
+
+def evaluate_trial(
+    folder: str, number: int, run_id: str, value: float, study_name: str, on_test: bool, keep_model: bool
+) -> list[str]:
+    """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
+
+    With several trainings a trial, they are the first one's.
+
+    Args:
+        folder: of the trial.
+        number: of the trial.
+        run_id: of the trial's MLflow run, to which all is added.
+        value: the trial's first objective.
+        study_name: for the model's lineage.
+        on_test: whether to measure on the test images.
+        keep_model: whether to log and register the model.
+    """
+    prepare_libraries()
+    logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / "evaluation.log")
+    from cnn_sweeps import results
+    from cnn_sweeps.data.pipeline import image_tensor
+    from cnn_sweeps.tracking import runs
+    from cnn_sweeps.training import Predictor
+
+    composed = OmegaConf.load(Path(folder) / ".hydra" / "config.yaml")
+    assert isinstance(composed, DictConfig)
+    config = check_config(composed)
+    dataset, split = load_data(config)
+    training = plan_trainings(config, dataset, split)[0]
+    model = build_model(training.config, dataset, len(training.split.train))
+    model.load_weights(Path(folder) / WEIGHTS_FILE)
+    history, best_epoch = json.loads((Path(folder) / _HISTORY_FILE).read_text())
+    lines = []
+    with runs.reopened_run(find_store(config.tracking), run_id):
+        probabilities = None
+        if on_test:
+            predict = Predictor(model, image_tensor(dataset))
+            measured, probabilities = results.evaluate_on_test(predict, dataset, split)
+            runs.log_metrics(measured, step=len(history))
+            runs.set_tags({"test.evaluated": "true"})
+            lines.append(f"trial {number} on the test images, once: {describe_test(measured)}")
+        progress = TrainingProgress(history, best_epoch)
+        pictures = Path(folder) / "results"
+        results.write_pictures(pictures, config, dataset, split, progress, probabilities)
+        runs.log_files(pictures)
+        if keep_model:
+            lines.append(
+                _register(config, dataset, model, dataset.images[split.train[:1]], number, run_id, value, study_name)
+            )
+    return lines
+
+
+def _register(
+    config: RunConfig,
+    dataset: ImageDataset,
+    model: keras.Model,
+    example: NDArray[np.uint8],
+    number: int,
+    run_id: str,
+    value: float,
+    study_name: str,
+) -> str:
+    from cnn_sweeps.models import plain_copy
+    from cnn_sweeps.tracking import models, runs
+
+    model_uri = models.log_model(plain_copy(model), dataset.image_shape, example)
+    name = config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
+    tags = {
+        "study": study_name,
+        "trial.number": str(number),
+        "trial.run_id": run_id,
+        "comparable.objective": config.objective[0],
+        "comparable.data": dataset.fingerprint,
+        "comparable.split": f"{config.split.val_fraction} {config.split.seed} folds {config.folds}",
+    }
+    minimize = OBJECTIVES[config.objective[0]] == "minimize"
+    told = models.register_champion(name, model_uri, tags, value, minimize=minimize)
+    runs.set_tags({"registered.model": name})
+    return told
+
+
+def describe_test(metrics: dict[str, float]) -> str:
+    """Say what was measured on test images."""
+    names = [name for name in ("test_log_loss", "test_accuracy", "test_auc") if name in metrics]
+    return ", ".join(f"{name.removeprefix('test_').replace('_', ' ')} {metrics[name]:.4f}" for name in names)

@@ -1,0 +1,44 @@
+"""What a Hydra application may add to its sweeps: checks, a record, and what is done with the best trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.sweep.executors import Executor
+from cnn_sweeps.sweep.study import SweepStudy
+
+
+class SweepApplication:
+    """Adds nothing; `hydra.sweeper.application._target_` names a class that overrides what it needs."""
+
+    def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+        """Check the configuration of one trial before any is run, and give the settings that its result depends on.
+
+        Raises:
+            UserError: to refuse the sweep.
+        """
+        return {}
+
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+        """Prepare the record of a sweep that starts or goes on; `about` says what it searches and how."""
+
+    def update(self, study: SweepStudy) -> None:
+        """Bring the record up to date; called every few seconds while trials end."""
+
+    def record_duplicate(self, trial: FrozenTrial, original: FrozenTrial) -> None:
+        """Record a trial that was not run since it repeats a finished one."""
+
+    def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
+        """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""
+
+    def finish(self, study: SweepStudy, executor: Executor) -> list[str]:  # noqa: ARG002
+        """Do what is to be done with the best trials once all are told; give what to say of it."""
+        return []
+
+    def end(self, status: str) -> None:
+        """Close the record: FINISHED, KILLED or FAILED."""

@@ -1,0 +1,91 @@
+"""What became of a trial's job, in Optuna's terms."""
+
+from __future__ import annotations
+
+import math
+import re
+import traceback
+from concurrent.futures import BrokenExecutor, CancelledError
+from dataclasses import dataclass
+
+from hydra.core.utils import JobReturn, JobStatus
+from optuna import TrialPruned
+from optuna.trial import TrialState
+from pebble import ProcessExpired
+
+from cnn_sweeps.errors import TrainingError
+
+# By name, since neither TensorFlow nor joblib is imported here.
+_OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
+_LOST_WORKER = {"TerminatedWorkerError", "BrokenProcessPool"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        values: the objectives of a COMPLETE trial, finite.
+        error: why a FAIL is one, in one line.
+        traceback: of the exception, if there was one.
+        failure_id: equal for failures at the same place of the code; empty if the values, not the code, failed.
+        is_lost: the machine failed, not the trial, so that trying again makes sense.
+    """
+
+    state: TrialState
+    values: list[float] | None = None
+    error: str = ""
+    traceback: str = ""
+    failure_id: str = ""
+    is_lost: bool = False
+
+
+INTERRUPTED = Outcome(TrialState.FAIL, error="interrupted", is_lost=True)
+
+
+def read_outcome(result: JobReturn | BaseException, num_objectives: int) -> Outcome:
+    """Tell how a job ended from what its executor gave back."""
+    if isinstance(result, JobReturn):
+        if result.status == JobStatus.COMPLETED:
+            return _read_value(result.return_value, num_objectives)
+        return _read_exception(result._return_value, getattr(result, "traceback", ""))
+    return _read_exception(result, "")
+
+
+def _read_value(value: object, num_objectives: int) -> Outcome:
+    try:
+        values = [float(each) for each in (value if isinstance(value, (list, tuple)) else [value])]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return _fail(f"the job returned {value!r}; it must return a number, or a tuple of numbers", "returned")
+    if len(values) != num_objectives:
+        return _fail(
+            f"the job returned {len(values)} values and hydra.sweeper.direction names {num_objectives}; "
+            "give one direction for each value",
+            "number of values",
+        )
+    if not all(math.isfinite(each) for each in values):
+        return _fail(f"the objective is {', '.join(str(each) for each in values)}", "")
+    return Outcome(TrialState.COMPLETE, values=values)
+
+
+def _read_exception(error: BaseException, text: str) -> Outcome:
+    name, message = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, TrialPruned):
+        return Outcome(TrialState.PRUNED)
+    if isinstance(error, CancelledError):
+        return INTERRUPTED
+    if isinstance(error, ProcessExpired):
+        return Outcome(TrialState.FAIL, error=f"the worker process died (exit code {error.exitcode})", is_lost=True)
+    if isinstance(error, BrokenExecutor) or name in _LOST_WORKER | _OUT_OF_MEMORY:
+        return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, is_lost=True)
+    if isinstance(error, TimeoutError) and error.args[:1] == ("Task timeout",):
+        return _fail("ran longer than hydra.sweeper.trial_timeout_s", "")
+    text = text or "".join(traceback.format_exception(error))
+    places = re.findall(r'File ".*", line \d+, in .*', text)
+    failure_id = "" if isinstance(error, TrainingError) else "\n".join([name, *(places or [message])])
+    return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, failure_id=failure_id)
+
+
+def _fail(error: str, failure_id: str) -> Outcome:
+    return Outcome(TrialState.FAIL, error=error, failure_id=failure_id)

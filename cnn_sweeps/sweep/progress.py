@@ -1,0 +1,129 @@
+"""What a person sees of a sweep: one live line, a line for each trial, and the ranking at the end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study import DUPLICATE_OF, ERROR, RETRIED
+
+_RANKED = 10
+
+
+class Progress:
+    """Says lines on the terminal and in a log file, and keeps one live line below them on a terminal."""
+
+    def __init__(self, log_file: Path) -> None:
+        """Append to `log_file`, whose folder exists."""
+        self._log_file = log_file
+        self._bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        """Print lines above the live line, and log them."""
+        tqdm.write(text, file=sys.stdout)
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        with self._log_file.open("a", encoding="utf-8") as file:
+            file.writelines(f"{now} {line}\n" for line in text.splitlines())
+
+    def show(self, counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> None:
+        """Change the live line."""
+        self._bar.set_description_str(live_line(counts, total, best, left_s))
+
+    def close(self) -> None:
+        """Take the live line away."""
+        self._bar.close()
+
+
+def live_line(counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> str:
+    """Say how far a sweep is: trials by state, the best one, and the time left at the pace so far."""
+    ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
+    parts = [f"{ended}/{total} trials: {describe_counts(counts)}"]
+    if best is not None:
+        parts.append(f"best {describe_values(best)} (#{best.number} {describe_params(best)})")
+    if left_s is not None:
+        parts.append(f"about {round(left_s) // 60}:{round(left_s) % 60:02d} left")
+    return "; ".join(parts)
+
+
+def describe_counts(counts: Counter[str]) -> str:
+    """Say how many trials are in which state."""
+    named = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "RETRIED": "tried again"}
+    always = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+    return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state in always)
+
+
+def describe_trial(trial: FrozenTrial) -> str:
+    """Say in one line how a trial ended."""
+    seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
+    state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
+    notes = [trial.user_attrs[ERROR]] if ERROR in trial.user_attrs else []
+    if DUPLICATE_OF in trial.user_attrs:
+        notes.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
+    value = describe_values(trial) if trial.state == TrialState.COMPLETE else ""
+    columns = [
+        f"trial {trial.number:3d}",
+        f"{state:8s}",
+        f"{value:>10s}",
+        f"{seconds:>8s}",
+        describe_params(trial),
+        *notes,
+    ]
+    return "  ".join(columns)
+
+
+def describe_values(trial: FrozenTrial) -> str:
+    """Give the objectives to four significant digits."""
+    return ", ".join(f"{value:.4g}" for value in trial.values)
+
+
+def describe_params(trial: FrozenTrial) -> str:
+    """Give the parameters as overrides, floats to four significant digits."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.params.items()}
+    return " ".join(override_text(key, value) for key, value in rounded.items())
+
+
+def describe_ranking(ranking: Sequence[FrozenTrial], num_objectives: int) -> str:
+    """Give the best trials, one a line."""
+    title = "Ranking" if num_objectives == 1 else "Pareto front"
+    values = [describe_values(trial) for trial in ranking[:_RANKED]]
+    width = max((len(value) for value in values), default=0)
+    lines = [f"{title}, {min(_RANKED, len(ranking))} of {len(ranking)} completed trials:"]
+    for rank, (trial, value) in enumerate(zip(ranking, values, strict=False), 1):
+        lines.append(f"{rank:4d}.  {value:>{width}s}  trial {trial.number:3d}  {describe_params(trial)}")
+    return "\n".join(lines)
+
+
+def describe_command(trial_overrides: Sequence[str], fixed: Sequence[str], *, multirun: bool = False) -> str:
+    """Give the command, as a person would type it, that runs this program with these overrides."""
+    program, flags = _program_and_flags()
+    words = [*program, *flags, *(["--multirun"] if multirun else []), *fixed, *trial_overrides]
+    return shlex.join(words)
+
+
+def _program_and_flags() -> tuple[list[str], list[str]]:
+    """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name in sys.orig_argv:
+        start = sys.orig_argv.index(spec.name)
+        program = ["python", "-m", spec.name]
+    else:
+        program_path = sys.argv[0]
+        start = sys.orig_argv.index(program_path) if program_path in sys.orig_argv else len(sys.orig_argv)
+        is_script = program_path.endswith(".py")
+        program = ["python", program_path] if is_script else [Path(program_path).name]
+    flags: list[str] = []
+    words = iter(sys.orig_argv[start + 1 :])
+    for word in words:
+        if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
+            flags += [word, next(words, "")]
+        elif word.startswith(("--config-dir=", "--config-name=", "--config-path=")):
+            flags.append(word)
+    return program, flags

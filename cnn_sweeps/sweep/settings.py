@@ -1,0 +1,62 @@
+"""The sweeper's own settings, `hydra.sweeper.*`: types and ranges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from cnn_sweeps.errors import ConfigError
+
+Direction = Literal["minimize", "maximize"]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+DEFAULT_NUM_TRIALS = 20
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class SweepSettings:
+    """What `hydra/sweeper=optuna` is told; the comments are in `hydra_plugins/cnn_sweeps/_config.py`."""
+
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+    direction: Annotated[
+        list[Direction],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1),
+    ]
+    storage: str | dict[str, Any] | None
+    study_name: Annotated[str, Field(pattern=r"^[\w.:@+-]+$")] | None
+    n_trials: Count | None
+    n_jobs: Count
+    max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
+    params: dict[str, Any]
+    custom_search_space: str | None
+    enqueue: list[dict[str, Any]]
+    deterministic: Annotated[bool, Strict()]
+    max_retries: Annotated[int, Strict(), Field(ge=0)]
+    max_identical_failures: Count
+    trial_timeout_s: Seconds | None
+    timeout_s: Seconds | None
+    on_change: Literal["refuse", "continue"]
+    application: dict[str, Any] | None
+
+
+def check_settings(values: dict[str, Any]) -> SweepSettings:
+    """Check what Hydra composed under `hydra.sweeper`.
+
+    Raises:
+        ConfigError: naming every setting that is of the wrong type or out of range.
+    """
+    values = {key: value for key, value in values.items() if not key.startswith("_")}
+    values |= {"params": values.get("params") or {}, "enqueue": values.get("enqueue") or []}
+    try:
+        return TypeAdapter(SweepSettings).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_problem(detail) for detail in error.errors())) from error
+
+
+def _problem(detail: Any) -> str:
+    key = ".".join(["hydra.sweeper", str(detail["loc"][0])])
+    return f"{key}={detail['input']}: {detail['msg'].replace('Input should', 'should')}"

@@ -1,0 +1,100 @@
+"""Where a study is kept: a journal file, or a database that a URL names."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from cnn_sweeps.errors import StudyError
+from cnn_sweeps.locks import file_lock
+
+_SQLITE = "sqlite:///"
+
+
+class _ProcessBoundLock:
+    """Serializes writers of a journal file; unlike Optuna's locks it ends with its process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        assert self._file is not None
+        os.close(self._file)
+
+
+def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
+    """Open the storage that a path, a URL or an Optuna storage's `_target_` names.
+
+    Raises:
+        StudyError: if it cannot be reached or written, or its driver is not installed.
+    """
+    if isinstance(storage, str) and "://" not in storage:
+        return _open_journal(str(Path(storage).absolute()), os.getpid())
+    try:
+        if isinstance(storage, dict):
+            return instantiate(storage, _convert_="all")  # type: ignore[no-any-return]
+        if storage.startswith("redis"):
+            return optuna.storages.JournalStorage(JournalRedisBackend(storage))
+        if storage.startswith(_SQLITE):
+            Path(storage.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.RDBStorage(storage)
+    except (HydraException, ImportError, OSError, ValueError, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split("\n(Background")[0].split())
+        raise StudyError(
+            f"hydra.sweeper.storage={describe_storage(storage)}: cannot be used ({reason}); "
+            "start the server or correct the address, or name a file, which needs no server"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _open_journal(path: str, _process: int) -> optuna.storages.JournalStorage:
+    """Keep what was read of the journal for the next trial of this process."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        backend = JournalFileBackend(path, lock_obj=_ProcessBoundLock(Path(f"{path}.lock")))  # type: ignore[arg-type]
+        return optuna.storages.JournalStorage(backend)
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"hydra.sweeper.storage={path}: cannot be used as a journal file ({error}); name another"
+        ) from error
+
+
+def describe_storage(storage: str | dict[str, Any]) -> str:
+    """Name the storage for the record, without the password that a URL may hold."""
+    if isinstance(storage, dict):
+        return str(storage.get("_target_"))
+    if "://" not in storage:
+        return storage
+    return make_url(storage).render_as_string(hide_password=True)
+
+
+def lock_file(storage: str | dict[str, Any]) -> Path | None:
+    """Give the file by which the controllers of a study exclude each other; None for one on a server."""
+    path = storage.removeprefix(_SQLITE) if isinstance(storage, str) else "://"
+    return None if "://" in path else Path(f"{path}.controllers.lock").absolute()
+
+
+@contextmanager
+def controllers_lock(storage: str | dict[str, Any]) -> Iterator[None]:
+    """Let one controller at a time decide what is next, if the storage is a file; servers have no such lock."""
+    path = lock_file(storage)
+    with nullcontext() if path is None else file_lock(path, wait=True):
+        yield

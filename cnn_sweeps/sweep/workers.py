@@ -1,0 +1,196 @@
+"""Local worker processes: each runs one job after another, and can die without taking more than its own job along."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import faulthandler
+import importlib
+import inspect
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pebble import ProcessFuture, ProcessPool
+from tqdm import tqdm
+
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
+
+class WorkerPool:
+    """As many worker processes as jobs may run at once, each in a pool of its own, so that none can break another's."""
+
+    def __init__(
+        self, num_workers: int, hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction
+    ) -> None:
+        """Prepare the workers; each starts with its first job.
+
+        Args:
+            num_workers: at least 1.
+            hydra_context: composes each job's configuration, in the worker.
+            config: of the whole sweep.
+            task_function: is run with each job's configuration; sent by its name if it has one that can be imported.
+        """
+        setup = (hydra_context, config, _Task(task_function), Singleton.get_state())
+        num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers > 1 else None
+        self._initargs = (cloudpickle.dumps(setup), sys.path[:], num_threads)
+        self._pools: list[ProcessPool | None] = [None] * num_workers
+        self._busy: dict[int, ProcessFuture[Any]] = {}
+
+    def submit(self, overrides: Sequence[str], job_number: int, timeout_s: float | None = None) -> Future[JobReturn]:
+        """Run a job in a free worker.
+
+        Raises (from the future):
+            pebble.ProcessExpired: the worker died.
+            TimeoutError: the job ran longer than `timeout_s` and was killed.
+        """
+        return self.call(_run_job, list(overrides), job_number, timeout_s=timeout_s)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Future[Any]:
+        """Run any importable function in a free worker."""
+        slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
+        pool = self._pools[slot]
+        if pool is None or not pool.active:
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=self._initargs, context=context)
+            self._pools[slot] = pool
+        future: ProcessFuture[Any] = pool.schedule(function, arguments, timeout=timeout_s)
+        self._busy[slot] = future
+        return future
+
+    def close(self) -> None:
+        """End the workers, with the jobs that are still running in them."""
+        for pool in self._pools:
+            if pool is not None:
+                pool.stop()  # type: ignore[no-untyped-call]
+        for pool in self._pools:
+            if pool is not None:
+                pool.join()
+
+
+def run_batch(
+    pool: WorkerPool, num_workers: int, job_overrides: Sequence[Sequence[str]], first_job_number: int
+) -> list[JobReturn]:
+    """Run jobs, each as soon as a worker is free; give their results in order. A worker that dies fails its own job."""
+    futures: list[Future[JobReturn]] = []
+    for job_number, overrides in enumerate(job_overrides, first_job_number):
+        busy = [future for future in futures if not future.done()]
+        if len(busy) == num_workers:
+            concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)
+        futures.append(pool.submit(overrides, job_number))
+    return [_result_or_failure(future) for future in futures]
+
+
+def _result_or_failure(future: Future[JobReturn]) -> JobReturn:
+    error = future.exception()
+    return future.result() if error is None else JobReturn(status=JobStatus.FAILED, _return_value=error)
+
+
+class _Task:
+    """A task function that finds its way into another process: by name if possible, else by value."""
+
+    def __init__(self, function: TaskFunction) -> None:
+        self._module, self._name = _importable_name(function)
+        self._function = None if self._module else function
+
+    def resolve(self) -> TaskFunction:
+        """Give the function, without what decorates it."""
+        if self._function is not None:
+            return self._function
+        found: Any = importlib.import_module(self._module)
+        for part in self._name.split("."):
+            found = getattr(found, part)
+        return inspect.unwrap(found)  # type: ignore[no-any-return]
+
+
+def _importable_name(function: Any) -> tuple[str, str]:
+    """Give module and name under which another process can import the function; empty if it cannot."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not name or "<" in name:
+        return "", ""
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec.name if spec is not None else "__mp_main__"  # the name that a spawned process gives the script
+    return module, name
+
+
+# What a worker keeps between its jobs.
+_job_setup: tuple[HydraContext, DictConfig, TaskFunction] | None = None
+
+
+def _start_worker(setup: bytes, path: list[str], num_threads: int | None) -> None:
+    """Prepare a new worker process."""
+    global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
+    sys.path[:] = path
+    if num_threads is not None:
+        for name in _THREAD_SETTINGS:
+            os.environ.setdefault(name, str(num_threads))
+    hydra_context, config, task, singletons = cloudpickle.loads(setup)
+    setup_globals()
+    Singleton.set_state(singletons)
+    _job_setup = (hydra_context, config, task.resolve())
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run_job(overrides: list[str], job_number: int) -> JobReturn:
+    """Run one job as Hydra's own launcher would, with all that it prints in its own folder."""
+    assert _job_setup is not None
+    hydra_context, config, task_function = _job_setup
+    job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job_config):
+        job_config.hydra.job.id = f"{job_config.hydra.job.name}_{job_number}"
+        job_config.hydra.job.num = job_number
+    HydraConfig.instance().set_config(job_config)
+    _print_into(Path(job_config.hydra.sweep.dir, str(OmegaConf.select(job_config, "hydra.sweep.subdir"))))
+    result = run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=job_config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    return _portable(result)
+
+
+def _print_into(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    output = os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    faulthandler.enable()
+
+
+def _portable(result: JobReturn) -> JobReturn:
+    """Keep the traceback of a failed job, which pickling loses, and replace an exception that cannot be pickled."""
+    if result.status != JobStatus.FAILED:
+        return result
+    error = result._return_value
+    result.traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:
+        result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+    return result

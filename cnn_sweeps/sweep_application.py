@@ -1,0 +1,162 @@
+"""What this application adds to its sweeps: checks, the record in MLflow, the test of the chosen trials."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from cnn_sweeps.assembly import prepare_libraries
+from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
+from cnn_sweeps.config import check_config
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.sweep.application import SweepApplication
+from cnn_sweeps.sweep.executors import Executor
+from cnn_sweeps.sweep.progress import describe_counts, describe_params
+from cnn_sweeps.sweep.report import write_report
+from cnn_sweeps.sweep.study import DUPLICATE_OF, ERROR, SweepStudy
+from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
+from cnn_sweeps.trial_run import RUN_ID, STUDY_RUN_ID
+
+_COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
+
+
+class CnnSweep(SweepApplication):
+    """Trials are runs of `cnn_sweeps.train`."""
+
+    _config: RunConfig
+    _folder: Path
+    _study: SweepStudy
+    _run: SweepRun | None = None
+
+    def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
+        """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
+
+        Raises:
+            ConfigError: to refuse the sweep.
+        """
+        self._config = checked = check_config(config)
+        needed = [OBJECTIVES[name] for name in checked.objective]
+        if list(directions) != needed:
+            names = checked.objective if len(needed) > 1 else checked.objective[0]
+            fix = f"[{','.join(needed)}]" if len(needed) > 1 else needed[0]
+            given = f"[{','.join(directions)}]" if len(directions) > 1 else directions[0]
+            raise ConfigError(
+                f"hydra.sweeper.direction={given}: does not fit objective={names}; set hydra.sweeper.direction={fix}"
+            )
+        return checked.settings_of_result
+
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+        """Make or reopen the sweep's run; see that the store answers.
+
+        Raises:
+            TrackingError: if it does not.
+        """
+        prepare_libraries()
+        self._study, self._folder = study, folder
+        tracking = self._config.tracking
+        objective = ", ".join(self._config.objective)
+        description = "\n".join(
+            [
+                f"Sweep for {objective}, {study.total} trials.",
+                "",
+                *(f"- **{key}**: {text}" for key, text in about.items()),
+            ]
+        )
+        self._run = open_sweep_run(
+            find_store(tracking),
+            tracking.experiment_name,
+            f"sweep {study.name.removeprefix('sweep_')}",
+            study.optuna_study.user_attrs.get(STUDY_RUN_ID),
+            {"study": study.name, "objective": objective, "n_trials": str(study.total)}
+            | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
+            description,
+        )
+        study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
+
+    def update(self, study: SweepStudy) -> None:
+        """Record counts by state and the best value so far."""
+        assert self._run is not None
+        counts, ranking = study.counts(), study.ranking()
+        metrics = {f"trials.{state.lower()}": float(counts[state]) for state in _COUNTED}
+        tags = {"trials": describe_counts(counts)}
+        if ranking:
+            metrics |= {
+                f"best_{name}": value for name, value in zip(self._config.objective, ranking[0].values, strict=True)
+            }
+            tags |= {"best.trial": str(ranking[0].number), "best.params": describe_params(ranking[0])}
+        self._run.log_metrics(metrics)
+        self._run.set_tags(tags)
+
+    def record_duplicate(self, trial: FrozenTrial, original: FrozenTrial) -> None:
+        """Record a trial that repeats a finished one under its own run."""
+        assert self._run is not None
+        values = trial.values if trial.state == TrialState.COMPLETE else []
+        tags = {
+            "study": self._study.name,
+            "trial.number": str(trial.number),
+            "trial.state": trial.state.name,
+            "trial.duplicate_of": str(original.number),
+        }
+        metrics = {
+            name if name == "num_parameters" else f"final_{name}": value
+            for name, value in zip(self._config.objective, values, strict=False)
+        }
+        name = f"trial {trial.number}: equals trial {original.number}"
+        self._run.record_trial(name, tags, metrics, trial.params)
+
+    def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
+        """Close the runs of trials that were killed, lost, or left by a dead controller."""
+        if self._run is not None:
+            for trial in trials:
+                run_ids = [trial.user_attrs[RUN_ID]] if RUN_ID in trial.user_attrs else []
+                self._run.close_trials(run_ids, trial.user_attrs.get(ERROR, ""))
+
+    def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
+        """Test and register the best trials, draw the report; give what to say of it."""
+        assert self._run is not None
+        self.update(study)
+        lines = []
+        with study.exclusively():  # so that of two controllers one tests
+            for rank, trial in enumerate(self._chosen()):
+                lines += self._evaluate(trial, executor, is_best=rank == 0)
+        with tempfile.TemporaryDirectory() as folder:
+            write_report(study.optuna_study, self._config.objective, Path(folder))
+            for name in ("sweep.log", "multirun.yaml", "optimization_results.yaml"):
+                shutil.copy(self._folder / name, folder)
+            self._run.log_files(Path(folder))
+        return lines
+
+    def _chosen(self) -> list[FrozenTrial]:
+        """Give the trials to test; at least the best one if its model is to be kept."""
+        config = self._config
+        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model else 0)
+        return [trial for trial in self._study.ranking() if DUPLICATE_OF not in trial.user_attrs][:num_chosen]
+
+    def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
+        """Test the trial unless that was done before; register the best one."""
+        assert self._run is not None
+        folder, run_id = self._folder / str(trial.number), trial.user_attrs[RUN_ID]
+        if not (folder / WEIGHTS_FILE).exists():
+            return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
+        done = self._run.read_tags(run_id)
+        on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
+        keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
+        if not on_test and not keep_model:
+            return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
+        return executor.call(  # type: ignore[no-any-return]
+            evaluate_trial, str(folder), trial.number, run_id, trial.values[0], self._study.name, on_test, keep_model
+        )
+
+    def end(self, status: str) -> None:
+        """Close the sweep's run."""
+        if self._run is not None:
+            self.update(self._study)
+            self._run.end(status)

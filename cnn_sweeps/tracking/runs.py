@@ -1,0 +1,218 @@
+"""What a run leaves in MLflow."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.owners import owner_tags
+from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
+
+log = logging.getLogger(__name__)
+
+PARENT_TAG = "mlflow.parentRunId"
+_PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
+_GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
+
+
+@contextmanager
+def tracked_run(
+    uri: str,
+    config: TrackingConfig,
+    name: str,
+    settings: dict[str, Any],
+    log_file: Path,
+    *,
+    resumed_run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+) -> Iterator[str]:
+    """Record the block as one MLflow run and give its id; it ends FINISHED, FAILED by an error or KILLED by a signal.
+
+    A run within another one's block becomes its child. Runs that this host's ended processes left RUNNING in the
+    experiment are closed as KILLED first, unless the run is a part of another one.
+
+    Args:
+        uri: of the tracking store.
+        config: experiment and run name.
+        name: of the run if `config` has none.
+        settings: logged as parameters.
+        log_file: kept with the run when it ends, whatever its end.
+        resumed_run_id: go on with this run if the store still has it.
+        tags: further ones; PARENT_TAG names the run that this one is a part of.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+
+    outer, status, tags = mlflow.active_run(), "FAILED", tags or {}
+    try:
+        with store_errors():
+            is_nested = outer is not None or PARENT_TAG in tags
+            run_id = _start_run(uri, config, name, settings, resumed_run_id, tags, is_nested=is_nested)
+        yield run_id
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        if mlflow.active_run() is not outer:
+            _note_error(error)
+        raise
+    finally:
+        if mlflow.active_run() is not outer:
+            _keep_log(log_file)
+            mlflow.end_run(status)
+
+
+@contextmanager
+def reopened_run(uri: str, run_id: str) -> Iterator[None]:
+    """Add to a run that has ended; it is FINISHED again afterwards.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+
+    status = "KILLED"
+    with store_errors():
+        mlflow.set_tracking_uri(uri)
+        mlflow.start_run(run_id)
+        mlflow.set_tags(owner_tags())
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        mlflow.end_run(status)
+
+
+@store_errors()
+def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
+    """Record the data set with its fingerprint, and the number of images of each class in each split."""
+    import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    source = CodeDatasetSource(tags={"source": dataset.source})
+    mlflow.log_input(
+        MetaDataset(source, name=dataset.name, digest=dataset.fingerprint),  # type: ignore[abstract]
+        context="train, val, test",
+    )
+    mlflow.set_tag("data.fingerprint", dataset.fingerprint)
+    mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
+
+
+@store_errors()
+def set_tags(tags: dict[str, str]) -> None:
+    """Tag the run."""
+    import mlflow
+
+    mlflow.set_tags(tags)
+
+
+@store_errors()
+def log_metrics(metrics: dict[str, float], step: int) -> None:
+    """Record the metrics under an epoch, counted from 1."""
+    import mlflow
+
+    mlflow.log_metrics(metrics, step=step)
+
+
+@store_errors()
+def log_files(folder: Path) -> None:
+    """Keep the files of a folder with the run."""
+    import mlflow
+
+    mlflow.log_artifacts(str(folder))
+
+
+def _start_run(
+    uri: str,
+    config: TrackingConfig,
+    name: str,
+    settings: dict[str, Any],
+    resumed_run_id: str | None,
+    tags: dict[str, str],
+    *,
+    is_nested: bool,
+) -> str:
+    import mlflow
+
+    with connected(uri, config.experiment_name) as experiment_id:
+        if resumed_run_id is not None and _has_run(resumed_run_id):
+            mlflow.start_run(resumed_run_id)
+            mlflow.set_tags(owner_tags())
+            return resumed_run_id
+        if not is_nested:
+            close_abandoned_runs(experiment_id)
+    run = mlflow.start_run(
+        experiment_id=experiment_id,
+        run_name=config.run_name or name,
+        nested=mlflow.active_run() is not None,
+        tags=describe_process() | tags,
+        log_system_metrics=False,
+    )
+    mlflow.log_params(settings)
+    return str(run.info.run_id)
+
+
+def _note_error(error: Exception) -> None:
+    """Show on the run's page why it failed, if the store still answers."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException, OSError):
+        mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:5000])
+
+
+def _keep_log(log_file: Path) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if log_file.exists():  # each part of a resumed run has a folder, and so a log, of its own
+            mlflow.log_artifact(str(log_file), f"logs/{log_file.parent.name}")
+    except (MlflowException, OSError) as error:
+        log.warning("the log could not be kept with the run: %s", error)
+
+
+def _has_run(run_id: str) -> bool:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException:
+        return False
+
+
+def describe_process() -> dict[str, str]:
+    """Name versions, platform, command line, owner and commit."""
+    tags = {f"version.{package}": version(package) for package in _PACKAGES}
+    tags["version.python"] = platform.python_version()
+    tags["platform"] = platform.platform()
+    tags["command"] = shlex.join(["python", *sys.orig_argv[1:]])
+    return tags | owner_tags() | _git_tags()
+
+
+def _git_tags() -> dict[str, str]:
+    """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
+    for folder in (Path(__file__).parent, Path.cwd()):
+        git = ["git", "-C", str(folder)]
+        try:
+            commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, **_GIT).stdout.strip()
+            changes = subprocess.run([*git, "status", "--porcelain"], check=True, **_GIT).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+    return {}

@@ -1,0 +1,107 @@
+"""What a sweep leaves in MLflow beside its trials: one run, the parent of theirs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cnn_sweeps.owners import owner_tags
+from cnn_sweeps.tracking.runs import PARENT_TAG, describe_process
+from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
+
+
+class SweepRun:
+    """The parent run of a sweep's trials. None of its methods makes it the process's active run."""
+
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        """Of a run that exists."""
+        from mlflow import MlflowClient
+
+        self.run_id, self.experiment_id = run_id, experiment_id
+        self._client = MlflowClient()
+
+    @store_errors()
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """Record the newest values."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, [Metric(key, value, now, 0) for key, value in metrics.items()])
+
+    @store_errors()
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Tag the run."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    @store_errors()
+    def log_files(self, folder: Path) -> None:
+        """Keep the files of a folder with the run."""
+        self._client.log_artifacts(self.run_id, str(folder))
+
+    @store_errors()
+    def end(self, status: str) -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status)
+
+    @store_errors()
+    def close_trials(self, run_ids: Sequence[str], reason: str) -> None:
+        """Close the runs of trials whose job ended without doing it as KILLED, whatever they say of themselves."""
+        for run_id in run_ids:
+            self._client.set_terminated(run_id, "KILLED")
+            self._client.set_tag(run_id, "trial.state", "FAIL")
+            self._client.set_tag(run_id, "error", reason)
+        close_abandoned_runs(self.experiment_id)
+
+    @store_errors()
+    def record_trial(self, name: str, tags: dict[str, str], metrics: dict[str, float], params: dict[str, Any]) -> str:
+        """Record a trial that no job runs; give the id of its run."""
+        run = self._client.create_run(
+            self.experiment_id, tags=tags | owner_tags() | {PARENT_TAG: self.run_id}, run_name=name
+        )
+        for key, value in params.items():
+            self._client.log_param(run.info.run_id, key, value)
+        for key, metric in metrics.items():
+            self._client.log_metric(run.info.run_id, key, metric)
+        self._client.set_terminated(run.info.run_id, "FINISHED")
+        return str(run.info.run_id)
+
+    @store_errors()
+    def read_tags(self, run_id: str) -> dict[str, str]:
+        """Give the tags of a trial's run."""
+        return dict(self._client.get_run(run_id).data.tags)
+
+    @store_errors()
+    def read_metrics(self, run_id: str) -> dict[str, float]:
+        """Give the newest metrics of a trial's run."""
+        return dict(self._client.get_run(run_id).data.metrics)
+
+
+def open_sweep_run(
+    uri: str, experiment_name: str, name: str, known_run_id: str | None, tags: dict[str, str], description: str
+) -> SweepRun:
+    """Make the parent run of a sweep, or go on with the known one if the store still has it.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    with store_errors(), connected(uri, experiment_name) as experiment_id:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient()
+        close_abandoned_runs(experiment_id)
+        all_tags = describe_process() | tags | {"mlflow.note.content": description}
+        if known_run_id is not None:
+            try:
+                client.update_run(known_run_id, status="RUNNING")
+            except MlflowException:
+                known_run_id = None  # deleted, or in another store
+        if known_run_id is None:
+            known_run_id = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
+        run = SweepRun(str(known_run_id), experiment_id)
+        run.set_tags(all_tags)
+    return run

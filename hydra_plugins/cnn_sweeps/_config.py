@@ -1,0 +1,193 @@
+"""The settings of `hydra/sweeper=optuna`, its samplers and pruners, and of `hydra/launcher=workers`.
+
+Keys and meanings are those of hydra-optuna-sweeper where it has them. Null takes Optuna's default.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# Optuna's samplers and pruners, with their arguments.
+_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tpe": (
+        "TPESampler",
+        {
+            "seed": 0,
+            "n_startup_trials": 10,
+            "n_ei_candidates": 24,
+            "multivariate": None,
+            "group": False,
+            "constant_liar": True,
+            "consider_prior": None,
+            "prior_weight": None,
+            "consider_magic_clip": None,
+            "consider_endpoints": None,
+            "warn_independent_sampling": None,
+        },
+    ),
+    "random": ("RandomSampler", {"seed": 0}),
+    "grid": ("GridSampler", {}),  # all points in order; needs listed values
+    "brute_force": ("BruteForceSampler", {"seed": 0}),  # all points, conditional ones too; needs listed values
+    "cmaes": (
+        "CmaEsSampler",
+        {
+            "seed": 0,
+            "x0": None,
+            "sigma0": None,
+            "n_startup_trials": 1,
+            "independent_sampler": None,
+            "warn_independent_sampling": True,
+            "consider_pruned_trials": False,
+            "use_separable_cma": False,
+            "with_margin": False,
+            "lr_adapt": False,
+            "source_trials": None,
+        },
+    ),
+    "gp": (  # needs PyTorch: pip install torch
+        "GPSampler",
+        {
+            "seed": 0,
+            "n_startup_trials": 10,
+            "deterministic_objective": False,
+            "independent_sampler": None,
+            "constraints_func": None,
+            "warn_independent_sampling": True,
+        },
+    ),
+    "qmc": (
+        "QMCSampler",
+        {
+            "seed": 0,
+            "qmc_type": "sobol",
+            "scramble": False,
+            "independent_sampler": None,
+            "warn_asynchronous_seeding": False,
+            "warn_independent_sampling": True,
+        },
+    ),
+    "nsgaii": (
+        "NSGAIISampler",
+        {
+            "seed": 0,
+            "population_size": 50,
+            "mutation_prob": None,
+            "crossover_prob": 0.9,
+            "swapping_prob": 0.5,
+            "constraints_func": None,
+        },
+    ),
+    "nsgaiii": (
+        "NSGAIIISampler",
+        {
+            "seed": 0,
+            "population_size": 50,
+            "mutation_prob": None,
+            "crossover_prob": 0.9,
+            "swapping_prob": 0.5,
+            "constraints_func": None,
+            "dividing_parameter": 3,
+        },
+    ),
+    "partial_fixed": (
+        "PartialFixedSampler",
+        {"fixed_params": {}, "base_sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 0}},
+    ),
+}
+_PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("NopPruner", {}),
+    "median": ("MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}),
+    "percentile": (
+        "PercentilePruner",
+        {"percentile": 25.0, "n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1},
+    ),
+    "successive_halving": (
+        "SuccessiveHalvingPruner",
+        {"min_resource": "auto", "reduction_factor": 4, "min_early_stopping_rate": 0, "bootstrap_count": 0},
+    ),
+    "hyperband": (
+        "HyperbandPruner",
+        {"min_resource": 1, "max_resource": "auto", "reduction_factor": 3, "bootstrap_count": 0},
+    ),
+    "threshold": (
+        "ThresholdPruner",
+        {"lower": None, "upper": None, "n_warmup_steps": 0, "interval_steps": 1},
+    ),
+    "patient": (
+        "PatientPruner",
+        {"wrapped_pruner": {"_target_": "optuna.pruners.MedianPruner"}, "patience": 3, "min_delta": 0.0},
+    ),
+    "wilcoxon": ("WilcoxonPruner", {"p_threshold": 0.1, "n_startup_steps": 2}),
+}
+
+
+@dataclass
+class OptunaSweeperConf:
+    """`hydra.sweeper`."""
+
+    _target_: str = "hydra_plugins.cnn_sweeps.optuna_sweeper.OptunaSweeper"
+    _recursive_: bool = False
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+
+    # what to try: override strings by key, e.g. {"model.l2": "tag(log,interval(1e-6,1e-2))"}; what the command line
+    # names goes before
+    params: Optional[dict[str, Any]] = None  # noqa: UP045 - OmegaConf reads these types
+    # dotted path of a function of the configuration and an Optuna trial that suggests further, conditional parameters
+    custom_search_space: Optional[str] = None  # noqa: UP045
+    # points to try first, e.g. [{model.l2: 1e-4}]; what a point leaves out is sampled
+    enqueue: list[Any] = field(default_factory=list)
+
+    # minimize or maximize; a list for several objectives
+    direction: Any = "minimize"
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+    # of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
+    n_trials: Optional[int] = None  # noqa: UP045
+    # trials at once
+    n_jobs: int = 1
+
+    # null: a new one; the same name and storage continue a study
+    study_name: Optional[str] = None  # noqa: UP045
+    # a journal file, or a URL: sqlite:///FILE, postgresql://..., redis://...; null: studies/STUDY_NAME.journal
+    storage: Any = None
+    # refuse or continue a study whose search space or settings have changed
+    on_change: str = "refuse"
+    # equal overrides give equal results, so that exact duplicates of finished trials are not run again
+    deterministic: bool = True
+
+    # share of n_trials that may fail, 0 to 1, before the sweep stops
+    max_failure_rate: float = 1.0
+    # failures in a row at the same place of the code before the sweep stops
+    max_identical_failures: int = 3
+    # how often a trial is tried again whose worker died or ran out of memory
+    max_retries: int = 2
+    # seconds for one trial, and for starting trials at all; null: no limit
+    trial_timeout_s: Optional[float] = None  # noqa: UP045
+    timeout_s: Optional[float] = None  # noqa: UP045
+
+    # a cnn_sweeps.sweep.application.SweepApplication: checks, a record, what is done with the best trials
+    application: Any = None
+
+
+@dataclass
+class WorkersLauncherConf:
+    """`hydra.launcher`."""
+
+    _target_: str = "hydra_plugins.cnn_sweeps.workers_launcher.WorkersLauncher"
+    # jobs at once under sweepers other than `optuna`, which has its own n_jobs
+    n_jobs: int = 1
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="cnn_sweeps")
+    store.store(group="hydra/launcher", name="workers", node=WorkersLauncherConf, provider="cnn_sweeps")
+    for module, options in (("samplers", _SAMPLERS), ("pruners", _PRUNERS)):
+        for option, (name, arguments) in options.items():
+            node = {"_target_": f"optuna.{module}.{name}", **arguments}
+            store.store(group=f"hydra/sweeper/{module[:-1]}", name=option, node=node, provider="cnn_sweeps")
+
+
+_register()

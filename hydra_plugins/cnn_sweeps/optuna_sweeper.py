@@ -1,0 +1,28 @@
+"""`hydra/sweeper=optuna`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.cnn_sweeps import _config  # noqa: F401 - registers the options; Hydra itself would run it as a second module
+
+
+class OptunaSweeper(Sweeper):
+    """Searches with Optuna; `cnn_sweeps.sweep.sweeper.run_sweep` does the work."""
+
+    def __init__(self, **_settings: Any) -> None:
+        """Take the settings from the composed configuration, in `setup`."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self._run = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep; give the completed trials, best first."""
+        from cnn_sweeps.sweep.sweeper import run_sweep
+
+        return run_sweep(arguments, *self._run)

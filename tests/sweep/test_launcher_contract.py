@@ -1,0 +1,25 @@
+"""What Hydra asks of every launcher, asked of `hydra/launcher=workers`."""
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+
+from hydra_plugins.cnn_sweeps.workers_launcher import WorkersLauncher
+
+
+def test_hydra_finds_the_launcher():
+    assert WorkersLauncher.__name__ in [launcher.__name__ for launcher in Plugins.instance().discover(Launcher)]
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("workers", [])])
+class TestWorkersLauncher(LauncherTestSuite):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, ["-m", "hydra/job_logging=hydra_debug", "hydra/job_logging=disabled", "hydra/launcher=workers"])],
+)
+class TestWorkersLauncherIntegration(IntegrationTestSuite):
+    pass

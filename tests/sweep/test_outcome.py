@@ -1,0 +1,176 @@
+"""What a job gave back, or died of, in Optuna's terms."""
+
+import concurrent.futures
+import math
+
+import numpy as np
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from optuna import TrialPruned
+from optuna.trial import TrialState
+from pebble import ProcessExpired
+
+from cnn_sweeps.errors import ConfigError, TrainingError
+from cnn_sweeps.sweep.outcome import read_outcome
+
+
+class ResourceExhaustedError(Exception):
+    """TensorFlow's, by its name."""
+
+
+class TerminatedWorkerError(Exception):
+    """joblib's, by its name."""
+
+
+def returned(value):
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=value)
+
+
+def raised(error):
+    return JobReturn(status=JobStatus.FAILED, _return_value=error)
+
+
+def expired(code):
+    error = ProcessExpired("Abnormal termination")
+    error.exitcode = code
+    return error
+
+
+def error_from(function, *arguments):
+    """An exception with the traceback that raising it gives."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("raises nothing")
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [
+        (0.5, [0.5]),
+        (3, [3.0]),
+        (-1e300, [-1e300]),
+        (True, [1.0]),
+        (np.float32(0.5), [0.5]),
+        (np.array(0.5), [0.5]),
+        ((1, 2.5), [1.0, 2.5]),
+        ([1, 2.5], [1.0, 2.5]),
+        ((0.5,), [0.5]),
+    ],
+)
+def test_finite_numbers_complete_a_trial(value, values):
+    outcome = read_outcome(returned(value), len(values))
+    assert (outcome.state, outcome.values, outcome.error) == (TrialState.COMPLETE, values, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "num_objectives", "message"),
+    [
+        (math.nan, 1, "the objective is nan"),
+        (math.inf, 1, "the objective is inf"),
+        ((1.0, -math.inf), 2, "the objective is 1.0, -inf"),
+        (None, 1, "the job returned None; it must return a number"),
+        ("much", 1, "the job returned 'much'"),
+        ({"loss": 1}, 1, "the job returned {'loss': 1}"),
+        ((1.0, None), 2, "the job returned (1.0, None)"),
+        (1.0, 2, "1 values and hydra.sweeper.direction names 2"),
+        ((1.0, 2.0), 1, "2 values and hydra.sweeper.direction names 1"),
+        ((), 1, "0 values"),
+    ],
+)
+def test_anything_else_fails_it_and_says_what_it_was(value, num_objectives, message):
+    outcome = read_outcome(returned(value), num_objectives)
+    assert (outcome.state, outcome.values, outcome.is_lost) == (TrialState.FAIL, None, False)
+    assert message in outcome.error
+    assert "\n" not in outcome.error
+
+
+@pytest.mark.parametrize("wrap", [raised, lambda error: error])
+def test_pruned_is_pruned(wrap):
+    outcome = read_outcome(wrap(TrialPruned("at epoch 3")), 1)
+    assert (outcome.state, outcome.error, outcome.failure_id) == (TrialState.PRUNED, "", "")
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (expired(-9), "the worker process died (exit code -9)"),
+        (raised(expired(-11)), "the worker process died (exit code -11)"),
+        (concurrent.futures.process.BrokenProcessPool("a child\nterminated"), "BrokenProcessPool: a child terminated"),
+        (raised(MemoryError()), "MemoryError"),
+        (raised(ResourceExhaustedError("OOM when allocating")), "ResourceExhaustedError: OOM when allocating"),
+        (TerminatedWorkerError("SIGKILL(-9)"), "TerminatedWorkerError: SIGKILL(-9)"),
+        (concurrent.futures.CancelledError(), "interrupted"),
+    ],
+)
+def test_what_the_machine_did_is_lost_and_counts_as_no_failure_of_the_code(result, message):
+    outcome = read_outcome(result, 1)
+    assert (outcome.state, outcome.is_lost, outcome.failure_id) == (TrialState.FAIL, True, "")
+    assert message in outcome.error
+    assert "\n" not in outcome.error
+
+
+def test_trial_over_its_time_fails_without_another_try():
+    outcome = read_outcome(concurrent.futures.TimeoutError("Task timeout", 3.0), 1)
+    assert (outcome.state, outcome.is_lost, outcome.failure_id) == (TrialState.FAIL, False, "")
+    assert "hydra.sweeper.trial_timeout_s" in outcome.error
+
+
+def test_timeout_inside_the_job_is_an_ordinary_failure():
+    outcome = read_outcome(raised(TimeoutError("the server does not answer")), 1)
+    assert (outcome.error, outcome.is_lost) == ("TimeoutError: the server does not answer", False)
+    assert outcome.failure_id
+
+
+def test_training_that_cannot_go_on_fails_for_its_values_and_not_for_the_code():
+    outcome = read_outcome(raised(TrainingError("the loss is nan in epoch 2")), 1)
+    assert (outcome.state, outcome.error) == (TrialState.FAIL, "the loss is nan in epoch 2")
+    assert (outcome.failure_id, outcome.is_lost) == ("", False)
+
+
+def _divide(number):
+    return 1 / number
+
+
+def _look_up(key):
+    return {}[key]
+
+
+def _look_up_elsewhere(key):
+    return {}[key]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_same"),
+    [
+        ((_divide, 0), (_divide, 0), True),
+        ((_look_up, "a"), (_look_up, "b"), True),
+        ((_look_up, "a"), (_look_up_elsewhere, "a"), False),
+        ((_look_up, "a"), (_divide, 0), False),
+    ],
+)
+def test_failures_are_told_apart_by_the_place_and_not_by_the_message(one, other, are_same):
+    outcomes = [read_outcome(raised(error_from(*each)), 1) for each in (one, other)]
+    assert (outcomes[0].failure_id == outcomes[1].failure_id) == are_same
+    assert all(outcome.failure_id for outcome in outcomes)
+
+
+def test_failure_has_one_line_and_the_whole_traceback():
+    outcome = read_outcome(raised(error_from(_look_up, "two\nlines")), 1)
+    assert outcome.error.startswith("KeyError: ")
+    assert "\n" not in outcome.error
+    assert "in _look_up" in outcome.traceback
+
+
+def test_traceback_that_came_with_the_job_wins_over_the_one_that_pickling_lost():
+    result = raised(ConfigError("no such key"))
+    result.traceback = 'Traceback\n  File "app.py", line 3, in main\nConfigError: no such key\n'
+    outcome = read_outcome(result, 1)
+    assert outcome.traceback == result.traceback
+    assert 'File "app.py", line 3, in main' in outcome.failure_id
+
+
+def test_same_message_identifies_a_failure_without_a_traceback():
+    one, same, other = (read_outcome(ValueError(text), 1).failure_id for text in ("a", "a", "b"))
+    assert one == same != other

@@ -1,0 +1,199 @@
+"""Where studies are kept: what works, and what is told in one line if it does not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+
+from cnn_sweeps.errors import StudyError
+from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, lock_file, open_storage
+
+
+@pytest.fixture
+def storage(request, tmp_path):
+    return request.param.format(folder=tmp_path)
+
+
+FILES = ["{folder}/new/study.journal", "sqlite:///{folder}/new/study.db"]
+
+
+@pytest.mark.parametrize("storage", FILES, indirect=True)
+def test_file_and_its_folder_are_made_and_keep_a_study_for_another_process(storage):
+    optuna.create_study(study_name="study", storage=open_storage(storage)).enqueue_trial({"x": 0.5})
+    code = (
+        "import sys, optuna; from cnn_sweeps.sweep.storage import open_storage\n"
+        "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
+        "study.tell(study.ask(), 2.5)"
+    )
+    subprocess.run([sys.executable, "-c", code, storage], check=True)
+    assert optuna.load_study(study_name="study", storage=open_storage(storage)).best_value == 2.5
+
+
+def test_relative_path_is_a_journal_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    optuna.create_study(study_name="here", storage=open_storage("studies/a.journal"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    names = optuna.get_all_study_names(open_storage("../studies/a.journal"))
+    assert (names, (tmp_path / "studies" / "a.journal").is_file()) == (["here"], True)
+
+
+def test_storage_of_optuna_is_built_by_its_target():
+    target = "optuna.storages.InMemoryStorage"
+    assert isinstance(open_storage({"_target_": target}), optuna.storages.InMemoryStorage)
+    assert describe_storage({"_target_": target}) == target
+
+
+def _cannot_be_used(storage):
+    with pytest.raises(StudyError) as error:
+        open_storage(storage)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("hydra.sweeper.storage=")
+    assert "cannot be used" in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:1/studies",
+        "mysql+pymysql://me:secret@127.0.0.1:1/studies",
+        "redis://:secret@127.0.0.1:1/0",
+        "rediss://me:secret@127.0.0.1:1/0",
+        "postgresql://me:secret@127.0.0.1:port/studies",
+        "postgresql://me:secret@[127.0.0.1/studies",
+        "redis://:secret@127.0.0.1:port/0",
+        "no_such_database://me:secret@127.0.0.1/studies",
+    ],
+)
+def test_server_that_cannot_be_reached_is_named_without_its_password(url):
+    message = _cannot_be_used(url)
+    assert "127.0.0.1" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"_target_": "optuna.storages.NoSuchStorage"},
+        {"_target_": "optuna.storages.RDBStorage", "url": "sqlite:////proc/no/such.db"},
+        {"_target_": "optuna.samplers.RandomSampler"},
+        {},
+    ],
+)
+def test_target_that_is_no_storage_is_refused(storage):
+    _cannot_be_used(storage)
+
+
+@pytest.mark.parametrize("storage", ["{folder}", "sqlite:///{folder}"], indirect=True)
+def test_folder_where_a_file_is_needed_is_refused_by_its_name(storage, tmp_path):
+    assert str(tmp_path) in _cannot_be_used(storage)
+
+
+@pytest.mark.parametrize("storage", ["{folder}/file/study.journal", "sqlite:///{folder}/file/study.db"], indirect=True)
+def test_file_where_a_folder_is_needed_is_refused_by_its_name(storage, tmp_path):
+    (tmp_path / "file").touch()
+    assert str(tmp_path) in _cannot_be_used(storage)
+
+
+@pytest.mark.parametrize("storage", ["{folder}/study.journal", "sqlite:///{folder}/study.journal"], indirect=True)
+@pytest.mark.parametrize("content", ["x: 1\ny: 2\n", '{"x": 1}\n', "[1, 2]\n3\n"])
+def test_file_of_another_kind_is_refused_and_left_as_it_is(storage, content, tmp_path):
+    (tmp_path / "study.journal").write_text(content)
+    assert "study.journal" in _cannot_be_used(storage)
+    assert (tmp_path / "study.journal").read_text() == content
+
+
+def test_journal_whose_writers_are_killed_stays_whole_and_open_to_others(tmp_path):
+    code = (
+        "import sys; from cnn_sweeps.sweep.storage import open_storage\n"
+        "storage = open_storage(sys.argv[1])\n"
+        "study = storage.get_study_id_from_name('study')\n"
+        "print('writing', flush=True)\n"
+        "for i in range(10**9): storage.set_study_user_attr(study, sys.argv[2], i)"
+    )
+    path = str(tmp_path / "study.journal")
+    study = optuna.create_study(study_name="study", storage=open_storage(path))
+    pause = random.Random(0)
+    for round_ in range(3):
+        writers = [
+            subprocess.Popen([sys.executable, "-c", code, path, name], stdout=subprocess.PIPE) for name in ("a", "b")
+        ]
+        for writer in writers:
+            writer.stdout.readline()
+        time.sleep(pause.uniform(0, 0.05))
+        for writer in writers:
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.communicate()
+        study.set_user_attr("mine", round_)
+    assert study.user_attrs.keys() == {"a", "b", "mine"}
+    assert study.user_attrs["mine"] == 2
+
+
+def test_journal_whose_last_line_a_power_cut_has_cut_goes_on(tmp_path):
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(study_name="study", storage=open_storage(str(path)))
+    study.tell(study.ask(), 1.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[-1][:20])
+    code = (
+        "import sys, optuna; from cnn_sweeps.sweep.storage import open_storage\n"
+        "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
+        "study.tell(study.ask(), float(len(study.trials)))"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    open_storage(str(tmp_path / "another.journal"))  # so that this process reads the file anew
+    study = optuna.load_study(study_name="study", storage=open_storage(str(path)))
+    assert [trial.value for trial in study.trials] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("studies/a.journal", "studies/a.journal"),
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_description_hides_only_the_password(url, shown):
+    assert describe_storage(url) == shown
+
+
+@pytest.mark.parametrize("storage", FILES[1:], indirect=True)
+def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage):
+    code = (
+        "import sys, time; from cnn_sweeps.sweep.storage import controllers_lock\n"
+        "with controllers_lock(sys.argv[1]):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, storage], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        waiter = subprocess.Popen([sys.executable, "-c", code, storage], stdout=subprocess.PIPE)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiter.wait(1.0)
+            os.set_blocking(waiter.stdout.fileno(), False)
+            assert not waiter.stdout.read()
+            os.set_blocking(waiter.stdout.fileno(), True)
+            holder.kill()
+            assert waiter.stdout.readline() == b"locked\n"
+        finally:
+            waiter.kill()
+            waiter.communicate()
+    with controllers_lock(storage):
+        pass
+
+
+@pytest.mark.parametrize("storage", ["postgresql://host/db", {"_target_": "optuna.storages.InMemoryStorage"}])
+def test_servers_have_no_lock_file(storage):
+    assert lock_file(storage) is None
+    with controllers_lock(storage):
+        pass

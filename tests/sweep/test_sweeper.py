@@ -1,0 +1,358 @@
+"""Whole sweeps of a small application, as commands of their own: what is tried, and what a sweep survives."""
+
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from sweep_app import (
+    last_trials,
+    processes_in,
+    runs,
+    start,
+    started,
+    states,
+    sweep,
+    trials,
+    wait_for_runs,
+    wait_until,
+    write_app,
+    xs,
+)
+
+from cnn_sweeps.errors import UserError
+
+Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
+
+
+@pytest.fixture
+def app(tmp_path):
+    write_app(tmp_path)
+    return tmp_path
+
+
+# What is tried.
+
+
+def test_list_is_a_grid_and_nothing_else_and_its_best_command_runs(app):
+    output = sweep(app, "x=3,1,2")
+    assert xs(app) == [3, 1, 2]
+    assert [trial.params for trial in trials(app)] == [{"x": x} for x in (3, 1, 2)]
+    assert [Path(folder).relative_to(app) for _, _, folder in runs(app)] == [Path(f"out/study/{i}") for i in range(3)]
+    results = OmegaConf.load(app / "out/study/optimization_results.yaml")
+    assert results == {"name": "optuna", "best_params": {"x": 1}, "best_value": 102.0, "best_trial": 1}
+    command = shlex.split(re.search(r"to run by itself:\s*(.*)", output)[1])
+    assert (command[0], command[-1]) == ("python", "x=1")
+    subprocess.run([sys.executable, *command[1:]], cwd=app, check=True)
+    assert xs(app)[3:] == [1]
+
+
+def test_mixed_space_begins_with_the_current_configuration_and_keeps_what_is_fixed(app):
+    sweep(app, "model=glob(*)", "x=int(interval(3,8))", "y=0.25", "+z=null,'a,b'", "hydra.sweeper.n_trials=5")
+    assert trials(app)[0].params == {"model": "small", "x": 7, "+z": None}
+    assert states(app) == {"COMPLETE": 5}
+    assert len(runs(app)) > 1
+    for _, _, folder in runs(app):
+        config, trial = OmegaConf.load(Path(folder, ".hydra/config.yaml")), trials(app)[int(Path(folder).name)]
+        assert trial.value == config.x + 100 * config.model.width + 0.25
+        assert config.x in range(3, 9)
+        assert config.z == {"'a,b'": "a,b", None: None}[trial.params["+z"]]
+        assert config.model.width == {"small": 1, "large": 2}[trial.params["model"]]
+
+
+def test_custom_search_space_adds_parameters_to_the_trials_that_have_them(app):
+    sweep(app, "model=small,large", "hydra.sweeper.custom_search_space=app.extend", "hydra.sweeper.n_trials=8")
+    params = [trial.params for trial in trials(app) if "duplicate_of" not in trial.user_attrs]
+    assert Counter(tuple(each) for each in params).keys() == {("model",), ("model", "y")}
+    assert all(("y" in each) == (each["model"] == "large") for each in params)
+    configs = [OmegaConf.load(Path(folder, ".hydra/config.yaml")) for _, _, folder in runs(app)]
+    assert [config.y for config in configs] == [each.get("y", 1) for each in params]
+
+
+def test_several_objectives_end_in_a_pareto_front(app):
+    output = sweep(app, "x=1,2,3", "two=true", "hydra.sweeper.direction=[minimize,maximize]", "++faults={3:raise}")
+    assert [trial.values for trial in trials(app)] == [[102.0, -102.0], [103.0, -103.0], None]
+    assert "Pareto front, 1 of 1" in output
+    results = OmegaConf.load(app / "out/study/optimization_results.yaml")
+    assert results.solutions == [{"params": {"x": 1}, "values": [102.0, -102.0]}]
+
+
+def test_enqueued_points_come_first_and_no_equal_point_is_run_twice(app):
+    enqueue = "hydra.sweeper.enqueue=[{x:2},{x:0}]"
+    command = ["hydra.sweeper.params={x:'range(0,3)'}", enqueue, "hydra.sweeper.n_trials=12"]
+    output = sweep(app, *command)
+    assert xs(app)[:2] == [2, 0]
+    assert sorted(xs(app)) == [0, 1, 2]
+    assert states(app) == {"COMPLETE": 12}
+    assert output.count("not run again") == 9
+    sweep(app, *command[:2], "hydra.sweeper.n_trials=15", "hydra.sweeper.deterministic=false")
+    assert (len(xs(app)), len(trials(app))) == (6, 15)
+
+
+def test_grid_sampler_tries_all_points_in_order_over_two_commands(app):
+    params = ["hydra.sweeper.params.x='range(0,3)'", "+hydra.sweeper.params.model='choice(small,large)'"]
+    command = [*params, "hydra/sweeper/sampler=grid"]
+    sweep(app, *command, "hydra.sweeper.n_trials=4")
+    sweep(app, *command)
+    points = [(x, model) for x in (0, 1, 2) for model in ("small", "large")]
+    assert [(trial.params["x"], trial.params["model"]) for trial in trials(app)] == points
+    assert xs(app) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_other_launchers_run_batches(app, launcher):
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep(app, f"hydra/launcher={launcher}", "x=range(0,5)", "++faults={1:raise,3:prune}", "hydra.sweeper.n_jobs=2")
+    assert {x: trial.state.name for x, trial in last_trials(app).items()} == {
+        **dict.fromkeys((0, 2, 4), "COMPLETE"),
+        1: "FAIL",
+        3: "PRUNED",
+    }
+    assert last_trials(app)[1].user_attrs["error"] == "ValueError: x is 1"
+    assert sorted(xs(app)) == list(range(5))
+    assert {Path(folder).name for _, _, folder in runs(app)} == set("01234")
+
+
+# What is refused before the first trial.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["no_key=1,2"], "no_key"),
+        (["x=1,2", "model.depht=3"], "depht"),
+        (["model=small,enormous"], "enormous"),
+        (["model.depth=1,2"], "depth"),
+        (["x=interval(1,0)"], r"x=interval\(1,0\): an empty interval"),
+        (["hydra.sweeper.params={x:'interval(1,0)'}"], "an empty interval"),
+        (["hydra.sweeper.params=null"], "nothing to search"),
+        (["x=5"], "nothing to search"),
+        (["hydra.sweeper.n_trials=0"], r"hydra\.sweeper\.n_trials=0: should be greater than or equal to 1"),
+        (["hydra.sweeper.n_trials=2.5"], r"n_trials"),
+        (["hydra.sweeper.n_jobs=0"], r"hydra\.sweeper\.n_jobs=0"),
+        (["hydra.sweeper.n_trial=3"], "n_trial"),
+        (["hydra.sweeper.max_failure_rate=1.5"], r"hydra\.sweeper\.max_failure_rate=1\.5"),
+        (["hydra.sweeper.trial_timeout_s=0"], r"hydra\.sweeper\.trial_timeout_s=0"),
+        (["hydra.sweeper.direction=up"], r"hydra\.sweeper\.direction.*'minimize' or 'maximize'"),
+        (["hydra.sweeper.direction=[]"], r"hydra\.sweeper\.direction"),
+        (["hydra.sweeper.study_name='a/b'"], r"hydra\.sweeper\.study_name=a/b"),
+        (["hydra.sweeper.on_change=ask"], r"hydra\.sweeper\.on_change=ask"),
+        (["hydra/sweeper/sampler=annealing"], "annealing"),
+        (["hydra/sweeper/pruner=threshold"], r"hydra\.sweeper\.pruner.*lower"),
+        (["hydra/sweeper/sampler=grid", "x=interval(0,1)"], "a grid needs listed values"),
+        (["hydra.sweeper.application={_target_:no_such.Application}"], r"hydra\.sweeper\.application.*no_such"),
+        (["hydra.sweeper.application={_target_:collections.Counter}"], "is no SweepApplication"),
+        (["hydra.sweeper.application={}"], r"hydra\.sweeper\.application"),
+        (
+            ["hydra.sweeper.custom_search_space=no_such.extend"],
+            r"custom_search_space=no_such\.extend: cannot be imported",
+        ),
+        (["hydra.sweeper.enqueue=[{y:1}]"], r"enqueue\[0\]\.y: is not searched; allowed: x"),
+        (["hydra.sweeper.enqueue=[{x:1},{x:2.5}]"], r"enqueue\[1\]\.x: 2\.5 is not"),
+        (["hydra.sweeper.enqueue=[3]"], r"hydra\.sweeper\.enqueue"),
+        (["hydra/launcher=basic", "hydra.sweeper.trial_timeout_s=3"], "hydra/launcher=workers"),
+        (["hydra.sweeper.storage=model"], r"hydra\.sweeper\.storage=.*model"),
+        (["hydra.verbose=true,false"], r"hydra\.verbose"),
+    ],
+)
+@pytest.mark.usefixtures("hydra_restore_singletons")
+def test_what_cannot_work_is_refused_before_there_is_a_study(app, overrides, message, hydra_sweep_runner, monkeypatch):
+    monkeypatch.chdir(app)
+    runner = hydra_sweep_runner(str(app / "app.py"), None, None, ".", "config", overrides, app / "swept")
+    with pytest.raises((UserError, HydraException), match=message), runner:
+        pass
+    assert not (app / "studies" / "study.journal").exists()
+    assert list((app / "swept").iterdir()) == []
+
+
+def test_changed_command_of_a_study_is_refused_in_one_line_with_the_difference(app):
+    sweep(app, "x=1,2")
+    output = sweep(app, "x=1,2", "y=3", succeeds=False)
+    (line,) = [line for line in output.splitlines() if "was made for another sweep" in line]
+    assert "hydra.sweeper.study_name=study" in line
+    assert "y=3" in line
+    assert xs(app) == [1, 2]
+
+
+# When to give up.
+
+
+def test_equal_failures_in_a_row_stop_the_sweep_with_the_fix_and_the_same_command_goes_on(app):
+    output = sweep(app, "x=range(0,10)", "fault=raise", "++faults={1:none}", succeeds=False)
+    assert xs(app) == [0, 1, 2, 3, 4]
+    assert "3 trials in a row failed at the same place (ValueError: x is 4)" in output
+    assert "hydra.sweeper.study_name=study" in output
+    assert "hydra.sweeper.max_identical_failures" in output
+    assert "in go_wrong" in output
+    program = (app / "app.py").read_text()
+    (app / "app.py").write_text(program.replace("raise ValueError", "return 1.0  # "))
+    sweep(app, "x=range(0,10)", "fault=raise", "++faults={1:none}")
+    assert states(app) == {"COMPLETE": 6, "FAIL": 4}
+    assert len(xs(app)) == 10
+
+
+def test_too_many_failures_stop_the_sweep(app):
+    command = ["x=range(0,10)", "fault=raise", "hydra.sweeper.max_identical_failures=10"]
+    output = sweep(app, *command, "hydra.sweeper.max_failure_rate=0.3", succeeds=False)
+    assert (states(app)["FAIL"], xs(app)) == (4, [0, 1, 2, 3])
+    assert "4 of 10 trials failed, more than hydra.sweeper.max_failure_rate=0.3 allows" in output
+
+
+def test_time_limit_starts_no_more_trials_and_finishes_those_that_run(app):
+    """The current configuration, x=7, is no point of this space."""
+    sweep(app, "x=range(8,1000)", "hydra.sweeper.n_trials=900", "fault=pause", "hydra.sweeper.timeout_s=1")
+    assert states(app).keys() == {"COMPLETE"}
+    assert 0 < len(trials(app)) < 100
+    assert 7 not in xs(app)
+
+
+# What a sweep survives.
+
+LONG = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2"]
+
+
+def _interrupt(process, number):
+    """As the terminal does, which sends it to all processes of the command."""
+    os.killpg(process.pid, number)
+
+
+def _go_on(app):
+    """Give the command again; check that it ends with exactly its trials, none in another's folder."""
+    (app / "go").touch()
+    assert processes_in(app) == []
+    sweep(app, *LONG, "fault=wait")
+    assert states(app) == {"COMPLETE": 6}
+    folders = [folder for _, _, folder in runs(app)]
+    assert len(folders) == len(set(folders))
+
+
+def test_first_ctrl_c_finishes_what_runs_and_the_same_command_goes_on(app):
+    with started(app, *LONG, "fault=wait") as process:
+        wait_for_runs(app, 2)
+        _interrupt(process, signal.SIGINT)
+        wait_until(lambda: "finishing 2 running trials" in (app / "out/study/sweep.log").read_text(), "the answer")
+        (app / "go").touch()
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert states(app) == {"COMPLETE": 2}
+    command = shlex.split(re.search(r"To go on:\s*(.*)", output)[1])
+    subprocess.run([sys.executable, *command[1:]], cwd=app, check=True, stdout=subprocess.DEVNULL)
+    assert states(app) == {"COMPLETE": 6}
+    assert len(trials(app)) == 6
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
+def test_second_ctrl_c_or_sigterm_stops_at_once_and_the_same_command_goes_on(app, signals):
+    with started(app, *LONG, "fault=wait") as process:
+        wait_for_runs(app, 2)
+        for number in signals[:-1]:
+            _interrupt(process, number)
+            wait_until(lambda: "finishing 2" in (app / "out/study/sweep.log").read_text(), "the answer")
+        process.send_signal(signals[-1])
+        process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert states(app).get("RUNNING", 0) == 0
+    wait_until(lambda: processes_in(app) == [], "the workers' end")
+    _go_on(app)
+    retried = [trial for trial in trials(app) if "retry_of" in trial.user_attrs]
+    assert len(retried) == 2
+
+
+def test_ctrl_c_while_a_worker_starts_ends_neither_it_nor_its_trial(app):
+    (app / "wait at start").touch()
+    with started(app, *LONG) as process:
+        wait_until((app / "waiting").exists, "a worker")
+        _interrupt(process, signal.SIGINT)
+        wait_until(lambda: "finishing" in (app / "out/study/sweep.log").read_text(), "the answer")
+        (app / "go").touch()
+        process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert states(app).keys() == {"COMPLETE"}
+    assert len(trials(app)) == len(runs(app)) <= 2
+
+
+def test_sigterm_to_a_busy_worker_is_a_lost_trial(app):
+    with started(app, *LONG, "fault=wait") as process:
+        wait_for_runs(app, 2)
+        os.kill(int(runs(app)[0][1]), signal.SIGTERM)
+        wait_for_runs(app, 3)
+        (app / "go").touch()
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    assert states(app) == {"COMPLETE": 6}
+    assert len(trials(app)) == 7
+
+
+def test_killed_controllers_leave_a_study_that_the_same_command_finishes(app):
+    moment = random.Random(0)
+    command = ["hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2", "fault=pause"]
+    for num_runs in (0, 1, 4, 7):
+        with started(app, *command) as process:
+            wait_for_runs(app, num_runs)
+            time.sleep(moment.uniform(0.0, 0.3))
+            os.kill(process.pid, signal.SIGKILL)
+            wait_until(lambda: processes_in(app) == [], "the workers' end")
+            process.communicate(timeout=30)
+    assert 7 <= len(runs(app)) < 16
+    sweep(app, *command)
+    assert states(app) == {"COMPLETE": 12}
+    folders = [folder for _, _, folder in runs(app)]
+    assert len(folders) == len(set(folders))
+    numbers = {trial.number for trial in trials(app) if trial.state.name == "COMPLETE"}
+    assert numbers <= {int(Path(folder).name) for folder in folders}
+    retries = [trial for trial in trials(app) if "retry_of" in trial.user_attrs]
+    assert retries
+    assert all(trial.params == trials(app)[trial.user_attrs["retry_of"]].params for trial in retries)
+
+
+def test_two_controllers_at_once_share_a_study(app):
+    command = ["hydra.sweeper.n_trials=9", "fault='wait for partner'"]
+    processes = [start(app, *command) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert states(app) == {"COMPLETE": 9}
+    assert len(trials(app)) == 9
+    assert {int(Path(folder).name) for _, _, folder in runs(app)} == set(range(9))
+    assert len({trial.user_attrs["owner"]["owner.pid"] for trial in trials(app)}) == 2
+
+
+def test_living_controller_takes_over_the_trials_of_a_killed_one(app):
+    command = ["hydra.sweeper.n_trials=2", "fault=wait"]
+    with started(app, *command) as killed:
+        wait_for_runs(app, 1)
+        with started(app, *command) as living:
+            wait_for_runs(app, 2)
+            killed.kill()
+            killed.communicate(timeout=30)
+            (app / "go").touch()
+            output = living.communicate(timeout=60)[0]
+    assert living.returncode == 0, output
+    assert states(app) == {"COMPLETE": 2}
+    assert [trial.user_attrs.get("retry_of") for trial in trials(app)] == [None, None, 0]
+
+
+def test_without_a_name_each_command_is_a_study_of_its_own(app):
+    processes = [start(app, "x=1,2", "hydra.sweeper.study_name=null") for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(list((app / "studies").glob("sweep_*.journal"))) == 2
+    assert len(runs(app)) == len({folder for _, _, folder in runs(app)}) == 4
+
+
+def test_study_in_sqlite_is_run_by_several_workers(app):
+    sweep(app, "x=1,2,3", "hydra.sweeper.storage='sqlite:///studies/study.db'", "hydra.sweeper.n_jobs=2")
+    assert sorted(xs(app)) == [1, 2, 3]
+    kept = optuna.load_study(study_name="study", storage=f"sqlite:///{app}/studies/study.db").trials
+    assert sorted(trial.value for trial in kept) == [102.0, 103.0, 104.0]

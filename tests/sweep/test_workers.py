@@ -1,0 +1,98 @@
+"""Jobs in worker processes: what they print, how they fail, and that one takes no other along."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from sweep_app import last_trials, runs, states, sweep, trials, write_app, xs
+
+
+@pytest.fixture
+def app(tmp_path):
+    write_app(tmp_path)
+    return tmp_path
+
+
+def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
+    faults = "{1:raise,2:kill,3:not a number,4:unpicklable,5:prune,6:exit,7:memory,8:text}"
+    output = sweep(app, "x=range(0,10)", f"++faults={faults}", "hydra.sweeper.max_retries=1")
+    ended = last_trials(app)
+    assert {x: trial.state.name for x, trial in ended.items()} == {
+        **dict.fromkeys((0, 9), "COMPLETE"),
+        **dict.fromkeys((1, 2, 3, 4, 6, 7, 8), "FAIL"),
+        5: "PRUNED",
+    }
+    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6, 7, 8)}
+    assert errors[1] == "ValueError: x is 1"
+    assert "died (exit code -9)" in errors[2]
+    assert errors[3] == "the objective is nan"
+    assert "Unpicklable: cannot travel" in errors[4]
+    assert "SystemExit: 3" in errors[6]
+    assert errors[7].startswith("MemoryError")
+    assert "'much'" in errors[8]
+    assert all(error in output for error in errors.values())
+    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9]  # what the machine did is tried again
+    assert [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs] == [2, 7]
+    for x in (1, 4):
+        assert "in go_wrong" in (app / "out/study" / str(ended[x].number) / "error.txt").read_text()
+
+
+def test_job_over_its_time_fails_alone(app):
+    sweep(app, "x=0,1,2,3", "++faults={1:hang}", "hydra.sweeper.trial_timeout_s=1.5", "hydra.sweeper.n_jobs=2")
+    ended = last_trials(app)
+    assert [ended[x].state.name for x in range(4)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert "hydra.sweeper.trial_timeout_s" in ended[1].user_attrs["error"]
+    assert sorted(xs(app)) == [0, 1, 2, 3]
+
+
+def test_worker_that_dies_while_it_starts_is_replaced(app):
+    (app / "die at start").touch()
+    sweep(app, "x=1,2,3")
+    assert states(app) == {"COMPLETE": 3}
+    assert sorted(xs(app)) == [1, 2, 3]
+
+
+def test_free_slot_gets_the_next_trial_while_another_one_runs(app):
+    """The first job ends only when the others have run."""
+    sweep(app, "x=range(0,6)", "++faults={0:'wait for runs'}", "hydra.sweeper.n_jobs=2")
+    slow, *fast = trials(app)
+    assert states(app) == {"COMPLETE": 6}
+    assert all(slow.datetime_start < trial.datetime_start < slow.datetime_complete for trial in fast)
+    assert len({pid for _, pid, _ in runs(app)}) == 2
+
+
+def test_what_a_job_prints_is_in_its_own_folder_and_not_on_the_terminal(app):
+    output = sweep(app, "x=1,2,3", "++faults={2:raise}", "hydra.sweeper.n_jobs=2")
+    assert "printed" not in output
+    for x, _, folder in runs(app):
+        lines = Path(folder, "output.log").read_text().splitlines()
+        assert lines[:3] == [f"printed, x is {x}", "printed by a child", "printed as an error"]
+
+
+def test_application_that_is_a_module_is_swept_and_named_as_one(tmp_path):
+    write_app(tmp_path / "package")
+    (tmp_path / "package" / "__init__.py").touch()
+    output = sweep(tmp_path, "x=3,1,2", "hydra.sweeper.n_jobs=2", program=("-m", "package.app"))
+    assert states(tmp_path) == {"COMPLETE": 3}
+    assert "python -m package.app x=1\n" in output
+    assert sorted(xs(tmp_path)) == [1, 2, 3]
+
+
+def test_values_reach_the_job_as_they_were_written(app):
+    values = ["it's, so", 'say "so"', "", "a=b {c} [d]", "ä ö", "1", "null", "$x", "back\\\\slash"]
+    texts = ["it\\'s, so", *values[1:]]
+    sweep(app, "text=" + ",".join(f"'{text}'" for text in texts))
+    saved = [Path(folder, ".hydra", "config.yaml") for _, _, folder in runs(app)]
+    assert [OmegaConf.load(file).text for file in saved] == values
+
+
+def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_job(app):
+    config = (app / "config.yaml").read_text().partition("hydra:\n")[0]
+    (app / "config.yaml").write_text(config.replace("  - override hydra/sweeper: optuna\n", ""))
+    command = ["hydra.sweep.dir=out", "hydra.launcher.n_jobs=2"]
+    sweep(app, *command, "x=1,2,3")
+    assert sorted(xs(app)) == [1, 2, 3]
+    assert len({pid for _, pid, _ in runs(app)}) == 2
+    output = sweep(app, *command, "x=4,5,6", "++faults={5:kill}", succeeds=False)
+    assert sorted(xs(app)) == [1, 2, 3, 4, 5, 6]
+    assert "ProcessExpired" in output
