@@ -18,9 +18,10 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR
 from cnn_sweeps.sweep.progress import describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
-from cnn_sweeps.sweep.study import DUPLICATE_OF, ERROR, SweepStudy
+from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
 from cnn_sweeps.trial_run import RUN_ID, STUDY_RUN_ID
@@ -84,14 +85,12 @@ class CnnSweep(SweepApplication):
     def update(self, study: SweepStudy) -> None:
         """Record counts by state and the best value so far."""
         assert self._run is not None
-        counts, ranking = study.counts(), study.ranking()
-        metrics = {f"trials.{state.lower()}": float(counts[state]) for state in _COUNTED}
-        tags = {"trials": describe_counts(counts)}
-        if ranking:
-            metrics |= {
-                f"best_{name}": value for name, value in zip(self._config.objective, ranking[0].values, strict=True)
-            }
-            tags |= {"best.trial": str(ranking[0].number), "best.params": describe_params(ranking[0])}
+        ledger = study.ledger
+        metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
+        tags = {"trials": describe_counts(ledger.counts)}
+        if ledger.best is not None:
+            metrics[f"best_{self._config.objective[0]}"] = ledger.best.values[0]
+            tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
         self._run.log_metrics(metrics)
         self._run.set_tags(tags)
 

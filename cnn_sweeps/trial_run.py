@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.sweep.ledger import ATTEMPT
 from cnn_sweeps.sweep.progress import describe_params
-from cnn_sweeps.sweep.study import ATTEMPT
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
 from cnn_sweeps.tracking.runs import PARENT_TAG
 

@@ -23,7 +23,7 @@ LAYERS = [
     ["tracking", "tracking.store"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps"],
-    ["sweep", "sweep.settings", "sweep.space", "sweep.storage", "sweep.outcome"],
+    ["sweep", "sweep.settings", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],
     ["sweep.study", "sweep.workers"],
     ["sweep.executors", "sweep.trial", "sweep.progress", "sweep.report"],
     ["sweep.application"],

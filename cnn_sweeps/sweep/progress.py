@@ -12,8 +12,8 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR, RETRIED
 from cnn_sweeps.sweep.space import override_text
-from cnn_sweeps.sweep.study import DUPLICATE_OF, ERROR, RETRIED
 
 _RANKED = 10
 

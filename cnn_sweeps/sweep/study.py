@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -23,14 +22,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.owners import has_owner_died, owner_tags
+from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, ERROR, OWNER, RETRIED, RETRY_OF, SETTINGS_ID, TrialLedger
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, lock_file, open_storage
 
-# User attributes of a trial.
-OWNER, RETRIED, RETRY_OF, ATTEMPT = "owner", "retried", "retry_of", "attempt"
-ERROR, DUPLICATE_OF, SETTINGS_ID = "error", "duplicate_of", "settings"
 _DEFINITION = "definition"  # of a study
 
 _OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new trial's owner is about to sign
@@ -67,6 +64,8 @@ class SweepStudy:
         self._settings_id = hashlib.blake2b(json.dumps(definition["settings"], sort_keys=True).encode()).hexdigest()[
             :12
         ]
+        is_single = len(settings.direction) == 1
+        self._ledger = TrialLedger(minimize=settings.direction[0] == "minimize" if is_single else None)
         build_sampler(settings.sampler, 0)
         pruner = build_pruner(settings.pruner)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -113,9 +112,11 @@ class SweepStudy:
         """Keep other controllers on this machine waiting while the block runs."""
         return controllers_lock(self._storage)
 
-    def counts(self) -> Counter[str]:
-        """Count trials by state; those that were tried again are "RETRIED"."""
-        return Counter("RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name for trial in self.trials)
+    @property
+    def ledger(self) -> TrialLedger:
+        """What the trials add up to now."""
+        self._ledger.read(self.trials)
+        return self._ledger
 
     def enqueue(self, points: Iterable[dict[str, Any]]) -> None:
         """Queue the points that are not in the study yet, to be tried before the sampler is asked."""
@@ -130,31 +131,21 @@ class SweepStudy:
         """Start the next trial and give it; None if as many as the study's total have been started."""
         while True:
             with controllers_lock(self._storage):
-                num_started = self._num_started()
+                num_started = self.ledger.num_started
                 if num_started >= self.total:
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
                 trial = self.optuna_study.ask(self._space.distributions)
                 trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
-                if self._num_started() <= self.total:
+                if self.ledger.num_started <= self.total:
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
 
-    def _num_started(self) -> int:
-        return sum(trial.state != TrialState.WAITING and not trial.user_attrs.get(RETRIED) for trial in self.trials)
-
     def finished_duplicate(self, trial: Trial) -> FrozenTrial | None:
         """Give a finished trial of the same parameters and settings, if there is one."""
-        for other in self.trials:
-            if (
-                other.state in (TrialState.COMPLETE, TrialState.PRUNED)
-                and other.params == trial.params
-                and other.user_attrs.get(OWNER, {}).get(SETTINGS_ID) == self._settings_id
-                and DUPLICATE_OF not in other.user_attrs
-            ):
-                return other
-        return None
+        number = self.ledger.finished_with(trial.params, self._settings_id)
+        return None if number is None else self._frozen(number)
 
     def tell_duplicate(self, trial: Trial, original: FrozenTrial) -> FrozenTrial:
         """End the trial as the finished one that it repeats."""
@@ -205,7 +196,7 @@ class SweepStudy:
         except RuntimeError as error:
             if "Study.stop" not in str(error):
                 raise
-        self.total = self._num_started()  # a sampler that has tried everything asks to stop
+        self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
         return self._frozen(trial)
 
     def _frozen(self, trial: Trial | int) -> FrozenTrial:

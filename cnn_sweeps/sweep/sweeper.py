@@ -39,6 +39,7 @@ from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, over
 from cnn_sweeps.sweep.study import SweepStudy, describe_study
 
 _RECORD_EVERY_S = 5.0
+_SHOW_EVERY_S = 0.5
 _POLL_S = 1.0
 
 
@@ -276,6 +277,7 @@ class _Sweep:
         self._settings, self._application, self._folder, self._extend = settings, application, folder, extend
         self._running: dict[int, tuple[Trial, Future[JobReturn]]] = {}
         self._started = self._recorded = time.monotonic()
+        self._shown = 0.0
         self._last_failures: list[str] = []
 
     def run(self) -> None:
@@ -287,7 +289,7 @@ class _Sweep:
             if self._running:
                 self.executor.wait(_POLL_S)
                 self._collect()
-            elif self._may_go_on() and self.study.counts()["RUNNING"]:
+            elif self._may_go_on() and self.study.ledger.counts["RUNNING"]:
                 time.sleep(_POLL_S)  # another controller's trials, which may yet be left to this one
                 self._recover()
             else:
@@ -373,7 +375,7 @@ class _Sweep:
                 f"same command with hydra.sweeper.study_name={self.study.name}, or raise "
                 "hydra.sweeper.max_identical_failures"
             )
-        num_failed, rate = self.study.counts()["FAIL"], self._settings.max_failure_rate
+        num_failed, rate = self.study.ledger.counts["FAIL"], self._settings.max_failure_rate
         if outcome.state == TrialState.FAIL and num_failed > rate * self.study.total:
             self.progress.say(outcome.traceback.rstrip())
             raise SweepError(
@@ -382,18 +384,20 @@ class _Sweep:
             )
 
     def _show(self) -> None:
-        ranking, counts = self.study.ranking(), self.study.counts()
-        durations = [trial.duration.total_seconds() for trial in self.study.trials if trial.duration is not None]
-        left = self.study.total - counts["COMPLETE"] - counts["PRUNED"] - counts["FAIL"]
-        left_s = left * sum(durations) / len(durations) / self.executor.num_slots if durations else None
-        self.progress.show(counts, self.study.total, ranking[0] if ranking else None, left_s)
+        if time.monotonic() - self._shown < _SHOW_EVERY_S:
+            return
+        self._shown, ledger = time.monotonic(), self.study.ledger
+        left = self.study.total - ledger.num_started + ledger.counts["RUNNING"]
+        mean_s = ledger.total_duration_s / ledger.num_durations if ledger.num_durations else None
+        left_s = None if mean_s is None else left * mean_s / self.executor.num_slots
+        self.progress.show(ledger.counts, self.study.total, ledger.best, left_s)
 
 
 def _report(sweep: _Sweep, application: SweepApplication, config: DictConfig) -> list[FrozenTrial]:
     """Say what came out, and leave it in `optimization_results.yaml`."""
     study, say = sweep.study, sweep.progress.say
     ranking, num_objectives = study.ranking(), len(study.optuna_study.directions)
-    say(f"{describe_counts(study.counts())}; the study has {study.total} trials")
+    say(f"{describe_counts(study.ledger.counts)}; the study has {study.total} trials")
     if not ranking:
         say("no trial completed; the reasons are above and in the trials' folders")
         return ranking
@@ -401,7 +405,7 @@ def _report(sweep: _Sweep, application: SweepApplication, config: DictConfig) ->
     best = [override_text(key, value) for key, value in ranking[0].params.items()]
     say(f"The best configuration, to run by itself:\n  {describe_command(best, sweep.space.fixed)}")
     _write_results(ranking, num_objectives, Path(config.hydra.sweep.dir) / "optimization_results.yaml")
-    if sweep.is_stopping or study.counts()["RUNNING"]:
+    if sweep.is_stopping or study.ledger.counts["RUNNING"]:
         overrides = [*config.hydra.overrides.task, f"hydra.sweeper.study_name={study.name}"]
         say(f"To go on:\n  {describe_command(overrides, [], multirun=True)}")
         return ranking

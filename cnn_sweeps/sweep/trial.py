@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from cnn_sweeps.sweep.ledger import ATTEMPT, RETRY_OF
 from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.sweep.study import ATTEMPT, RETRY_OF, build_pruner
+from cnn_sweeps.sweep.study import build_pruner
 
 _SWEEPER = "hydra_plugins.cnn_sweeps.optuna_sweeper.OptunaSweeper"
 

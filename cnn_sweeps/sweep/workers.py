@@ -35,7 +35,7 @@ class WorkerPool:
     def __init__(
         self, num_workers: int, hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction
     ) -> None:
-        """Prepare the workers; each starts with its first job.
+        """Start the workers, without waiting for them.
 
         Args:
             num_workers: at least 1.
@@ -46,7 +46,7 @@ class WorkerPool:
         setup = (hydra_context, config, _Task(task_function), Singleton.get_state())
         num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers > 1 else None
         self._initargs = (cloudpickle.dumps(setup), sys.path[:], num_threads)
-        self._pools: list[ProcessPool | None] = [None] * num_workers
+        self._pools = [self._start_pool() for _ in range(num_workers)]
         self._busy: dict[int, ProcessFuture[Any]] = {}
 
     def submit(self, overrides: Sequence[str], job_number: int, timeout_s: float | None = None) -> Future[JobReturn]:
@@ -61,23 +61,24 @@ class WorkerPool:
     def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Future[Any]:
         """Run any importable function in a free worker."""
         slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
-        pool = self._pools[slot]
-        if pool is None or not pool.active:
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=self._initargs, context=context)
-            self._pools[slot] = pool
-        future: ProcessFuture[Any] = pool.schedule(function, arguments, timeout=timeout_s)
+        if not self._pools[slot].active:  # pebble gives a pool up when its worker dies between two jobs
+            self._pools[slot] = self._start_pool()
+        future: ProcessFuture[Any] = self._pools[slot].schedule(function, arguments, timeout=timeout_s)
         self._busy[slot] = future
         return future
+
+    def _start_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=self._initargs, context=context)
+        pool.schedule(_be_ready)
+        return pool
 
     def close(self) -> None:
         """End the workers, with the jobs that are still running in them."""
         for pool in self._pools:
-            if pool is not None:
-                pool.stop()  # type: ignore[no-untyped-call]
+            pool.stop()  # type: ignore[no-untyped-call]
         for pool in self._pools:
-            if pool is not None:
-                pool.join()
+            pool.join()
 
 
 def run_batch(
@@ -143,6 +144,10 @@ def _start_worker(setup: bytes, path: list[str], num_threads: int | None) -> Non
     setup_globals()
     Singleton.set_state(singletons)
     _job_setup = (hydra_context, config, task.resolve())
+
+
+def _be_ready() -> None:
+    """Be a worker's first job, for which it is started."""
 
 
 def _die_with_parent() -> None:

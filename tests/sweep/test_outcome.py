@@ -125,7 +125,7 @@ def test_timeout_inside_the_job_is_an_ordinary_failure():
 
 def test_training_that_cannot_go_on_fails_for_its_values_and_not_for_the_code():
     outcome = read_outcome(raised(TrainingError("the loss is nan in epoch 2")), 1)
-    assert (outcome.state, outcome.error) == (TrialState.FAIL, "the loss is nan in epoch 2")
+    assert (outcome.state, outcome.error) == (TrialState.FAIL, "TrainingError: the loss is nan in epoch 2")
     assert (outcome.failure_id, outcome.is_lost) == ("", False)
 
 

@@ -1,0 +1,75 @@
+"""How close two workers come to the ideal schedule when one trial takes ten times as long as the others.
+
+    python benchmarks/no_barrier.py [--repeats 3]
+
+Jobs that sleep: one of 20 s, ten of 2 s; on two slots the ideal is 20 s. Measured from the first trial's start to the
+last one's end, so with composing each job's configuration and handing it over, without starting the program.
+"""
+
+import argparse
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+
+SLOW_S, FAST_S, NUM_FAST = 20, 2, 10
+APPLICATION = """
+import time
+
+import hydra
+
+
+@hydra.main(version_base="1.3", config_path=".", config_name="config")
+def main(config):
+    time.sleep(config.seconds)
+    return config.index
+
+
+if __name__ == "__main__":
+    main()
+"""
+CONFIG = f"""
+defaults: [_self_, override hydra/sweeper: optuna, override hydra/launcher: workers]
+index: 0
+seconds: ${{oc.select:slow.${{index}},{FAST_S}}}
+slow: {{"1": {SLOW_S}}}
+hydra:
+  sweep: {{dir: sweep}}
+  sweeper: {{study_name: bench, storage: study.journal, n_jobs: 2}}
+"""
+
+
+def measure_s() -> float:
+    """Run the sweep; give the seconds from the first trial's start to the last one's end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "app.py").write_text(APPLICATION)
+        (folder / "config.yaml").write_text(CONFIG)
+        command = [sys.executable, "app.py", "--multirun", f"index=range(0,{NUM_FAST + 1})"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        trials = optuna.load_study(study_name="bench", storage=storage).trials
+        return (max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)).total_seconds()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    print("command:", shlex.join(["python", *sys.argv]))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seconds = [measure_s() for _ in range(arguments.repeats)]
+    ideal_s = max(SLOW_S, (SLOW_S + NUM_FAST * FAST_S) / 2)
+    median = statistics.median(seconds)
+    print(
+        f"{median:.1f} s ({min(seconds):.1f}-{max(seconds):.1f}), {median / ideal_s:.3f} of the ideal {ideal_s:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the trials of a study add up to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+# User attributes of a trial.
+OWNER, RETRIED, RETRY_OF, ATTEMPT = "owner", "retried", "retry_of", "attempt"
+ERROR, DUPLICATE_OF, SETTINGS_ID = "error", "duplicate_of", "settings"
+
+
+class TrialLedger:
+    """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more."""
+
+    def __init__(self, *, minimize: bool | None) -> None:
+        """Of a new look at a study; `minimize` is None for several objectives, of which none is best."""
+        self.best: FrozenTrial | None = None
+        self.total_duration_s, self.num_durations = 0.0, 0
+        self._minimize = minimize
+        self._settled: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
+        self._open_numbers: list[int] = []
+        self._num_seen = 0
+        self._finished_points: dict[str, int] = {}
+
+    def read(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take in what has changed; `trials` are all of the study, by number."""
+        numbers = [*self._open_numbers, *range(self._num_seen, len(trials))]
+        self._num_seen = len(trials)
+        self._open_numbers, self._open = [], Counter()
+        for trial in (trials[number] for number in numbers):
+            if trial.state.is_finished():
+                self._settle(trial)
+            else:
+                self._open_numbers.append(trial.number)
+                self._open[trial.state.name] += 1
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of trials by state; those that were tried again are RETRIED."""
+        return self._settled + self._open
+
+    @property
+    def num_started(self) -> int:
+        """Number of trials that were started and not tried again as others."""
+        return sum(number for state, number in self.counts.items() if state not in ("RETRIED", "WAITING"))
+
+    def finished_with(self, params: dict[str, Any], settings_id: str) -> int | None:
+        """Give the number of the trial that finished with these parameters and settings, if there is one."""
+        return self._finished_points.get(_point_key(params, settings_id))
+
+    def _settle(self, trial: FrozenTrial) -> None:
+        self._settled["RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name] += 1
+        if trial.duration is not None:
+            self.total_duration_s += trial.duration.total_seconds()
+            self.num_durations += 1
+        is_original = DUPLICATE_OF not in trial.user_attrs
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and is_original:
+            settings_id = trial.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")
+            self._finished_points.setdefault(_point_key(trial.params, settings_id), trial.number)
+        if trial.state == TrialState.COMPLETE and self._minimize is not None and self._beats_best(trial):
+            self.best = trial
+
+    def _beats_best(self, trial: FrozenTrial) -> bool:
+        if self.best is None:
+            return True
+        assert trial.value is not None
+        assert self.best.value is not None
+        return trial.value < self.best.value if self._minimize else trial.value > self.best.value
+
+
+def _point_key(params: dict[str, Any], settings_id: str) -> str:
+    return f"{settings_id} {json.dumps(params, sort_keys=True)}"

@@ -1,0 +1,108 @@
+"""Sweeps of the smallest trainings, and how to read what they leave in the study and in MLflow."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+import optuna
+import psutil
+from conftest import TINY
+from optuna.storages.journal import JournalFileBackend
+
+STUDY = "tiny"
+SWEEP = ["--multirun", *TINY, f"hydra.sweeper.study_name={STUDY}"]
+IN_THIS_PROCESS = "hydra/launcher=basic"
+
+
+def sweep_folder(folder):
+    return Path(folder, "outputs/sweeps", STUDY)
+
+
+def study_in(folder):
+    file = sweep_folder(folder) / "study.journal"
+    return optuna.load_study(
+        study_name=STUDY, storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+    )
+
+
+def sweep_log(folder):
+    return (sweep_folder(folder) / "sweep.log").read_text()
+
+
+def parent_run(study):
+    """The sweep's own run."""
+    return mlflow.MlflowClient().get_run(study.user_attrs["mlflow.run_id"])
+
+
+def child_runs(run):
+    """The runs below a run, oldest first."""
+    return mlflow.search_runs(
+        [run.info.experiment_id],
+        f"tags.mlflow.parentRunId = '{run.info.run_id}'",
+        order_by=["attributes.start_time", "tags.`trial.number`"],
+        output_format="list",
+    )
+
+
+def run_of(trial):
+    """The run that a trial noted."""
+    return mlflow.MlflowClient().get_run(trial.user_attrs["mlflow.run_id"])
+
+
+def all_runs(folder):
+    """Every run of the database in a folder."""
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def test_metrics(run):
+    return {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
+
+
+test_metrics.__test__ = False
+
+
+@contextmanager
+def started(folder, *arguments):
+    """Start the command as a process, and leave nothing of it to the next test."""
+    command = [sys.executable, "-u", "-m", "cnn_sweeps.train", *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    with Path(folder, "terminal.txt").open("a") as terminal:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=terminal, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for left in processes_in(folder):
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+
+
+def finish(folder, process, timeout_s=150):
+    """Wait for the process's good end."""
+    assert process.wait(timeout_s) == 0, Path(folder, "terminal.txt").read_text()
+
+
+def processes_in(folder):
+    """The living processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def wait_until(is_true, what, timeout_s=90):
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(0.02)
