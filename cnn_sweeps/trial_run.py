@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
-from cnn_sweeps.sweep.ledger import ATTEMPT
+from cnn_sweeps.sweep.ledger import RETRY_OF
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
 from cnn_sweeps.tracking.runs import PARENT_TAG
@@ -39,7 +39,7 @@ class TrialRun:
     @property
     def is_retry(self) -> bool:
         """Whether an earlier trial of the same configuration was lost, so that its checkpoint may be there."""
-        return ATTEMPT in self._trial.user_attrs
+        return RETRY_OF in self._trial.user_attrs
 
     @property
     def name(self) -> str:

@@ -5,32 +5,495 @@ import os
 import re
 import shlex
 import signal
-from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
-from conftest import TINY, compose, run_in_this_process
+from conftest import TINY, compose
 from PIL import Image
 from tiny_sweeps import (
     IN_THIS_PROCESS,
     STUDY,
     SWEEP,
+    SWEEP_OF_FILTERS,
     all_runs,
     child_runs,
+    command_in,
     finish,
+    measured_on_test,
     parent_run,
     run_of,
     started,
     study_in,
     sweep_folder,
     sweep_log,
-    test_metrics,
     wait_until,
 )
 
+from cnn_sweeps.data.split import split_dataset
+from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
+from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.targets import call_target
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-FOUR_TRIALS = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4", "tracking.experiment_name=four trials"]
+
+@pytest.fixture(autouse=True)
+def _sessions_store(store):
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+
+
+def artifact(run, name):
+    return mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name)
+
+
+def newest_run():
+    return mlflow.search_runs(search_all_experiments=True, max_results=1, output_format="list")[0]
+
+
+# A plain sweep.
+
+PLAIN = [*SWEEP, IN_THIS_PROCESS, "tracking.experiment_name=plain sweep"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, store):
+    """What `python -m cnn_sweeps.train --multirun` with four trials leaves."""
+    folder = tmp_path_factory.mktemp("swept")
+    with command_in(folder, store) as run:
+        run(*PLAIN, "hydra.sweeper.n_trials=4")
+    study = study_in(folder)
+    parent = parent_run(study)
+    champion = mlflow.MlflowClient().get_model_version_by_alias("plain sweep-synthetic", "champion")
+    return SimpleNamespace(
+        folder=folder, study=study, trials=study.trials, parent=parent, children=child_runs(parent), champion=champion
+    )
+
+
+def test_sweep_is_one_run_that_tells_what_was_searched_and_what_came_out(swept):
+    best, data = swept.study.best_trial, swept.parent.data
+    assert swept.parent.info.status == "FINISHED"
+    assert swept.parent.info.run_name == f"sweep {STUDY}"
+    assert (data.tags["study"], data.tags["objective"], data.tags["n_trials"]) == (STUDY, "val_log_loss", "4")
+    for key in ("model.dropout", "model.l2", "optimizer.decay_rate"):
+        assert key in data.tags["sweep.search_space"]
+        assert key in data.tags["best.params"]
+    assert data.tags["best.trial"] == str(best.number)
+    assert data.metrics["best_val_log_loss"] == best.value
+    counts = {key.removeprefix("trials."): value for key, value in data.metrics.items() if key.startswith("trials.")}
+    assert counts == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0, "retried": 0}
+    assert {"version.optuna", "version.tensorflow", "command"} - {"version.optuna"} <= set(data.tags)
+
+
+def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_reached(swept):
+    assert sorted(run.data.tags["trial.number"] for run in swept.children) == ["0", "1", "2", "3"]
+    for trial in swept.trials:
+        (run,) = (run for run in swept.children if run.data.tags["trial.number"] == str(trial.number))
+        assert run.info.run_id == trial.user_attrs["mlflow.run_id"]
+        assert (run.info.status, run.data.tags["trial.state"]) == ("FINISHED", "COMPLETE")
+        assert {key: float(run.data.params[key]) for key in trial.params} == trial.params
+        assert run.data.metrics["final_val_log_loss"] == trial.value
+        assert run.info.run_name.startswith(f"trial {trial.number}: model.dropout=")
+
+
+def test_first_trial_is_the_current_configuration(swept):
+    settings = compose(*TINY).settings
+    assert swept.trials[0].params == {key: settings[key] for key in swept.trials[0].params}
+    assert len({str(trial.params) for trial in swept.trials}) == 4
+
+
+def test_epochs_of_every_trial_are_in_the_study(swept):
+    client = mlflow.MlflowClient()
+    for trial in swept.trials:
+        history = client.get_metric_history(trial.user_attrs["mlflow.run_id"], "val_log_loss")
+        assert trial.intermediate_values == {metric.step: metric.value for metric in history}
+        assert sorted(trial.intermediate_values) == [1, 2]
+
+
+def test_only_the_best_trial_is_tested(swept):
+    tested = {run.data.tags["trial.number"]: measured_on_test(run) for run in swept.children if measured_on_test(run)}
+    assert tested.keys() == {str(swept.study.best_trial.number)}
+    assert {"test_log_loss", "test_accuracy", "test_auc"} <= tested[str(swept.study.best_trial.number)]
+    assert not measured_on_test(swept.parent)
+    assert sweep_log(swept.folder).count("on the test images, once") == 1
+
+
+def test_sweeps_run_keeps_table_pictures_and_log(swept):
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(swept.parent.info.run_id)}
+    pictures = {"timeline", "history", "learning_curves", "slice", "importance", "parallel_coordinates", "contour"}
+    assert files == {
+        *("trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"),
+        *(f"{name}.png" for name in pictures),
+    }
+    for name in pictures:
+        with Image.open(artifact(swept.parent, f"{name}.png")) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 300
+    with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
+        rows = list(csv.DictReader(table))
+    assert [float(row["value"]) for row in rows] == [trial.value for trial in swept.trials]
+    assert "Ranking, 4 of 4 completed trials" in sweep_log(swept.folder)
+
+
+def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_was_measured(swept):
+    version, best = swept.champion, swept.study.best_trial
+    assert version.tags["study"] == STUDY
+    assert version.tags["trial.number"] == str(best.number)
+    assert version.tags["trial.run_id"] == best.user_attrs["mlflow.run_id"]
+    assert float(version.tags["objective.value"]) == best.value
+    run = mlflow.get_run(best.user_attrs["mlflow.run_id"])
+    assert version.tags["comparable.data"] == run.data.tags["data.fingerprint"]
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+    data = call_target("data", compose(*TINY).data)
+    test = split_dataset(data, 0.2, 0.2, 0).test
+    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    measured = summarize(class_probabilities(outputs), data.labels[test])
+    assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
+
+
+def test_printed_command_of_the_best_trial_reproduces_its_value_exactly(swept, run_train):
+    told = re.search(r"to run by itself:\n\S+ \S+ +(.*)", sweep_log(swept.folder))[1]
+    program, *arguments = shlex.split(told)
+    assert program in ("python", "train")
+    run_train(*(word for word in arguments if "=" in word), "tracking.log_model=false")
+    assert newest_run().data.metrics["final_val_log_loss"] == swept.study.best_value
+
+
+def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders(swept, store):
+    """Numbers go on, and the best trial is not tested again unless another one is better now."""
+    before = {run.info.run_id: run.data.metrics for run in swept.children}
+    first_log = (sweep_folder(swept.folder) / "0" / "train.log").read_text()
+    with command_in(swept.folder, store) as run:
+        run(*PLAIN, "hydra.sweeper.n_trials=5")
+    study = study_in(swept.folder)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+    assert [trial.value for trial in study.trials[:4]] == [trial.value for trial in swept.trials]
+    parent = parent_run(study)
+    assert (parent.info.run_id, parent.info.status) == (swept.parent.info.run_id, "FINISHED")
+    assert (parent.data.tags["n_trials"], parent.data.metrics["trials.complete"]) == ("5", 5)
+    children = child_runs(parent)
+    assert len(children) == 5
+    assert (sweep_folder(swept.folder) / "4" / "train.log").exists()
+    assert (sweep_folder(swept.folder) / "0" / "train.log").read_text() == first_log
+    assert {run.info.run_id: run.data.metrics for run in children if run.info.run_id in before} == before
+    tested = {run.data.tags["trial.number"] for run in children if measured_on_test(run)}
+    assert tested == {str(swept.study.best_trial.number), str(study.best_trial.number)}
+    said = sweep_log(swept.folder)
+    assert said.count("on the test images, once") == len(tested)
+    if len(tested) == 1:
+        assert f"trial {study.best_trial.number} was tested before" in said
+
+
+def test_of_two_values_for_a_key_the_one_that_is_given_last_counts(run_train, tmp_path):
+    """As in every Hydra command."""
+    last_are_several = ["model.filters=[4,8]", "model.filters=[4,4],[8,8]"]
+    quick = ["objective=num_parameters", "training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
+    run_train(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, *last_are_several, *quick)
+    few, many = study_in(tmp_path).trials
+    assert [run_of(trial).data.params["model.filters"] for trial in (few, many)] == ["[4, 4]", "[8, 8]"]
+    assert few.value < many.value
+
+
+# Trials that do not complete.
+
+
+def test_pruned_trials_leave_finished_runs_and_no_checkpoint_and_the_sweep_says_that_none_completed(
+    run_train, tmp_path
+):
+    run_train(
+        *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
+        *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
+    )
+    study = study_in(tmp_path)
+    assert [(trial.state.name, trial.last_step) for trial in study.trials] == [("PRUNED", 1)] * 2
+    parent = parent_run(study)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["trials.pruned"] == 2
+    children = child_runs(parent)
+    assert [run.info.status for run in children] == ["FINISHED"] * 2
+    assert [run.data.tags["trial.state"] for run in children] == ["PRUNED"] * 2
+    assert not any(name.startswith(("final_", "test_")) for run in children for name in run.data.metrics)
+    assert "no trial completed" in sweep_log(tmp_path)
+    assert list((tmp_path / "outputs/checkpoints").iterdir()) == []
+
+
+def test_diverging_trial_fails_with_its_reason_and_the_others_complete(run_train, tmp_path):
+    run_train(*SWEEP, IN_THIS_PROCESS, "optimizer.learning_rate=1e-3,1e30,1e-2", "tracking.log_model=false")
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[1].user_attrs["error"].startswith("TrainingError: train_loss became nan in epoch 1")
+    assert "TrainingError" in (sweep_folder(tmp_path) / "1" / "error.txt").read_text()
+    assert "train_loss became nan" in sweep_log(tmp_path)
+    parent = parent_run(study)
+    assert parent.info.status == "FINISHED"
+    assert (parent.data.metrics["trials.complete"], parent.data.metrics["trials.fail"]) == (2, 1)
+    failed = run_of(study.trials[1])
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["error"].startswith("TrainingError: train_loss became nan")
+    assert failed.data.tags["trial.state"] == "FAIL"
+
+
+def test_data_that_no_trial_can_use_stop_the_sweep_in_one_line(run_train, tmp_path):
+    with pytest.raises(SystemExit) as error:
+        run_train(*SWEEP, IN_THIS_PROCESS, "folds=1000")
+    assert re.fullmatch(r"error: 3 trials in a row failed .*DataError: folds=1000: class .*", str(error.value))
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["FAIL"] * 3
+    parent = parent_run(study)
+    assert (parent.info.status, parent.data.metrics["trials.fail"]) == ("FAILED", 3)
+
+
+# Several trainings, several objectives, several chosen trials.
+
+
+def test_repeats_and_folds_make_a_trial_the_mean_of_its_child_runs(run_train, tmp_path):
+    run_train(*SWEEP, IN_THIS_PROCESS, "repeats=2", "folds=2", "hydra.sweeper.n_trials=1")
+    study = study_in(tmp_path)
+    (run,) = child_runs(parent_run(study))
+    trainings = child_runs(run)
+    assert [each.info.run_name for each in trainings] == [
+        f"seed {seed} fold {fold} of 2" for seed in (0, 1) for fold in (1, 2)
+    ]
+    values = [each.data.metrics["final_val_log_loss"] for each in trainings]
+    assert len(set(values)) == 4
+    assert study.best_value == pytest.approx(mean(values), rel=1e-12)
+    assert run.data.metrics["final_val_log_loss"] == study.best_value
+    assert run.data.metrics["final_val_log_loss_se"] == pytest.approx(stdev(values) / 2)
+    assert (run.data.tags["trial.number"], run.data.tags["trial.state"]) == ("0", "COMPLETE")
+    assert {each.info.status for each in (run, *trainings)} == {"FINISHED"}
+    assert not any("trial.number" in each.data.tags or measured_on_test(each) for each in trainings)
+    assert measured_on_test(run)
+    assert [each.data.params["seed"] for each in trainings] == ["0", "0", "1", "1"]
+
+
+def test_single_run_with_repeats_records_the_mean_of_its_child_runs(run_train):
+    run_train(*TINY, "repeats=2", "seed=4", "tracking.log_model=false")
+    runs = mlflow.search_runs(search_all_experiments=True, max_results=3, output_format="list")
+    (group,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    trainings = child_runs(group)
+    assert [run.info.run_name for run in trainings] == ["seed 4", "seed 5"]
+    assert [run.data.params["seed"] for run in trainings] == ["4", "5"]
+    assert {run.info.status for run in (group, *trainings)} == {"FINISHED"}
+    for name in ("final_val_log_loss", "test_log_loss"):
+        values = [run.data.metrics[name] for run in trainings]
+        assert group.data.metrics[name] == pytest.approx(mean(values))
+        assert group.data.metrics[f"{name}_se"] == pytest.approx(stdev(values) / 2**0.5)
+
+
+def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, tmp_path):
+    """The number of parameters differs by the same amount in every training, which is no chance."""
+    run_train(
+        *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[4,8],[8,8]", "objective=num_parameters", "repeats=3"),
+        *("training.epochs=1", "evaluate_best=false", "tracking.log_model=false"),
+    )
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    assert [len(child_runs(run_of(trial))) for trial in study.trials] == [3, 2]
+    loser = run_of(study.trials[1])
+    assert (loser.info.status, loser.data.tags["trial.state"]) == ("FINISHED", "PRUNED")
+    assert loser.data.metrics["num_parameters"] > study.best_value
+
+
+def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path):
+    run_train(
+        *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[4,8],[4,4]"),
+        "objective=[val_log_loss,num_parameters]",
+        *("hydra.sweeper.direction=[minimize,minimize]", "tracking.log_model=false"),
+    )
+    study = study_in(tmp_path)
+    parent = parent_run(study)
+    for trial in study.trials:
+        metrics = run_of(trial).data.metrics
+        assert trial.values == [metrics["final_val_log_loss"], metrics["num_parameters"]]
+    assert study.trials[0].values[1] > study.trials[1].values[1]
+    assert parent.data.metrics["trials.complete"] == 2
+    first = min(study.best_trials, key=lambda trial: trial.values[0])
+    tested = [run.data.tags["trial.number"] for run in child_runs(parent) if measured_on_test(run)]
+    assert tested == [str(first.number)]
+    assert Image.open(artifact(parent, "pareto_front.png")).format == "PNG"
+    assert "Pareto front" in sweep_log(tmp_path)
+
+
+def test_evaluate_best_false_tests_nothing_and_keeps_the_model(run_train, tmp_path):
+    experiment = "tracking.experiment_name=untested"
+    run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "evaluate_best=false", experiment)
+    (run,) = child_runs(parent_run(study_in(tmp_path)))
+    assert not measured_on_test(run)
+    version = mlflow.MlflowClient().get_model_version_by_alias("untested-synthetic", "champion")
+    assert version.tags["trial.run_id"] == run.info.run_id
+    assert "test_" not in " ".join(run.data.metrics)
+    assert not any(file.path == "test_report.txt" for file in mlflow.MlflowClient().list_artifacts(run.info.run_id))
+
+
+def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trials_place_in_the_test(
+    run_train, tmp_path
+):
+    """Points that leave out a key which has one value only are equal once they are sampled."""
+    point, other = "model.dropout:0.5", "model.dropout:0.1"
+    run_train(
+        *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),
+        "optimizer.decay_rate=0.96",
+        "hydra.sweeper.params={model.dropout:'choice(0.5,0.1)',model.l2:'choice(0.001)'}",
+        f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{other}}}]",
+    )
+    study = study_in(tmp_path)
+    original, duplicate, _ = study.trials
+    assert original.params == duplicate.params
+    assert original.value == duplicate.value
+    parent = parent_run(study)
+    runs = {run.data.tags["trial.number"]: run for run in child_runs(parent)}
+    assert runs.keys() == {"0", "1", "2"}
+    assert runs["1"].info.status == "FINISHED"
+    assert (runs["1"].data.tags["trial.duplicate_of"], runs["1"].data.tags["trial.state"]) == ("0", "COMPLETE")
+    assert runs["1"].data.metrics["final_val_log_loss"] == duplicate.value
+    assert {key: float(value) for key, value in runs["1"].data.params.items()} == duplicate.params
+    assert not (sweep_folder(tmp_path) / "1").exists()
+    assert {number for number, run in runs.items() if measured_on_test(run)} == {"0", "2"}
+
+
+def test_test_that_was_cut_off_is_brought_to_its_end_by_the_same_command(run_train, tmp_path):
+    """As if the controller had been killed while the best trial's pictures were drawn."""
+    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "tracking.log_model=false"]
+    run_train(*command)
+    (trial,) = study_in(tmp_path).trials
+    client, run_id = mlflow.MlflowClient(), trial.user_attrs["mlflow.run_id"]
+    client.update_run(run_id, status="RUNNING")
+    client.set_tag(run_id, "owner.started", "0")
+    run_train(*command)
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+# Worker processes.
+
+
+def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(run_train, tmp_path):
+    run_train(
+        *SWEEP, "hydra.sweeper.n_trials=3", "regularization=full", "evaluate_best=false", "tracking.log_model=false"
+    )
+    trials = study_in(tmp_path).trials
+    owners = {run_of(trial).data.tags["owner.pid"] for trial in trials}
+    assert len(owners) == 1
+    assert owners != {str(os.getpid())}
+    for trial in trials:
+        overrides = [override_text(key, value) for key, value in trial.params.items()]
+        run_train(*TINY, "regularization=full", *overrides, "tracking.log_model=false")
+        assert newest_run().data.metrics["final_val_log_loss"] == trial.value
+        assert "epoch 2/2" in (sweep_folder(tmp_path) / str(trial.number) / "train.log").read_text()
+
+
+def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running(tmp_path):
+    long = ["training.epochs=60", "training.early_stopping.enabled=false", "tracking.log_model=false"]
+    arguments = [
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=2",
+        "hydra/sweeper/pruner=none",
+        "evaluate_best=false",
+    ]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+    def trial_in_training():
+        if not (sweep_folder(tmp_path) / "study.journal").exists():
+            return None
+        running = [trial for trial in study_in(tmp_path).trials if trial.state.name == "RUNNING"]
+        return next((trial for trial in running if 5 < len(trial.intermediate_values) < 40), None)
+
+    with started(tmp_path, *SWEEP, *long, *arguments) as process:
+        wait_until(lambda: process.poll() is not None or trial_in_training(), "a training", timeout_s=120)
+        victim = trial_in_training()
+        killed_id = victim.user_attrs["mlflow.run_id"]
+        worker = psutil.Process(int(client.get_run(killed_id).data.tags["owner.pid"]))
+        assert process.pid in [parent.pid for parent in worker.parents()]
+        worker.send_signal(signal.SIGKILL)
+        finish(tmp_path, process)
+
+    trials = study_in(tmp_path).trials
+    lost = trials[victim.number]
+    assert (lost.state.name, lost.user_attrs["retried"]) == ("FAIL", True)
+    assert lost.user_attrs["error"] == "the worker process died (exit code -9)"
+    (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == lost.number)
+    assert (again.state.name, again.params) == ("COMPLETE", lost.params)
+    assert sorted(again.intermediate_values) == list(range(1, 61))
+    assert [trial.state.name for trial in trials if trial.number != lost.number] == ["COMPLETE"] * 3
+    runs = {run.info.run_id: run for run in all_runs(tmp_path)}
+    assert (runs[killed_id].info.status, runs[killed_id].data.tags["trial.state"]) == ("KILLED", "FAIL")
+    retry = runs[again.user_attrs["mlflow.run_id"]]
+    assert (retry.data.tags["trial.retry_of"], retry.data.tags["trial.state"]) == (str(lost.number), "COMPLETE")
+    assert "resuming after epoch" in (sweep_folder(tmp_path) / str(again.number) / "train.log").read_text()
+    assert sorted(run.info.status for run in runs.values()) == ["FINISHED"] * 4 + ["KILLED"]
+    assert list((tmp_path / "outputs/checkpoints").glob("*.npz")) == []
+
+
+# What is refused before there is anything.
+
+UNREACHABLE = "hydra.sweeper.storage=postgresql://127.0.0.1:1/x"
+
+
+def refusal(run_train, *arguments):
+    """Run the sweep; give the one line that refuses it."""
+    with pytest.raises(SystemExit) as error:
+        run_train("--multirun", IN_THIS_PROCESS, *arguments)
+    message = str(error.value)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("preset", ["regularization", "optimizer", "architecture", "wide"])
+@pytest.mark.parametrize(
+    ("mistake", "complaint"), [("model.padding=same", UNREACHABLE), ("model.padding=x", "padding=x")]
+)
+def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(
+    preset, mistake, complaint, run_train, tmp_path
+):
+    message = refusal(run_train, f"search={preset}", UNREACHABLE, mistake)
+    assert complaint in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.no_such=1,2"], "model.no_such"),
+        (["+model.depth=1,2"], "model.depth: no such setting here"),
+        (["hydra.sweeper.params={model.no_such:'choice(1,2)'}"], "model.no_such"),
+        (["model.dropout=interval(0,1.5)"], "model.dropout=1.5: should be less than 1"),
+        (["model.dropout=0.1,0.5,1.5"], "model.dropout=1.5: should be less than 1"),
+        (["model.filters=[8],[]"], "model.filters=[]"),
+        (["data.num_images=interval(10.5,20)", "data=synthetic"], "data.num_images=10.5: should be a valid integer"),
+        (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): an empty interval"),
+        (["model.l2=tag(log,interval(0,0.1))"], "model.l2=tag(log,interval(0,0.1)): a log interval must begin above 0"),
+        (["objective=val_f1"], "objective=val_f1: should be one or a list of val_log_loss, val_accuracy"),
+        (["objective=test_accuracy"], "objective=test_accuracy: test images are for the chosen model alone"),
+        (["objective=[val_log_loss,test_log_loss]"], "test images are for the chosen model alone"),
+        (["objective=val_accuracy"], "set hydra.sweeper.direction=maximize"),
+        (["hydra.sweeper.direction=maximize"], "set hydra.sweeper.direction=minimize"),
+        (
+            ["objective=[val_log_loss,val_accuracy]"],
+            "hydra.sweeper.direction=minimize: does not fit objective=['val_log_loss', 'val_accuracy']; "
+            "set hydra.sweeper.direction=[minimize,maximize]",
+        ),
+        (["hydra.sweeper.direction=[minimize,minimize]"], "set hydra.sweeper.direction=minimize"),
+        (["evaluate_best=-1"], "evaluate_best=-1: should be false or a number of trials"),
+        (["repeats=0"], "repeats=0: should be greater than or equal to 1"),
+        (["folds=0"], "folds=0: should be greater than or equal to 1"),
+        ([UNREACHABLE], "storage=postgresql://127.0.0.1:1/x: cannot be used"),
+        (["tracking.uri=http://127.0.0.1:1"], "tracking.uri=http://127.0.0.1:1: the tracking server does not answer"),
+        (["tracking.uri=sqlite:///no/such/folder/x.db"], "the folder of the database does not exist"),
+        (["search=nothing"], "search=nothing: no such option; allowed: architecture, optimizer, regularization, wide"),
+        (["search=regularisation"], "did you mean regularization?"),
+        (["hydra/sweeper/pruner=x"], "hydra/sweeper/pruner=x: no such option"),
+        (["hydra/sweeper/sampler=x"], "hydra/sweeper/sampler=x: no such option"),
+        (["hydra.sweeper.enqueue=[{model.dropout:0.9}]"], "enqueue[0].model.dropout: 0.9 is not in 0.0 to 0.7"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_there_is_anything(overrides, message, run_train, tmp_path):
+    assert message in refusal(run_train, *overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_password_of_a_storage_that_does_not_answer_is_not_told(run_train):
+    message = refusal(run_train, "hydra.sweeper.storage='postgresql://me:secret@127.0.0.1:1/x'")
+    assert "secret" not in message

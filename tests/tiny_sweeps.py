@@ -10,11 +10,16 @@ from pathlib import Path
 import mlflow
 import optuna
 import psutil
+import pytest
 from conftest import TINY
 from optuna.storages.journal import JournalFileBackend
 
+from cnn_sweeps.command_line import run_application
+from cnn_sweeps.train import train
+
 STUDY = "tiny"
 SWEEP = ["--multirun", *TINY, f"hydra.sweeper.study_name={STUDY}"]
+SWEEP_OF_FILTERS = [word for word in SWEEP if not word.startswith("model.filters=")]
 IN_THIS_PROCESS = "hydra/launcher=basic"
 
 
@@ -24,9 +29,7 @@ def sweep_folder(folder):
 
 def study_in(folder):
     file = sweep_folder(folder) / "study.journal"
-    return optuna.load_study(
-        study_name=STUDY, storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-    )
+    return optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))))
 
 
 def sweep_log(folder):
@@ -59,11 +62,23 @@ def all_runs(folder):
     return mlflow.search_runs(search_all_experiments=True, output_format="list")
 
 
-def test_metrics(run):
-    return {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
+def measured_on_test(run):
+    return {name for name in run.data.metrics if name.startswith("test_")}
 
 
-test_metrics.__test__ = False
+@contextmanager
+def command_in(folder, store):
+    """Give what `run_train` gives, for longer than one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+
+        def run(*arguments):
+            patch.setattr(sys, "argv", ["train", *arguments])
+            run_application(train)
+
+        yield run
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -88,7 +88,8 @@ def parse_search_space(
     fixed_keys = {override.key_or_group for override in fixed}
 
     configured = parser.parse_overrides([f"{key}={_as_text(value)}" for key, value in params.items()])
-    fixed += [each for each in configured if not each.is_sweep_override() and each.key_or_group not in fixed_keys]
+    given_keys = {override.key_or_group for override in given}
+    fixed += [each for each in configured if not each.is_sweep_override() and each.key_or_group not in given_keys]
     if is_preset_chosen or not swept:
         preset = {each.get_key_element(): each for each in configured if each.is_sweep_override()}
         swept = {key: each for key, each in preset.items() if each.key_or_group not in fixed_keys} | swept
@@ -96,7 +97,11 @@ def parse_search_space(
         distributions={key: _distribution(override) for key, override in swept.items()},
         fixed=[str(override.input_line) for override in fixed],
         is_named=any(override.is_sweep_override() for override in given),
-        listed={key: _listed_values(override) for key, override in swept.items() if override.is_discrete_sweep()},
+        listed={
+            key: _plain_values(override.sweep_iterator())
+            for key, override in swept.items()
+            if override.is_discrete_sweep()
+        },
     )
 
 
@@ -166,10 +171,9 @@ def _distribution(override: Override) -> BaseDistribution:
     values = _listed_values(override)
     if not values:
         raise ConfigError(f"{override.input_line}: holds no value; name at least one")
-    is_regular_range = isinstance(value, RangeSweep) and not value.shuffle and len(values) > 1
-    if not is_regular_range:
+    if not isinstance(value, RangeSweep) or len(values) == 1:
         return CategoricalDistribution(values)
-    low, high, step = min(values), max(values), abs(value.step)  # type: ignore[union-attr]
+    low, high, step = min(values), max(values), abs(value.step)
     if isinstance(low, int):
         return IntDistribution(low, high, step=int(step))
     return FloatDistribution(low, high, step=float(step))
@@ -191,8 +195,19 @@ def _interval(override: Override, interval: IntervalSweep) -> BaseDistribution:
 
 
 def _listed_values(override: Override) -> list[Any]:
-    """Give the values in their order, each once; `true` and 1 are two."""
-    values = [_plain(element) for element in override.sweep_iterator()]
+    """Give the values in the order in which they were listed, also if they are to be tried in another one."""
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        ends = (value.start, value.stop, value.step)
+        if not all(end is not None and math.isfinite(end) for end in ends) or value.step == 0:
+            raise ConfigError(f"{override.input_line}: start, stop and step must be finite numbers, the step not 0")
+        return _plain_values(value.range())
+    return _plain_values(value.list if isinstance(value, ChoiceSweep) else override.sweep_iterator())
+
+
+def _plain_values(elements: Iterable[Any]) -> list[Any]:
+    """Give each value once; `true` and 1 are two."""
+    values = [_plain(element) for element in elements]
     return list({(isinstance(value, bool), value): value for value in values}.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -50,13 +51,13 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         return _open_journal(str(Path(storage).absolute()), os.getpid())
     try:
         if isinstance(storage, dict):
-            return instantiate(storage, _convert_="all")  # type: ignore[no-any-return]
+            return _checked(instantiate(storage, _convert_="all"))
         if storage.startswith("redis"):
             return optuna.storages.JournalStorage(JournalRedisBackend(storage))
         if storage.startswith(_SQLITE):
             Path(storage.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(storage)
-    except (HydraException, ImportError, OSError, ValueError, SQLAlchemyError) as error:
+    except (HydraException, ImportError, OSError, TypeError, ValueError, SQLAlchemyError) as error:
         reason = " ".join(str(error).split("\n(Background")[0].split())
         raise StudyError(
             f"hydra.sweeper.storage={describe_storage(storage)}: cannot be used ({reason}); "
@@ -69,9 +70,10 @@ def _open_journal(path: str, _process: int) -> optuna.storages.JournalStorage:
     """Keep what was read of the journal for the next trial of this process."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(path, lock_obj=_ProcessBoundLock(Path(f"{path}.lock")))  # type: ignore[arg-type]
-        return optuna.storages.JournalStorage(backend)
-    except (OSError, ValueError) as error:
+        lock = _ProcessBoundLock(Path(f"{path}.lock"))
+        _cut_unfinished_line(Path(path), lock)
+        return optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=lock))  # type: ignore[arg-type]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(
             f"hydra.sweeper.storage={path}: cannot be used as a journal file ({error}); name another"
         ) from error
@@ -83,7 +85,27 @@ def describe_storage(storage: str | dict[str, Any]) -> str:
         return str(storage.get("_target_"))
     if "://" not in storage:
         return storage
-    return make_url(storage).render_as_string(hide_password=True)
+    try:
+        return make_url(storage).render_as_string(hide_password=True)
+    except (SQLAlchemyError, ValueError):  # no well-formed address
+        return re.sub(r"://.*@", "://***@", storage)
+
+
+def _cut_unfinished_line(path: Path, lock: _ProcessBoundLock) -> None:
+    """Take away what a power cut left of a line, to which the next one would be appended."""
+    lock.acquire()
+    try:
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _checked(storage: Any) -> optuna.storages.BaseStorage:
+    if not isinstance(storage, optuna.storages.BaseStorage):
+        raise TypeError(f"a {type(storage).__name__} is no Optuna storage")
+    return storage
 
 
 def lock_file(storage: str | dict[str, Any]) -> Path | None:

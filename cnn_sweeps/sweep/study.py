@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import random
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,7 @@ import optuna
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
@@ -31,6 +34,7 @@ from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, lock_fi
 _DEFINITION = "definition"  # of a study
 
 _OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new trial's owner is about to sign
+_NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
 
 
@@ -66,9 +70,9 @@ class SweepStudy:
         ]
         is_single = len(settings.direction) == 1
         self._ledger = TrialLedger(minimize=settings.direction[0] == "minimize" if is_single else None)
-        build_sampler(settings.sampler, 0)
-        pruner = build_pruner(settings.pruner)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _check_sampler(settings, space)
+        pruner = build_pruner(settings.pruner)
         storage = open_storage(settings.storage)
         with controllers_lock(settings.storage):
             self.optuna_study = optuna.create_study(
@@ -122,6 +126,7 @@ class SweepStudy:
         """Queue the points that are not in the study yet, to be tried before the sampler is asked."""
         with controllers_lock(self._storage):
             known = {_point_id(_known_params(trial)) for trial in self.trials}
+            known |= {_point_id(_queued_params(trial)) for trial in self.trials}
             for point in points:
                 if _point_id(point) not in known:
                     self.optuna_study.enqueue_trial(point)
@@ -135,12 +140,21 @@ class SweepStudy:
                 if num_started >= self.total:
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
-                trial = self.optuna_study.ask(self._space.distributions)
+                trial = self._ask()
                 trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
                 if self.ledger.num_started <= self.total:
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
+
+    def _ask(self) -> Trial:
+        try:
+            return self.optuna_study.ask(self._space.distributions)
+        except BaseException:  # of the sampler, or a signal's: leave no trial behind that nobody runs
+            for trial in self.trials:
+                if trial.state == TrialState.RUNNING and OWNER not in trial.user_attrs:
+                    self._fail_and_queue_again(trial, "the sampler failed")
+            raise
 
     def finished_duplicate(self, trial: Trial) -> FrozenTrial | None:
         """Give a finished trial of the same parameters and settings, if there is one."""
@@ -162,7 +176,8 @@ class SweepStudy:
         attempt = trial.user_attrs.get(ATTEMPT, 0)
         if outcome is INTERRUPTED or (outcome.is_lost and attempt < self._settings.max_retries):
             with controllers_lock(self._storage):
-                return self._fail_and_queue_again(self._frozen(trial), outcome.error)
+                is_lost = outcome is not INTERRUPTED
+                return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=is_lost)
         return self._tell(trial, outcome.state, outcome.values)
 
     def recover(self) -> list[FrozenTrial]:
@@ -180,13 +195,13 @@ class SweepStudy:
         started = trial.datetime_start.replace(tzinfo=UTC)
         return lock_file(self._storage) is not None or datetime.now(UTC) - started > _OWNERLESS_GRACE
 
-    def _fail_and_queue_again(self, trial: FrozenTrial, error: str) -> FrozenTrial:
+    def _fail_and_queue_again(self, trial: FrozenTrial, error: str, *, is_lost: bool = False) -> FrozenTrial:
         """In an order in which nothing is lost, or done twice, if this process is killed in between."""
         storage = self.optuna_study._storage
         storage.set_trial_user_attr(trial._trial_id, RETRIED, value=True)
         storage.set_trial_user_attr(trial._trial_id, ERROR, error)
         if all(other.user_attrs.get(RETRY_OF) != trial.number for other in self.trials):
-            attempt = trial.user_attrs.get(ATTEMPT, 0) + 1
+            attempt = trial.user_attrs.get(ATTEMPT, 0) + is_lost
             self.optuna_study.enqueue_trial(_known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
         return self._tell(trial.number, TrialState.FAIL, None)
 
@@ -211,6 +226,23 @@ class SweepStudy:
         complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         sign = 1 if self._settings.direction[0] == "minimize" else -1
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def _check_sampler(settings: SweepSettings, space: SearchSpace) -> None:
+    """Have the sampler suggest a trial of a study that is thrown away, so that what it cannot do is told at once."""
+    target = str(settings.sampler.get("_target_"))
+    for sampler, package in _NEEDED_PACKAGES.items():
+        if target.endswith(sampler) and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"hydra.sweeper.sampler._target_={target}: needs {package}; pip install {package}")
+    sampler_of_first_trial = build_sampler(settings.sampler, 0)
+    try:
+        optuna.create_study(directions=settings.direction, sampler=sampler_of_first_trial).ask(space.distributions)
+    except (ImportError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"hydra.sweeper.sampler._target_={target}: cannot search this space ({reason}); choose another "
+            "hydra/sweeper/sampler, or change its settings or the space"
+        ) from error
 
 
 def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
@@ -242,7 +274,9 @@ def build_pruner(config: dict[str, Any]) -> BasePruner:
 
 def _build(kind: str, config: dict[str, Any]) -> Any:
     try:
-        return instantiate({key: value for key, value in config.items() if value is not None}, _convert_="all")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return instantiate({key: value for key, value in config.items() if value is not None}, _convert_="all")
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(
@@ -268,8 +302,12 @@ def _known_directions(storage: optuna.storages.BaseStorage, name: str) -> Sequen
 
 def _known_params(trial: FrozenTrial) -> dict[str, Any]:
     """Give what is known of a trial's parameters, whether it was suggested or only queued."""
+    return _queued_params(trial) | trial.params
+
+
+def _queued_params(trial: FrozenTrial) -> dict[str, Any]:
     fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return fixed | trial.params
+    return fixed
 
 
 def _point_id(params: dict[str, Any]) -> str:
@@ -294,7 +332,8 @@ def _obstacles(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for key in before["space"].keys() & now["space"].keys():
         old, new = before["space"][key], now["space"][key]
         is_list = "CategoricalDistribution" in (old["name"], new["name"])
-        if old != new and (is_list or old["name"] != new["name"]):
+        is_other_type = (old["name"], old["attributes"].get("log")) != (new["name"], new["attributes"].get("log"))
+        if old != new and (is_list or is_other_type):
             obstacles.append(f"list of values of {key}" if is_list else f"type of {key}")
     return obstacles
 
@@ -303,8 +342,8 @@ def _show_distribution(distribution: dict[str, Any]) -> str:
     attributes = distribution["attributes"]
     if "choices" in attributes:
         return f"choice({','.join(str(choice) for choice in attributes['choices'])})"
-    extras = [name for name in ("log", "step") if attributes.get(name) not in (None, False, 1)]
-    told = "".join(f", {name}={attributes[name]}" for name in extras)
+    told = ", log" if attributes["log"] else ""
+    told += f", step {attributes['step']:g}" if attributes["step"] not in (None, 1) else ""
     return f"[{attributes['low']:g}, {attributes['high']:g}{told}]"
 
 

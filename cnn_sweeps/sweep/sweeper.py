@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -18,6 +20,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import InstantiationException
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
@@ -59,6 +62,7 @@ def run_sweep(
         KeyboardInterrupt: after Ctrl-C, once the running trials are done.
     """
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
+    overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
     name, storage = _pin_study(config, settings)
     settings.storage = storage
     loader = hydra_context.config_loader
@@ -72,11 +76,12 @@ def run_sweep(
 
     folder = Path(config.hydra.sweep.dir)
     total = settings.n_trials or DEFAULT_NUM_TRIALS
+    launcher = _build_launcher(settings, hydra_context, task_function, config)
     study = SweepStudy(name, space, settings, total, kept_settings)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")
     progress = Progress(folder / "sweep.log")
-    executor = _open_executor(settings, hydra_context, task_function, config)
+    executor = _open_executor(launcher, settings)
     sweep = _Sweep(study, space, settings, executor, application, progress, folder, extend)
     status = "FAILED"
     try:
@@ -84,9 +89,9 @@ def run_sweep(
         application.begin(study, about, folder)
         study.enqueue(points or _current_point(space, loader, config))
         progress.say(f"study {name} in {about['storage']}: {total} trials of {about['search space']}")
-        with _first_ctrl_c_finishes_running_trials(sweep):
+        with _signals_end_in_order(sweep):
             sweep.run()
-            ranking = _report(sweep, application, config)
+            ranking = _report(sweep, application, folder, overrides)
         status = "KILLED" if sweep.is_stopping else "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
@@ -190,7 +195,7 @@ def _build_application(settings: SweepSettings) -> SweepApplication:
         raise ConfigError(f"hydra.sweeper.application: cannot be built ({reason})") from error
     if not isinstance(application, SweepApplication):
         raise ConfigError(
-            f"hydra.sweeper.application._target_={settings.application['_target_']}: is no SweepApplication"
+            f"hydra.sweeper.application._target_={settings.application.get('_target_')}: is no SweepApplication"
         )
     return application
 
@@ -222,40 +227,51 @@ def _is_searched(key: str, space: SearchSpace) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _open_executor(
+def _build_launcher(
     settings: SweepSettings, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-) -> Executor:
+) -> Launcher:
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
     )
-    open_workers = getattr(launcher, "open_workers", None)
-    if open_workers is not None:
-        return WorkerExecutor(open_workers(settings.n_jobs), settings.n_jobs, settings.trial_timeout_s)
-    if settings.trial_timeout_s is not None:
+    if settings.trial_timeout_s is not None and not hasattr(launcher, "open_workers"):
         raise ConfigError(
             f"hydra.sweeper.trial_timeout_s={settings.trial_timeout_s}: a {type(launcher).__name__} cannot end a job; "
             "use hydra/launcher=workers"
         )
+    return launcher
+
+
+def _open_executor(launcher: Launcher, settings: SweepSettings) -> Executor:
+    open_workers = getattr(launcher, "open_workers", None)
+    if open_workers is not None:
+        return WorkerExecutor(open_workers(settings.n_jobs), settings.n_jobs, settings.trial_timeout_s)
     is_serial = isinstance(launcher, BasicLauncher)
     return BatchExecutor(launcher, 1 if is_serial else settings.n_jobs)
 
 
 @contextmanager
-def _first_ctrl_c_finishes_running_trials(sweep: _Sweep) -> Iterator[None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
+def _signals_end_in_order(sweep: _Sweep) -> Iterator[None]:
+    """Let the first Ctrl-C finish running trials, and a second one, or SIGTERM, leave through all `finally` clauses."""
+
+    def on_ctrl_c(_number: int, _frame: FrameType | None) -> None:
         if sweep.is_stopping:
             raise KeyboardInterrupt
         sweep.stop()
 
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: nobody can press Ctrl-C
+    def on_end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = {signal.SIGINT: on_ctrl_c}
+    handlers |= {end: on_end for end in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(end) == signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Sweep:
@@ -393,24 +409,25 @@ class _Sweep:
         self.progress.show(ledger.counts, self.study.total, ledger.best, left_s)
 
 
-def _report(sweep: _Sweep, application: SweepApplication, config: DictConfig) -> list[FrozenTrial]:
+def _report(sweep: _Sweep, application: SweepApplication, folder: Path, overrides: Sequence[str]) -> list[FrozenTrial]:
     """Say what came out, and leave it in `optimization_results.yaml`."""
     study, say = sweep.study, sweep.progress.say
     ranking, num_objectives = study.ranking(), len(study.optuna_study.directions)
     say(f"{describe_counts(study.ledger.counts)}; the study has {study.total} trials")
+    is_over = study.ledger.num_started - study.ledger.counts["RUNNING"] >= study.total
+    if not is_over:
+        kept = [each for each in overrides if not each.startswith(("hydra.mode=", "hydra.sweeper.study_name="))]
+        say(f"To go on:\n  {describe_command([*kept, f'hydra.sweeper.study_name={study.name}'], [], multirun=True)}")
     if not ranking:
         say("no trial completed; the reasons are above and in the trials' folders")
         return ranking
     say(describe_ranking(ranking, num_objectives))
     best = [override_text(key, value) for key, value in ranking[0].params.items()]
     say(f"The best configuration, to run by itself:\n  {describe_command(best, sweep.space.fixed)}")
-    _write_results(ranking, num_objectives, Path(config.hydra.sweep.dir) / "optimization_results.yaml")
-    if sweep.is_stopping or study.ledger.counts["RUNNING"]:
-        overrides = [*config.hydra.overrides.task, f"hydra.sweeper.study_name={study.name}"]
-        say(f"To go on:\n  {describe_command(overrides, [], multirun=True)}")
-        return ranking
-    for line in application.finish(study, sweep.executor):
-        say(line)
+    _write_results(ranking, num_objectives, folder / "optimization_results.yaml")
+    if is_over:
+        for line in application.finish(study, sweep.executor):
+            say(line)
     return ranking
 
 

@@ -8,11 +8,15 @@ import importlib
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -45,7 +49,11 @@ class WorkerPool:
         """
         setup = (hydra_context, config, _Task(task_function), Singleton.get_state())
         num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers > 1 else None
-        self._initargs = (cloudpickle.dumps(setup), sys.path[:], num_threads)
+        # In a file: what does not fit into a pipe would block this process if a worker died while it starts.
+        self._setup_file = tempfile.NamedTemporaryFile(prefix="cnn_sweeps_")  # noqa: SIM115 - closed by close()
+        self._setup_file.write(cloudpickle.dumps(setup))
+        self._setup_file.flush()
+        self._initargs = (self._setup_file.name, sys.path[:], num_threads)
         self._pools = [self._start_pool() for _ in range(num_workers)]
         self._busy: dict[int, ProcessFuture[Any]] = {}
 
@@ -70,7 +78,8 @@ class WorkerPool:
     def _start_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=self._initargs, context=context)
-        pool.schedule(_be_ready)
+        with _without_ctrl_c():
+            pool.schedule(_be_ready)
         return pool
 
     def close(self) -> None:
@@ -79,6 +88,18 @@ class WorkerPool:
             pool.stop()  # type: ignore[no-untyped-call]
         for pool in self._pools:
             pool.join()
+        self._setup_file.close()
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes that Ctrl-C, which the terminal sends to all, does not reach."""
+    resource_tracker.ensure_running()  # which would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_batch(
@@ -131,7 +152,7 @@ def _importable_name(function: Any) -> tuple[str, str]:
 _job_setup: tuple[HydraContext, DictConfig, TaskFunction] | None = None
 
 
-def _start_worker(setup: bytes, path: list[str], num_threads: int | None) -> None:
+def _start_worker(setup_file: str, path: list[str], num_threads: int | None) -> None:
     """Prepare a new worker process."""
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -140,7 +161,7 @@ def _start_worker(setup: bytes, path: list[str], num_threads: int | None) -> Non
     if num_threads is not None:
         for name in _THREAD_SETTINGS:
             os.environ.setdefault(name, str(num_threads))
-    hydra_context, config, task, singletons = cloudpickle.loads(setup)
+    hydra_context, config, task, singletons = cloudpickle.loads(Path(setup_file).read_bytes())
     setup_globals()
     Singleton.set_state(singletons)
     _job_setup = (hydra_context, config, task.resolve())
@@ -157,7 +178,17 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _run_job(overrides: list[str], job_number: int) -> JobReturn:
+class _Parcel:
+    """A result on its way to the controller; arrives as the result itself."""
+
+    def __init__(self, result: JobReturn) -> None:
+        self._content = cloudpickle.dumps(result)
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return cloudpickle.loads, (self._content,)
+
+
+def _run_job(overrides: list[str], job_number: int) -> _Parcel:
     """Run one job as Hydra's own launcher would, with all that it prints in its own folder."""
     assert _job_setup is not None
     hydra_context, config, task_function = _job_setup
@@ -174,7 +205,7 @@ def _run_job(overrides: list[str], job_number: int) -> JobReturn:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    return _portable(result)
+    return _Parcel(_portable(result))
 
 
 def _print_into(folder: Path) -> None:

@@ -180,7 +180,8 @@ class WorkersLauncherConf:
     n_jobs: int = 1
 
 
-def _register() -> None:
+def register() -> None:
+    """Make the options known to Hydra."""
     store = ConfigStore.instance()
     store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="cnn_sweeps")
     store.store(group="hydra/launcher", name="workers", node=WorkersLauncherConf, provider="cnn_sweeps")
@@ -188,6 +189,3 @@ def _register() -> None:
         for option, (name, arguments) in options.items():
             node = {"_target_": f"optuna.{module}.{name}", **arguments}
             store.store(group=f"hydra/sweeper/{module[:-1]}", name=option, node=node, provider="cnn_sweeps")
-
-
-_register()

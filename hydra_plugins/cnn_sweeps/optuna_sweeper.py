@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.cnn_sweeps import _config  # noqa: F401 - registers the options; Hydra itself would run it as a second module
+from hydra_plugins.cnn_sweeps import _config
+
+_config.register()
 
 
 class OptunaSweeper(Sweeper):
@@ -23,6 +26,12 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep; give the completed trials, best first."""
+        from cnn_sweeps.errors import UserError
         from cnn_sweeps.sweep.sweeper import run_sweep
 
-        return run_sweep(arguments, *self._run)
+        try:
+            return run_sweep(arguments, *self._run)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)

@@ -1,0 +1,341 @@
+"""What is kept in MLflow, used directly: champions, sweeps' runs, children, runs that were left or are opened again."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import mlflow
+import psutil
+import pytest
+
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.owners import owner_tags
+from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.models import register_champion
+from cnn_sweeps.tracking.runs import PARENT_TAG, log_metrics, reopened_run, set_tags, tracked_run
+from cnn_sweeps.tracking.store import close_abandoned_runs, find_store
+from cnn_sweeps.tracking.sweeps import open_sweep_run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def uri(store):
+    uri = f"sqlite:///{store}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@pytest.fixture
+def experiment(uri, request):
+    """The name of an experiment of the test's own."""
+    mlflow.create_experiment(request.node.name)
+    return request.node.name
+
+
+@pytest.fixture
+def client(uri):
+    return mlflow.MlflowClient()
+
+
+def config(experiment, **changes):
+    values = {"uri": None, "run_name": None, "registered_model": None, "log_model": False}
+    return TrackingConfig(**values | {"experiment_name": experiment} | changes)
+
+
+def experiment_id(name):
+    return mlflow.get_experiment_by_name(name).experiment_id
+
+
+def runs_in(experiment):
+    found = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+    return {run.info.run_name: run for run in found}
+
+
+def dead_owner():
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        started = psutil.Process(ended.pid).create_time()
+    return {"owner.host": socket.gethostname(), "owner.pid": str(ended.pid), "owner.started": str(started)}
+
+
+# The champion.
+
+COMPARABLE = {"comparable.objective": "val_log_loss", "comparable.data": "abc"}
+
+
+class AnyModel(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input: list[str]) -> list[str]:
+        return model_input
+
+
+@pytest.fixture(scope="module")
+def model_uri(store):
+    """A small logged model; which one it is does not matter to the registry."""
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    mlflow.set_experiment("champions")
+    with mlflow.start_run():
+        return mlflow.pyfunc.log_model(name="model", python_model=AnyModel(), pip_requirements=[]).model_uri
+
+
+@pytest.fixture
+def register(uri, model_uri, request):
+    """Register values in a model of the test's own; give the champion's version after each."""
+
+    def register_values(*entries, minimize):
+        champions = []
+        for value, tags in entries:
+            register_champion(request.node.name, model_uri, COMPARABLE | tags, value, minimize=minimize)
+            version = mlflow.MlflowClient().get_model_version_by_alias(request.node.name, "champion")
+            champions.append((int(version.version), float(version.tags["objective.value"])))
+        return champions
+
+    return register_values
+
+
+@pytest.mark.parametrize(("minimize", "values"), [(True, [0.5, 0.7, 0.4]), (False, [0.5, 0.4, 0.7])])
+def test_first_model_is_champion_until_a_better_one_comes(register, minimize, values):
+    first, worse, better = values
+    champions = register((first, {}), (worse, {}), (better, {}), minimize=minimize)
+    assert champions == [(1, first), (1, first), (3, better)]
+
+
+def test_equal_model_does_not_take_the_champions_place(register):
+    assert register((0.5, {}), (0.5, {}), minimize=True) == [(1, 0.5), (1, 0.5)]
+
+
+@pytest.mark.parametrize("difference", [{"comparable.data": "def"}, {"comparable.split": "0.3 0"}])
+def test_worse_model_that_is_not_comparable_becomes_champion(register, difference):
+    assert register((0.5, {}), (0.7, difference), minimize=True) == [(1, 0.5), (2, 0.7)]
+
+
+def test_other_tags_do_not_make_models_incomparable_and_are_kept(register, client, request):
+    assert register((0.5, {"study": "a"}), (0.7, {"study": "b"}), minimize=True) == [(1, 0.5), (1, 0.5)]
+    tags = client.get_model_version(request.node.name, "2").tags
+    assert tags == COMPARABLE | {"study": "b", "objective.value": "0.7"}
+
+
+def test_what_was_registered_is_told(uri, model_uri):
+    name = "told"
+    assert (
+        register_champion(name, model_uri, COMPARABLE, 0.5, minimize=True)
+        == "registered as told version 1, alias champion"
+    )
+    assert register_champion(name, model_uri, COMPARABLE, 0.7, minimize=True) == (
+        "registered as told version 2; version 1 stays champion with 0.5"
+    )
+
+
+def test_champion_that_is_no_version_of_a_sweep_is_replaced(register, client, model_uri, request):
+    """A person may have given the alias to a model of another origin."""
+    client.create_registered_model(request.node.name)
+    client.create_model_version(request.node.name, model_uri)
+    client.set_registered_model_alias(request.node.name, "champion", "1")
+    assert register((0.5, {}), minimize=True) == [(2, 0.5)]
+
+
+# Runs that were left.
+
+
+def test_only_running_runs_of_this_machines_dead_processes_are_closed(experiment, client):
+    owners = {
+        "dead": dead_owner(),
+        "number used again": owner_tags() | {"owner.started": "1000.0"},
+        "living": owner_tags(),
+        "elsewhere": dead_owner() | {"owner.host": "another-host"},
+        "nobody's": {},
+    }
+    for name, tags in owners.items():
+        client.create_run(experiment_id(experiment), run_name=name, tags=tags)
+    finished = client.create_run(experiment_id(experiment), run_name="finished", tags=dead_owner())
+    client.set_terminated(finished.info.run_id)
+    mlflow.create_experiment(f"{experiment} 2")
+    other = client.create_run(experiment_id(f"{experiment} 2"), run_name="other", tags=dead_owner())
+
+    close_abandoned_runs(experiment_id(experiment))
+    assert {name: run.info.status for name, run in runs_in(experiment).items()} == {
+        **dict.fromkeys(("dead", "number used again"), "KILLED"),
+        **dict.fromkeys(("living", "elsewhere", "nobody's"), "RUNNING"),
+        "finished": "FINISHED",
+    }
+    assert client.get_run(other.info.run_id).info.status == "RUNNING"
+
+
+# A sweep's run.
+
+
+def open_sweep(uri, experiment, known_run_id=None, **tags):
+    return open_sweep_run(uri, experiment, "sweep x", known_run_id, {"study": "x"} | tags, "Sweep for val_log_loss.")
+
+
+def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(uri, experiment, client):
+    first = open_sweep(uri, experiment, n_trials="4")
+    first.log_metrics({"trials.complete": 4.0})
+    first.end("KILLED")
+    client.set_tag(first.run_id, "owner.pid", "1")
+    again = open_sweep(uri, experiment, first.run_id, n_trials="8")
+    assert again.run_id == first.run_id
+    run = client.get_run(first.run_id)
+    assert (run.info.status, run.info.run_name) == ("RUNNING", "sweep x")
+    assert (run.data.tags["n_trials"], run.data.tags["owner.pid"]) == ("8", str(os.getpid()))
+    assert run.data.metrics == {"trials.complete": 4.0}
+    assert run.data.tags["mlflow.note.content"] == "Sweep for val_log_loss."
+    again.log_metrics({"trials.complete": 8.0})
+    again.end("FINISHED")
+    run = client.get_run(first.run_id)
+    assert (run.info.status, run.data.metrics["trials.complete"]) == ("FINISHED", 8.0)
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("loss", ["deleted", "in another store"])
+def test_sweeps_run_that_the_store_does_not_have_is_made_anew(loss, uri, experiment, client):
+    known = "0" * 32
+    if loss == "deleted":
+        known = open_sweep(uri, experiment).run_id
+        client.delete_run(known)
+    again = open_sweep(uri, experiment, known)
+    assert again.run_id != known
+    assert client.get_run(again.run_id).info.status == "RUNNING"
+    again.end("FINISHED")
+
+
+def test_sweep_closes_what_dead_processes_left(uri, experiment, client):
+    client.create_run(experiment_id(experiment), run_name="left", tags=dead_owner())
+    open_sweep(uri, experiment).end("FINISHED")
+    assert runs_in(experiment)["left"].info.status == "KILLED"
+
+
+def test_lost_trials_are_closed_with_the_reason_even_if_their_run_had_ended(uri, experiment, client):
+    sweep = open_sweep(uri, experiment)
+    lost = {}
+    for status in ("RUNNING", "FINISHED"):
+        run_id = client.create_run(experiment_id(experiment), run_name=status, tags=owner_tags()).info.run_id
+        lost[run_id] = status
+        if status == "FINISHED":
+            client.set_tag(run_id, "trial.state", "COMPLETE")
+            client.set_terminated(run_id)
+    sweep.close_trials(list(lost), "the worker process died (exit code -9)")
+    for run_id in lost:
+        run = client.get_run(run_id)
+        assert (run.info.status, run.data.tags["trial.state"]) == ("KILLED", "FAIL")
+        assert run.data.tags["error"] == "the worker process died (exit code -9)"
+    sweep.end("FINISHED")
+
+
+def test_trial_without_a_job_is_recorded_as_a_finished_child(uri, experiment, client):
+    sweep = open_sweep(uri, experiment)
+    run_id = sweep.record_trial(
+        "trial 3: equals trial 1", {"trial.number": "3"}, {"final_val_log_loss": 0.5}, {"a.b": 1}
+    )
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 3: equals trial 1")
+    assert run.data.tags[PARENT_TAG] == sweep.run_id
+    assert sweep.read_tags(run_id)["trial.number"] == "3"
+    assert sweep.read_metrics(run_id) == {"final_val_log_loss": 0.5}
+    assert run.data.params == {"a.b": "1"}
+    sweep.end("FINISHED")
+
+
+# Runs in runs.
+
+
+def track(uri, experiment, name, tmp_path, **options):
+    return tracked_run(uri, config(experiment), name, {"seed": 0}, tmp_path / f"{name}.log", **options)
+
+
+def test_run_in_a_run_is_its_child_and_each_keeps_its_own_metrics(uri, experiment, tmp_path):
+    with track(uri, experiment, "outer", tmp_path) as outer_id:
+        for name in ("first", "second"):
+            with track(uri, experiment, name, tmp_path):
+                log_metrics({"value": 1.0 if name == "first" else 2.0}, step=1)
+        log_metrics({"value": 1.5}, step=1)
+    runs = runs_in(experiment)
+    assert {name: run.data.tags.get(PARENT_TAG) for name, run in runs.items()} == {
+        "outer": None,
+        "first": outer_id,
+        "second": outer_id,
+    }
+    assert {name: run.data.metrics["value"] for name, run in runs.items()} == {"outer": 1.5, "first": 1, "second": 2}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_error_in_a_child_fails_it_and_leaves_the_parent_open(uri, experiment, tmp_path):
+    with track(uri, experiment, "outer", tmp_path) as outer_id:
+        with pytest.raises(ValueError, match="no good"), track(uri, experiment, "child", tmp_path):
+            raise ValueError("no good")
+        assert mlflow.active_run().info.run_id == outer_id
+        assert runs_in(experiment)["outer"].info.status == "RUNNING"
+        set_tags({"went": "on"})
+    runs = runs_in(experiment)
+    assert (runs["child"].info.status, runs["child"].data.tags["error"]) == ("FAILED", "ValueError: no good")
+    assert (runs["outer"].info.status, runs["outer"].data.tags["went"]) == ("FINISHED", "on")
+    assert "error" not in runs["outer"].data.tags
+
+
+def test_error_that_leaves_both_fails_both(uri, experiment, tmp_path):
+    with (
+        pytest.raises(ValueError, match="no good"),
+        track(uri, experiment, "outer", tmp_path),
+        track(uri, experiment, "child", tmp_path),
+    ):
+        raise ValueError("no good")
+    runs = runs_in(experiment)
+    assert {name: run.info.status for name, run in runs.items()} == {"outer": "FAILED", "child": "FAILED"}
+    assert mlflow.active_run() is None
+
+
+def test_part_of_a_run_of_another_process_closes_no_run_that_a_dead_process_left(uri, experiment, client, tmp_path):
+    """Which a sweep does, for all its trials, and once."""
+    client.create_run(experiment_id(experiment), run_name="left", tags=dead_owner())
+    with track(uri, experiment, "part", tmp_path, tags={PARENT_TAG: "0" * 32}):
+        pass
+    assert runs_in(experiment)["left"].info.status == "RUNNING"
+    with track(uri, experiment, "whole", tmp_path):
+        pass
+    assert runs_in(experiment)["left"].info.status == "KILLED"
+
+
+# Runs that are opened again.
+
+
+def test_reopened_run_gets_more_and_is_finished_again(uri, experiment, client, tmp_path):
+    with track(uri, experiment, "trial", tmp_path) as run_id:
+        log_metrics({"final_val_log_loss": 0.5}, step=2)
+    client.set_tag(run_id, "owner.pid", "1")
+    with reopened_run(uri, run_id):
+        run = client.get_run(run_id)
+        assert (run.info.status, run.data.tags["owner.pid"]) == ("RUNNING", str(os.getpid()))
+        log_metrics({"test_log_loss": 0.6}, step=2)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"final_val_log_loss": 0.5, "test_log_loss": 0.6}
+    assert mlflow.active_run() is None
+
+
+def test_error_in_a_reopened_run_closes_it(uri, experiment, client, tmp_path):
+    with track(uri, experiment, "trial", tmp_path) as run_id:
+        pass
+    with pytest.raises(ValueError, match="no good"), reopened_run(uri, run_id):
+        raise ValueError("no good")
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert mlflow.active_run() is None
+
+
+def test_run_that_is_gone_cannot_be_reopened_and_is_told_in_one_line(uri, experiment):
+    with pytest.raises(TrackingError, match="cannot be used") as error, reopened_run(uri, "0" * 32):
+        pass
+    assert "\n" not in str(error.value)
+    assert mlflow.active_run() is None
+
+
+# The store.
+
+
+def test_store_is_looked_for_in_configuration_then_environment_then_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert find_store(config("x")) == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert find_store(config("x")) == "sqlite:///other.db"
+    assert find_store(config("x", uri="sqlite:///named.db")) == "sqlite:///named.db"
+    assert list(tmp_path.iterdir()) == []
