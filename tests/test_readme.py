@@ -17,7 +17,10 @@ from PIL import Image
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
 COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line
 ]
 TRAINING = sorted(
     {shlex.join(shlex.split(line)[3:]) for line in COMMANDS if line.startswith("python -m cnn_sweeps.train")}
@@ -40,6 +43,7 @@ def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself
         "pip install -e '.[test]' && pytest",
         "mlflow ui",
         'eval "$(cnn-sweeps-train -sc install=bash)"',
+        "pip install optuna-dashboard && optuna-dashboard outputs/sweeps/first/study.journal",
         *BENCHMARKS,
     }
     assert {line for line in COMMANDS if not line.startswith("python -m cnn_sweeps.train")} == others
@@ -59,10 +63,15 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
+    is_sweep = "--multirun" in words
+    if is_sweep:  # in this process, which has imported everything, and two trials
+        words = [word for word in words if not word.startswith(("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"))]
+        words += ["hydra/launcher=basic", "hydra.sweeper.n_trials=2", "hydra.sweeper.deterministic=false"]
     smaller = ["data.image_size=32", f"data.cache_dir={tmp_path}/cache"] if "data.root=photos" in words else []
     run_train(*words, *smaller, "training.epochs=1", "tracking.log_model=false")
-    (log,) = tmp_path.glob("outputs/*/*/train.log")
-    assert "best epoch 1 of 1" in log.read_text()
+    logs = list(tmp_path.glob("outputs/sweeps/*/*/train.log" if is_sweep else "outputs/*/*/train.log"))
+    assert len(logs) == (2 if is_sweep else 1)
+    assert all("best epoch 1 of 1" in log.read_text() for log in logs)
 
 
 def test_help_command_runs():

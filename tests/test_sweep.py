@@ -332,17 +332,17 @@ def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trial
     run_train, tmp_path
 ):
     """Points that leave out a key which has one value only are equal once they are sampled."""
-    point, other = "model.dropout:0.5", "model.dropout:0.1"
+    point, worse = "model.dropout:0.1", "model.dropout:0.5"
     run_train(
         *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),
         "optimizer.decay_rate=0.96",
         "hydra.sweeper.params={model.dropout:'choice(0.5,0.1)',model.l2:'choice(0.001)'}",
-        f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{other}}}]",
+        f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{worse}}}]",
     )
     study = study_in(tmp_path)
-    original, duplicate, _ = study.trials
+    original, duplicate, other = study.trials
     assert original.params == duplicate.params
-    assert original.value == duplicate.value
+    assert original.value == duplicate.value < other.value
     parent = parent_run(study)
     runs = {run.data.tags["trial.number"]: run for run in child_runs(parent)}
     assert runs.keys() == {"0", "1", "2"}
@@ -366,6 +366,14 @@ def test_test_that_was_cut_off_is_brought_to_its_end_by_the_same_command(run_tra
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_best_trial_is_tested_wherever_the_trials_folders_are(run_train, tmp_path):
+    subdir = "hydra.sweep.subdir='trial ${hydra.job.num}'"
+    run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "tracking.log_model=false", subdir)
+    (trial,) = study_in(tmp_path).trials
+    assert (sweep_folder(tmp_path) / "trial 0" / "train.log").exists()
+    assert measured_on_test(run_of(trial))
+
+
 # Worker processes.
 
 
@@ -384,6 +392,17 @@ def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(r
         assert "epoch 2/2" in (sweep_folder(tmp_path) / str(trial.number) / "train.log").read_text()
 
 
+def trials_in_training(folder, epochs):
+    """The running trials of a sweep that have done so many epochs."""
+    if not (sweep_folder(folder) / "study.journal").exists():
+        return []
+    return [
+        trial
+        for trial in study_in(folder).trials
+        if trial.state.name == "RUNNING" and len(trial.intermediate_values) in epochs
+    ]
+
+
 def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running(tmp_path):
     long = ["training.epochs=60", "training.early_stopping.enabled=false", "tracking.log_model=false"]
     arguments = [
@@ -394,15 +413,10 @@ def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running
     ]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
-    def trial_in_training():
-        if not (sweep_folder(tmp_path) / "study.journal").exists():
-            return None
-        running = [trial for trial in study_in(tmp_path).trials if trial.state.name == "RUNNING"]
-        return next((trial for trial in running if 5 < len(trial.intermediate_values) < 40), None)
-
     with started(tmp_path, *SWEEP, *long, *arguments) as process:
-        wait_until(lambda: process.poll() is not None or trial_in_training(), "a training", timeout_s=120)
-        victim = trial_in_training()
+        steps = range(5, 40)
+        wait_until(lambda: process.poll() is not None or trials_in_training(tmp_path, steps), "a training")
+        victim = trials_in_training(tmp_path, steps)[0]
         killed_id = victim.user_attrs["mlflow.run_id"]
         worker = psutil.Process(int(client.get_run(killed_id).data.tags["owner.pid"]))
         assert process.pid in [parent.pid for parent in worker.parents()]
@@ -424,6 +438,20 @@ def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running
     assert "resuming after epoch" in (sweep_folder(tmp_path) / str(again.number) / "train.log").read_text()
     assert sorted(run.info.status for run in runs.values()) == ["FINISHED"] * 4 + ["KILLED"]
     assert list((tmp_path / "outputs/checkpoints").glob("*.npz")) == []
+
+
+def test_sigterm_closes_all_runs_and_leaves_the_trials_to_the_same_command(tmp_path):
+    long = ["training.epochs=1000", "training.early_stopping.enabled=false", "hydra/sweeper/pruner=none"]
+    with started(tmp_path, *SWEEP, *long, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2") as process:
+        wait_until(lambda: process.poll() is not None or len(trials_in_training(tmp_path, range(2, 1000))) == 2, "both")
+        process.terminate()
+        assert process.wait(30) == 143
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING", "WAITING"]
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, None, 0, 1]
+    runs = all_runs(tmp_path)
+    assert [run.info.status for run in runs] == ["KILLED"] * 3
+    assert parent_run(study).data.metrics["trials.retried"] == 2
 
 
 # What is refused before there is anything.

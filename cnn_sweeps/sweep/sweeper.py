@@ -61,10 +61,9 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done.
     """
-    settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-    name, storage = _pin_study(config, settings)
-    settings.storage = storage
+    _pin_study(config)
+    settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     loader = hydra_context.config_loader
     is_preset_chosen = any(override.startswith("search=") for override in config.hydra.overrides.task)
     arguments = [argument for argument in arguments if not argument.startswith("search=")]
@@ -77,7 +76,7 @@ def run_sweep(
     folder = Path(config.hydra.sweep.dir)
     total = settings.n_trials or DEFAULT_NUM_TRIALS
     launcher = _build_launcher(settings, hydra_context, task_function, config)
-    study = SweepStudy(name, space, settings, total, kept_settings)
+    study = SweepStudy(space, settings, total, kept_settings)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")
     progress = Progress(folder / "sweep.log")
@@ -88,7 +87,7 @@ def run_sweep(
         about = describe_study(settings, space)
         application.begin(study, about, folder)
         study.enqueue(points or _current_point(space, loader, config))
-        progress.say(f"study {name} in {about['storage']}: {total} trials of {about['search space']}")
+        progress.say(f"study {study.name} in {about['storage']}: {total} trials of {about['search space']}")
         with _signals_end_in_order(sweep):
             sweep.run()
             ranking = _report(sweep, application, folder, overrides)
@@ -106,19 +105,21 @@ def run_sweep(
     return ranking
 
 
-def _pin_study(config: DictConfig, settings: SweepSettings) -> tuple[str, str | dict[str, Any]]:
-    """Give name and storage of the study, and write them into the configuration that every job composes again."""
-    name = settings.study_name or f"sweep_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}"
-    storage = settings.storage or f"studies/{name}.journal"
-    pinned = {"study_name": name}
+def _pin_study(config: DictConfig) -> None:
+    """Write name and storage of the study into the configuration, from which every job composes its own again."""
+    sweeper = config.hydra.sweeper
+    if sweeper.study_name is None:
+        _pin(config, "study_name", f"sweep_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}")
+    storage = sweeper.storage or f"studies/{sweeper.study_name}.journal"
     if isinstance(storage, str) and "://" not in storage:
-        pinned["storage"] = storage = str(Path(storage).absolute())
+        _pin(config, "storage", str(Path(storage).absolute()))
+
+
+def _pin(config: DictConfig, key: str, value: str) -> None:
     with read_write(config), open_dict(config):
-        for key, value in pinned.items():
-            config.hydra.sweeper[key] = value
-            quoted = QuotedString(value, Quote.single).with_quotes()
-            config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={quoted}")
-    return name, storage
+        config.hydra.sweeper[key] = value
+        quoted = QuotedString(value, Quote.single).with_quotes()
+        config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={quoted}")
 
 
 def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictConfig) -> Callable[[Trial], None] | None:

@@ -49,7 +49,8 @@ def open_study(folder, space=UNIT, *, total=5, kept=None, name="study", sampler=
     sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
     pruner = PRUNERS[pruner] if isinstance(pruner, str) else pruner
     values |= {"sampler": sampler, "pruner": pruner, "storage": str(folder / "study.journal")}
-    return SweepStudy(name, SearchSpace(space, [], True, {}), check_settings(values | changed), total, kept or {})
+    settings = check_settings(values | changed | {"study_name": name})
+    return SweepStudy(SearchSpace(space, [], True, {}), settings, total, kept or {})
 
 
 def complete(study, trial, *values):

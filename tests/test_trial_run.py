@@ -1,0 +1,34 @@
+"""Which weights a trial's job keeps, decided before it is known what comes after it."""
+
+import optuna
+import pytest
+
+from cnn_sweeps.sweep.storage import open_storage
+from cnn_sweeps.sweep.trial import JobTrial
+
+NO_PRUNING = {"_target_": "optuna.pruners.NopPruner"}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return optuna.create_study(study_name="study", storage=open_storage(str(tmp_path / "study.journal")))
+
+
+@pytest.fixture
+def job(study, tmp_path):
+    """Give the trial of a number as its job sees it."""
+    return lambda number: JobTrial("study", str(tmp_path / "study.journal"), NO_PRUNING, number)
+
+
+@pytest.mark.parametrize(("value", "num_best", "is_kept"), [(0.4, 1, True), (0.6, 1, False), (0.6, 2, True)])
+def test_trial_is_kept_while_fewer_than_asked_for_are_better(study, job, value, num_best, is_kept):
+    study.tell(study.ask(), 0.5)
+    study.ask()
+    assert job(1).would_be_among_best(value, num_best) is is_kept
+
+
+def test_trial_that_equals_one_that_was_started_later_and_ended_before_is_kept(study, job):
+    """The ranking puts the lower number first, as with accuracies, which are often equal."""
+    study.ask()
+    study.tell(study.ask(), 0.5)
+    assert job(0).would_be_among_best(0.5, 1)
