@@ -107,15 +107,16 @@ class Checkpoint:
 
 @contextmanager
 def claim_checkpoint(
-    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool
+    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, keep_failed: bool = True
 ) -> Iterator[Checkpoint]:
-    """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends without an exception.
+    """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends by itself.
 
     Args:
         folder: of all checkpoints.
         settings: every setting that the result depends on; with the data they tell which run is the same one.
         data_fingerprint: of the data set.
         resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
+        keep_failed: keep it also when the block fails by an error; when it is interrupted it is always kept.
 
     Raises:
         ConfigError: if the same run is still going on in another process, or the folder cannot be written.
@@ -133,9 +134,18 @@ def claim_checkpoint(
             raise ConfigError(
                 f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
             ) from error
-        yield Checkpoint(path)
-        for suffix in (".npz", ".lock"):
-            path.with_suffix(suffix).unlink(missing_ok=True)
+        try:
+            yield Checkpoint(path)
+        except Exception:
+            if not keep_failed:
+                _remove(path)
+            raise
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    for suffix in (".npz", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _claim_left(folder: Path, key: str, locks: ExitStack) -> Path | None:

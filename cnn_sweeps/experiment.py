@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,7 @@ def _run_training(
         config.settings_of_weights | {"fold": training.name if config.folds > 1 else ""},
         dataset.fingerprint,
         resume=is_resumed,
+        keep_failed=trial is None,
     ) as checkpoint:
         resumed_run_id = checkpoint.read_run_id() if trial is None else None
         with _run(
@@ -177,7 +179,9 @@ def _run(
 ) -> AbstractContextManager[str]:
     name = part or (trial.name if trial is not None else _run_name(config, dataset))
     tags = {} if trial is None else {"command": trial.command} if part else trial.tags
-    return tracked_run(store, config.tracking, name, config.settings, _log_file(), resumed_run_id=resumed, tags=tags)
+    is_named_by_user = trial is None and not part
+    tracking = config.tracking if is_named_by_user else replace(config.tracking, run_name=None)
+    return tracked_run(store, tracking, name, config.settings, _log_file(), resumed_run_id=resumed, tags=tags)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class CnnSweep(SweepApplication):
         self._run = open_sweep_run(
             find_store(tracking),
             tracking.experiment_name,
-            f"sweep {study.name.removeprefix('sweep_')}",
+            tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
             study.optuna_study.user_attrs.get(STUDY_RUN_ID),
             {"study": study.name, "objective": objective, "n_trials": str(study.total)}
             | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},

@@ -374,6 +374,15 @@ def test_best_trial_is_tested_wherever_the_trials_folders_are(run_train, tmp_pat
     assert measured_on_test(run_of(trial))
 
 
+def test_interpolation_on_the_command_line_is_resolved_in_each_trial(run_train, tmp_path):
+    quick = ["training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
+    several = "model.filters=[4,8],[4,4]"
+    run_train(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, several, "model.dense_units=${model.filters}", *quick)
+    trials = study_in(tmp_path).trials
+    assert [trial.user_attrs.get("error") for trial in trials] == [None, None]
+    assert [run_of(trial).data.params["model.dense_units"] for trial in trials] == ["[4, 8]", "[4, 4]"]
+
+
 # Worker processes.
 
 
@@ -406,7 +415,7 @@ def trials_in_training(folder, epochs):
 def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running(tmp_path):
     long = ["training.epochs=60", "training.early_stopping.enabled=false", "tracking.log_model=false"]
     arguments = [
-        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_trials=2",
         "hydra.sweeper.n_jobs=2",
         "hydra/sweeper/pruner=none",
         "evaluate_best=false",
@@ -430,13 +439,13 @@ def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running
     (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == lost.number)
     assert (again.state.name, again.params) == ("COMPLETE", lost.params)
     assert sorted(again.intermediate_values) == list(range(1, 61))
-    assert [trial.state.name for trial in trials if trial.number != lost.number] == ["COMPLETE"] * 3
+    assert [trial.state.name for trial in trials if trial.number != lost.number] == ["COMPLETE"] * 2
     runs = {run.info.run_id: run for run in all_runs(tmp_path)}
     assert (runs[killed_id].info.status, runs[killed_id].data.tags["trial.state"]) == ("KILLED", "FAIL")
     retry = runs[again.user_attrs["mlflow.run_id"]]
     assert (retry.data.tags["trial.retry_of"], retry.data.tags["trial.state"]) == (str(lost.number), "COMPLETE")
     assert "resuming after epoch" in (sweep_folder(tmp_path) / str(again.number) / "train.log").read_text()
-    assert sorted(run.info.status for run in runs.values()) == ["FINISHED"] * 4 + ["KILLED"]
+    assert sorted(run.info.status for run in runs.values()) == ["FINISHED"] * 3 + ["KILLED"]
     assert list((tmp_path / "outputs/checkpoints").glob("*.npz")) == []
 
 
