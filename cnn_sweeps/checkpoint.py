@@ -107,7 +107,7 @@ class Checkpoint:
 
 @contextmanager
 def claim_checkpoint(
-    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, keep_failed: bool = True
+    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, is_trial: bool = False
 ) -> Iterator[Checkpoint]:
     """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends by itself.
 
@@ -116,7 +116,8 @@ def claim_checkpoint(
         settings: every setting that the result depends on; with the data they tell which run is the same one.
         data_fingerprint: of the data set.
         resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
-        keep_failed: keep it also when the block fails by an error; when it is interrupted it is always kept.
+        is_trial: of a sweep, which goes on if the block fails by an error, so that nothing is kept then, and which does
+            not mind an equal one. When the block is interrupted the checkpoint is always kept.
 
     Raises:
         ConfigError: if the same run is still going on in another process, or the folder cannot be written.
@@ -126,7 +127,7 @@ def claim_checkpoint(
     key = hashlib.blake2b(same_run.encode(), digest_size=12).hexdigest()
     with ExitStack() as locks:
         try:
-            path = _claim_left(folder, key, locks) if resume else None
+            path = _claim_left(folder, key, locks, or_anew=is_trial) if resume else None
             if path is None:
                 path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
                 locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False))
@@ -137,7 +138,7 @@ def claim_checkpoint(
         try:
             yield Checkpoint(path)
         except Exception:
-            if not keep_failed:
+            if is_trial:
                 _remove(path)
             raise
         _remove(path)
@@ -148,12 +149,12 @@ def _remove(path: Path) -> None:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def _claim_left(folder: Path, key: str, locks: ExitStack) -> Path | None:
+def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
     left = sorted(folder.glob(f"{key}-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in left:
         if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
             return path
-    if left:
+    if left and not or_anew:
         raise ConfigError(
             "resume=true: the same run is still training in another process; wait for it or stop it first"
         )

@@ -70,7 +70,6 @@ def evaluate_trial(
             predict = Predictor(model, image_tensor(dataset))
             measured, probabilities = results.evaluate_on_test(predict, dataset, split)
             runs.log_metrics(measured, step=len(history))
-            runs.set_tags({"test.evaluated": "true"})
             lines.append(f"trial {number} on the test images, once: {describe_test(measured)}")
         progress = TrainingProgress(history, best_epoch)
         pictures = Path(folder) / "results"
@@ -80,6 +79,9 @@ def evaluate_trial(
             lines.append(
                 _register(config, dataset, model, dataset.images[split.train[:1]], number, run_id, value, study_name)
             )
+        done = {"test.evaluated": "true"} if on_test else {}
+        done |= {"registered.model": "true"} if keep_model else {}
+        runs.set_tags(done)  # last, so that what is cut off is done again
     return lines
 
 
@@ -94,22 +96,21 @@ def _register(
     study_name: str,
 ) -> str:
     from cnn_sweeps.models import plain_copy
-    from cnn_sweeps.tracking import models, runs
+    from cnn_sweeps.tracking import models
 
     model_uri = models.log_model(plain_copy(model), dataset.image_shape, example)
     name = config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
+    split = config.split
     tags = {
         "study": study_name,
         "trial.number": str(number),
         "trial.run_id": run_id,
         "comparable.objective": config.objective[0],
         "comparable.data": dataset.fingerprint,
-        "comparable.split": f"{config.split.val_fraction} {config.split.seed} folds {config.folds}",
+        "comparable.split": f"{split.val_fraction} {split.test_fraction} {split.seed} folds {config.folds}",
     }
     minimize = OBJECTIVES[config.objective[0]] == "minimize"
-    told = models.register_champion(name, model_uri, tags, value, minimize=minimize)
-    runs.set_tags({"registered.model": name})
-    return told
+    return models.register_champion(name, model_uri, tags, value, minimize=minimize)
 
 
 def describe_test(metrics: dict[str, float]) -> str:

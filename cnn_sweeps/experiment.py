@@ -46,6 +46,7 @@ def run_experiment(config: RunConfig) -> float | tuple[float, ...]:
     _tell_data(dataset, split)
     counts = split.counts(dataset)
     if trial is not None:
+        trial.check_data(dataset)
         dataset, split = without_test_images(dataset, split)
     finals: list[dict[str, float]] = []
     trainings = plan_trainings(config, dataset, split)
@@ -120,7 +121,7 @@ def _run_training(
         config.settings_of_weights | {"fold": training.name if config.folds > 1 else ""},
         dataset.fingerprint,
         resume=is_resumed,
-        keep_failed=trial is None,
+        is_trial=trial is not None,
     ) as checkpoint:
         resumed_run_id = checkpoint.read_run_id() if trial is None else None
         with _run(
@@ -155,7 +156,7 @@ def _run_training(
             )
             if reporting_trial is not None and reporting_trial.is_pruned:
                 log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
-                runs.set_tags({} if is_part else {"trial.state": "PRUNED"})
+                runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
                 return None
             final, test_probabilities = results.evaluate(predict, dataset, split, progress)
             final["num_parameters"] = model.count_params()
@@ -199,7 +200,7 @@ def _record_group(finals: list[dict[str, float]], trial: TrialRun | None, *, is_
     if finals:
         runs.log_metrics(average_metrics(finals), step=len(finals))
     if trial is not None:
-        runs.set_tags({"trial.state": "PRUNED" if is_pruned else "COMPLETE"})
+        runs.set_tags({runs.STATE_TAG: "PRUNED" if is_pruned else "COMPLETE"})
 
 
 def _leave_to_the_sweep(
@@ -210,7 +211,7 @@ def _leave_to_the_sweep(
     from cnn_sweeps.tracking import runs
 
     if not is_part:
-        runs.set_tags({"trial.state": "COMPLETE"})
+        runs.set_tags({runs.STATE_TAG: "COMPLETE"})
     if trial.may_be_chosen(final):
         chosen.keep(_output_dir(), model, progress)
 

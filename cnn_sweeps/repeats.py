@@ -38,7 +38,11 @@ def plan_trainings(config: RunConfig, dataset: ImageDataset, split: Split) -> li
     """
     folds = [split] if config.folds == 1 else split_into_folds(dataset, split, config.folds, config.split.seed)
     return [
-        Training(replace(config, seed=seed), fold, _name(seed, number, config.folds))
+        Training(
+            replace(config, seed=seed, resolved=config.resolved | {"seed": seed}),
+            fold,
+            _name(seed, number, config.folds),
+        )
         for seed in range(config.seed, config.seed + config.repeats)
         for number, fold in enumerate(folds, 1)
     ]

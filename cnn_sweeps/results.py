@@ -15,6 +15,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
 from cnn_sweeps.evaluation.metrics import per_class_report, roc_auc, summarize
+from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.training import Predictor, stopped_early
 
@@ -67,7 +68,7 @@ def write_settings(folder: Path, config: RunConfig, dataset: ImageDataset, split
     }
     for name, text in texts.items():
         if text:
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            (folder / name).write_text(hide_passwords(text), encoding="utf-8", errors="backslashreplace")
 
 
 def write_pictures(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.config import check_config
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
@@ -22,9 +22,10 @@ from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR
 from cnn_sweeps.sweep.progress import describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.tracking.runs import STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import RUN_ID, STUDY_RUN_ID
+from cnn_sweeps.trial_run import FOLDER, RUN_ID, STUDY_RUN_ID
 
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
@@ -36,6 +37,7 @@ class CnnSweep(SweepApplication):
     _folder: Path
     _study: SweepStudy
     _run: SweepRun | None = None
+    _store = ""
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
@@ -44,6 +46,7 @@ class CnnSweep(SweepApplication):
             ConfigError: to refuse the sweep.
         """
         self._config = checked = check_config(config)
+        self._store = self._store or find_store(checked.tracking)
         needed = [OBJECTIVES[name] for name in checked.objective]
         if list(directions) != needed:
             names = checked.objective if len(needed) > 1 else checked.objective[0]
@@ -55,10 +58,10 @@ class CnnSweep(SweepApplication):
         return checked.settings_of_result
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
-        """Make or reopen the sweep's run; see that the store answers.
+        """Make or reopen the sweep's run.
 
         Raises:
-            TrackingError: if it does not.
+            TrackingError: if the store cannot be used.
         """
         prepare_libraries()
         self._study, self._folder = study, folder
@@ -71,16 +74,17 @@ class CnnSweep(SweepApplication):
                 *(f"- **{key}**: {text}" for key, text in about.items()),
             ]
         )
-        self._run = open_sweep_run(
-            find_store(tracking),
-            tracking.experiment_name,
-            tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
-            study.optuna_study.user_attrs.get(STUDY_RUN_ID),
-            {"study": study.name, "objective": objective, "n_trials": str(study.total)}
-            | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
-            description,
-        )
-        study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
+        with study.exclusively():  # so that two controllers share one run
+            self._run = open_sweep_run(
+                self._store,
+                tracking.experiment_name,
+                tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
+                study.optuna_study.user_attrs.get(STUDY_RUN_ID),
+                {"study": study.name, "objective": objective, "n_trials": str(study.total)}
+                | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
+                description,
+            )
+            study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
 
     def update(self, study: SweepStudy) -> None:
         """Record counts by state and the best value so far."""
@@ -94,14 +98,14 @@ class CnnSweep(SweepApplication):
         self._run.log_metrics(metrics)
         self._run.set_tags(tags)
 
-    def record_duplicate(self, trial: FrozenTrial, original: FrozenTrial) -> None:
+    def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""
         assert self._run is not None
-        values = trial.values if trial.state == TrialState.COMPLETE else []
+        values = original.values if original.state == TrialState.COMPLETE else []
         tags = {
             "study": self._study.name,
             "trial.number": str(trial.number),
-            "trial.state": trial.state.name,
+            STATE_TAG: original.state.name,
             "trial.duplicate_of": str(original.number),
         }
         metrics = {
@@ -109,7 +113,7 @@ class CnnSweep(SweepApplication):
             for name, value in zip(self._config.objective, values, strict=False)
         }
         name = f"trial {trial.number}: equals trial {original.number}"
-        self._run.record_trial(name, tags, metrics, trial.params)
+        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, trial.params))
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
@@ -128,8 +132,9 @@ class CnnSweep(SweepApplication):
                 lines += self._evaluate(trial, executor, is_best=rank == 0)
         with tempfile.TemporaryDirectory() as folder:
             write_report(study.optuna_study, self._config.objective, Path(folder))
-            for name in ("sweep.log", "multirun.yaml", "optimization_results.yaml"):
-                shutil.copy(self._folder / name, folder)
+            for name in ("multirun.yaml", "optimization_results.yaml"):
+                text = (self._folder / name).read_text(encoding="utf-8")
+                Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
             self._run.log_files(Path(folder))
         return lines
 
@@ -142,7 +147,7 @@ class CnnSweep(SweepApplication):
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
         """Test the trial unless that was done before; register the best one."""
         assert self._run is not None
-        folder, run_id = self._folder / str(trial.number), trial.user_attrs[RUN_ID]
+        folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
             return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
         done = self._run.read_tags(run_id)
@@ -158,4 +163,5 @@ class CnnSweep(SweepApplication):
         """Close the sweep's run."""
         if self._run is not None:
             self.update(self._study)
+            self._run.log_file(self._folder / "sweep.log")
             self._run.end(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -9,15 +10,18 @@ import optuna
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.ledger import RETRY_OF
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
-from cnn_sweeps.tracking.runs import PARENT_TAG
+from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
-STUDY_RUN_ID, RUN_ID, VALUES = "mlflow.run_id", "mlflow.run_id", "objective_of_trainings"
+STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
+_DATA = "data.fingerprint"
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -54,13 +58,30 @@ class TrialRun:
     @property
     def tags(self) -> dict[str, str]:
         """What tells the trial's run from others; it is a part of the sweep's."""
-        tags = self._trial.tags | {"command": self.command}
+        tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
         parent = self._trial.study.user_attrs.get(STUDY_RUN_ID)
         return tags | ({PARENT_TAG: parent} if parent else {})
 
     def note_run(self, run_id: str) -> None:
-        """Note which run records the trial."""
+        """Note which run records the trial, and which folder below the sweep's holds its files."""
+        hydra = HydraConfig.get()
         self._trial.note(RUN_ID, run_id)
+        self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
+
+    def check_data(self, dataset: ImageDataset) -> None:
+        """See that the images are those of the study's other trials.
+
+        Raises:
+            DataError: if they are not.
+        """
+        known = self._trial.study.user_attrs.get(_DATA)
+        if known is None:
+            self._trial.study.set_user_attr(_DATA, dataset.fingerprint)
+        elif known != dataset.fingerprint:
+            raise DataError(
+                f"data: {dataset.source} holds other images than when the study {self._trial.study.study_name} began; "
+                "choose another hydra.sweeper.study_name"
+            )
 
     def begin_training(self, progress: TrainingProgress) -> bool:
         """Tell whether this training's epochs are to be reported: those of the first one, as of every other trial."""

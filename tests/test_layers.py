@@ -8,7 +8,7 @@ import pytest
 import cnn_sweeps
 
 LAYERS = [
-    ["errors", "locks", "owners"],
+    ["errors", "locks", "owners", "passwords"],
     ["schema", "targets", "command_line"],
     ["config"],
     # within a layer, each line may use the ones before it

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.sweep.executors import Executor
 from cnn_sweeps.sweep.study import SweepStudy
@@ -30,8 +30,8 @@ class SweepApplication:
     def update(self, study: SweepStudy) -> None:
         """Bring the record up to date; called every few seconds while trials end."""
 
-    def record_duplicate(self, trial: FrozenTrial, original: FrozenTrial) -> None:
-        """Record a trial that was not run since it repeats a finished one."""
+    def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
+        """Record a trial that is not run since it repeats a finished one, before the study is told."""
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""

@@ -82,7 +82,10 @@ def parse_search_space(
         ConfigError: if a key's values are empty, or contradict themselves.
     """
     parser = OverridesParser.create(config_loader)
-    given = parser.parse_overrides(list(arguments))
+    parsed = parser.parse_overrides(list(arguments))
+    given = list(
+        {(each.key_or_group, each.package, each.is_delete()): each for each in parsed}.values()
+    )  # the last one counts
     swept = {override.get_key_element(): override for override in given if override.is_sweep_override()}
     fixed = [override for override in given if not override.is_sweep_override()]
     fixed_keys = {override.key_or_group for override in fixed}

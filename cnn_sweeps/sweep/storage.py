@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,11 +16,11 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.locks import file_lock
+from cnn_sweeps.passwords import hide_passwords
 
 _SQLITE = "sqlite:///"
 
@@ -97,12 +96,7 @@ def describe_storage(storage: str | dict[str, Any]) -> str:
     """Name the storage for the record, without the password that a URL may hold."""
     if isinstance(storage, dict):
         return str(storage.get("_target_"))
-    if "://" not in storage:
-        return storage
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except (SQLAlchemyError, ValueError):  # no well-formed address
-        return re.sub(r"://.*@", "://***@", storage)
+    return hide_passwords(storage)
 
 
 def _cut_unfinished_line(path: Path, lock: _ProcessBoundLock) -> None:

@@ -61,11 +61,13 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done.
     """
-    overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+    given = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    assert isinstance(given, dict)
+    overrides = [*given["hydra"], *given["task"]]
     _pin_study(config)
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     loader = hydra_context.config_loader
-    is_preset_chosen = any(override.startswith("search=") for override in config.hydra.overrides.task)
+    is_preset_chosen = any(override.startswith("search=") for override in overrides)
     arguments = [argument for argument in arguments if not argument.startswith("search=")]
     space = parse_search_space(arguments, settings.params, loader, is_preset_chosen=is_preset_chosen)
     extend = _load_extension(settings, space, config)
@@ -349,9 +351,9 @@ class _Sweep:
             self._extend(trial)
         original = self.study.finished_duplicate(trial) if self._settings.deterministic else None
         if original is not None:
-            del self._running[trial.number]
+            self._application.record_duplicate(trial, original)
             told = self.study.tell_duplicate(trial, original)
-            self._application.record_duplicate(told, original)
+            del self._running[trial.number]
             self.progress.say(describe_trial(told))
             return
         overrides = [*(override_text(key, value) for key, value in trial.params.items()), *self.space.fixed]
@@ -367,7 +369,7 @@ class _Sweep:
             told = self.study.tell(trial, outcome)
             del self._running[trial.number]
             if outcome.traceback:
-                self._keep_traceback(trial.number, outcome.traceback)
+                self._keep_traceback(result, trial.number, outcome.traceback)
             if not isinstance(result, JobReturn):
                 self._application.close_lost([told])
             self.progress.say(describe_trial(told))
@@ -376,8 +378,10 @@ class _Sweep:
             self._application.update(self.study)
             self._recorded = time.monotonic()
 
-    def _keep_traceback(self, number: int, text: str) -> None:
+    def _keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
         folder = self._folder / str(number)
+        if isinstance(result, JobReturn) and result.hydra_cfg is not None:
+            folder = Path(result.hydra_cfg.hydra.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_sweeps.sweep.ledger import ATTEMPT, RETRY_OF
+from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, RETRY_OF
 from cnn_sweeps.sweep.storage import open_storage
 from cnn_sweeps.sweep.study import build_pruner
 
@@ -85,7 +85,13 @@ class JobTrial:
         """Tell whether an objective is among the best so far; True with several objectives."""
         if len(self.study.directions) > 1:
             return True
-        return sum(self._rank(trial) <= self._sign * value for trial in self._completed()) < num_best
+        mine = (self._sign * value, self.number)
+        better = [
+            trial
+            for trial in self._completed()
+            if DUPLICATE_OF not in trial.user_attrs and (self._rank(trial), trial.number) < mine
+        ]
+        return len(better) < num_best
 
     def _completed(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

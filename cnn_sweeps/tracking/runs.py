@@ -15,12 +15,13 @@ from typing import Any
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.owners import owner_tags
+from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import TrackingConfig
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 log = logging.getLogger(__name__)
 
-PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG, STATE_TAG = "mlflow.parentRunId", "trial.state"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
@@ -67,7 +68,7 @@ def tracked_run(
         raise
     except Exception as error:
         if mlflow.active_run() is not outer:
-            _note_error(error)
+            _note_error(error, {STATE_TAG: "FAIL"} if STATE_TAG in tags else {})
         raise
     finally:
         if mlflow.active_run() is not outer:
@@ -84,7 +85,7 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
     """
     import mlflow
 
-    status = "KILLED"
+    status = "FAILED"
     with store_errors():
         mlflow.set_tracking_uri(uri)
         mlflow.start_run(run_id)
@@ -92,6 +93,9 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
     finally:
         mlflow.end_run(status)
 
@@ -162,17 +166,17 @@ def _start_run(
         tags=describe_process() | tags,
         log_system_metrics=False,
     )
-    mlflow.log_params(settings)
+    mlflow.log_params({key: hide_passwords(str(value)) for key, value in settings.items()})
     return str(run.info.run_id)
 
 
-def _note_error(error: Exception) -> None:
+def _note_error(error: Exception, tags: dict[str, str]) -> None:
     """Show on the run's page why it failed, if the store still answers."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException, OSError):
-        mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:5000])
+        mlflow.set_tags(tags | {"error": f"{type(error).__name__}: {error}"[:5000]})
 
 
 def _keep_log(log_file: Path) -> None:
@@ -201,7 +205,7 @@ def describe_process() -> dict[str, str]:
     tags = {f"version.{package}": version(package) for package in _PACKAGES}
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
-    tags["command"] = shlex.join(["python", *sys.orig_argv[1:]])
+    tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
     return tags | owner_tags() | _git_tags()
 
 

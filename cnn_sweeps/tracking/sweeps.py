@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.tracking.runs import PARENT_TAG, describe_process
+from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG, describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 
@@ -43,6 +43,11 @@ class SweepRun:
         self._client.log_artifacts(self.run_id, str(folder))
 
     @store_errors()
+    def log_file(self, file: Path) -> None:
+        """Keep a file with the run, in place of an earlier version of it."""
+        self._client.log_artifact(self.run_id, str(file))
+
+    @store_errors()
     def end(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.run_id, status)
@@ -52,7 +57,7 @@ class SweepRun:
         """Close the runs of trials whose job ended without doing it as KILLED, whatever they say of themselves."""
         for run_id in run_ids:
             self._client.set_terminated(run_id, "KILLED")
-            self._client.set_tag(run_id, "trial.state", "FAIL")
+            self._client.set_tag(run_id, STATE_TAG, "FAIL")
             self._client.set_tag(run_id, "error", reason)
         close_abandoned_runs(self.experiment_id)
 
