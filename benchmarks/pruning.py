@@ -49,6 +49,8 @@ def main() -> None:
                 f"{pruned_epochs / epochs:5.2f}  {num_pruned}",
                 flush=True,
             )
+    ratios = [pruned_best / best for best, pruned_best, _ in rows]
+    print(f"best with / best without: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     for name, values in zip(("best without", "best with", "ratio of epochs"), zip(*rows, strict=True), strict=True):
         print(f"{name}: median {statistics.median(values):.5f} ({min(values):.5f} to {max(values):.5f})")
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
+_CONFIG_FILE = "config.yaml"
 
 
-def keep(folder: Path, model: keras.Model, progress: TrainingProgress) -> None:
+def keep(folder: Path, config: RunConfig, model: keras.Model, progress: TrainingProgress) -> None:
     """Leave in a trial's folder what testing it later needs."""
+    OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
     (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch]))
     model.save_weights(folder / WEIGHTS_FILE)
 
@@ -55,7 +57,7 @@ def evaluate_trial(
     from cnn_sweeps.tracking import runs
     from cnn_sweeps.training import Predictor
 
-    composed = OmegaConf.load(Path(folder) / ".hydra" / "config.yaml")
+    composed = OmegaConf.load(Path(folder) / _CONFIG_FILE)
     assert isinstance(composed, DictConfig)
     config = check_config(composed)
     dataset, split = load_data(config)

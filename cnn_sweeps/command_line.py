@@ -86,7 +86,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     except BrokenPipeError:  # `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, yaml.YAMLError) as error:
-        if wants_traceback or task_began:
+        if wants_traceback or task_began or {"--multirun", "-m"} & set(sys.argv):  # a sweep's tasks begin elsewhere
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:

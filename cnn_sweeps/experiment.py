@@ -123,7 +123,7 @@ def _run_training(
         resume=is_resumed,
         is_trial=trial is not None,
     ) as checkpoint:
-        resumed_run_id = checkpoint.read_run_id() if trial is None else None
+        resumed_run_id = None if trial is not None or is_part else checkpoint.read_run_id()
         with _run(
             store, config, dataset, trial, part=training.name if is_part else "", resumed=resumed_run_id
         ) as run_id:
@@ -162,7 +162,7 @@ def _run_training(
             final["num_parameters"] = model.count_params()
             runs.log_metrics(final, step=progress.epochs_done)
             if trial is not None:
-                _leave_to_the_sweep(trial, model, progress, final, is_part=is_part)
+                _leave_to_the_sweep(trial, config, model, progress, final, is_part=is_part)
             else:
                 results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
                 runs.log_files(results_dir)
@@ -204,7 +204,13 @@ def _record_group(finals: list[dict[str, float]], trial: TrialRun | None, *, is_
 
 
 def _leave_to_the_sweep(
-    trial: TrialRun, model: keras.Model, progress: TrainingProgress, final: dict[str, float], *, is_part: bool
+    trial: TrialRun,
+    config: RunConfig,
+    model: keras.Model,
+    progress: TrainingProgress,
+    final: dict[str, float],
+    *,
+    is_part: bool,
 ) -> None:
     """Keep what is needed to test the trial once the sweep has chosen it, if it may be chosen."""
     from cnn_sweeps import chosen
@@ -213,7 +219,7 @@ def _leave_to_the_sweep(
     if not is_part:
         runs.set_tags({runs.STATE_TAG: "COMPLETE"})
     if trial.may_be_chosen(final):
-        chosen.keep(_output_dir(), model, progress)
+        chosen.keep(_output_dir(), config, model, progress)
 
 
 def _run_name(config: RunConfig, dataset: ImageDataset) -> str:

@@ -13,20 +13,21 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.config import check_config
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR
-from cnn_sweeps.sweep.progress import describe_counts, describe_params
+from cnn_sweeps.sweep.ledger import ERROR
+from cnn_sweeps.sweep.progress import describe_command, describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.tracking.runs import STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import FOLDER, RUN_ID, STUDY_RUN_ID
+from cnn_sweeps.trial_run import FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
 
+_STORE = "tracking.uri"  # of a study
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
@@ -74,7 +75,14 @@ class CnnSweep(SweepApplication):
                 *(f"- **{key}**: {text}" for key, text in about.items()),
             ]
         )
+        known_store = study.optuna_study.user_attrs.get(_STORE)
+        if known_store not in (None, hide_passwords(self._store)):
+            raise TrackingError(
+                f"tracking.uri={hide_passwords(self._store)}: the study {study.name} is recorded in {known_store}; "
+                "name that one, or choose another hydra.sweeper.study_name"
+            )
         with study.exclusively():  # so that two controllers share one run
+            study.optuna_study.set_user_attr(_STORE, hide_passwords(self._store))
             self._run = open_sweep_run(
                 self._store,
                 tracking.experiment_name,
@@ -85,6 +93,7 @@ class CnnSweep(SweepApplication):
                 description,
             )
             study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
+            study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
 
     def update(self, study: SweepStudy) -> None:
         """Record counts by state and the best value so far."""
@@ -142,7 +151,8 @@ class CnnSweep(SweepApplication):
         """Give the trials to test; at least the best one if its model is to be kept."""
         config = self._config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model else 0)
-        return [trial for trial in self._study.ranking() if DUPLICATE_OF not in trial.user_attrs][:num_chosen]
+        recorded = [trial for trial in self._study.ranking() if FOLDER in trial.user_attrs]  # duplicates have none
+        return recorded[:num_chosen]
 
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
         """Test the trial unless that was done before; register the best one."""
@@ -150,7 +160,7 @@ class CnnSweep(SweepApplication):
         folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
             return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
-        done = self._run.read_tags(run_id)
+        done = self._run.read_tags_of_finished(run_id)
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
         keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
         if not on_test and not keep_model:

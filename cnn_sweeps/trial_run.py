@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.data.dataset import ImageDataset
@@ -21,7 +22,7 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
-_DATA = "data.fingerprint"
+DATA, PROGRAM = "data.fingerprint", "program"
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -53,7 +54,9 @@ class TrialRun:
     @property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
-        return shlex.join(["python", "-m", "cnn_sweeps.train", *HydraConfig.get().overrides.task])
+        overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        assert isinstance(overrides, list)
+        return f"{self._trial.study.user_attrs.get(PROGRAM, '')} {shlex.join(overrides)}"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -74,9 +77,9 @@ class TrialRun:
         Raises:
             DataError: if they are not.
         """
-        known = self._trial.study.user_attrs.get(_DATA)
+        known = self._trial.study.user_attrs.get(DATA)
         if known is None:
-            self._trial.study.set_user_attr(_DATA, dataset.fingerprint)
+            self._trial.study.set_user_attr(DATA, dataset.fingerprint)
         elif known != dataset.fingerprint:
             raise DataError(
                 f"data: {dataset.source} holds other images than when the study {self._trial.study.study_name} began; "

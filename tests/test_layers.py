@@ -27,6 +27,7 @@ LAYERS = [
     ["sweep.study", "sweep.workers"],
     ["sweep.executors", "sweep.trial", "sweep.progress", "sweep.report"],
     ["sweep.application"],
+    ["sweep.preparation"],
     ["sweep.sweeper"],
     ["repeats"],
     ["training"],

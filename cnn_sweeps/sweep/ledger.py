@@ -17,8 +17,15 @@ ERROR, DUPLICATE_OF, SETTINGS_ID = "error", "duplicate_of", "settings"
 class TrialLedger:
     """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more."""
 
-    def __init__(self, *, minimize: bool | None) -> None:
-        """Of a new look at a study; `minimize` is None for several objectives, of which none is best."""
+    def __init__(self, *, minimize: bool | None, set_aside: Sequence[int], settings_id: str) -> None:
+        """Take a new look at a study.
+
+        Args:
+            minimize: None for several objectives, of which none is best.
+            set_aside: numbers of failed trials that count as tried again.
+            settings_id: only trials with these settings are compared.
+        """
+        self._set_aside, self._settings_id = frozenset(set_aside), settings_id
         self.best: FrozenTrial | None = None
         self.total_duration_s, self.num_durations = 0.0, 0
         self._minimize = minimize
@@ -50,19 +57,21 @@ class TrialLedger:
         """Number of trials that were started and not tried again as others."""
         return sum(number for state, number in self.counts.items() if state not in ("RETRIED", "WAITING"))
 
-    def finished_with(self, params: dict[str, Any], settings_id: str) -> int | None:
-        """Give the number of the trial that finished with these parameters and settings, if there is one."""
-        return self._finished_points.get(_point_key(params, settings_id))
+    def finished_with(self, params: dict[str, Any]) -> int | None:
+        """Give the number of the trial that finished with these parameters, if there is one."""
+        return self._finished_points.get(_point_key(params))
 
     def _settle(self, trial: FrozenTrial) -> None:
-        self._settled["RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name] += 1
+        is_retried = trial.user_attrs.get(RETRIED) or trial.number in self._set_aside
+        self._settled["RETRIED" if is_retried else trial.state.name] += 1
         if trial.duration is not None:
             self.total_duration_s += trial.duration.total_seconds()
             self.num_durations += 1
+        if not has_settings(trial, self._settings_id):
+            return
         is_original = DUPLICATE_OF not in trial.user_attrs
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and is_original:
-            settings_id = trial.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")
-            self._finished_points.setdefault(_point_key(trial.params, settings_id), trial.number)
+            self._finished_points.setdefault(_point_key(trial.params), trial.number)
         if trial.state == TrialState.COMPLETE and self._minimize is not None and self._beats_best(trial):
             self.best = trial
 
@@ -74,5 +83,11 @@ class TrialLedger:
         return trial.value < self.best.value if self._minimize else trial.value > self.best.value
 
 
-def _point_key(params: dict[str, Any], settings_id: str) -> str:
-    return f"{settings_id} {json.dumps(params, sort_keys=True)}"
+def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
+    """Tell whether a trial ran with these settings; one of another program is taken to have done so."""
+    owner = trial.user_attrs.get(OWNER)
+    return owner is None or owner.get(SETTINGS_ID) == settings_id
+
+
+def _point_key(params: dict[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)

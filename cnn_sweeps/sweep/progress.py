@@ -101,10 +101,10 @@ def describe_ranking(ranking: Sequence[FrozenTrial], num_objectives: int) -> str
     return "\n".join(lines)
 
 
-def describe_command(trial_overrides: Sequence[str], fixed: Sequence[str], *, multirun: bool = False) -> str:
+def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:
     """Give the command, as a person would type it, that runs this program with these overrides."""
     program, flags = _program_and_flags()
-    words = [*program, *flags, *(["--multirun"] if multirun else []), *fixed, *trial_overrides]
+    words = [*program, *flags, *(["--multirun"] if multirun else []), *overrides]
     return shlex.join(words)
 
 

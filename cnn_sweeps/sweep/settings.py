@@ -33,6 +33,7 @@ class SweepSettings:
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None
+    preset_group: str | None
     enqueue: list[dict[str, Any]]
     deterministic: Annotated[bool, Strict()]
     max_retries: Annotated[int, Strict(), Field(ge=0)]

@@ -148,17 +148,18 @@ def extreme_values(distribution: BaseDistribution) -> list[Any]:
 
 def num_values(distribution: BaseDistribution) -> int | None:
     """Count the values of a distribution; None if it is continuous."""
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
-        return None
-    return len(_values(distribution))
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return None if distribution.step is None else round((distribution.high - distribution.low) / distribution.step) + 1
 
 
 def _values(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    count = round((distribution.high - distribution.low) / (distribution.step or 1)) + 1
-    return [distribution.low + i * (distribution.step or 1) for i in range(count)]
+    assert distribution.step is not None
+    return [distribution.low + i * distribution.step for i in range(num_values(distribution) or 0)]
 
 
 def _as_text(value: Any) -> str:

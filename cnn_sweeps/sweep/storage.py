@@ -50,6 +50,8 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
     """
     if isinstance(storage, str) and "://" not in storage:
         return _open_journal(str(Path(storage).absolute()), os.getpid())
+    if storage in ("sqlite://", "sqlite:///:memory:"):
+        raise StudyError(f"hydra.sweeper.storage={storage}: trials run in processes of their own; name a file")
     try:
         if isinstance(storage, dict):
             return _checked(instantiate(storage, _convert_="all"))
@@ -104,6 +106,10 @@ def _cut_unfinished_line(path: Path, lock: _ProcessBoundLock) -> None:
     lock.acquire()
     try:
         content = path.read_bytes() if path.exists() else b""
+        if content.startswith(b"SQLite format 3"):
+            raise ValueError(f"it is an SQLite database; did you mean sqlite:///{path}?")
+        if content and not content.startswith(b'{"op_code"'):
+            raise ValueError("it is another kind of file")
         if content and not content.endswith(b"\n"):
             os.truncate(path, content.rfind(b"\n") + 1)
     finally:

@@ -25,13 +25,23 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.owners import has_owner_died, owner_tags
-from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, ERROR, OWNER, RETRIED, RETRY_OF, SETTINGS_ID, TrialLedger
+from cnn_sweeps.sweep.ledger import (
+    ATTEMPT,
+    DUPLICATE_OF,
+    ERROR,
+    OWNER,
+    RETRIED,
+    RETRY_OF,
+    SETTINGS_ID,
+    TrialLedger,
+    has_settings,
+)
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, lock_file, open_storage
 
-_DEFINITION = "definition"  # of a study
+_DEFINITION, SET_ASIDE = "definition", "set_aside"  # of a study
 
 _OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new trial's owner is about to sign
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
@@ -66,8 +76,6 @@ class SweepStudy:
         self._settings_id = hashlib.blake2b(json.dumps(definition["settings"], sort_keys=True).encode()).hexdigest()[
             :12
         ]
-        is_single = len(settings.direction) == 1
-        self._ledger = TrialLedger(minimize=settings.direction[0] == "minimize" if is_single else None)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         _check_sampler(settings, space)
         pruner = build_pruner(settings.pruner)
@@ -81,9 +89,20 @@ class SweepStudy:
                 load_if_exists=True,
             )
             self._check_definition(definition)
+            self._ledger = self._new_ledger()
+
+    def _new_ledger(self) -> TrialLedger:
+        is_single = len(self._settings.direction) == 1
+        return TrialLedger(
+            minimize=self._settings.direction[0] == "minimize" if is_single else None,
+            set_aside=self.optuna_study.user_attrs.get(SET_ASIDE, []),
+            settings_id=self._settings_id,
+        )
 
     def _check_definition(self, definition: dict[str, Any]) -> None:
         before = self.optuna_study.user_attrs.get(_DEFINITION)
+        if before is None:  # a new study, or one that another program made
+            before = definition | {"directions": [each.name.lower() for each in self.optuna_study.directions]}
         if before is not None and (changes := _differences(before, definition)):
             obstacles = _obstacles(before, definition)
             if self._settings.on_change == "refuse" or obstacles:
@@ -97,7 +116,7 @@ class SweepStudy:
                     f"hydra.sweeper.study_name={self.optuna_study.study_name}: was made for another sweep "
                     f"({'; '.join(changes)}); {advice}"
                 )
-        if before != definition:
+        if self.optuna_study.user_attrs.get(_DEFINITION) != definition:
             self.optuna_study.set_user_attr(_DEFINITION, definition)
 
     @property
@@ -113,6 +132,15 @@ class SweepStudy:
     def exclusively(self) -> AbstractContextManager[None]:
         """Keep other controllers on this machine waiting while the block runs."""
         return controllers_lock(self._storage)
+
+    def set_aside(self, numbers: Sequence[int]) -> None:
+        """Count failed trials no longer, and queue them again: their cause is to be corrected."""
+        with self.exclusively():
+            known = self.optuna_study.user_attrs.get(SET_ASIDE, [])
+            self.optuna_study.set_user_attr(SET_ASIDE, [*known, *numbers])
+            for number in numbers:
+                self._queue_again(self._frozen(number), attempt=0)
+        self._ledger = self._new_ledger()
 
     @property
     def ledger(self) -> TrialLedger:
@@ -148,15 +176,20 @@ class SweepStudy:
     def _ask(self) -> Trial:
         try:
             return self.optuna_study.ask(self._space.distributions)
-        except BaseException:  # of the sampler, or a signal's: leave no trial behind that nobody runs
+        except Exception as error:  # leave no trial behind that nobody runs
             for trial in self.trials:
                 if trial.state == TrialState.RUNNING and OWNER not in trial.user_attrs:
                     self._fail_and_queue_again(trial, "the sampler failed")
+            if isinstance(error, ValueError) and "distribution" in str(error):
+                raise StudyError(
+                    f"hydra.sweeper.study_name={self.name}: holds trials of another search space ({error}); "
+                    "choose another hydra.sweeper.study_name"
+                ) from error
             raise
 
     def finished_duplicate(self, trial: Trial) -> FrozenTrial | None:
         """Give a finished trial of the same parameters and settings, if there is one."""
-        number = self.ledger.finished_with(trial.params, self._settings_id)
+        number = self.ledger.finished_with(trial.params)
         return None if number is None else self._frozen(number)
 
     def tell_duplicate(self, trial: Trial, original: FrozenTrial) -> FrozenTrial:
@@ -198,10 +231,12 @@ class SweepStudy:
         storage = self.optuna_study._storage
         storage.set_trial_user_attr(trial._trial_id, RETRIED, value=True)
         storage.set_trial_user_attr(trial._trial_id, ERROR, error)
-        if all(other.user_attrs.get(RETRY_OF) != trial.number for other in self.trials):
-            attempt = trial.user_attrs.get(ATTEMPT, 0) + is_lost
-            self.optuna_study.enqueue_trial(_known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
+        self._queue_again(trial, trial.user_attrs.get(ATTEMPT, 0) + is_lost)
         return self._tell(trial.number, TrialState.FAIL, None)
+
+    def _queue_again(self, trial: FrozenTrial, attempt: int) -> None:
+        if all(other.user_attrs.get(RETRY_OF) != trial.number for other in self.trials):
+            self.optuna_study.enqueue_trial(_known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
         try:
@@ -216,12 +251,16 @@ class SweepStudy:
         return self.trials[trial if isinstance(trial, int) else trial.number]
 
     def ranking(self) -> list[FrozenTrial]:
-        """Give the completed trials, best first; of several objectives only those that no other one dominates."""
+        """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""
         if len(self.optuna_study.directions) > 1:
             front = self.optuna_study.best_trials
             sign = 1 if self._settings.direction[0] == "minimize" else -1
             return sorted(front, key=lambda trial: (sign * trial.values[0], trial.number))
-        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        complete = [
+            trial
+            for trial in self.trials
+            if trial.state == TrialState.COMPLETE and has_settings(trial, self._settings_id)
+        ]
         sign = 1 if self._settings.direction[0] == "minimize" else -1
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
@@ -283,7 +322,10 @@ def _build(kind: str, config: dict[str, Any]) -> Any:
 
 
 def _reseeded(config: dict[str, Any], num_started: int) -> dict[str, Any]:
-    changed = {key: _reseeded(each, num_started) if isinstance(each, dict) else each for key, each in config.items()}
+    changed = {
+        key: _reseeded(each, num_started) if isinstance(each, dict) and "_target_" in each else each
+        for key, each in config.items()
+    }
     if isinstance(config.get("seed"), int):
         digest = hashlib.blake2b(f"{config['seed']} {num_started}".encode(), digest_size=4).digest()
         changed["seed"] = int.from_bytes(digest)

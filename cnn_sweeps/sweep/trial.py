@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, RETRY_OF
+from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, OWNER, RETRY_OF, SETTINGS_ID, has_settings
 from cnn_sweeps.sweep.storage import open_storage
 from cnn_sweeps.sweep.study import build_pruner
 
@@ -94,7 +94,9 @@ class JobTrial:
         return len(better) < num_best
 
     def _completed(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        settings_id = self.user_attrs[OWNER][SETTINGS_ID]
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial for trial in complete if has_settings(trial, settings_id)]
 
     @property
     def _sign(self) -> float:

@@ -48,7 +48,7 @@ class WorkerPool:
             task_function: is run with each job's configuration; sent by its name if it has one that can be imported.
         """
         setup = (hydra_context, config, _Task(task_function), Singleton.get_state())
-        num_threads = max(1, len(os.sched_getaffinity(0)) // num_workers) if num_workers > 1 else None
+        num_threads = max(1, _num_cores() // num_workers) if num_workers > 1 else None
         # In a file: what does not fit into a pipe would block this process if a worker died while it starts.
         self._setup_file = tempfile.NamedTemporaryFile(prefix="cnn_sweeps_")  # noqa: SIM115 - closed by close()
         self._setup_file.write(cloudpickle.dumps(setup))
@@ -124,28 +124,47 @@ class _Task:
     """A task function that finds its way into another process: by name if possible, else by value."""
 
     def __init__(self, function: TaskFunction) -> None:
-        self._module, self._name = _importable_name(function)
-        self._function = None if self._module else function
+        self._module, self._name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+        level = _decoration_level(self._module, self._name, function)
+        self._level, self._function = level or 0, function if level is None else None
+        if self._module == "__main__":
+            spec = getattr(sys.modules["__main__"], "__spec__", None)
+            self._module = spec.name if spec is not None else "__mp_main__"  # which a spawned process calls the script
 
     def resolve(self) -> TaskFunction:
-        """Give the function, without what decorates it."""
+        """Give the function."""
         if self._function is not None:
             return self._function
-        found: Any = importlib.import_module(self._module)
-        for part in self._name.split("."):
-            found = getattr(found, part)
-        return inspect.unwrap(found)  # type: ignore[no-any-return]
+        importlib.import_module(self._module)
+        function: TaskFunction = _undecorated(self._module, self._name)[self._level]
+        return function
 
 
-def _importable_name(function: Any) -> tuple[str, str]:
-    """Give module and name under which another process can import the function; empty if it cannot."""
-    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    if not module or not name or "<" in name:
-        return "", ""
-    if module == "__main__":
-        spec = getattr(sys.modules["__main__"], "__spec__", None)
-        module = spec.name if spec is not None else "__mp_main__"  # the name that a spawned process gives the script
-    return module, name
+def _decoration_level(module: str, name: str, function: Any) -> int | None:
+    """Count the decorators between what a module holds under a name and the function; None if it is not there."""
+    try:
+        held = _undecorated(module, name)
+    except (KeyError, AttributeError):
+        return None
+    for level, each in enumerate(held):
+        if each is function or each is inspect.unwrap(function):
+            return level
+    return None
+
+
+def _undecorated(module: str, name: str) -> list[Any]:
+    """Give what a module holds under a name, then without its outermost decorator, and so on."""
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part)
+    held = [found]
+    while hasattr(held[-1], "__wrapped__"):
+        held.append(held[-1].__wrapped__)
+    return held
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # What a worker keeps between its jobs.
@@ -164,6 +183,7 @@ def _start_worker(setup_file: str, path: list[str], num_threads: int | None) -> 
     hydra_context, config, task, singletons = cloudpickle.loads(Path(setup_file).read_bytes())
     setup_globals()
     Singleton.set_state(singletons)
+    _print_into(Path(config.hydra.sweep.dir), "workers.log")
     _job_setup = (hydra_context, config, task.resolve())
 
 
@@ -197,7 +217,7 @@ def _run_job(overrides: list[str], job_number: int) -> _Parcel:
         job_config.hydra.job.id = f"{job_config.hydra.job.name}_{job_number}"
         job_config.hydra.job.num = job_number
     HydraConfig.instance().set_config(job_config)
-    _print_into(Path(job_config.hydra.sweep.dir, str(OmegaConf.select(job_config, "hydra.sweep.subdir"))))
+    _print_into(Path(job_config.hydra.sweep.dir, str(OmegaConf.select(job_config, "hydra.sweep.subdir"))), "output.log")
     result = run_job(
         hydra_context=hydra_context,
         task_function=task_function,
@@ -208,11 +228,11 @@ def _run_job(overrides: list[str], job_number: int) -> _Parcel:
     return _Parcel(_portable(result))
 
 
-def _print_into(folder: Path) -> None:
+def _print_into(folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    output = os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)

@@ -75,9 +75,10 @@ class SweepRun:
         return str(run.info.run_id)
 
     @store_errors()
-    def read_tags(self, run_id: str) -> dict[str, str]:
-        """Give the tags of a trial's run."""
-        return dict(self._client.get_run(run_id).data.tags)
+    def read_tags_of_finished(self, run_id: str) -> dict[str, str]:
+        """Give the tags of a trial's run; none if it is not FINISHED, for what was cut off is done again."""
+        run = self._client.get_run(run_id)
+        return dict(run.data.tags) if run.info.status == "FINISHED" else {}
 
     @store_errors()
     def read_metrics(self, run_id: str) -> dict[str, float]:

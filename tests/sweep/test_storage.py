@@ -157,12 +157,12 @@ def test_journal_whose_last_line_a_power_cut_has_cut_goes_on(tmp_path):
     ("url", "shown"),
     [
         ("studies/a.journal", "studies/a.journal"),
-        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("redis://:secret@host/0", "redis://:***@host/0"),
+        ("postgresql://me:secret@host:5432/db", "postgresql://***@host:5432/db"),
+        ("redis://:secret@host/0", "redis://***@host/0"),
         ("sqlite:///a.db", "sqlite:///a.db"),
     ],
 )
-def test_description_hides_only_the_password(url, shown):
+def test_description_hides_user_and_password(url, shown):
     assert describe_storage(url) == shown
 
 
