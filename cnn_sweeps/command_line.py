@@ -59,7 +59,6 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     for end in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(end) is not signal.SIG_IGN:  # as under nohup
             signal.signal(end, _exit_on_signal)
-    gc.disable()  # composing makes many small objects and frees few: 0.30 s instead of 0.32 s to the task
     task_began = False
 
     @functools.wraps(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from omegaconf import DictConfig
 
 
@@ -17,6 +19,7 @@ def train(composed: DictConfig) -> float | tuple[float, ...]:
 
 def main() -> None:
     """Run `train` on the configuration that the command line composes."""
+    gc.disable()  # until the task: importing and composing make many small objects and free few
     from cnn_sweeps.command_line import run_application
 
     run_application(train)

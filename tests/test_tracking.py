@@ -230,7 +230,7 @@ def test_trial_without_a_job_is_recorded_as_a_finished_child(uri, experiment, cl
     run = client.get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 3: equals trial 1")
     assert run.data.tags[PARENT_TAG] == sweep.run_id
-    assert sweep.read_tags(run_id)["trial.number"] == "3"
+    assert sweep.read_tags_of_finished(run_id)["trial.number"] == "3"
     assert sweep.read_metrics(run_id) == {"final_val_log_loss": 0.5}
     assert run.data.params == {"a.b": "1"}
     sweep.end("FINISHED")

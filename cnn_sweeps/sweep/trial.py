@@ -94,7 +94,7 @@ class JobTrial:
         return len(better) < num_best
 
     def _completed(self) -> list[FrozenTrial]:
-        settings_id = self.user_attrs[OWNER][SETTINGS_ID]
+        settings_id = self.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return [trial for trial in complete if has_settings(trial, settings_id)]
 
