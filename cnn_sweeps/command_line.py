@@ -140,6 +140,8 @@ def _is_bug(error: Exception) -> bool:
 def _explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _explain_missing_option(error)
+    if "Could not override 'hydra/sweeper/pruner'" in str(error):
+        return "hydra/sweeper: allowed: optuna, whose sweeps are grids where every key lists its values; leave it out"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
         return _explain_unknown_key(cause)
