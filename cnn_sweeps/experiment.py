@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from cnn_sweeps.assembly import build_model, load_data, prepare_libraries
-from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint
+from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, balanced_class_weights, without_test_images
 from cnn_sweeps.repeats import Training, average_metrics, objective_values, plan_trainings
@@ -115,60 +116,63 @@ def _run_training(
     """Train and record one network; give its final metrics, or None if the trial was pruned meanwhile."""
     config, split = training.config, training.split
     results_dir = _output_dir() / "results" / (training.name.replace(" ", "_") if is_part else "")
-    is_resumed = config.resume or (trial is not None and trial.is_retry)
-    with claim_checkpoint(
+    with ExitStack() as contexts:
+        checkpoint = contexts.enter_context(_claim_checkpoint(training, dataset, trial))
+        resumed = None if trial is not None or is_part else checkpoint.read_run_id()
+        part = training.name if is_part else ""
+        run_id = contexts.enter_context(_run(store, config, dataset, trial, part=part, resumed=resumed))
+        with _native_messages_off():
+            from cnn_sweeps import results
+            from cnn_sweeps.tracking import runs
+
+        model = build_model(config, dataset, len(split.train))
+        progress = checkpoint.restore(model)
+        if progress.epochs_done or config.resume:
+            log.info(f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume")
+        if run_id != resumed:
+            results.write_settings(results_dir, config, dataset, split)
+            _record_start(dataset, counts, progress, results_dir)
+            checkpoint.save(model, progress, run_id)
+        if trial is not None and not is_part:
+            trial.note_run(run_id)
+        reporting = trial if trial is not None and trial.begin_training(progress) else None
+        keep_checkpoint = partial(checkpoint.save, model, progress, run_id)
+        predict = _train(config, dataset, split, model, progress, reporting, keep_checkpoint)
+        if reporting is not None and reporting.is_pruned:
+            log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
+            runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
+            return None
+        final, test_probabilities = results.evaluate(predict, dataset, split, progress)
+        final["num_parameters"] = model.count_params()
+        runs.log_metrics(final, step=progress.epochs_done)
+        if trial is not None:
+            _leave_to_the_sweep(trial, config, model, progress, final, is_part=is_part)
+        else:
+            results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
+            runs.log_files(results_dir)
+            _log_model(config, dataset, model, split)
+    return final
+
+
+def _claim_checkpoint(
+    training: Training, dataset: ImageDataset, trial: TrialRun | None
+) -> AbstractContextManager[Checkpoint]:
+    config = training.config
+    return claim_checkpoint(
         Path(config.training.checkpoint_dir),
         config.settings_of_weights | {"fold": training.name if config.folds > 1 else ""},
         dataset.fingerprint,
-        resume=is_resumed,
+        resume=config.resume or (trial is not None and trial.is_retry),
         is_trial=trial is not None,
-    ) as checkpoint:
-        resumed_run_id = None if trial is not None or is_part else checkpoint.read_run_id()
-        with _run(
-            store, config, dataset, trial, part=training.name if is_part else "", resumed=resumed_run_id
-        ) as run_id:
-            with _native_messages_off():
-                from cnn_sweeps import results
-                from cnn_sweeps.models import plain_copy
-                from cnn_sweeps.tracking import models, runs
+    )
 
-            model = build_model(config, dataset, len(split.train))
-            progress = checkpoint.restore(model)
-            if is_resumed:
-                log.info(
-                    f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume"
-                )
-            if run_id != resumed_run_id:
-                results.write_settings(results_dir, config, dataset, split)
-                _record_start(dataset, counts, progress, results_dir)
-                checkpoint.save(model, progress, run_id)
-            if trial is not None and not is_part:
-                trial.note_run(run_id)
-            reporting_trial = trial if trial is not None and trial.begin_training(progress) else None
-            predict = _train(
-                config,
-                dataset,
-                split,
-                model,
-                progress,
-                reporting_trial,
-                lambda: checkpoint.save(model, progress, run_id),
-            )
-            if reporting_trial is not None and reporting_trial.is_pruned:
-                log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
-                runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
-                return None
-            final, test_probabilities = results.evaluate(predict, dataset, split, progress)
-            final["num_parameters"] = model.count_params()
-            runs.log_metrics(final, step=progress.epochs_done)
-            if trial is not None:
-                _leave_to_the_sweep(trial, config, model, progress, final, is_part=is_part)
-            else:
-                results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
-                runs.log_files(results_dir)
-                if config.tracking.log_model:
-                    models.log_model(plain_copy(model), dataset.image_shape, dataset.images[split.train[:1]])
-    return final
+
+def _log_model(config: RunConfig, dataset: ImageDataset, model: keras.Model, split: Split) -> None:
+    if config.tracking.log_model:
+        from cnn_sweeps.models import plain_copy
+        from cnn_sweeps.tracking import models
+
+        models.log_model(plain_copy(model), dataset.image_shape, dataset.images[split.train[:1]])
 
 
 def _output_dir() -> Path:

@@ -243,7 +243,7 @@ def test_data_that_no_trial_can_use_stop_the_sweep_in_one_line(run_train, tmp_pa
     study = study_in(tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL"] * 3 + ["WAITING"] * 3  # once the data are others
     parent = parent_run(study)
-    assert (parent.info.status, parent.data.metrics["trials.fail"]) == ("FAILED", 3)
+    assert (parent.info.status, parent.data.metrics["trials.retried"]) == ("FAILED", 3)
 
 
 # Several trainings, several objectives, several chosen trials.
