@@ -1,5 +1,6 @@
 """What is kept in MLflow, used directly: champions, sweeps' runs, children, runs that were left or are opened again."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -73,7 +74,8 @@ class AnyModel(mlflow.pyfunc.PythonModel):
 def model_uri(store):
     """A small logged model; which one it is does not matter to the registry."""
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    mlflow.set_experiment("champions")
+    with contextlib.chdir(store):  # where artifacts go
+        mlflow.set_experiment("champions")
     with mlflow.start_run():
         return mlflow.pyfunc.log_model(name="model", python_model=AnyModel(), pip_requirements=[]).model_uri
 
