@@ -1,9 +1,12 @@
-"""Builds what a configuration describes: the data with their split, and the compiled network."""
+"""Builds what a configuration describes: the data with their split, and the network."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.config import check_image_fits
@@ -16,7 +19,15 @@ from cnn_sweeps.targets import call_target
 if TYPE_CHECKING:
     import keras
 
+    from cnn_sweeps.network import Network
+
 log = logging.getLogger(__name__)
+
+_NUM_KEPT_NETWORKS = 8  # with what is compiled for one of them takes some 30 MB
+_networks: dict[str, Network] = {}
+"""The networks that this process trained last, by what tells their graphs apart."""
+_loaded: dict[str, tuple[ImageDataset, Split]] = {}
+"""The images that this process used last, by their settings."""
 
 
 def prepare_libraries() -> None:
@@ -25,6 +36,14 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
+
+
+def import_libraries() -> None:
+    """Import what training takes seconds to import, so that it is there when the first trial comes."""
+    prepare_libraries()
+    importlib.import_module("cnn_sweeps.results")
+    importlib.import_module("cnn_sweeps.tracking.runs")
+    importlib.import_module("mlflow")
 
 
 def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
@@ -44,20 +63,66 @@ def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
     return dataset, split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
 
 
-def build_model(config: RunConfig, dataset: ImageDataset, num_train_images: int) -> keras.Model:
-    """Seed the process and give the compiled network.
+def load_data_once(config: RunConfig) -> tuple[ImageDataset, Split]:
+    """Do what `load_data` does, or give what it gave for the same settings to an earlier trial of this process."""
+    key = json.dumps([config.data, asdict(config.split)], sort_keys=True)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_data(config)
+    dataset, split = _loaded[key]
+    check_image_fits(config.model, *dataset.image_shape[:2])
+    return dataset, split
+
+
+def forget_data() -> None:
+    """Load anew: another sweep begins in this process."""
+    _loaded.clear()
+
+
+def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: int) -> Network:
+    """Seed the process and give the network, in the state in which training begins.
+
+    It is built anew every time, which takes 0.1 s; what TensorFlow has compiled is that of an earlier network of this
+    process where the two differ in nothing but weights and adjustable values.
 
     Raises:
         ModelError: if the function gives no network that fits the classes.
     """
-    from cnn_sweeps.optimizers import build_optimizer
-    from cnn_sweeps.training import compile_model, device_names, prepare_process
+    from cnn_sweeps.network import Network, compile_model
+    from cnn_sweeps.optimizers import build_optimizer, build_schedule
+    from cnn_sweeps.training import device_names, prepare_process
 
-    prepare_process(config.seed, config.training.precision, xla=config.training.xla)
+    is_own = config.model["_target_"].startswith("cnn_sweeps.models.")
+    prepare_process(config.seed, config.training.precision, xla=config.training.xla, seeds_tensorflow=not is_own)
     num_classes = len(dataset.class_names)
     model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
     steps_per_epoch = -(-num_train_images // config.training.batch_size)
-    optimizer = build_optimizer(config.optimizer, config.schedule, steps_per_epoch, config.training.epochs)
-    compile_model(model, optimizer, num_classes)
+    learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
+    compile_model(model, build_optimizer(config.optimizer, learning_rate), num_classes)
     log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
-    return model
+    fresh = Network(model, learning_rate, config.augmentation, xla=config.training.xla)
+    return _warm_or_fresh(fresh, _graph_id(config, model))
+
+
+def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
+    """Give a text that is equal for trainings of the same graph; None if that cannot be told."""
+    from cnn_sweeps.network import structure_of
+
+    structure = structure_of(model)
+    if structure is None or not config.optimizer["_target_"].startswith("keras.optimizers."):
+        return None  # a function of the user's may compute with the learning rate before there is a graph
+    settings = [config.optimizer, config.schedule.schedule, asdict(config.augmentation), config.training.xla]
+    return json.dumps([structure, settings], sort_keys=True)
+
+
+def _warm_or_fresh(fresh: Network, graph_id: str | None) -> Network:
+    if graph_id is None:
+        return fresh
+    warm = _networks.pop(graph_id, fresh)
+    _networks[graph_id] = warm  # as the last one used
+    if len(_networks) > _NUM_KEPT_NETWORKS:
+        del _networks[next(iter(_networks))]
+    if warm is not fresh:
+        warm.adopt(fresh)
+        log.info("compiled before, for an earlier training of this process")
+    return warm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from cnn_sweeps.assembly import build_model, load_data, prepare_libraries
+from cnn_sweeps.assembly import build_network, load_data, prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
@@ -55,21 +56,21 @@ def evaluate_trial(
     from cnn_sweeps import results
     from cnn_sweeps.data.pipeline import image_tensor
     from cnn_sweeps.tracking import runs
-    from cnn_sweeps.training import Predictor
 
     composed = OmegaConf.load(Path(folder) / _CONFIG_FILE)
     assert isinstance(composed, DictConfig)
     config = check_config(composed)
     dataset, split = load_data(config)
     training = plan_trainings(config, dataset, split)[0]
-    model = build_model(training.config, dataset, len(training.split.train))
+    network = build_network(training.config, dataset, len(training.split.train))
+    model = network.model
     model.load_weights(Path(folder) / WEIGHTS_FILE)
     history, best_epoch = json.loads((Path(folder) / _HISTORY_FILE).read_text())
     lines = []
     with runs.reopened_run(find_store(config.tracking), run_id):
         probabilities = None
         if on_test:
-            predict = Predictor(model, image_tensor(dataset))
+            predict = partial(network.predict, image_tensor(dataset))
             measured, probabilities = results.evaluate_on_test(predict, dataset, split)
             runs.log_metrics(measured, step=len(history))
             lines.append(f"trial {number} on the test images, once: {describe_test(measured)}")

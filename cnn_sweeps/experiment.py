@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from cnn_sweeps.assembly import build_model, load_data, prepare_libraries
+from cnn_sweeps.assembly import build_network, load_data, load_data_once, prepare_libraries
 from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, balanced_class_weights, without_test_images
@@ -27,11 +27,17 @@ from cnn_sweeps.tracking.store import find_store
 if TYPE_CHECKING:
     import keras
 
-    from cnn_sweeps.training import Predictor
+    from cnn_sweeps.epoch_record import EpochRecord
+    from cnn_sweeps.network import Network
+    from cnn_sweeps.results import Predict
     from cnn_sweeps.trial_run import TrialRun
 
 
 log = logging.getLogger(__name__)
+
+# A trial's epochs are kept as often as takes this share of its time: SQLite and the disk take 50 ms, as long as many a
+# short epoch.
+_SHARE_OF_KEEPING = 0.02
 
 
 def run_experiment(config: RunConfig) -> float | tuple[float, ...]:
@@ -43,7 +49,7 @@ def run_experiment(config: RunConfig) -> float | tuple[float, ...]:
     """
     prepare_libraries()
     store, trial = find_store(config.tracking), _join_trial(config)
-    dataset, split = load_data(config)
+    dataset, split = load_data(config) if trial is None else load_data_once(config)
     _tell_data(dataset, split)
     counts = split.counts(dataset)
     if trial is not None:
@@ -123,34 +129,84 @@ def _run_training(
         run_id = contexts.enter_context(_run(store, config, dataset, trial, part=part, resumed=resumed))
         with _native_messages_off():
             from cnn_sweeps import results
+            from cnn_sweeps.epoch_record import EpochRecord
             from cnn_sweeps.tracking import runs
 
-        model = build_model(config, dataset, len(split.train))
-        progress = checkpoint.restore(model)
+        network = build_network(config, dataset, len(split.train))
+        progress = checkpoint.restore(network.model)
         if progress.epochs_done or config.resume:
             log.info(f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume")
+        save_checkpoint = partial(checkpoint.save, network.model, progress, run_id)
         if run_id != resumed:
             results.write_settings(results_dir, config, dataset, split)
             _record_start(dataset, counts, progress, results_dir)
-            checkpoint.save(model, progress, run_id)
+            save_checkpoint()
         if trial is not None and not is_part:
             trial.note_run(run_id)
         reporting = trial if trial is not None and trial.begin_training(progress) else None
-        keep_checkpoint = partial(checkpoint.save, model, progress, run_id)
-        predict = _train(config, dataset, split, model, progress, reporting, keep_checkpoint)
+        with EpochRecord(save_checkpoint, max_share_of_time=None if trial is None else _SHARE_OF_KEEPING) as record:
+            predict = _train(config, dataset, split, network, progress, reporting, record)
         if reporting is not None and reporting.is_pruned:
             log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
             runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
             return None
-        final, test_probabilities = results.evaluate(predict, dataset, split, progress)
-        final["num_parameters"] = model.count_params()
-        runs.log_metrics(final, step=progress.epochs_done)
         if trial is not None:
-            _leave_to_the_sweep(trial, config, model, progress, final, is_part=is_part)
-        else:
-            results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
-            runs.log_files(results_dir)
-            _log_model(config, dataset, model, split)
+            return _finish_trial(config, dataset, split, network, predict, progress, trial, is_part=is_part)
+        return _finish_run(config, dataset, split, network, predict, progress, results_dir)
+
+
+def _finish_run(
+    config: RunConfig,
+    dataset: ImageDataset,
+    split: Split,
+    network: Network,
+    predict: Predict,
+    progress: TrainingProgress,
+    results_dir: Path,
+) -> dict[str, float]:
+    """Measure the final weights on all images, draw and keep the model; give the metrics."""
+    from cnn_sweeps import results
+    from cnn_sweeps.tracking import runs
+
+    final = results.final_validation(network.model, progress, config.training)
+    final |= results.evaluate_on_train(predict, dataset, split, final)
+    test_probabilities = None
+    if len(split.test):
+        measured, test_probabilities = results.evaluate_on_test(predict, dataset, split)
+        final |= measured
+    runs.log_metrics(final, step=progress.epochs_done)
+    results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
+    runs.log_files(results_dir)
+    _log_model(config, dataset, network.model, split)
+    return final
+
+
+def _finish_trial(
+    config: RunConfig,
+    dataset: ImageDataset,
+    split: Split,
+    network: Network,
+    predict: Predict,
+    progress: TrainingProgress,
+    trial: TrialRun,
+    *,
+    is_part: bool,
+) -> dict[str, float]:
+    """Give the final metrics; measure training images, and keep the weights, only where that may matter."""
+    from cnn_sweeps import chosen, results
+    from cnn_sweeps.tracking import runs
+
+    final = results.final_validation(network.model, progress, config.training)
+    needs_gap = is_part or "generalization_gap" in config.objective
+    if needs_gap:
+        final |= results.evaluate_on_train(predict, dataset, split, final)
+    if trial.may_be_chosen(final):
+        if not needs_gap:
+            final |= results.evaluate_on_train(predict, dataset, split, final)
+        chosen.keep(_output_dir(), config, network.model, progress)
+    runs.log_metrics(final, step=progress.epochs_done)
+    if not is_part:
+        runs.set_tags({runs.STATE_TAG: "COMPLETE"})
     return final
 
 
@@ -207,25 +263,6 @@ def _record_group(finals: list[dict[str, float]], trial: TrialRun | None, *, is_
         runs.set_tags({runs.STATE_TAG: "PRUNED" if is_pruned else "COMPLETE"})
 
 
-def _leave_to_the_sweep(
-    trial: TrialRun,
-    config: RunConfig,
-    model: keras.Model,
-    progress: TrainingProgress,
-    final: dict[str, float],
-    *,
-    is_part: bool,
-) -> None:
-    """Keep what is needed to test the trial once the sweep has chosen it, if it may be chosen."""
-    from cnn_sweeps import chosen
-    from cnn_sweeps.tracking import runs
-
-    if not is_part:
-        runs.set_tags({runs.STATE_TAG: "COMPLETE"})
-    if trial.may_be_chosen(final):
-        chosen.keep(_output_dir(), config, model, progress)
-
-
 def _run_name(config: RunConfig, dataset: ImageDataset) -> str:
     network = str(config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
     return f"{dataset.name} {network} seed {config.seed}"
@@ -251,37 +288,28 @@ def _train(
     config: RunConfig,
     dataset: ImageDataset,
     split: Split,
-    model: keras.Model,
+    network: Network,
     progress: TrainingProgress,
     trial: TrialRun | None,
-    keep_checkpoint: Callable[[], None],
-) -> Predictor:
-    """Train the model from where `progress` stands, recording each epoch; give its predictor."""
+    record: EpochRecord,
+) -> Predict:
+    """Train the network from where `progress` stands, recording each epoch; give its predictions."""
     from cnn_sweeps import training
-    from cnn_sweeps.data.pipeline import build_training_batches, image_tensor
-    from cnn_sweeps.tracking import runs
+    from cnn_sweeps.data.pipeline import image_tensor, training_images
+    from cnn_sweeps.evaluation.metrics import summarize
 
     images = image_tensor(dataset)
     balanced = config.training.class_weight == "balanced"
-    batches = build_training_batches(
-        images,
-        dataset.labels,
-        split.train,
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-        epochs=range(progress.epochs_done, config.training.epochs),
-        augmentation=config.augmentation,
-        class_weights=balanced_class_weights(dataset.labels[split.train]) if balanced else None,
-    )
-    predict = training.Predictor(model, images)
+    class_weights = balanced_class_weights(dataset.labels[split.train]) if balanced else None
+    source = training_images(images, dataset.labels, split.train, class_weights)
+    predict = partial(network.predict, images)
 
     def record_epoch(metrics: dict[str, float]) -> bool:
-        runs.log_metrics(metrics, step=progress.epochs_done)
-        keep_checkpoint()
+        record.add(metrics, progress.epochs_done)
         return trial is not None and trial.report_epoch(progress)
 
     def validate() -> dict[str, float]:
-        return training.measure(predict, split.val, dataset.labels)
+        return summarize(predict(split.val), dataset.labels[split.val])
 
-    training.train(model, batches, len(split.train), validate, config.training, progress, record_epoch)
+    training.train(network, source, config.seed, validate, config.training, progress, record_epoch)
     return predict

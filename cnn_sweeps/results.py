@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
@@ -12,41 +14,47 @@ from omegaconf import OmegaConf
 
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Split
+from cnn_sweeps.data.split import Indices, Split
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
 from cnn_sweeps.evaluation.metrics import per_class_report, roc_auc, summarize
 from cnn_sweeps.passwords import hide_passwords
-from cnn_sweeps.schema import RunConfig
-from cnn_sweeps.training import Predictor, stopped_early
+from cnn_sweeps.schema import RunConfig, TrainingConfig
+from cnn_sweeps.training import stopped_early
 
 log = logging.getLogger(__name__)
 
+Predict = Callable[[Indices], NDArray[np.float64]]
+"""Gives the probabilities, (n, C), of the images at n positions."""
 
-def evaluate(
-    predict: Predictor, dataset: ImageDataset, split: Split, progress: TrainingProgress
-) -> tuple[dict[str, float], NDArray[np.float64] | None]:
-    """Measure the final weights on every split that has images; give metrics and probabilities (N, C) of test images.
 
-    All in inference mode, so that the gap between training and validation is that of generalization alone.
-    """
-    final: dict[str, float] = {"best_epoch": progress.best_epoch, "epochs": progress.epochs_done}
-    for name in ("train", "val"):
-        indices = getattr(split, name)
-        measured = summarize(predict(indices), dataset.labels[indices])
-        final |= {f"final_{name}_{metric}": value for metric, value in measured.items()}
-    final["final_generalization_gap"] = final["final_val_log_loss"] - final["final_train_log_loss"]
+def final_validation(model: keras.Model, progress: TrainingProgress, config: TrainingConfig) -> dict[str, float]:
+    """Give how the training went, and the validation metrics of the final weights, those of the best or last epoch."""
+    final_epoch = progress.best_epoch if config.restore_best_weights else progress.epochs_done
+    measured = progress.history[final_epoch - 1]
+    final = {"best_epoch": float(progress.best_epoch), "epochs": float(progress.epochs_done)}
+    final["num_parameters"] = model.count_params()
+    final |= {f"final_{name}": measured[name] for name in ("val_log_loss", "val_accuracy")}
     log.info(
         "best epoch %d of %d; final weights on validation images: log loss %.4f, accuracy %.3f",
         *(progress.best_epoch, progress.epochs_done, final["final_val_log_loss"], final["final_val_accuracy"]),
     )
-    if not len(split.test):
-        return final, None
-    measured, probabilities = evaluate_on_test(predict, dataset, split)
-    return final | measured, probabilities
+    return final
+
+
+def evaluate_on_train(
+    predict: Predict, dataset: ImageDataset, split: Split, final: dict[str, float]
+) -> dict[str, float]:
+    """Measure the final weights on the training images; give metrics, and the gap to the validation metrics in `final`.
+
+    In inference mode, as validation is, so that the gap is that of generalization alone.
+    """
+    measured = summarize(predict(split.train), dataset.labels[split.train])
+    metrics = {f"final_train_{name}": value for name, value in measured.items()}
+    return metrics | {"final_generalization_gap": final["final_val_log_loss"] - metrics["final_train_log_loss"]}
 
 
 def evaluate_on_test(
-    predict: Predictor, dataset: ImageDataset, split: Split
+    predict: Predict, dataset: ImageDataset, split: Split
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Measure the final weights on the test images; give metrics and probabilities (N, C)."""
     probabilities, labels = predict(split.test), dataset.labels[split.test]

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.assembly import prepare_libraries
+from cnn_sweeps.assembly import forget_data, import_libraries, prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.config import check_config
 from cnn_sweeps.errors import ConfigError, TrackingError
@@ -34,6 +34,7 @@ _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 class CnnSweep(SweepApplication):
     """Trials are runs of `cnn_sweeps.train`."""
 
+    prepare_worker = staticmethod(import_libraries)
     _config: RunConfig
     _folder: Path
     _study: SweepStudy
@@ -65,6 +66,7 @@ class CnnSweep(SweepApplication):
             TrackingError: if the store cannot be used.
         """
         prepare_libraries()
+        forget_data()
         self._study, self._folder = study, folder
         tracking = self._config.tracking
         objective = ", ".join(self._config.objective)

@@ -1,43 +1,51 @@
-"""Fits a network: compiled steps, the loop over epochs, early stopping."""
+"""Fits a network: the loop over epochs, early stopping."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
+from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
 from tqdm import tqdm
 
 from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.data.split import Indices
-from cnn_sweeps.errors import ModelError, TrainingError
-from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
+from cnn_sweeps.data.pipeline import TrainingImages
+from cnn_sweeps.errors import TrainingError
+from cnn_sweeps.network import Network, images_a_call
 from cnn_sweeps.schema import TrainingConfig
 
 log = logging.getLogger(__name__)
 
-# One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
-# few enough that a signal is answered within a second or two (128x128: 64 images).
-_PIXELS_A_CALL = 2**20
 
-
-def prepare_process(seed: int, precision: str, *, xla: bool) -> None:
-    """Seed every generator and ask TensorFlow for repeatable kernels and the precision, before the model is built.
+def prepare_process(seed: int, precision: str, *, xla: bool, seeds_tensorflow: bool) -> None:
+    """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built.
 
     XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
+
+    Args:
+        seed: of Python's and NumPy's generators, from which Keras draws the seeds of its layers.
+        precision: Keras's policy.
+        xla: whether the training step is to be compiled by XLA.
+        seeds_tensorflow: TensorFlow's own generator too, which only a user's layers can need; it costs 0.4 s, since
+            TensorFlow then prepares every graph anew.
     """
-    keras.backend.clear_session()  # of what earlier trials of this process have left
     keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
     keras.config.set_floatx("float32")  # whatever the user's keras.json says
     keras.config.set_image_data_format("channels_last")
-    keras.utils.set_random_seed(seed)
+    reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
+    if seeds_tensorflow:
+        keras.utils.set_random_seed(seed)
+    else:
+        random.seed(seed)
+        np.random.seed(seed)
     if not xla:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(precision)
@@ -49,60 +57,10 @@ def device_names() -> str:
     return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
 
 
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int) -> None:
-    """Give the model its loss (cross-entropy), its metrics `log_loss` and `accuracy`, and its optimizer, built.
-
-    Raises:
-        ModelError: if it is no functional model, or its output not (B, 1) for two, (B, num_classes) for more classes.
-    """
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise ModelError(
-            f"model: the function gave a {type(model).__name__}; it must return a Sequential or functional keras.Model"
-        )
-    units = 1 if num_classes == 2 else num_classes
-    if tuple(model.output_shape) != (None, units):
-        raise ModelError(
-            f"model: the output has shape {tuple(model.output_shape)}; {num_classes} classes need (None, {units}) "
-            f"with {'sigmoid' if units == 1 else 'softmax'}, as cnn_sweeps.models.classification_head gives"
-        )
-    kind = "Binary" if units == 1 else "SparseCategorical"
-    model.compile(
-        optimizer=optimizer,
-        loss=getattr(keras.losses, f"{kind}Crossentropy")(),
-        metrics=[
-            getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss"),
-            getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy"),
-        ],
-    )
-    model.optimizer.build(model.trainable_variables)
-
-
-class Predictor:
-    """The network's probabilities for images of a data set, in inference mode."""
-
-    def __init__(self, model: keras.Model, images: tf.Tensor) -> None:
-        """Compile `model` for `images`, uint8 (N, height, width, channels)."""
-        self._images_a_call = max(1, _PIXELS_A_CALL // (images.shape[1] * images.shape[2]))
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])  # type: ignore[untyped-decorator]
-        def forward(indices: tf.Tensor) -> tf.Tensor:
-            with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
-                batch = tf.gather(images, indices)
-            return model(tf.cast(batch, tf.float32) / 255.0, training=False)
-
-        self._forward = forward
-
-    def __call__(self, indices: Indices) -> NDArray[np.float64]:
-        """Give float64 (len(indices), num_classes), rows summing to 1."""
-        starts = range(0, len(indices), self._images_a_call)
-        outputs = [self._forward(indices[start : start + self._images_a_call]).numpy() for start in starts]
-        return class_probabilities(np.concatenate(outputs))
-
-
 def train(
-    model: keras.Model,
-    batches: tf.data.Dataset,
-    num_images: int,
+    network: Network,
+    source: TrainingImages,
+    seed: int,
     validate: Callable[[], dict[str, float]],
     config: TrainingConfig,
     progress: TrainingProgress,
@@ -111,9 +69,9 @@ def train(
     """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the model.
 
     Args:
-        model: compiled.
-        batches: of all epochs still to come, in a row.
-        num_images: in one epoch.
+        network: compiled.
+        source: the images to train on.
+        seed: of order and augmentation.
         validate: gives `log_loss` and `accuracy` on validation images.
         config: how long and how.
         progress: is moved on after each epoch.
@@ -122,19 +80,20 @@ def train(
     Raises:
         TrainingError: if the loss is no longer finite.
     """
-    num_steps = math.ceil(num_images / config.batch_size)
-    run_steps, iterator = _compile_steps(model, config), iter(batches)
-    started = time.perf_counter()
-    run_steps(iterator, tf.constant(0))
-    log.info("compiled in %.1f s", time.perf_counter() - started)
+    model, num_images = network.model, len(source.positions)
+    run_steps = partial(network.train_steps, source, seed=seed, batch_size=config.batch_size)
+    started, num_graphs = time.perf_counter(), network.num_graphs
+    run_steps(epoch=0, first_step=0, num_steps=0)
+    if network.num_graphs > num_graphs:
+        log.info("compiled in %.1f s", time.perf_counter() - started)
 
     first_epoch, started = progress.epochs_done, time.perf_counter()
     while progress.epochs_done < config.epochs and not _has_stalled(progress, config):
         epoch = progress.epochs_done + 1
         epoch_started = time.perf_counter()
         model.reset_metrics()
-        for steps in _calls(num_steps, _steps_a_call(batches, config.batch_size), f"epoch {epoch}/{config.epochs}"):
-            run_steps(iterator, tf.constant(steps))
+        for first_step, num_steps in _calls(source, config.batch_size, f"epoch {epoch}/{config.epochs}"):
+            run_steps(epoch=epoch - 1, first_step=first_step, num_steps=num_steps)
         train_s = time.perf_counter() - epoch_started
         metrics = _epoch_metrics(model, validate()) | {
             "epoch_s": time.perf_counter() - epoch_started,
@@ -157,29 +116,15 @@ def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
     return progress.epochs_done < config.epochs
 
 
-def _compile_steps(model: keras.Model, config: TrainingConfig) -> Callable[[Iterator[Any], tf.Tensor], None]:
-    one_step = tf.function(model.train_step, jit_compile=config.xla, reduce_retracing=True, autograph=False)
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def run_steps(iterator: Iterator[Any], num_steps: tf.Tensor) -> None:
-        for _ in tf.range(num_steps):
-            one_step(next(iterator))
-
-    return run_steps  # type: ignore[no-any-return]
-
-
-def _steps_a_call(batches: tf.data.Dataset, batch_size: int) -> int:
-    _, height, width, _ = batches.element_spec[0].shape
-    return int(max(1, _PIXELS_A_CALL // (batch_size * height * width)))
-
-
-def _calls(num_steps: int, steps_a_call: int, title: str) -> Iterator[int]:
-    """Divide an epoch's steps into calls; on a terminal, show how far they are."""
-    with tqdm(total=num_steps, desc=title, unit="step", leave=False, disable=None) as bar:
-        for start in range(0, num_steps, steps_a_call):
-            steps = min(steps_a_call, num_steps - start)
-            yield steps
-            bar.update(steps)
+def _calls(source: TrainingImages, batch_size: int, title: str) -> Iterator[tuple[int, int]]:
+    """Divide an epoch into calls of some steps: the first and their number; on a terminal, show how far they are."""
+    total = math.ceil(len(source.positions) / batch_size)
+    steps_a_call = max(1, images_a_call(source.images) // batch_size)
+    with tqdm(total=total, desc=title, unit="step", leave=False, disable=None) as bar:
+        for first_step in range(0, total, steps_a_call):
+            num_steps = min(steps_a_call, total - first_step)
+            yield first_step, num_steps
+            bar.update(num_steps)
 
 
 def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str, float]:
@@ -229,8 +174,3 @@ def _epoch_line(metrics: dict[str, float], epoch: int, epochs: int, epoch_s: flo
         f"lr {metrics['learning_rate']:.2e}  {metrics['images_per_s']:,.0f} images/s  "
         f"at most {remaining_s // 60}:{remaining_s % 60:02d} left"
     )
-
-
-def measure(predict: Predictor, indices: Indices, labels: Indices) -> dict[str, float]:
-    """`log_loss` and `accuracy` of the images at `indices`; `labels` are those of the whole data set."""
-    return summarize(predict(indices), labels[indices])

@@ -12,14 +12,14 @@ from cnn_sweeps.optimizers import build_optimizer, build_schedule
 )
 def test_each_option_builds_its_keras_optimizer(option, kind):
     config = compose(f"optimizer={option}", "optimizer.learning_rate=0.01")
-    optimizer = build_optimizer(config.optimizer, config.schedule, steps_per_epoch=10, epochs=3)
+    optimizer = build_optimizer(config.optimizer, build_schedule(config.schedule, steps_per_epoch=10, epochs=3))
     assert type(optimizer) is getattr(keras.optimizers, kind)
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
 
 
 def test_own_settings_reach_the_optimizer():
     config = compose("optimizer=sgd", "optimizer.momentum=0.5", "optimizer.nesterov=false")
-    optimizer = build_optimizer(config.optimizer, config.schedule, 10, 3)
+    optimizer = build_optimizer(config.optimizer, build_schedule(config.schedule, 10, 3))
     assert (optimizer.momentum, optimizer.nesterov) == (0.5, False)
 
 

@@ -7,10 +7,12 @@ import tensorflow as tf
 from conftest import TINY_CNN, TINY_DATA, compose
 
 from cnn_sweeps import training
+from cnn_sweeps.assembly import build_network
 from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.data.pipeline import build_training_batches
+from cnn_sweeps.data.pipeline import training_images
 from cnn_sweeps.errors import ModelError, TrainingError
-from cnn_sweeps.optimizers import build_optimizer
+from cnn_sweeps.evaluation.metrics import summarize
+from cnn_sweeps.network import compile_model
 from cnn_sweeps.targets import call_target
 
 
@@ -23,36 +25,24 @@ class Run:
         )
         data = call_target("data", config.data)
         self.images, self.labels = tf.constant(data.images), data.labels
-        training.prepare_process(config.seed, config.training.precision, xla=config.training.xla)
-        num_classes = len(data.class_names)
-        self.model = call_target("model", config.model, input_shape=data.image_shape, num_classes=num_classes)
-        optimizer = build_optimizer(config.optimizer, config.schedule, 4, config.training.epochs)
-        training.compile_model(self.model, optimizer, num_classes)
+        self.network = build_network(config, data, num_train_images=64)
+        self.model = self.network.model
         self.config, self.progress, self.epochs_seen = config, TrainingProgress(), []
-        self.predict = training.Predictor(self.model, self.images)
         self.everything = np.arange(len(self.labels))
         written = iter(validation or [])
         self.validate = (lambda: next(written)) if validation else self.measure
 
     def measure(self):
-        return training.measure(self.predict, self.everything, self.labels)
+        return summarize(self.network.predict(self.images, self.everything), self.labels)
 
     def train(self, class_weights=None, on_epoch=lambda metrics: None):
         def remember(metrics):
             self.epochs_seen.append(metrics)
             on_epoch(metrics)
 
-        batches = build_training_batches(
-            self.images,
-            self.labels,
-            self.everything,
-            batch_size=16,
-            seed=self.config.seed,
-            epochs=range(self.progress.epochs_done, self.config.training.epochs),
-            augmentation=self.config.augmentation,
-            class_weights=class_weights,
-        )
-        training.train(self.model, batches, 60, self.validate, self.config.training, self.progress, remember)
+        source = training_images(self.images, self.labels, self.everything, class_weights)
+        seed, settings = self.config.seed, self.config.training
+        training.train(self.network, source, seed, self.validate, settings, self.progress, remember)
         return self
 
 
@@ -140,10 +130,10 @@ def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(ov
 
 def test_what_is_no_keras_model_is_refused():
     with pytest.raises(ModelError, match="the function gave a dict; it must return"):
-        training.compile_model({}, keras.optimizers.Adam(), 2)
+        compile_model({}, keras.optimizers.Adam(), 2)
 
 
 def test_model_with_the_wrong_output_is_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(ModelError, match=r"output has shape \(None, 2\); 2 classes need \(None, 1\) with sigmoid"):
-        training.compile_model(model, keras.optimizers.Adam(), 2)
+        compile_model(model, keras.optimizers.Adam(), 2)

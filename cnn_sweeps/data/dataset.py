@@ -15,7 +15,7 @@ from cnn_sweeps.errors import DataError
 from cnn_sweeps.schema import SPLIT_NAMES
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDataset:
     """Labelled images of one size.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,7 @@ from cnn_sweeps.data.split import Indices
 from cnn_sweeps.schema import AugmentationConfig
 
 
+@lru_cache(maxsize=1)  # for the next trial
 def image_tensor(dataset: ImageDataset) -> tf.Tensor:
     """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
     images = dataset.images
@@ -29,58 +32,80 @@ def _is_whole_file(images: np.memmap) -> bool:
     return bool(images.flags.c_contiguous) and images.nbytes == Path(str(images.filename)).stat().st_size
 
 
-def build_training_batches(
-    images: tf.Tensor,
-    labels: Indices,
-    indices: Indices,
-    *,
-    batch_size: int,
-    seed: int,
-    epochs: range,
-    augmentation: AugmentationConfig,
-    class_weights: dict[int, float] | None,
-) -> tf.data.Dataset:
-    """Batches of all epochs in a row, each epoch all images once in its own order, the last batch perhaps smaller.
+class TrainingImages(NamedTuple):
+    """What is trained on; a tuple, so that TensorFlow takes it as an argument.
+
+    Attributes:
+        images: uint8, (N, height, width, channels).
+        labels: int32, (N, 1).
+        weights: float32, (N,), of each image in the loss; None: all 1.
+        positions: int64, (n,), which of the N images to train on.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor | None
+    positions: tf.Tensor
+
+
+def training_images(
+    images: tf.Tensor, labels: Indices, indices: Indices, class_weights: dict[int, float] | None
+) -> TrainingImages:
+    """Give what is trained on.
 
     Args:
         images: uint8, (N, height, width, channels).
         labels: int64, (N,).
         indices: which images to train on.
-        batch_size: images a batch.
-        seed: of order and augmentation.
-        epochs: which epochs, from 0.
-        augmentation: random changes of the images.
         class_weights: weight of each label in the loss; None: all 1.
+    """
+    with tf.device("CPU:0"):
+        weights = None
+        if class_weights is not None:
+            weights = tf.constant([class_weights.get(label, 1.0) for label in labels.tolist()])
+        return TrainingImages(
+            images, tf.constant(labels.astype(np.int32)[:, np.newaxis]), weights, tf.constant(indices)
+        )
+
+
+def epoch_order(source: TrainingImages, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """Give the positions to train on, each once, in the order of an epoch, counted from 0; seed and epoch are int64."""
+    return tf.random.experimental.stateless_shuffle(source.positions, seed=tf.stack([seed, epoch]))
+
+
+def training_batch(
+    source: TrainingImages,
+    order: tf.Tensor,
+    augmentation: AugmentationConfig,
+    *,
+    batch_size: tf.Tensor,
+    seed: tf.Tensor,
+    epoch: tf.Tensor,
+    step: tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
+    """Load and change the images of one step; the last one of an epoch may have fewer.
+
+    Args:
+        source: the images.
+        order: of the epoch; see `epoch_order`.
+        augmentation: random changes of the images.
+        batch_size: int32, images a step.
+        seed: int64, of the changes.
+        epoch: int64, counted from 0.
+        step: int32, of the epoch, counted from 0.
 
     Returns:
         (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
     """
-    with tf.device("CPU:0"):
-        positions = tf.constant(indices)
-        all_labels = tf.constant(labels.astype(np.int32)[:, np.newaxis])
-        weight_of_label = None if class_weights is None else tf.constant(_weight_list(class_weights))
-
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(positions, seed=tf.stack([np.int64(seed), epoch]))
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).enumerate()
-        return batches.map(lambda step, batch: (epoch, step, batch))
-
-    def load(epoch: tf.Tensor, step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = tf.cast(tf.gather(images, batch), tf.float32) / 255.0
-        if augmentation.enabled:
-            epoch_seed = tf.random.fold_in([seed, 0], tf.cast(epoch, tf.int32))
-            pixels = augment(pixels, augmentation, tf.random.fold_in(epoch_seed, tf.cast(step, tf.int32)))
-        batch_labels = tf.gather(all_labels, batch)
-        if weight_of_label is None:
-            return pixels, batch_labels
-        return pixels, batch_labels, tf.gather(weight_of_label, batch_labels[:, 0])
-
-    return (
-        tf.data.Dataset.range(epochs.start, epochs.stop)
-        .flat_map(epoch_batches)
-        .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    positions = order[step * batch_size : (step + 1) * batch_size]
+    with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
+        pixels, labels = tf.gather(source.images, positions), tf.gather(source.labels, positions)
+        weights = () if source.weights is None else (tf.gather(source.weights, positions),)
+    scaled = tf.cast(pixels, tf.float32) / 255.0
+    if augmentation.enabled:
+        epoch_seed = tf.random.fold_in(tf.stack([tf.cast(seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
+        scaled = augment(scaled, augmentation, tf.random.fold_in(epoch_seed, step))
+    return scaled, labels, *weights
 
 
 def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
@@ -118,7 +143,3 @@ def _random_transforms(images: tf.Tensor, augmentation: AugmentationConfig, seed
     y0 = centre_y - yx * centre_x - yy * centre_y + shift_y
     zero = tf.zeros(count)
     return tf.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1)
-
-
-def _weight_list(class_weights: dict[int, float]) -> list[float]:
-    return [class_weights.get(label, 1.0) for label in range(max(class_weights) + 1)]

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from cnn_sweeps.schema import SPLIT_NAMES
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Which images are for what.
 
@@ -107,6 +108,7 @@ def split_into_folds(dataset: ImageDataset, split: Split, num_folds: int, seed: 
     return [replace(split, train=pool[fold != k], val=pool[fold == k]) for k in range(num_folds)]
 
 
+@lru_cache(maxsize=1)  # for the next trial
 def without_test_images(dataset: ImageDataset, split: Split) -> tuple[ImageDataset, Split]:
     """Give the same data with nothing left of the test images: blank in memory, never read where they are mapped."""
     images = dataset.images

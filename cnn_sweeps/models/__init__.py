@@ -1,7 +1,23 @@
 """The networks: the functions that `model._target_` names, and the parts they share."""
 
-from cnn_sweeps.models.blocks import FusedBatchNormalization, classification_head, plain_copy
+from cnn_sweeps.models.blocks import (
+    AdjustableDropout,
+    AdjustableL2,
+    FusedBatchNormalization,
+    adjustable_values,
+    classification_head,
+    plain_copy,
+)
 from cnn_sweeps.models.cnn import build_cnn
 from cnn_sweeps.models.residual import build_residual
 
-__all__ = ["FusedBatchNormalization", "build_cnn", "build_residual", "classification_head", "plain_copy"]
+__all__ = [
+    "AdjustableDropout",
+    "AdjustableL2",
+    "FusedBatchNormalization",
+    "adjustable_values",
+    "build_cnn",
+    "build_residual",
+    "classification_head",
+    "plain_copy",
+]

@@ -6,7 +6,56 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import layers
+from keras import layers, regularizers
+
+
+class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
+    """Keras's Dropout, whose rate is read from a variable at each step, so that another trial needs no new graph.
+
+    Without effect, and without a graph to be adjusted, where the rate is 0. `plain_copy` turns it back into the
+    standard layer.
+    """
+
+    def __init__(self, rate: float, **settings: Any) -> None:
+        """Drop the share `rate` of the inputs, in [0, 1)."""
+        super().__init__(rate, **settings)
+        # TensorFlow's variable, not Keras's, which would become a weight of the network
+        self.adjustable_rate = tf.Variable(rate, trainable=False, dtype=tf.float32)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drop in training; scale what stays by 1 / (1 - rate)."""
+        if not training or self.rate == 0:
+            return inputs
+        rate = tf.cast(self.adjustable_rate, inputs.dtype)  # which Keras's own function takes only as a number
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=self.noise_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Give the rate as it is now."""
+        return {**super().get_config(), "rate": float(self.adjustable_rate)}
+
+
+class AdjustableL2(regularizers.L2):  # type: ignore[misc]
+    """Keras's L2 penalty, whose factor is read from a variable at each step. `plain_copy` turns it back."""
+
+    def __init__(self, l2: float) -> None:
+        """Take the factor of the sum of squares, at least 0."""
+        super().__init__(l2)
+        self.l2: tf.Variable = tf.Variable(l2, trainable=False, dtype=tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """Give the factor as it is now."""
+        return {"l2": float(self.l2)}
+
+
+def adjustable_values(model: keras.Model) -> list[tf.Variable]:
+    """Give the dropout rates and penalty factors of a network, in the order of its layers."""
+    values = []
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, AdjustableDropout):
+            values.append(layer.adjustable_rate)
+        values += [each.l2 for each in vars(layer).values() if isinstance(each, AdjustableL2)]
+    return values
 
 
 class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
@@ -46,11 +95,19 @@ def classification_head(features: Any, num_classes: int) -> Any:
 
 def plain_copy(model: keras.Model) -> keras.Model:
     """Copy a network into standard Keras layers only, with the same weights, so that it loads without this package."""
-
-    def standard(layer: Any) -> Any:
-        kind = layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
-        return kind.from_config(layer.get_config())
-
-    copy = keras.models.clone_model(model, clone_function=standard)
+    uncompiled = keras.Model(model.input, model.output, name=model.name)  # whose optimizer is not cloned along
+    copy = keras.models.clone_model(uncompiled, clone_function=_standard_layer)
     copy.set_weights(model.get_weights())
     return copy
+
+
+_STANDARD = {AdjustableDropout: layers.Dropout, FusedBatchNormalization: layers.BatchNormalization}
+
+
+def _standard_layer(layer: Any) -> Any:
+    kind = _STANDARD.get(type(layer), type(layer))
+    config = layer.get_config()
+    for name, value in vars(layer).items():
+        if isinstance(value, AdjustableL2):
+            config[name] = regularizers.L2(float(value.l2))
+    return kind.from_config(config)

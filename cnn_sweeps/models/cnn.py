@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import keras
-from keras import layers, regularizers
+from keras import layers
 
 from cnn_sweeps.config import smallest_cnn_image
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.models.blocks import FusedBatchNormalization, classification_head
+from cnn_sweeps.models.blocks import AdjustableDropout, AdjustableL2, FusedBatchNormalization, classification_head
 
 
 def build_cnn(
@@ -45,18 +45,18 @@ def build_cnn(
             f"model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters "
             "or set model.padding=same"
         )
-    penalty = regularizers.L2(l2)
+    penalty = AdjustableL2(l2)
     inputs = keras.Input(input_shape, name="image")
     x = inputs
     for i, width in enumerate(filters):
         x = layers.Conv2D(width, 3, padding=padding, activation="relu", kernel_regularizer=penalty)(x)
         x = FusedBatchNormalization(momentum=batch_norm_momentum)(x)
         x = layers.MaxPooling2D()(x)
-        x = layers.Dropout(dropout * (0.8 if i == len(filters) - 1 else 0.6))(x)
+        x = AdjustableDropout(dropout * (0.8 if i == len(filters) - 1 else 0.6))(x)
     x = layers.GlobalAveragePooling2D()(x)
     for width in dense_units[:-1]:
         x = layers.Dense(width, activation="relu", kernel_regularizer=penalty)(x)
         x = layers.BatchNormalization(momentum=batch_norm_momentum)(x)
-        x = layers.Dropout(dropout)(x)
+        x = AdjustableDropout(dropout)(x)
     x = layers.Dense(dense_units[-1], activation="relu", kernel_regularizer=penalty)(x)
     return keras.Model(inputs, classification_head(x, num_classes), name="cnn")

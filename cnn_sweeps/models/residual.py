@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import layers, regularizers
+from keras import layers
 
-from cnn_sweeps.models.blocks import FusedBatchNormalization, classification_head
+from cnn_sweeps.models.blocks import AdjustableDropout, AdjustableL2, FusedBatchNormalization, classification_head
 
 
 def build_residual(
@@ -33,7 +33,7 @@ def build_residual(
         l2: penalty on the kernels, times their sum of squares.
         batch_norm_momentum: of the moving averages, in (0, 1).
     """
-    penalty = regularizers.L2(l2)
+    penalty = AdjustableL2(l2)
 
     def convolution(x: Any, width: int, size: int, stride: int = 1) -> Any:
         return layers.Conv2D(
@@ -57,8 +57,8 @@ def build_residual(
             activated = normalized(x)
             shortcut = x if stride == 1 and x.shape[-1] == width else convolution(activated, width, 1, stride)
             y = normalized(convolution(activated, width, 3, stride))
-            y = layers.Dropout(dropout / 2)(y)
+            y = AdjustableDropout(dropout / 2)(y)
             x = layers.Add()([convolution(y, width, 3), shortcut])
     x = layers.GlobalAveragePooling2D()(normalized(x))
-    x = layers.Dropout(dropout)(x)
+    x = AdjustableDropout(dropout)(x)
     return keras.Model(inputs, classification_head(x, num_classes), name="residual")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from cnn_sweeps.sweep.study import SweepStudy
 
 class SweepApplication:
     """Adds nothing; `hydra.sweeper.application._target_` names a class that overrides what it needs."""
+
+    prepare_worker: Callable[[], None] | None = None
+    """An importable function that each worker process runs before its first job, such as one that imports what takes
+    seconds; static."""
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """Check the configuration of one trial before any is run, and give the settings that its result depends on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
@@ -13,6 +13,15 @@ Direction = Literal["minimize", "maximize"]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 DEFAULT_NUM_TRIALS = 20
+
+
+def _check_num_jobs(value: Any) -> Any:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError("should be auto or a number of trials at once, at least 1")
+    return value
+
+
+NumJobs = Annotated[Any, PlainValidator(_check_num_jobs)]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -29,7 +38,7 @@ class SweepSettings:
     storage: str | dict[str, Any] | None
     study_name: Annotated[str, Field(pattern=r"^[\w.:@+-]+$")] | None
     n_trials: Count | None
-    n_jobs: Count
+    n_jobs: NumJobs
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None
@@ -60,4 +69,4 @@ def check_settings(values: dict[str, Any]) -> SweepSettings:
 
 def _problem(detail: Any) -> str:
     key = ".".join(["hydra.sweeper", str(detail["loc"][0])])
-    return f"{key}={detail['input']}: {detail['msg'].replace('Input should', 'should')}"
+    return f"{key}={detail['input']}: {detail['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"

@@ -6,9 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from cnn_sweeps.errors import ConfigError, SweepError
 from cnn_sweeps.sweep.executors import BatchExecutor, Executor, WorkerExecutor
 from cnn_sweeps.sweep.ledger import OWNER
+from cnn_sweeps.sweep.machine import WorkerPlan
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
@@ -33,7 +34,6 @@ from cnn_sweeps.sweep.progress import (
     describe_ranking,
     describe_trial,
 )
-from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study import SweepStudy, describe_study
 
@@ -59,11 +59,11 @@ def run_sweep(
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
-    launcher = _build_launcher(plan.settings, hydra_context, task_function, config)
+    open_executor = _choose_executor(plan, hydra_context, task_function, config)
     study = SweepStudy(plan.space, plan.settings, plan.total, plan.kept_settings)
     folder = make_folder(config)
     progress = Progress(folder / "sweep.log")
-    executor = _open_executor(launcher, plan.settings)
+    executor = open_executor(progress.say)
     sweep = _Sweep(study, plan, executor, progress, folder)
     status = "FAILED"
     try:
@@ -87,26 +87,40 @@ def run_sweep(
     return ranking
 
 
-def _build_launcher(
-    settings: SweepSettings, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-) -> Launcher:
+def _choose_executor(
+    plan: SweepPlan, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+) -> Callable[[Callable[[str], None]], Executor]:
+    """Give what opens the executor and says what is to be said of it.
+
+    Raises:
+        ConfigError: if the launcher cannot do what the settings ask for.
+    """
+    settings = plan.settings
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
     )
-    if settings.trial_timeout_s is not None and not hasattr(launcher, "open_workers"):
+    if hasattr(launcher, "plan_workers"):
+        workers = launcher.plan_workers(settings.n_jobs, at_most=plan.total)
+        return partial(_open_workers, launcher, workers, plan)
+    kind = type(launcher).__name__
+    if settings.trial_timeout_s is not None:
         raise ConfigError(
-            f"hydra.sweeper.trial_timeout_s={settings.trial_timeout_s}: a {type(launcher).__name__} cannot end a job; "
+            f"hydra.sweeper.trial_timeout_s={settings.trial_timeout_s}: a {kind} cannot end a job; "
             "use hydra/launcher=workers"
         )
-    return launcher
+    if settings.n_jobs == "auto":
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
+            "give a number or use hydra/launcher=workers"
+        )
+    return lambda _say: BatchExecutor(launcher, 1 if isinstance(launcher, BasicLauncher) else settings.n_jobs)
 
 
-def _open_executor(launcher: Launcher, settings: SweepSettings) -> Executor:
-    open_workers = getattr(launcher, "open_workers", None)
-    if open_workers is not None:
-        return WorkerExecutor(open_workers(settings.n_jobs), settings.n_jobs, settings.trial_timeout_s)
-    is_serial = isinstance(launcher, BasicLauncher)
-    return BatchExecutor(launcher, 1 if is_serial else settings.n_jobs)
+def _open_workers(launcher: Any, workers: WorkerPlan, plan: SweepPlan, say: Callable[[str], None]) -> Executor:
+    if plan.settings.n_jobs == "auto":
+        say(workers.reason)
+    pool = launcher.open_workers(workers, plan.application.prepare_worker)
+    return WorkerExecutor(pool, workers.num_workers, plan.settings.trial_timeout_s)
 
 
 class _Sweep:

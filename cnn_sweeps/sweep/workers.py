@@ -30,31 +30,36 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pebble import ProcessFuture, ProcessPool
 from tqdm import tqdm
 
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+from cnn_sweeps.sweep.machine import WorkerPlan, own_memory_mb
 
 
 class WorkerPool:
     """As many worker processes as jobs may run at once, each in a pool of its own, so that none can break another's."""
 
     def __init__(
-        self, num_workers: int, hydra_context: HydraContext, config: DictConfig, task_function: TaskFunction
+        self,
+        plan: WorkerPlan,
+        hydra_context: HydraContext,
+        config: DictConfig,
+        task_function: TaskFunction,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Start the workers, without waiting for them.
 
         Args:
-            num_workers: at least 1.
+            plan: how many, and what each gets of the machine.
             hydra_context: composes each job's configuration, in the worker.
             config: of the whole sweep.
             task_function: is run with each job's configuration; sent by its name if it has one that can be imported.
+            prepare: an importable function that each worker runs once, before its first job.
         """
-        setup = (hydra_context, config, _Task(task_function), Singleton.get_state())
-        num_threads = max(1, _num_cores() // num_workers) if num_workers > 1 else None
+        self._plan = plan
+        setup = (hydra_context, config, _Task(task_function), Singleton.get_state(), prepare)
         # In a file: what does not fit into a pipe would block this process if a worker died while it starts.
         self._setup_file = tempfile.NamedTemporaryFile(prefix="cnn_sweeps_")  # noqa: SIM115 - closed by close()
         self._setup_file.write(cloudpickle.dumps(setup))
         self._setup_file.flush()
-        self._initargs = (self._setup_file.name, sys.path[:], num_threads)
-        self._pools = [self._start_pool() for _ in range(num_workers)]
+        self._pools = [self._start_pool(slot) for slot in range(plan.num_workers)]
         self._busy: dict[int, ProcessFuture[Any]] = {}
 
     def submit(self, overrides: Sequence[str], job_number: int, timeout_s: float | None = None) -> Future[JobReturn]:
@@ -69,15 +74,26 @@ class WorkerPool:
     def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Future[Any]:
         """Run any importable function in a free worker."""
         slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
+        if self._has_outgrown(slot):
+            self._pools[slot].stop()  # type: ignore[no-untyped-call]
+            self._pools[slot].join()
         if not self._pools[slot].active:  # pebble gives a pool up when its worker dies between two jobs
-            self._pools[slot] = self._start_pool()
+            self._pools[slot] = self._start_pool(slot)
         future: ProcessFuture[Any] = self._pools[slot].schedule(function, arguments, timeout=timeout_s)
         self._busy[slot] = future
         return future
 
-    def _start_pool(self) -> ProcessPool:
+    def _has_outgrown(self, slot: int) -> bool:
+        """Tell whether the worker's last job left it with more memory than it may keep."""
+        last = self._busy.get(slot)
+        if last is None or last.cancelled() or last.exception() is not None:
+            return False
+        return bool(getattr(last.result(), "worker_mb", 0) > self._plan.max_worker_mb)
+
+    def _start_pool(self, slot: int) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=self._initargs, context=context)
+        initargs = (self._setup_file.name, sys.path[:], self._plan.environments[slot])
+        pool = ProcessPool(max_workers=1, initializer=_start_worker, initargs=initargs, context=context)
         with _without_ctrl_c():
             pool.schedule(_be_ready)
         return pool
@@ -163,28 +179,26 @@ def _undecorated(module: str, name: str) -> list[Any]:
     return held
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # What a worker keeps between its jobs.
 _job_setup: tuple[HydraContext, DictConfig, TaskFunction] | None = None
 
 
-def _start_worker(setup_file: str, path: list[str], num_threads: int | None) -> None:
+def _start_worker(setup_file: str, path: list[str], environment: dict[str, str]) -> None:
     """Prepare a new worker process."""
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
     threading.Thread(target=_die_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
     sys.path[:] = path
-    if num_threads is not None:
-        for name in _THREAD_SETTINGS:
-            os.environ.setdefault(name, str(num_threads))
-    hydra_context, config, task, singletons = cloudpickle.loads(Path(setup_file).read_bytes())
+    for name, value in environment.items():
+        if name == "CUDA_VISIBLE_DEVICES" or name not in os.environ:
+            os.environ[name] = value
+    hydra_context, config, task, singletons, prepare = cloudpickle.loads(Path(setup_file).read_bytes())
     setup_globals()
     Singleton.set_state(singletons)
     _print_into(Path(config.hydra.sweep.dir), "workers.log")
     _job_setup = (hydra_context, config, task.resolve())
+    if prepare is not None:
+        prepare()
 
 
 def _be_ready() -> None:
@@ -225,6 +239,7 @@ def _run_job(overrides: list[str], job_number: int) -> _Parcel:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    result.worker_mb = own_memory_mb()  # type: ignore[attr-defined]
     return _Parcel(_portable(result))
 
 

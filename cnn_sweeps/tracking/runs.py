@@ -7,17 +7,22 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import TrackingConfig
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +137,31 @@ def log_metrics(metrics: dict[str, float], step: int) -> None:
     mlflow.log_metrics(metrics, step=step)
 
 
+class EpochMetrics:
+    """Metrics of the active run's epochs that are written together."""
+
+    def __init__(self) -> None:
+        """Hold none."""
+        self._waiting: list[Metric] = []
+
+    def add(self, metrics: dict[str, float], epoch: int) -> None:
+        """Take an epoch's metrics, counted from 1, as of now."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(name, value, now, epoch) for name, value in metrics.items()]
+
+    @store_errors()
+    def write(self) -> None:
+        """Record what was taken."""
+        import mlflow
+
+        run = mlflow.active_run()
+        if self._waiting and run is not None:
+            mlflow.MlflowClient().log_batch(run.info.run_id, self._waiting)
+            self._waiting = []
+
+
 @store_errors()
 def log_files(folder: Path) -> None:
     """Keep the files of a folder with the run."""
@@ -209,6 +239,7 @@ def describe_process() -> dict[str, str]:
     return tags | owner_tags() | _git_tags()
 
 
+@cache  # git takes longer the more this process holds in memory
 def _git_tags() -> dict[str, str]:
     """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
     for folder in (Path(__file__).parent, Path.cwd()):

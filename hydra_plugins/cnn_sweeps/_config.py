@@ -147,8 +147,8 @@ class OptunaSweeperConf:
     pruner: Any = MISSING
     # of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
     n_trials: Optional[int] = None  # noqa: UP045
-    # trials at once
-    n_jobs: int = 1
+    # trials at once; auto: as many as cores, memory and GPUs are good for (with hydra/launcher=workers)
+    n_jobs: Any = 1
 
     # null: a new one; the same name and storage continue a study
     study_name: Optional[str] = None  # noqa: UP045
@@ -178,8 +178,14 @@ class WorkersLauncherConf:
     """`hydra.launcher`."""
 
     _target_: str = "hydra_plugins.cnn_sweeps.workers_launcher.WorkersLauncher"
-    # jobs at once under sweepers other than `optuna`, which has its own n_jobs
-    n_jobs: int = 1
+    # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: see there
+    n_jobs: Any = 1
+    # numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES allows, e.g. [0,1]; null: all
+    gpus: Any = None
+    # workers that share a GPU, at the most
+    jobs_per_gpu: int = 1
+    # megabytes of its own beyond which a worker is replaced after its job; null: its share of 80 % of the memory
+    max_worker_mb: Optional[int] = None  # noqa: UP045
 
 
 def register() -> None:

@@ -1,5 +1,6 @@
 """Jobs in worker processes: what they print, how they fail, and that one takes no other along."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,57 @@ def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_jo
     output = sweep(app, *command, "x=4,5,6", "++faults={5:kill}", succeeds=False)
     assert sorted(xs(app)) == [1, 2, 3, 4, 5, 6]
     assert "ProcessExpired" in output
+
+
+# What workers keep, and what they get of the machine.
+
+
+def test_worker_runs_one_job_after_another(app):
+    sweep(app, "x=1,2,3")
+    assert len({pid for _, pid, _ in runs(app)}) == 1
+
+
+def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app):
+    sweep(app, "x=1,2,3", "hydra.launcher.max_worker_mb=1")
+    assert states(app) == {"COMPLETE": 3}
+    assert len({pid for _, pid, _ in runs(app)}) == 3
+
+
+def test_number_of_workers_that_is_left_to_the_machine_is_said(app):
+    output = sweep(app, "x=0,1", "++faults={0:'wait for partner'}", "hydra.sweeper.n_jobs=auto")
+    assert re.search(r"n_jobs=auto: \d+ workers? of \d+ threads?; \d+ cores, [\d,]+ MB of free memory", output)
+    assert states(app) == {"COMPLETE": 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hydra.sweeper.n_jobs=many"], "error: hydra.sweeper.n_jobs=many: should be auto or a number of trials"),
+        (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: is not known"),
+        (["hydra.launcher.gpus=[77]"], "error: hydra.launcher.gpus=[77]: there is no GPU 77 here"),
+        (["hydra.launcher.gpus=all"], "error: hydra.launcher.gpus=all: should be a list of numbers"),
+        (["hydra.launcher.jobs_per_gpu=0"], "error: hydra.launcher.jobs_per_gpu=0: should be"),
+        (["hydra.launcher.max_worker_mb=-1"], "error: hydra.launcher.max_worker_mb=-1: should be"),
+    ],
+)
+def test_what_the_machine_cannot_give_is_refused_before_there_is_a_study(app, overrides, message):
+    output = sweep(app, "x=0,1", *overrides, succeeds=False)
+    assert message in output
+    assert "Traceback" not in output
+    assert not (app / "studies").exists()
+
+
+def test_each_worker_is_prepared_once_before_its_first_job(app):
+    (app / "prepared.py").write_text(
+        "import os\n"
+        "from cnn_sweeps.sweep.application import SweepApplication\n"
+        "def prepare():\n"
+        "    with open('prepared.txt', 'a') as file:\n"
+        "        file.write(f'{os.getpid()}\\n')\n"
+        "class Prepared(SweepApplication):\n"
+        "    prepare_worker = staticmethod(prepare)\n"
+    )
+    sweep(app, "x=0,1,2,3", "++faults={1:kill}", "++hydra.sweeper.application._target_=prepared.Prepared")
+    prepared = (app / "prepared.txt").read_text().split()
+    assert set(prepared) >= {pid for _, pid, _ in runs(app)}
+    assert len(set(prepared)) == len(prepared)

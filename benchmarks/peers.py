@@ -1,0 +1,437 @@
+"""How many trials a minute do sweeps of this project run, and what do its peers run on the same work?
+
+    python benchmarks/peers.py [--repeats 3] [--workload digits photos96 photos128] [--tools ...] [--trials N]
+        [--epochs N] [--environments DIR] [--json FILE]
+
+Every tool tunes dropout, L2 and decay rate of the same network on the same training and validation images, batch size
+32, Adam, with the same number of trials and epochs, no augmentation and no early stopping. The objective is the lowest
+validation log loss over the epochs, without the L2 penalty. The sampler is TPE, seeded with the number of the repeat,
+after 10 random trials. All record parameters and each epoch's metrics in MLflow on SQLite; only `plain_naive` keeps
+models. What is not the same is said below the tables. The scripts are in `benchmarks/peers/`.
+
+Each run is a command in an empty folder, its environment made by this script; tools take turns within a repeat.
+`wall s` and `trials/min` are of the whole command, start-up included; `warm` is from the first completed trial on (of
+`_2`: the second) to the last. CPU seconds are of all processes of the command; `MiB` is the highest sum of their
+proportional set sizes, looked at twice a second. `s to target` is from the start of the command to its first trial at
+least as good as the median of the peers' best objectives of that repeat ("-": never; `plain_naive` runs fewer trials
+and has no say in the target). Each number is a median (lowest-highest).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC
+from pathlib import Path
+
+import psutil
+from single_run import write_arrays
+
+PEERS = Path(__file__).parent / "peers"
+SAMPLE_EVERY_S = 0.5
+LEAVE_WITHIN_S = 15
+TIMEOUT_S = 3600
+STUDY = "peers"
+COMMON_VARIABLES = {"MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+SHOWN_PACKAGES = ("tensorflow", "keras", "mlflow", "optuna", "hydra-core", "hydra-optuna-sweeper", "keras-tuner", "ray")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every tool trains on."""
+
+    size: int
+    trials: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How a tool is run; ours have no script."""
+
+    script: str = ""
+    environment: str = ""
+    at_once: int = 1
+    max_trials: int = sys.maxsize
+    options: tuple[str, ...] = ()
+
+
+@dataclass
+class Run:
+    """What was measured of one command; `trials` are seconds since its start and objectives, in order of completion."""
+
+    workload: str
+    repeat: int
+    tool: str
+    started: float = 0.0
+    wall_s: float = math.nan
+    cpu_s: float = math.nan
+    peak_mib: float = math.nan
+    trials: list[tuple[float, float | None]] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def best(self) -> float:
+        """The lowest objective; pruned trials have none."""
+        return min((value for _, value in self.trials if value is not None), default=math.inf)
+
+    def seconds_to(self, target: float) -> float:
+        """Give when the first trial at least as good was done."""
+        return next((when for when, value in self.trials if value is not None and value <= target), math.inf)
+
+    def rate(self) -> float:
+        """Trials a minute of the whole command."""
+        return 60 * len(self.trials) / self.wall_s
+
+    def warm_rate(self) -> float:
+        """Trials a minute once each slot has finished one."""
+        first = TOOLS[self.tool].at_once
+        if len(self.trials) <= first:
+            return math.nan
+        return 60 * (len(self.trials) - first) / (self.trials[-1][0] - self.trials[first - 1][0])
+
+
+WORKLOADS = {
+    "digits": Workload(size=28, trials=20, epochs=10),
+    "photos96": Workload(size=96, trials=6, epochs=3),
+    "photos128": Workload(size=128, trials=6, epochs=3),
+}
+NO_PRUNER = "hydra/sweeper/pruner=none"
+TOOLS = {
+    "plain_naive": Tool("plain_naive.py", "plain", max_trials=3),
+    "plain_careful": Tool("plain_careful.py", "plain"),
+    "plain_careful_2": Tool("plain_careful.py", "plain", at_once=2),
+    "hydra_optuna_sweeper": Tool("hydra_sweep.py", "hydra_optuna_sweeper"),
+    "hydra_optuna_sweeper_2": Tool(
+        "hydra_sweep.py", "hydra_optuna_sweeper", at_once=2, options=("hydra/launcher=joblib",)
+    ),
+    "keras_tuner": Tool("keras_tuner_sweep.py", "keras_tuner"),
+    "ray_tune": Tool("ray_tune_sweep.py", "ray_tune", at_once=2),
+    "ours_1": Tool(options=(NO_PRUNER,)),
+    "ours_2": Tool(options=(NO_PRUNER,), at_once=2),
+    "ours_2_pruning": Tool(at_once=2),
+}
+BASE = "plain_careful"
+FOOTNOTES = """\
+plain_naive       loads the images in each trial and keeps each model with MLflow's defaults; at most 3 trials
+plain_careful     trials one after the other with TensorFlow's own number of threads; _2: two processes of one thread
+                  each that share a study in a journal file, the second with a seed of its own
+hydra_optuna_...  the trial of plain_careful; TPE is that of Optuna 2, which this sweeper needs; _2: launcher joblib
+keras_tuner       the trial of plain_careful; no TPE, its Bayesian optimization is a Gaussian process; keeps weights
+ray_tune          the trial of plain_careful; OptunaSearch with TPE, two trials at once with one core each
+ours_...          the first trial is the configuration as it is, not a random one; _pruning: the default pruner, whose
+                  pruned trials count as trials and have no objective"""
+
+
+def prepare_environment(folder: Path, name: str) -> Path:
+    """Give the Python of a peer's environment, made anew if what it requires has changed."""
+    required, installed = PEERS / "requirements" / f"{name}.txt", folder / name / "requirements.txt"
+    python = folder / name / "bin" / "python"
+    if not installed.exists() or installed.read_text() != required.read_text():
+        print(f"installing the environment {name}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder / name)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--quiet", "-r", str(required)], check=True)
+        installed.write_text(required.read_text())
+    return python
+
+
+def describe_versions(python: Path) -> dict[str, str]:
+    """Give versions; importing what is slow also brings it from the disk into memory, for all tools alike."""
+    code = (
+        "import json, keras, mlflow; from importlib.metadata import distributions; "
+        "print(json.dumps({d.name.lower(): d.version for d in distributions()}))"
+    )
+    output = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
+    versions = json.loads(output.splitlines()[-1])
+    return {name: versions[name] for name in SHOWN_PACKAGES if name in versions}
+
+
+def write_photos(folder: Path) -> None:
+    """Write 600 training, 200 validation and 200 test JPEGs of two classes."""
+    from PIL import Image
+
+    from cnn_sweeps.data import load_synthetic
+
+    data = load_synthetic(1000, 2, [150, 200], 3, difficulty=0.6, seed=0)
+    for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        split = "train" if i < 600 else "val" if i < 800 else "test"
+        file = folder / split / f"class{label}" / f"{i:04d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file, quality=90)
+
+
+def write_data(folder: Path, workload: str) -> Path:
+    """Write what peers read; give its place."""
+    if workload == "digits":
+        write_arrays(folder / "digits.npz", ["data=digits"])
+        return folder / "digits.npz"
+    write_photos(folder / workload)
+    return folder / workload
+
+
+def our_command(tool: Tool, data: Path, work: Workload, seed: int) -> list[str]:
+    sweeper = {"n_jobs": tool.at_once, "n_trials": work.trials, "sampler.seed": seed, "study_name": STUDY}
+    command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", "search=regularization", *tool.options]
+    command += [f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()]
+    command += ["training.early_stopping.enabled=false", "augmentation.enabled=false"]
+    command += [f"training.epochs={work.epochs}", "evaluate_best=false", "tracking.log_model=false"]
+    if data.is_dir():
+        return [*command, "data=folder", f"data.root={data}", f"data.image_size={work.size}", "data.cache_dir=cache"]
+    return [*command, "data=digits"]
+
+
+def peer_command(tool: Tool, python: Path, data: Path, work: Workload, seed: int, notes: Path) -> list[str]:
+    settings = {"data": data, "size": work.size, "epochs": work.epochs, "notes": notes}
+    command = [str(python), str(PEERS / tool.script)]
+    if tool.environment != "hydra_optuna_sweeper":
+        settings |= {"trials": work.trials, "seed": seed, "workers": tool.at_once}
+        return command + [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+    settings |= {"hydra.sweeper.n_trials": work.trials, "hydra.sweeper.sampler.seed": seed}
+    settings |= {"hydra.sweeper.n_jobs": tool.at_once}
+    return [*command, "--multirun", *tool.options, *(f"{key}={value}" for key, value in settings.items())]
+
+
+class Watch:
+    """Adds up what the processes of a command use, those too that have left their parent."""
+
+    def __init__(self, root: int) -> None:
+        self.peak = 0.0
+        self._root, self._found, self._cpu = root, dict[int, psutil.Process](), dict[int, float]()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(self._cpu.values())
+
+    def close(self) -> None:
+        """Wait until all processes are gone, so that they disturb no other command."""
+        self._done.set()
+        self._thread.join()
+        until = time.monotonic() + LEAVE_WITHIN_S
+        while self._living() and time.monotonic() < until:
+            self._look()
+            time.sleep(SAMPLE_EVERY_S)
+        for process in self._living():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        for process in psutil.process_iter():  # by number, so that parents come first
+            with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+                if process.ppid() in self._found or os.getsid(process.pid) == self._root:
+                    self._found[process.pid] = process
+        self.peak = max(self.peak, sum(self._measure(process) for process in self._living()))
+
+    def _measure(self, process: psutil.Process) -> float:
+        """Note its CPU time; give its memory."""
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            self._cpu[process.pid] = times.user + times.system
+            try:
+                return process.memory_full_info().pss
+            except (psutil.AccessDenied, AttributeError):  # not ours to look into; not Linux
+                return process.memory_info().rss
+        return 0.0
+
+    def _living(self) -> list[psutil.Process]:
+        return [process for process in self._found.values() if process.is_running()]
+
+
+def execute(command: list[str], folder: Path, variables: dict[str, str], run: Run) -> None:
+    """Run a command and note what it uses, or why it failed."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "HYDRA_"))}
+    log = folder / "output.log"
+    before, run.started = os.times(), time.time()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=inherited | COMMON_VARIABLES | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        watch = Watch(process.pid)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT_S)
+        finally:  # on Ctrl-C too, which does not reach it
+            process.kill()
+            code = process.wait()
+            run.wall_s, after = time.time() - run.started, os.times()
+            watch.close()
+    waited_for = after.children_user + after.children_system - before.children_user - before.children_system
+    run.cpu_s, run.peak_mib = max(waited_for, watch.cpu_s), watch.peak / 2**20
+    if code:
+        run.error = f"ended with {code}:\n{log.read_text(errors='replace')[-3000:]}"
+
+
+def read_notes(file: Path) -> list[tuple[float, float | None]]:
+    notes = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [(note["time"], note["value"]) for note in notes]
+
+
+def read_study(folder: Path) -> list[tuple[float, float | None]]:
+    import optuna
+
+    journal = optuna.storages.journal.JournalFileBackend(str(folder / "outputs" / "sweeps" / STUDY / "study.journal"))
+    study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(journal))
+    finished = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    return [
+        (
+            trial.datetime_complete.replace(tzinfo=UTC).timestamp(),
+            trial.value if trial.state.name == "COMPLETE" else None,
+        )
+        for trial in finished
+    ]
+
+
+def measure(run: Run, python: Path, data: Path, work: Workload) -> None:
+    """Run one tool once."""
+    tool = TOOLS[run.tool]
+    work = Workload(work.size, min(work.trials, tool.max_trials), work.epochs)
+    with tempfile.TemporaryDirectory(prefix="peers", ignore_cleanup_errors=True) as temporary:
+        folder, notes = Path(temporary, "work"), Path(temporary, "notes.jsonl")
+        folder.mkdir()
+        if tool.script:
+            command = peer_command(tool, python, data, work, run.repeat, notes)
+            execute(command, folder, ONE_THREAD if tool.at_once > 1 else {}, run)
+            trials = read_notes(notes)
+        else:
+            execute(our_command(tool, data, work, run.repeat), folder, {}, run)
+            trials = read_study(folder) if not run.error else []
+        run.trials = sorted((when - run.started, value) for when, value in trials)
+        if not run.error and len(run.trials) < work.trials:
+            output = (folder / "output.log").read_text(errors="replace")[-3000:]
+            run.error = f"finished {len(run.trials)} of {work.trials} trials:\n{output}"
+    told = run.error or f"{len(run.trials)} trials in {run.wall_s:.0f} s, best {run.best:.5f}"
+    print(f"{run.workload}, repeat {run.repeat}, {run.tool}: {told}", file=sys.stderr, flush=True)
+
+
+def targets(runs: list[Run]) -> dict[int, float]:
+    """Give the median of the peers' best objectives of each repeat."""
+    best: dict[int, list[float]] = {}
+    for run in runs:
+        if TOOLS[run.tool].script and TOOLS[run.tool].max_trials == sys.maxsize and not run.error:
+            best.setdefault(run.repeat, []).append(run.best)
+    return {repeat: statistics.median(values) for repeat, values in best.items()}
+
+
+def print_table(name: str, work: Workload, runs: list[Run], repeats: int) -> None:
+    """Print one workload's table."""
+    target = targets(runs)
+    told = ", ".join(f"{value:.5f}" for value in target.values())
+    print(
+        f"\n{name}: {work.size}x{work.size}, {work.trials} trials of {work.epochs} epochs, {os.cpu_count()} cores, "
+        f"repeats: {repeats}; median (lowest-highest)\ntarget of each repeat: {told or '-'}\n"
+    )
+    columns: list[tuple[str, Callable[[Run], float], str]] = [  # without a format: the ratio to BASE
+        ("wall s", lambda run: run.wall_s, ",.0f"),
+        ("trials/min", Run.rate, ".2f"),
+        ("ratio", Run.rate, ""),
+        ("warm", Run.warm_rate, ".2f"),
+        ("ratio", Run.warm_rate, ""),
+        ("CPU s/trial", lambda run: run.cpu_s / len(run.trials), ".1f"),
+        ("MiB", lambda run: run.peak_mib, ",.0f"),
+        ("best", lambda run: run.best, ".5f"),
+        ("s to target", lambda run: run.seconds_to(target.get(run.repeat, -math.inf)), ",.0f"),
+    ]
+    base = [run for run in runs if run.tool == BASE and not run.error]
+    rows = [["", *(title for title, _, _ in columns), ""]]
+    for tool in dict.fromkeys(run.tool for run in runs):
+        good = [run for run in runs if run.tool == tool and not run.error]
+        num_failed = sum(run.tool == tool for run in runs) - len(good)
+        cells = [_spread(value, good, form) if form else _ratio(value, good, base) for _, value, form in columns]
+        rows.append([tool, *cells, f"{num_failed} of {len(good) + num_failed} failed" if num_failed else ""])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([f"{first:{widths[0]}}", *cells]).rstrip())
+
+
+def _spread(value: Callable[[Run], float], runs: list[Run], form: str) -> str:
+    def show(number: float) -> str:
+        return format(number, form) if math.isfinite(number) else "-"
+
+    values = [value(run) for run in runs]
+    if not any(map(math.isfinite, values)):
+        return "-"
+    return f"{show(statistics.median(values))} ({show(min(values))}-{show(max(values))})"
+
+
+def _ratio(value: Callable[[Run], float], runs: list[Run], base: list[Run]) -> str:
+    if not base or not runs:
+        return "-"
+    ratio = statistics.median(map(value, runs)) / statistics.median(map(value, base))
+    return f"{ratio:.2f}" if math.isfinite(ratio) else "-"
+
+
+def compare(name: str, work: Workload, tools: list[str], pythons: dict[str, Path], repeats: int) -> list[Run]:
+    """Let all tools take turns on one workload."""
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="peers") as folder:
+        data = write_data(Path(folder), name)
+        for repeat in range(repeats):
+            for tool in tools:
+                runs.append(Run(name, repeat, tool))
+                measure(runs[-1], pythons[TOOLS[tool].environment], data, work)
+    return runs
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
+    parser.add_argument("--trials", type=int, help="default: 20 (digits) or 6 (photos)")
+    parser.add_argument("--epochs", type=int, help="default: 10 (digits) or 3 (photos)")
+    default = Path("~/.cache/cnn_sweeps/benchmark_environments").expanduser()
+    parser.add_argument("--environments", type=Path, default=default, help="where the peers' environments are kept")
+    parser.add_argument("--json", type=Path, help="a file for the numbers of every run")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    print("command:", shlex.join(["python", *sys.argv]))
+    names = dict.fromkeys(TOOLS[tool].environment for tool in arguments.tools)
+    folder = arguments.environments.absolute()
+    pythons = {name: prepare_environment(folder, name) if name else Path(sys.executable) for name in names}
+    versions = {name or "ours": describe_versions(python) for name, python in pythons.items()}
+    for name, found in versions.items():
+        print(f"{name}:", ", ".join(f"{package} {version}" for package, version in found.items()), flush=True)
+    runs = []
+    for name in arguments.workload:
+        usual = WORKLOADS[name]
+        work = Workload(usual.size, arguments.trials or usual.trials, arguments.epochs or usual.epochs)
+        runs += compare(name, work, arguments.tools, pythons, arguments.repeats)
+        print_table(name, work, [run for run in runs if run.workload == name], arguments.repeats)
+        print(f"\n{FOOTNOTES}", flush=True)
+        if arguments.json:
+            about = {"command": sys.argv, "machine": platform.platform(), "cores": os.cpu_count(), "versions": versions}
+            arguments.json.write_text(json.dumps(about | {"runs": [asdict(run) for run in runs]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

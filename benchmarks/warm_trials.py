@@ -1,0 +1,99 @@
+"""What does a warm trial cost beyond its epochs, does a worker's memory stay flat, and when is the first result there?
+
+    python benchmarks/warm_trials.py [--repeats 3] [--trials 100]
+
+Each repeat is one sweep of digits with one worker and two epochs a trial, a minute or two on 2 cores. The cost is what
+passes between a trial's start and its end as the study has them, less its epochs (training and validation) as the run
+has them. Memory is the worker's resident memory when a trial has ended. A worker takes its first trial when it has
+imported TensorFlow and the rest.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC
+from pathlib import Path
+
+import mlflow
+import optuna
+import psutil
+from optuna.storages.journal import JournalFileBackend
+
+NAME = "warm"
+FIRST = 5
+
+
+def worker_mb(controller: psutil.Process) -> float:
+    """Resident memory of the largest process below the controller."""
+    sizes = [0]
+    for process in controller.children(recursive=True):
+        try:
+            sizes.append(process.memory_info().rss)
+        except psutil.NoSuchProcess:
+            continue
+    return max(sizes) / 2**20
+
+
+def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
+    """Run the sweep; give the worker's memory by number of ended trials, and when the command began."""
+    command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={NAME}"]
+    command += [f"hydra.sweeper.n_trials={num_trials}", "hydra/sweeper/pruner=none", "training.epochs=2"]
+    command += ["evaluate_best=false", "tracking.log_model=false"]
+    memory_mb: dict[int, float] = {}
+    began = time.time()
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as sweep:
+        controller, log = psutil.Process(sweep.pid), folder / "outputs/sweeps" / NAME / "sweep.log"
+        while sweep.poll() is None:
+            ended = log.read_text().count("COMPLETE") if log.exists() else 0
+            memory_mb.setdefault(ended, worker_mb(controller))
+            time.sleep(0.05)
+    if sweep.returncode:
+        sys.exit(f"the sweep failed with exit code {sweep.returncode}")
+    return memory_mb, began
+
+
+def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
+    """Give each trial's seconds beyond its epochs, when a worker took the first one, and when that had ended."""
+    journal = JournalFileBackend(f"{folder}/outputs/sweeps/{NAME}/study.journal")
+    study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(journal))
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    costs = []
+    for trial in study.trials:
+        epochs = client.get_metric_history(trial.user_attrs["mlflow.run_id"], "epoch_s")
+        costs.append(trial.duration.total_seconds() - sum(epoch.value for epoch in epochs))
+    taken = (folder / "outputs/sweeps" / NAME / "0/.hydra/config.yaml").stat().st_mtime
+    return costs, taken, study.trials[0].datetime_complete.replace(tzinfo=UTC).timestamp()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=100)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print("command: python", *sys.argv)
+    columns: dict[str, list[float]] = {}
+    for _ in range(arguments.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            memory_mb, began = run_sweep(Path(folder), arguments.trials)
+            costs, taken, ended = costs_beyond_epochs(Path(folder))
+        last_mb = memory_mb[max(memory_mb)]
+        for name, value in {
+            "warm trial beyond its epochs, s": statistics.median(costs[1:]),
+            "the slowest of them, s": max(costs[1:]),
+            f"worker's memory after trial {FIRST}, MB": memory_mb[FIRST],
+            "after the last, MB": last_mb,
+            "ratio of the two": last_mb / memory_mb[FIRST],
+            "first result after a worker took it, s": ended - taken,
+            "first result after the command, s": ended - began,
+        }.items():
+            columns.setdefault(name, []).append(value)
+    for name, values in columns.items():
+        print(f"{name:40} median {statistics.median(values):9,.2f} ({min(values):,.2f} to {max(values):,.2f})")
+
+
+if __name__ == "__main__":
+    main()

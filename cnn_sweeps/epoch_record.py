@@ -1,0 +1,53 @@
+"""Keeps the finished epochs of a training while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+from cnn_sweeps.errors import UserError
+from cnn_sweeps.tracking.runs import EpochMetrics
+
+
+class EpochRecord:
+    """Metrics go to the active MLflow run and the state to the checkpoint, of short epochs several at once.
+
+    A context manager: when the block ends, all epochs are recorded; if by an error or a signal, the checkpoint is the
+    last one.
+    """
+
+    def __init__(self, save_checkpoint: Callable[[], None], max_share_of_time: float | None) -> None:
+        """Write the first epoch at once, and later ones as often as takes this share of the time; None: each one."""
+        self._save_checkpoint, self._max_share_of_time = save_checkpoint, max_share_of_time
+        self._metrics = EpochMetrics()
+        self._next_write = 0.0
+
+    def __enter__(self) -> EpochRecord:
+        """Begin."""
+        return self
+
+    def add(self, metrics: dict[str, float], epoch: int) -> None:
+        """Take a finished epoch, counted from 1."""
+        self._metrics.add(metrics, epoch)
+        if time.monotonic() >= self._next_write:
+            self._write()
+
+    def _write(self) -> None:
+        started = time.monotonic()
+        self._metrics.write()
+        self._save_checkpoint()
+        ended = time.monotonic()
+        pause_s = (ended - started) / self._max_share_of_time if self._max_share_of_time is not None else 0
+        self._next_write = ended + pause_s
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Write what is left."""
+        if error is None:
+            self._metrics.write()
+        else:
+            with suppress(UserError):  # what ended the block is what is told
+                self._write()

@@ -1,0 +1,62 @@
+"""How often finished epochs are kept, and that none is lost when the training ends."""
+
+import time
+
+import mlflow
+import pytest
+
+from cnn_sweeps.epoch_record import EpochRecord
+
+
+@pytest.fixture
+def recorded(store):
+    """Give the epochs that the store has, within one run."""
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    with mlflow.start_run(experiment_id=mlflow.set_experiment("epochs").experiment_id) as run:
+        yield lambda: [metric.step for metric in mlflow.MlflowClient().get_metric_history(run.info.run_id, "a")]
+
+
+def add_epochs(record, epochs):
+    for epoch in epochs:
+        record.add({"a": 0.5 * epoch, "b": 1.0}, epoch)
+
+
+def test_each_epoch_is_kept_at_once_without_a_limit(recorded):
+    saved = []
+    with EpochRecord(lambda: saved.append(recorded()), max_share_of_time=None) as record:
+        add_epochs(record, (1, 2, 3))
+        assert saved == [[1], [1, 2], [1, 2, 3]]
+    assert len(saved) == 3
+
+
+def test_first_epoch_is_kept_at_once_and_short_ones_after_it_together(recorded):
+    saved = []
+    with EpochRecord(lambda: saved.append(recorded()), max_share_of_time=1e-6) as record:
+        add_epochs(record, (1, 2, 3))
+        assert saved == [[1]]
+    assert recorded() == [1, 2, 3]
+    assert len(saved) == 1  # the training is over, so that its checkpoint is of no use
+
+
+def test_epoch_is_kept_again_once_enough_time_has_passed(recorded):
+    saved = []
+    with EpochRecord(lambda: saved.append(time.sleep(0.05)), max_share_of_time=0.5) as record:
+        add_epochs(record, (1, 2))
+        time.sleep(0.3)
+        add_epochs(record, (3,))
+    assert len(saved) == 2
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_training_that_is_cut_off_leaves_all_its_epochs_and_the_last_checkpoint(recorded, end):
+    saved = []
+    with pytest.raises(end), EpochRecord(lambda: saved.append(recorded()), max_share_of_time=1e-6) as record:
+        add_epochs(record, (1, 2, 3))
+        raise end
+    assert saved == [[1], [1, 2, 3]]
+
+
+def test_thousands_of_metrics_are_kept_at_once(recorded):
+    with EpochRecord(lambda: None, max_share_of_time=1e-6) as record:
+        add_epochs(record, range(1, 1501))
+    assert recorded() == list(range(1, 1501))
