@@ -5,9 +5,9 @@
 
 Every tool tunes dropout, L2 and decay rate of the same network on the same training and validation images, batch size
 32, Adam, with the same number of trials and epochs, no augmentation and no early stopping. The objective is the lowest
-validation log loss over the epochs, without the L2 penalty. The sampler is TPE, seeded with the number of the repeat,
-after 10 random trials. All record parameters and each epoch's metrics in MLflow on SQLite; only `plain_naive` keeps
-models. What is not the same is said below the tables. The scripts are in `benchmarks/peers/`.
+validation log loss over the epochs, without the L2 penalty. The sampler is TPE after 10 random trials; it and the
+trainings are seeded with the number of the repeat. All record parameters and each epoch's metrics in MLflow on SQLite;
+only `plain_naive` keeps models. What is not the same is said below the tables. The scripts are in `benchmarks/peers/`.
 
 Each run is a command in an empty folder, its environment made by this script; tools take turns within a repeat.
 `wall s` and `trials/min` are of the whole command, start-up included; `warm` is from the first completed trial on (of
@@ -187,7 +187,7 @@ def our_command(tool: Tool, data: Path, work: Workload, seed: int) -> list[str]:
     sweeper = {"n_jobs": tool.at_once, "n_trials": work.trials, "sampler.seed": seed, "study_name": STUDY}
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", "search=regularization", *tool.options]
     command += [f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()]
-    command += ["training.early_stopping.enabled=false", "augmentation.enabled=false"]
+    command += [f"seed={seed}", "training.early_stopping.enabled=false", "augmentation.enabled=false"]
     command += [f"training.epochs={work.epochs}", "evaluate_best=false", "tracking.log_model=false"]
     if data.is_dir():
         return [*command, "data=folder", f"data.root={data}", f"data.image_size={work.size}", "data.cache_dir=cache"]
@@ -200,7 +200,7 @@ def peer_command(tool: Tool, python: Path, data: Path, work: Workload, seed: int
     if tool.environment != "hydra_optuna_sweeper":
         settings |= {"trials": work.trials, "seed": seed, "workers": tool.at_once}
         return command + [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    settings |= {"hydra.sweeper.n_trials": work.trials, "hydra.sweeper.sampler.seed": seed}
+    settings |= {"seed": seed, "hydra.sweeper.n_trials": work.trials, "hydra.sweeper.sampler.seed": seed}
     settings |= {"hydra.sweeper.n_jobs": tool.at_once}
     return [*command, "--multirun", *tool.options, *(f"{key}={value}" for key, value in settings.items())]
 

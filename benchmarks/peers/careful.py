@@ -59,7 +59,7 @@ def build(settings: Any, params: dict[str, float]) -> Any:
 
     keras.backend.clear_session()
     gc.collect()
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(settings.seed)
     images = load_images(settings.data, settings.size)["train_x"]
     return build_network(images.shape[1:], -(-len(images) // BATCH_SIZE), **params)
 

@@ -36,7 +36,7 @@ def open_storage() -> optuna.storages.JournalStorage:
 def main() -> None:
     arguments = parse_arguments()
     if arguments.workers == 0:  # this is one of several
-        work(arguments, arguments.seed)
+        work(arguments, arguments.sampler_seed)
         return
     with careful.sweep_record():
         if arguments.workers == 1:
@@ -44,7 +44,7 @@ def main() -> None:
             return
         optuna.create_study(study_name=STUDY, storage=open_storage())
         seeds = [arguments.seed + 1000 * worker for worker in range(arguments.workers)]  # else they suggest the same
-        command = [sys.executable, *sys.argv, "--workers", "0", "--seed"]
+        command = [sys.executable, *sys.argv, "--workers", "0", "--sampler-seed"]
         workers = [subprocess.Popen([*command, str(seed)]) for seed in seeds]
         codes = [worker.wait() for worker in workers]
         if any(codes):

@@ -34,7 +34,7 @@ def run_trial(trial: optuna.Trial) -> float:
     }
     with mlflow.start_run():
         mlflow.log_params(params)
-        keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(arguments.seed)
         images, num_images = load_images()
         shape = (arguments.size, arguments.size, 1 if arguments.data.endswith(".npz") else 3)
         model = build_network(shape, -(-num_images // BATCH_SIZE), **params)

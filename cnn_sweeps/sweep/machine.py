@@ -48,7 +48,7 @@ def plan_workers(
 
     Args:
         n_jobs: number of workers; "auto": as many as GPUs take or, without one, as there are cores and memory for.
-        gpus: numbers of the GPUs to use, among those that this process may see; None: all of them.
+        gpus: numbers of the GPUs to use, among those that this process may see; None: all of them; empty: none.
         jobs_per_gpu: workers that share one GPU, at the most.
         max_worker_mb: see `WorkerPlan`; None: each worker's share of 80 % of the memory.
         at_most: number of jobs there are.
@@ -126,7 +126,7 @@ def _visible_gpus() -> list[str]:
 
 def _gpu_environment(gpus: Sequence[str], slot: int, jobs_per_gpu: int) -> dict[str, str]:
     if not gpus:
-        return {}
+        return {"CUDA_VISIBLE_DEVICES": "-1"} if _visible_gpus() else {}
     growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if jobs_per_gpu > 1 else {}  # else the first one takes all memory
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} | growth
 

@@ -180,7 +180,7 @@ class WorkersLauncherConf:
     _target_: str = "hydra_plugins.cnn_sweeps.workers_launcher.WorkersLauncher"
     # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: see there
     n_jobs: Any = 1
-    # numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES allows, e.g. [0,1]; null: all
+    # numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES allows, e.g. [0,1]; null: all; []: none
     gpus: Any = None
     # workers that share a GPU, at the most
     jobs_per_gpu: int = 1

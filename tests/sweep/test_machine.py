@@ -69,9 +69,9 @@ def test_auto_gives_each_gpu_its_workers(this_machine, visible, gpus, jobs_per_g
     assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in environment) == (jobs_per_gpu > 1) for environment in environments)
 
 
-def test_no_gpu_wanted_is_as_none_there(this_machine):
+def test_gpus_that_are_not_wanted_are_hidden(this_machine):
     this_machine(cores=2, gpus="0,1")
-    assert plan(gpus=[]).num_workers == 2
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in plan(gpus=[]).environments] == ["-1", "-1"]
 
 
 def test_gpu_that_is_not_there_is_refused(this_machine):
