@@ -111,7 +111,8 @@ def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
     structure = structure_of(model)
     if structure is None or not config.optimizer["_target_"].startswith("keras.optimizers."):
         return None  # a function of the user's may compute with the learning rate before there is a graph
-    settings = [config.optimizer, config.schedule.schedule, asdict(config.augmentation), config.training.xla]
+    training = [config.training.xla, config.training.precision]
+    settings = [config.optimizer, config.schedule.schedule, asdict(config.augmentation), *training]
     return json.dumps([structure, settings], sort_keys=True)
 
 

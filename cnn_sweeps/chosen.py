@@ -16,6 +16,7 @@ from cnn_sweeps.assembly import build_network, load_data, prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import plan_trainings
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.tracking.store import find_store
@@ -36,7 +37,14 @@ def keep(folder: Path, config: RunConfig, model: keras.Model, progress: Training
 
 
 def evaluate_trial(
-    folder: str, number: int, run_id: str, value: float, study_name: str, on_test: bool, keep_model: bool
+    folder: str,
+    number: int,
+    run_id: str,
+    value: float,
+    study_name: str,
+    data_fingerprint: str,
+    on_test: bool,
+    keep_model: bool,
 ) -> list[str]:
     """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
 
@@ -48,8 +56,12 @@ def evaluate_trial(
         run_id: of the trial's MLflow run, to which all is added.
         value: the trial's first objective.
         study_name: for the model's lineage.
+        data_fingerprint: of the images that the trial was trained on.
         on_test: whether to measure on the test images.
         keep_model: whether to log and register the model.
+
+    Raises:
+        DataError: if the images are others now, of which the test images may have been trained on.
     """
     prepare_libraries()
     logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / "evaluation.log")
@@ -61,6 +73,10 @@ def evaluate_trial(
     assert isinstance(composed, DictConfig)
     config = check_config(composed)
     dataset, split = load_data(config)
+    if dataset.fingerprint != data_fingerprint:
+        raise DataError(
+            f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
+        )
     training = plan_trainings(config, dataset, split)[0]
     network = build_network(training.config, dataset, len(training.split.train))
     model = network.model

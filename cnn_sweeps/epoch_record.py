@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 
 from cnn_sweeps.errors import UserError
@@ -14,8 +14,8 @@ from cnn_sweeps.tracking.runs import EpochMetrics
 class EpochRecord:
     """Metrics go to the active MLflow run and the state to the checkpoint, of short epochs several at once.
 
-    A context manager: when the block ends, all epochs are recorded; if by an error or a signal, the checkpoint is the
-    last one.
+    A context manager: when the block ends, the metrics of all epochs are recorded, also if it ends by an error or a
+    signal. The checkpoint is then the last one that was saved: the network may be in the middle of the next epoch.
     """
 
     def __init__(self, save_checkpoint: Callable[[], None], max_share_of_time: float | None) -> None:
@@ -46,8 +46,5 @@ class EpochRecord:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Write what is left."""
-        if error is None:
+        with suppress(UserError) if error is not None else nullcontext():  # what ended the block is what is told
             self._metrics.write()
-        else:
-            with suppress(UserError):  # what ended the block is what is told
-                self._write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import FunctionType
 from typing import Any
 
 import keras
@@ -145,11 +146,29 @@ def structure_of(model: keras.Model) -> str | None:
 
     What a layer, function or regularizer of somebody else computes may depend on more than Keras can tell of it.
     """
+    if any(_has_hidden_state(layer) for layer in model._flatten_layers()):
+        return None
+    values = adjustable_values_of_model(model)
+    sharing = [next(i for i, other in enumerate(values) if other is value) for value in values]
     try:
-        described = {"module": type(model).__module__, "class_name": type(model).__name__, "config": model.get_config()}
+        described: dict[str, Any] = {
+            "module": type(model).__module__,
+            "class_name": type(model).__name__,
+            "config": model.get_config(),
+        }
+        described["sharing"] = sharing
         return json.dumps(_without_adjustable_values(described), sort_keys=True)
     except (NotImplementedError, OSError, TypeError, ValueError):
         return None
+
+
+def _has_hidden_state(layer: keras.layers.Layer) -> bool:
+    """Tell whether the layer uses a function that is not Keras's, of which its configuration may give the name only, or
+    constants that it has learned before training.
+    """
+    functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
+    is_foreign = any(function.__module__.split(".")[0] not in _OWN_PACKAGES for function in functions)
+    return is_foreign or hasattr(layer, "adapt")
 
 
 def _without_adjustable_values(part: Any) -> Any:

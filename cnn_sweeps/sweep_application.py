@@ -25,7 +25,7 @@ from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.tracking.runs import STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
+from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
 
 _STORE = "tracking.uri"  # of a study
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
@@ -168,7 +168,15 @@ class CnnSweep(SweepApplication):
         if not on_test and not keep_model:
             return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
         return executor.call(  # type: ignore[no-any-return]
-            evaluate_trial, str(folder), trial.number, run_id, trial.values[0], self._study.name, on_test, keep_model
+            evaluate_trial,
+            str(folder),
+            trial.number,
+            run_id,
+            trial.values[0],
+            self._study.name,
+            self._study.optuna_study.user_attrs[DATA],
+            on_test,
+            keep_model,
         )
 
     def end(self, status: str) -> None:

@@ -145,6 +145,19 @@ def test_plain_copy_of_a_network_that_was_used_again_has_the_newest_values():
     assert [penalty.l2 for penalty in penalties] == pytest.approx([0.3] * len(penalties))
 
 
+def test_class_weights_may_come_and_go_in_one_network():
+    def weights_of(class_weights):
+        return Run(*TRIAL, *TRIALS[0]).train(class_weights).model.get_weights()
+
+    weights = [{0: 0.5, 1: 1.5}, None]
+    cold = []
+    for each in weights:
+        assembly._networks.clear()
+        cold.append(weights_of(each))
+    for number in (0, 1, 0):
+        assert all(np.array_equal(a, b) for a, b in zip(weights_of(weights[number]), cold[number], strict=True))
+
+
 # Networks of the user's own.
 
 
@@ -159,6 +172,11 @@ class Scaled(keras.layers.Layer):
 
 def my_ones(shape, dtype):
     return keras.ops.ones(shape, dtype)
+
+
+def relu(x):
+    """Is called like one of Keras's."""
+    return keras.ops.maximum(x, 0.5)
 
 
 def model_with(layer, penalty=None):
@@ -178,6 +196,18 @@ def test_adjustable_layers_of_a_user_do_not_change_the_structure():
     assert structure(lambda: AdjustableDropout(0.4), AdjustableL2(0.2)) == first
 
 
+def test_penalty_that_is_shared_is_another_structure_than_two():
+    def with_penalties(first, second):
+        keras.backend.clear_session()
+        inputs = keras.Input((4, 4, 1))
+        x = keras.layers.Dense(3, kernel_regularizer=first)(keras.layers.Flatten()(inputs))
+        x = keras.layers.Dense(3, kernel_regularizer=second)(x)
+        return network.structure_of(keras.Model(inputs, classification_head(x, 2)))
+
+    shared = AdjustableL2(0.1)
+    assert with_penalties(shared, shared) != with_penalties(AdjustableL2(0.1), AdjustableL2(0.1))
+
+
 def test_standard_layers_of_a_user_do():
     first = structure(lambda: keras.layers.Dropout(0.2))
     assert first is not None
@@ -192,6 +222,8 @@ def test_standard_layers_of_a_user_do():
         lambda: keras.layers.Lambda(lambda x: 2 * x),
         lambda: keras.layers.Dense(2, activation=lambda x: 2 * x),
         lambda: keras.layers.Dense(2, kernel_initializer=my_ones),
+        lambda: keras.layers.Dense(2, activation=relu),
+        keras.layers.Normalization,
     ],
 )
 def test_what_keras_cannot_tell_of_has_no_structure_and_is_built_anew(layer):

@@ -28,7 +28,8 @@ class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
             return inputs
         rate = tf.cast(self.adjustable_rate, inputs.dtype)  # which Keras's own function takes only as a number
         seed = tf.cast(self.seed_generator.next(), tf.int32)
-        return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=self.noise_shape)
+        shape = self.noise_shape and [tf.shape(inputs)[i] if d is None else d for i, d in enumerate(self.noise_shape)]
+        return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=shape)
 
     def get_config(self) -> dict[str, Any]:
         """Give the rate as it is now."""
@@ -96,7 +97,7 @@ def classification_head(features: Any, num_classes: int) -> Any:
 def plain_copy(model: keras.Model) -> keras.Model:
     """Copy a network into standard Keras layers only, with the same weights, so that it loads without this package."""
     uncompiled = keras.Model(model.input, model.output, name=model.name)  # whose optimizer is not cloned along
-    copy = keras.models.clone_model(uncompiled, clone_function=_standard_layer)
+    copy = keras.models.clone_model(uncompiled, clone_function=_standard_layer, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -108,6 +109,6 @@ def _standard_layer(layer: Any) -> Any:
     kind = _STANDARD.get(type(layer), type(layer))
     config = layer.get_config()
     for name, value in vars(layer).items():
-        if isinstance(value, AdjustableL2):
+        if isinstance(value, AdjustableL2) and name in config:
             config[name] = regularizers.L2(float(value.l2))
     return kind.from_config(config)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,17 +64,17 @@ def plan_workers(
     if n_jobs != "auto" and chosen and n_jobs > most:
         raise ConfigError(
             f"n_jobs={n_jobs}: {reason} take {most}; set hydra.launcher.jobs_per_gpu={math.ceil(n_jobs / len(chosen))} "
-            "to share them, or lower n_jobs"
+            "to share them, lower n_jobs, or set hydra.launcher.gpus=[] to use none"
         )
-    num_workers = min(most, at_most) if n_jobs == "auto" else n_jobs
+    num_workers = min(most if n_jobs == "auto" else n_jobs, at_most)
     num_threads = max(1, num_cores // num_workers)
     threads = dict.fromkeys(_THREAD_SETTINGS, str(num_threads)) if num_workers > 1 else {}
     environments = [threads | _gpu_environment(chosen, slot, jobs_per_gpu) for slot in range(num_workers)]
-    share_mb = int(_SHARE_OF_MEMORY * psutil.virtual_memory().total / 2**20 / num_workers)
+    share_mb = int(_SHARE_OF_MEMORY * _total_memory_mb() / num_workers)
     workers, threads_each = _count(num_workers, "worker"), _count(num_threads, "thread")
     return WorkerPlan(
         environments,
-        max_worker_mb=max_worker_mb or share_mb,
+        max_worker_mb=max_worker_mb or max(share_mb, _EXPECTED_WORKER_MB),
         reason=f"n_jobs=auto: {workers} of {threads_each}; {reason}",
     )
 
@@ -81,7 +82,8 @@ def plan_workers(
 def _check_numbers(n_jobs: Any, gpus: Any, jobs_per_gpu: Any, max_worker_mb: Any) -> None:
     if n_jobs != "auto" and not _is_count(n_jobs):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: should be auto or a number of jobs at once, at least 1")
-    if gpus is not None and (isinstance(gpus, str) or not all(type(number) is int for number in gpus)):
+    is_list = isinstance(gpus, Sequence) and not isinstance(gpus, str)
+    if gpus is not None and not (is_list and all(type(each) is int for each in gpus) and len(set(gpus)) == len(gpus)):
         raise ConfigError(f"hydra.launcher.gpus={gpus}: should be a list of numbers, e.g. [0,1], or null for all")
     for key, value in {"jobs_per_gpu": jobs_per_gpu, "max_worker_mb": max_worker_mb}.items():
         if value is not None and not _is_count(value):
@@ -120,8 +122,12 @@ def _visible_gpus() -> list[str]:
     """Name NVIDIA's GPUs as CUDA_VISIBLE_DEVICES does."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     if names is not None:
-        return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
+        return list(takewhile(_is_gpu_name, (name.strip() for name in names.split(","))))
     return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _is_gpu_name(name: str) -> bool:
+    return name.isdigit() or name.startswith(("GPU-", "MIG-"))
 
 
 def _gpu_environment(gpus: Sequence[str], slot: int, jobs_per_gpu: int) -> dict[str, str]:
@@ -136,6 +142,11 @@ def count_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read_limit("cpu.max").partition(" ")
     return min(allowed, math.ceil(int(quota) / int(period))) if quota.isdigit() else allowed
+
+
+def _total_memory_mb() -> int:
+    total, limit = psutil.virtual_memory().total, _read_limit("memory.max")
+    return int(min(total, int(limit)) if limit.isdigit() else total) // 2**20
 
 
 def _free_memory_mb() -> int:

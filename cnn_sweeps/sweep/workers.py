@@ -198,7 +198,10 @@ def _start_worker(setup_file: str, path: list[str], environment: dict[str, str])
     _print_into(Path(config.hydra.sweep.dir), "workers.log")
     _job_setup = (hydra_context, config, task.resolve())
     if prepare is not None:
-        prepare()
+        try:
+            prepare()
+        except Exception:  # the first job meets it again, and tells it where a person looks
+            traceback.print_exc()
 
 
 def _be_ready() -> None:

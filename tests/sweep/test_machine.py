@@ -89,9 +89,21 @@ def test_more_workers_than_the_gpus_take_are_refused_with_the_fix(this_machine):
         plan(5)
 
 
+@pytest.mark.parametrize(("names", "num_gpus"), [("0,-1,1", 1), ("NoDevFiles", 0), ("MIG-a,GPU-b", 2), ("-1", 0)])
+def test_gpus_are_counted_as_cuda_does(this_machine, names, num_gpus):
+    this_machine(cores=1, gpus=names)
+    assert len(machine._visible_gpus()) == num_gpus
+
+
+def test_there_are_no_more_workers_than_jobs(this_machine):
+    this_machine()
+    assert plan(16, at_most=4).num_workers == 4
+
+
 def test_memory_of_a_worker_is_bounded_by_its_share_or_as_asked_for(this_machine):
     this_machine()
     assert plan(2).max_worker_mb == pytest.approx(plan(1).max_worker_mb / 2, abs=1)
+    assert plan(999).max_worker_mb == machine._EXPECTED_WORKER_MB
     assert plan(2, max_worker_mb=700).max_worker_mb == 700
 
 

@@ -125,6 +125,8 @@ def test_number_of_workers_that_is_left_to_the_machine_is_said(app):
         (["hydra.sweeper.n_jobs=many"], "error: hydra.sweeper.n_jobs=many: should be auto or a number of trials"),
         (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: is not known"),
         (["hydra.launcher.gpus=[77]"], "error: hydra.launcher.gpus=[77]: there is no GPU 77 here"),
+        (["hydra.launcher.gpus=0"], "error: hydra.launcher.gpus=0: should be a list of numbers"),
+        (["hydra.launcher.gpus=[0,0]"], "error: hydra.launcher.gpus=[0, 0]: should be a list of numbers"),
         (["hydra.launcher.gpus=all"], "error: hydra.launcher.gpus=all: should be a list of numbers"),
         (["hydra.launcher.jobs_per_gpu=0"], "error: hydra.launcher.jobs_per_gpu=0: should be"),
         (["hydra.launcher.max_worker_mb=-1"], "error: hydra.launcher.max_worker_mb=-1: should be"),
