@@ -41,8 +41,7 @@ def prepare_libraries() -> None:
 def import_libraries() -> None:
     """Import what training takes seconds to import, so that it is there when the first trial comes."""
     prepare_libraries()
-    importlib.import_module("cnn_sweeps.results")
-    importlib.import_module("cnn_sweeps.tracking.runs")
+    importlib.import_module("cnn_sweeps.completion")
     importlib.import_module("mlflow")
 
 

@@ -1,4 +1,4 @@
-"""The last finished epoch of an unfinished run, in one file that is replaced as a whole."""
+"""The last kept epoch of an unfinished run, in one file that is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainingProgress:
 
 
 class Checkpoint:
-    """Where one run keeps its last finished epoch. `claim_checkpoint` gives it to one process at a time."""
+    """Where one run keeps the last epoch that it saved. `claim_checkpoint` gives it to one process at a time."""
 
     def __init__(self, path: Path) -> None:
         """Keep it at `path`, a file that may not exist yet."""

@@ -25,11 +25,9 @@ from cnn_sweeps.tracking.runs import tracked_run
 from cnn_sweeps.tracking.store import find_store
 
 if TYPE_CHECKING:
-    import keras
-
+    from cnn_sweeps.completion import TrainedNetwork
     from cnn_sweeps.epoch_record import EpochRecord
     from cnn_sweeps.network import Network
-    from cnn_sweeps.results import Predict
     from cnn_sweeps.trial_run import TrialRun
 
 
@@ -128,7 +126,7 @@ def _run_training(
         part = training.name if is_part else ""
         run_id = contexts.enter_context(_run(store, config, dataset, trial, part=part, resumed=resumed))
         with _native_messages_off():
-            from cnn_sweeps import results
+            from cnn_sweeps import completion, results
             from cnn_sweeps.epoch_record import EpochRecord
             from cnn_sweeps.tracking import runs
 
@@ -145,69 +143,14 @@ def _run_training(
             trial.note_run(run_id)
         reporting = trial if trial is not None and trial.begin_training(progress) else None
         with EpochRecord(save_checkpoint, max_share_of_time=None if trial is None else _SHARE_OF_KEEPING) as record:
-            predict = _train(config, dataset, split, network, progress, reporting, record)
+            trained = _train(config, dataset, split, network, progress, reporting, record)
         if reporting is not None and reporting.is_pruned:
             log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
             runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
             return None
-        if trial is not None:
-            return _finish_trial(config, dataset, split, network, predict, progress, trial, is_part=is_part)
-        return _finish_run(config, dataset, split, network, predict, progress, results_dir)
-
-
-def _finish_run(
-    config: RunConfig,
-    dataset: ImageDataset,
-    split: Split,
-    network: Network,
-    predict: Predict,
-    progress: TrainingProgress,
-    results_dir: Path,
-) -> dict[str, float]:
-    """Measure the final weights on all images, draw and keep the model; give the metrics."""
-    from cnn_sweeps import results
-    from cnn_sweeps.tracking import runs
-
-    final = results.final_validation(network.model, progress, config.training)
-    final |= results.evaluate_on_train(predict, dataset, split, final)
-    test_probabilities = None
-    if len(split.test):
-        measured, test_probabilities = results.evaluate_on_test(predict, dataset, split)
-        final |= measured
-    runs.log_metrics(final, step=progress.epochs_done)
-    results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
-    runs.log_files(results_dir)
-    _log_model(config, dataset, network.model, split)
-    return final
-
-
-def _finish_trial(
-    config: RunConfig,
-    dataset: ImageDataset,
-    split: Split,
-    network: Network,
-    predict: Predict,
-    progress: TrainingProgress,
-    trial: TrialRun,
-    *,
-    is_part: bool,
-) -> dict[str, float]:
-    """Give the final metrics; measure training images, and keep the weights, only where that may matter."""
-    from cnn_sweeps import chosen, results
-    from cnn_sweeps.tracking import runs
-
-    final = results.final_validation(network.model, progress, config.training)
-    needs_gap = is_part or "generalization_gap" in config.objective
-    if needs_gap:
-        final |= results.evaluate_on_train(predict, dataset, split, final)
-    if trial.may_be_chosen(final):
-        if not needs_gap:
-            final |= results.evaluate_on_train(predict, dataset, split, final)
-        chosen.keep(_output_dir(), config, network.model, progress)
-    runs.log_metrics(final, step=progress.epochs_done)
-    if not is_part:
-        runs.set_tags({runs.STATE_TAG: "COMPLETE"})
-    return final
+        if trial is None:
+            return completion.finish_run(trained, results_dir)
+        return completion.finish_trial(trained, trial, _output_dir(), is_part=is_part)
 
 
 def _claim_checkpoint(
@@ -221,14 +164,6 @@ def _claim_checkpoint(
         resume=config.resume or (trial is not None and trial.is_retry),
         is_trial=trial is not None,
     )
-
-
-def _log_model(config: RunConfig, dataset: ImageDataset, model: keras.Model, split: Split) -> None:
-    if config.tracking.log_model:
-        from cnn_sweeps.models import plain_copy
-        from cnn_sweeps.tracking import models
-
-        models.log_model(plain_copy(model), dataset.image_shape, dataset.images[split.train[:1]])
 
 
 def _output_dir() -> Path:
@@ -292,9 +227,10 @@ def _train(
     progress: TrainingProgress,
     trial: TrialRun | None,
     record: EpochRecord,
-) -> Predict:
-    """Train the network from where `progress` stands, recording each epoch; give its predictions."""
+) -> TrainedNetwork:
+    """Train the network from where `progress` stands, recording each epoch."""
     from cnn_sweeps import training
+    from cnn_sweeps.completion import TrainedNetwork
     from cnn_sweeps.data.pipeline import image_tensor, training_images
     from cnn_sweeps.evaluation.metrics import summarize
 
@@ -312,4 +248,4 @@ def _train(
         return summarize(predict(split.val), dataset.labels[split.val])
 
     training.train(network, source, config.seed, validate, config.training, progress, record_epoch)
-    return predict
+    return TrainedNetwork(config, dataset, split, network.model, predict, progress)

@@ -23,7 +23,8 @@ LAYERS = [
     ["tracking", "tracking.store"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps"],
-    ["sweep", "sweep.settings", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger", "sweep.machine"],
+    ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],
+    ["sweep.settings"],
     ["sweep.study", "sweep.workers"],
     ["sweep.executors", "sweep.trial", "sweep.progress", "sweep.report"],
     ["sweep.application"],
@@ -35,6 +36,7 @@ LAYERS = [
     ["trial_run"],
     ["assembly"],
     ["chosen"],
+    ["completion"],
     ["experiment", "sweep_application"],
     ["train"],
 ]

@@ -17,8 +17,8 @@ class SweepApplication:
     """Adds nothing; `hydra.sweeper.application._target_` names a class that overrides what it needs."""
 
     prepare_worker: Callable[[], None] | None = None
-    """An importable function that each worker process runs before its first job, such as one that imports what takes
-    seconds; static."""
+    """An importable function that each worker of `hydra/launcher=workers` runs before its first job, such as one that
+    imports what takes seconds; static."""
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """Check the configuration of one trial before any is run, and give the settings that its result depends on.

@@ -80,17 +80,18 @@ def plan_workers(
 
 
 def _check_numbers(n_jobs: Any, gpus: Any, jobs_per_gpu: Any, max_worker_mb: Any) -> None:
-    if n_jobs != "auto" and not _is_count(n_jobs):
+    if n_jobs != "auto" and not is_count(n_jobs):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: should be auto or a number of jobs at once, at least 1")
     is_list = isinstance(gpus, Sequence) and not isinstance(gpus, str)
     if gpus is not None and not (is_list and all(type(each) is int for each in gpus) and len(set(gpus)) == len(gpus)):
         raise ConfigError(f"hydra.launcher.gpus={gpus}: should be a list of numbers, e.g. [0,1], or null for all")
     for key, value in {"jobs_per_gpu": jobs_per_gpu, "max_worker_mb": max_worker_mb}.items():
-        if value is not None and not _is_count(value):
+        if value is not None and not is_count(value):
             raise ConfigError(f"hydra.launcher.{key}={value}: should be a whole number, at least 1")
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Tell whether a setting is a whole number, at least 1."""
     return type(value) is int and value >= 1
 
 
@@ -150,9 +151,12 @@ def _total_memory_mb() -> int:
 
 
 def _free_memory_mb() -> int:
-    free = psutil.virtual_memory().available
-    limit, used = _read_limit("memory.max"), _read_limit("memory.current")
-    return int(min(free, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else free) // 2**20
+    free, limit = psutil.virtual_memory().available, _read_limit("memory.max")
+    if limit.isdigit():
+        statistics = dict(line.split() for line in _read_limit("memory.stat").splitlines())
+        used = int(_read_limit("memory.current") or 0) - int(statistics.get("inactive_file", 0))  # a cache, given back
+        free = min(free, int(limit) - used)
+    return int(free) // 2**20
 
 
 def _read_limit(name: str) -> str:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict,
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.machine import is_count
 
 Direction = Literal["minimize", "maximize"]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -16,12 +17,9 @@ DEFAULT_NUM_TRIALS = 20
 
 
 def _check_num_jobs(value: Any) -> Any:
-    if value != "auto" and (type(value) is not int or value < 1):
+    if value != "auto" and not is_count(value):
         raise ValueError("should be auto or a number of trials at once, at least 1")
     return value
-
-
-NumJobs = Annotated[Any, PlainValidator(_check_num_jobs)]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -38,7 +36,7 @@ class SweepSettings:
     storage: str | dict[str, Any] | None
     study_name: Annotated[str, Field(pattern=r"^[\w.:@+-]+$")] | None
     n_trials: Count | None
-    n_jobs: NumJobs
+    n_jobs: Annotated[Any, PlainValidator(_check_num_jobs)]
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None

@@ -119,5 +119,6 @@ def test_containers_quota_limits_the_cores(monkeypatch, tmp_path, quota, cores):
 def test_containers_limit_counts_as_the_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text(f"{300 * 2**20}\n")
-    (tmp_path / "memory.current").write_text(f"{100 * 2**20}\n")
+    (tmp_path / "memory.current").write_text(f"{150 * 2**20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {50 * 2**20}\nactive_file 9\n")
     assert machine._free_memory_mb() == 200
