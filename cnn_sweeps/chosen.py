@@ -117,7 +117,8 @@ def _register(
     from cnn_sweeps.models import plain_copy
     from cnn_sweeps.tracking import models
 
-    model_uri = models.log_model(plain_copy(model), dataset.image_shape, example)
+    record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, decision_threshold=None)
+    model_uri = models.log_model(plain_copy(model), record, example)
     name = config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
     split = config.split
     tags = {

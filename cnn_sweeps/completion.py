@@ -58,7 +58,8 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     results.write_pictures(results_dir, config, dataset, split, progress, test_probabilities)
     runs.log_files(results_dir)
     if config.tracking.log_model:
-        models.log_model(plain_copy(trained.model), dataset.image_shape, dataset.images[split.train[:1]])
+        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, decision_threshold=None)
+        models.log_model(plain_copy(trained.model), record, dataset.images[split.train[:1]])
     return final
 
 
