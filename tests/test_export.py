@@ -49,8 +49,17 @@ def run_tflite(pixels):
     return np.array(outputs)
 
 
-@pytest.mark.parametrize(("form", "run"), [("saved_model", run_saved_model), ("tflite", run_tflite)])
+def run_onnx(pixels):
+    session = pytest.importorskip("onnxruntime").InferenceSession("exported")
+    return session.run(None, {session.get_inputs()[0].name: pixels})[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "run"), [("saved_model", run_saved_model), ("tflite", run_tflite), ("onnx", run_onnx)]
+)
 def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kept_run, capsys):
+    if form == "onnx":
+        pytest.importorskip("tf2onnx")
     folder, files = photos
     export([str(folder), *settings, f"format={form}", "output=exported"])
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32) / 255
@@ -60,7 +69,7 @@ def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kep
     assert [file.name for file in Path().iterdir()] == ["exported"]
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "onnx"])
 def test_export_that_does_not_agree_is_not_kept(form, settings, monkeypatch):
     monkeypatch.setattr(conversion, "_LARGEST_DIFFERENCE", -1.0)
     message = refusal(export, *settings, f"format={form}", "output=exported")
@@ -89,7 +98,7 @@ def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
     ("arguments", "message"),
     [
         (["model=a"], "format=, output= is missing"),
-        (["model=a", "format=h5", "output=x"], "format=h5: no such format; allowed: saved_model, tflite"),
+        (["model=a", "format=h5", "output=x"], "format=h5: no such format; allowed: saved_model, tflite, onnx"),
         (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no is not there"),
         (["nowhere", "model=a", "format=tflite", "output=x"], "nowhere: there is no such file or folder"),
     ],
@@ -97,6 +106,12 @@ def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
 def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refusal(export, *arguments)
+
+
+def test_extra_that_onnx_needs_is_named(monkeypatch):
+    monkeypatch.setattr("cnn_sweeps.export.find_spec", lambda name: None)
+    message = refusal(export, "model=a", "format=onnx", "output=x")
+    assert message == "format=onnx: needs tf2onnx and onnxruntime; pip install 'cnn-sweeps[onnx]'"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["model=a", "format=tflite", "output=x"], 1)])
