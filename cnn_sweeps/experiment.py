@@ -25,9 +25,9 @@ from cnn_sweeps.tracking.runs import tracked_run
 from cnn_sweeps.tracking.store import find_store
 
 if TYPE_CHECKING:
-    from cnn_sweeps.completion import TrainedNetwork
     from cnn_sweeps.epoch_record import EpochRecord
     from cnn_sweeps.network import Network
+    from cnn_sweeps.trained import TrainedNetwork
     from cnn_sweeps.trial_run import TrialRun
 
 
@@ -230,9 +230,9 @@ def _train(
 ) -> TrainedNetwork:
     """Train the network from where `progress` stands, recording each epoch."""
     from cnn_sweeps import training
-    from cnn_sweeps.completion import TrainedNetwork
     from cnn_sweeps.data.pipeline import image_tensor, training_images
     from cnn_sweeps.evaluation.metrics import summarize
+    from cnn_sweeps.trained import TrainedNetwork
 
     images = image_tensor(dataset)
     balanced = config.training.class_weight == "balanced"

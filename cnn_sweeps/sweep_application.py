@@ -15,6 +15,7 @@ from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.config import check_config
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.retraining import retrain_trial
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
@@ -22,12 +23,12 @@ from cnn_sweeps.sweep.ledger import ERROR
 from cnn_sweeps.sweep.progress import describe_command, describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.study import SweepStudy
-from cnn_sweeps.tracking.runs import STATE_TAG
+from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
 from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
 
-_STORE = "tracking.uri"  # of a study
+_STORE, _RETRAINED = "tracking.uri", "retrained.trial"  # of a study
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
@@ -141,18 +142,63 @@ class CnnSweep(SweepApplication):
         with study.exclusively():  # so that of two controllers one tests
             for rank, trial in enumerate(self._chosen()):
                 lines += self._evaluate(trial, executor, is_best=rank == 0)
+            if self._config.retrain_best:
+                lines += self._retrain(executor)
         with tempfile.TemporaryDirectory() as folder:
             write_report(study.optuna_study, self._config.objective, Path(folder))
+            lines += self._report_ablation(study.ranking(), Path(folder))
             for name in ("multirun.yaml", "optimization_results.yaml"):
                 text = (self._folder / name).read_text(encoding="utf-8")
                 Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
             self._run.log_files(Path(folder))
         return lines
 
+    def _retrain(self, executor: Executor) -> list[str]:
+        """Train the best trial's configuration on training and validation images, unless that was done before."""
+        assert self._run is not None
+        trial = next(iter(self._chosen()), None)
+        if trial is None or not (self._folder / trial.user_attrs[FOLDER] / WEIGHTS_FILE).exists():
+            return []
+        study, number = self._study.optuna_study, str(trial.number)
+        if study.user_attrs.get(_RETRAINED) == number:
+            return [f"trial {number} was retrained before"]
+        metrics = self._run.read_metrics(trial.user_attrs[RUN_ID])
+        lines: list[str] = executor.call(
+            retrain_trial,
+            str(self._folder / trial.user_attrs[FOLDER]),
+            trial.number,
+            {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
+            study.user_attrs[DATA],
+            metrics.get("decision_threshold"),
+            self._config.evaluate_best > 0,
+            self._config.tracking.log_model,
+        )
+        study.set_user_attr(_RETRAINED, number)
+        return lines
+
+    def _report_ablation(self, trials: Sequence[FrozenTrial], folder: Path) -> list[str]:
+        """Write table and picture of an ablation, if the sweep is one; give them, and the verdicts, as text."""
+        is_ablation = trials and all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
+        if not is_ablation or len(self._config.objective) > 1:
+            return []
+        from cnn_sweeps.evaluation.ablation import AblationTraining, write_ablation  # noqa: PLC0415  takes 2 s
+
+        assert self._run is not None
+        trainings = [
+            AblationTraining(
+                arm=trial.params["ablation"],
+                seed=trial.params["seed"],
+                metrics=self._run.read_metrics(trial.user_attrs[RUN_ID]),
+                val_log_losses=self._run.read_history(trial.user_attrs[RUN_ID], "val_log_loss"),
+            )
+            for trial in sorted(trials, key=lambda trial: trial.number)
+        ]
+        return write_ablation(trainings, self._config.training.early_stopping.patience, folder)
+
     def _chosen(self) -> list[FrozenTrial]:
         """Give the trials to test; at least the best one if its model is to be kept."""
         config = self._config
-        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model else 0)
+        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
         recorded = [trial for trial in self._study.ranking() if FOLDER in trial.user_attrs]  # duplicates have none
         return recorded[:num_chosen]
 

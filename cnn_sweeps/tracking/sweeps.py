@@ -85,6 +85,11 @@ class SweepRun:
         """Give the newest metrics of a trial's run."""
         return dict(self._client.get_run(run_id).data.metrics)
 
+    @store_errors()
+    def read_history(self, run_id: str, metric: str) -> list[float]:
+        """Give a metric of a trial's run after each epoch."""
+        return [each.value for each in sorted(self._client.get_metric_history(run_id, metric), key=lambda m: m.step)]
+
 
 def open_sweep_run(
     uri: str, experiment_name: str, name: str, known_run_id: str | None, tags: dict[str, str], description: str
