@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from cnn_sweeps.assembly import build_network, load_data, prepare_libraries
@@ -119,12 +117,8 @@ def evaluate_trial(
         if config.evaluation.pictures != "none":
             trained.draw(Path(folder) / "results", evaluation)
         if keep_model:
-            lines.append(
-                _register(
-                    *(config, dataset, network.model, dataset.images[split.train[:1]]),
-                    *(number, run_id, value, study_name),
-                )
-            )
+            model_uri = trained.log_model(evaluation.threshold)
+            lines.append(_register(config, dataset, model_uri, number, run_id, value, study_name))
         done = {"test.evaluated": "true"} if on_test else {}
         done |= {"registered.model": "true"} if keep_model else {}
         runs.set_tags(done)  # last, so that what is cut off is done again
@@ -134,17 +128,14 @@ def evaluate_trial(
 def _register(
     config: RunConfig,
     dataset: ImageDataset,
-    model: keras.Model,
-    example: NDArray[np.uint8],
+    model_uri: str,
     number: int,
     run_id: str,
     value: float,
     study_name: str,
 ) -> str:
-    from cnn_sweeps.models import plain_copy
     from cnn_sweeps.tracking import models
 
-    model_uri = models.log_model(plain_copy(model), dataset.image_shape, example)
     split = config.split
     tags = {
         "study": study_name,

@@ -7,11 +7,9 @@ import difflib
 import functools
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
@@ -23,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_sweeps.errors import UserError
+from cnn_sweeps.signals import exit_on_signals
 
 _PACKAGE = Path(__file__).parent
 CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()))
@@ -56,9 +55,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(end) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(end, _exit_on_signal)
+    exit_on_signals()
     task_began = False
 
     @functools.wraps(task)
@@ -122,10 +119,6 @@ def _show_help(search_path: str) -> None:
         "--cfg",
         "job",
     ]
-
-
-def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _is_bug(error: Exception) -> bool:

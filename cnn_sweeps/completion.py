@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cnn_sweeps import chosen
-from cnn_sweeps.models import plain_copy
-from cnn_sweeps.tracking import models, runs
+from cnn_sweeps.tracking import runs
 from cnn_sweeps.trained import TrainedNetwork
 from cnn_sweeps.trial_run import TrialRun
 
@@ -18,8 +17,7 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     trained.log(final, evaluation)
     trained.draw(results_dir, evaluation)
     if trained.config.tracking.log_model:
-        dataset = trained.dataset
-        models.log_model(plain_copy(trained.model), dataset.image_shape, dataset.images[trained.split.train[:1]])
+        trained.log_model(evaluation.threshold)
     return final
 
 

@@ -62,8 +62,8 @@ def retrain_trial(
 def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: bool, keep_model: bool) -> list[str]:
     from cnn_sweeps import results
     from cnn_sweeps.data.pipeline import image_tensor, training_images
-    from cnn_sweeps.models import plain_copy
     from cnn_sweeps.tracking import models, runs
+    from cnn_sweeps.trained import TrainedNetwork
     from cnn_sweeps.training import train_epoch, train_metrics
 
     config, dataset, split, num_epochs = kept.config, kept.dataset, kept.split, kept.progress.best_epoch
@@ -77,12 +77,14 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
         train_epoch(network, source, config.seed, config.training.batch_size, epoch, num_epochs)
         runs.log_metrics(train_metrics(network.model), step=epoch)
     lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
+    predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
     if on_test and len(split.test):
-        test = results.measure(partial(network.predict, images), dataset, split.test, *results.TEST)
+        test = results.measure(predict, dataset, split.test, *results.TEST)
         runs.log_metrics(test.metrics | test.intervals, step=num_epochs)
         lines.append(f"retrained trial {number} on the test images, once: {test.describe()}")
     if keep_model:
-        model_uri = models.log_model(plain_copy(network.model), dataset.image_shape, dataset.images[both[:1]])
-        version_tags = {"trial.number": str(number), "retrained.images": str(len(both))}
-        lines.append(models.register_beside(registered_name(config, dataset), model_uri, version_tags, ALIAS))
+        trained = TrainedNetwork(config, dataset, whole, network.model, predict, kept.progress)
+        tags = {"trial.number": str(number), "retrained.images": str(len(both))}
+        name = registered_name(config, dataset)
+        lines.append(models.register_beside(name, trained.log_model(threshold), tags, ALIAS))
     return lines

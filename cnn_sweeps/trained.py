@@ -11,9 +11,10 @@ from cnn_sweeps import results
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
+from cnn_sweeps.models import plain_copy
 from cnn_sweeps.results import Evaluation, Predict
 from cnn_sweeps.schema import RunConfig
-from cnn_sweeps.tracking import runs
+from cnn_sweeps.tracking import models, runs
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,9 @@ class TrainedNetwork:
         write_pictures(folder, self.model, self.dataset, evaluation, self.progress, self.config.training)
         results.write_report(folder, self.dataset, evaluation.held_out)
         runs.log_files(folder)
+
+    def log_model(self, threshold: float | None) -> str:
+        """Keep the network with the run, of standard layers, with its record; give the model's address."""
+        dataset = self.dataset
+        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
+        return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])

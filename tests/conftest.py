@@ -42,6 +42,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mlflow")
 
 
+@pytest.fixture(scope="session")
+def kept_run(store: Path):
+    """A run of the smallest training, of two classes; its model is version 1 of `tiny`, with the alias `tiniest`."""
+    import mlflow
+    from tiny_sweeps import command_in
+
+    folder = store / "kept"
+    folder.mkdir()
+    with command_in(folder, store) as run_train_here:
+        run_train_here(*TINY, "tracking.experiment_name=kept")
+    (run,) = mlflow.search_runs(experiment_names=["kept"], output_format="list")
+    mlflow.register_model(f"models:/{run.outputs.model_outputs[0].model_id}", "tiny")
+    mlflow.MlflowClient().set_registered_model_alias("tiny", "tiniest", "1")
+    return run
+
+
 @pytest.fixture
 def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the command `python -m cnn_sweeps.train ARGUMENTS` in this process, in a folder of its own."""

@@ -126,7 +126,11 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
         monkeypatch.delitem(sys.modules, name)
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     assert not any(name.startswith("cnn_sweeps.models") for name in sys.modules)
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 16, 16, 1)
+    assert model.metadata.metadata["cnn_sweeps"] == {
+        "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
+        "image_shape": [16, 16, 1],
+        "decision_threshold": None,
+    }
     assert model.input_example.shape == (1, 16, 16, 1)
 
     data = call_target("data", compose(*TINY).data)

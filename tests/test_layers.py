@@ -8,13 +8,13 @@ import pytest
 import cnn_sweeps
 
 LAYERS = [
-    ["errors", "locks", "owners", "passwords"],
-    ["schema", "targets", "command_line"],
+    ["errors", "locks", "owners", "passwords", "signals"],
+    ["schema", "targets", "command_line", "arguments", "whole_files"],
     ["config"],
     # within a layer, each line may use the ones before it
     ["data.dataset", "data.decode"],
     ["data.cache", "data.arrays", "data.split"],
-    ["data.folder", "data.pipeline"],
+    ["data.folder", "data.pipeline", "data.batches"],
     ["data"],
     ["models.blocks"],
     ["models.cnn", "models.residual"],
@@ -23,9 +23,9 @@ LAYERS = [
     ["evaluation.estimates"],
     ["evaluation.figures", "evaluation.grad_cam"],
     ["evaluation.image_sheets", "evaluation.ablation"],
-    ["tracking", "tracking.store"],
+    ["tracking", "tracking.store", "tracking.served_model"],
     ["tracking.runs", "tracking.models"],
-    ["tracking.sweeps"],
+    ["tracking.sweeps", "tracking.kept_models"],
     ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],
     ["sweep.settings"],
     ["sweep.study", "sweep.workers"],
@@ -33,8 +33,8 @@ LAYERS = [
     ["sweep.application"],
     ["sweep.preparation"],
     ["sweep.sweeper"],
-    ["repeats", "epoch_record", "network"],
-    ["training"],
+    ["repeats", "epoch_record", "network", "prediction", "conversion"],
+    ["training", "prediction_output"],
     ["results"],
     ["pictures"],
     ["trained"],
@@ -43,7 +43,7 @@ LAYERS = [
     ["chosen"],
     ["completion", "retraining"],
     ["experiment", "sweep_application"],
-    ["train"],
+    ["train", "predict", "export"],
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 PACKAGE = Path(cnn_sweeps.__file__).parent

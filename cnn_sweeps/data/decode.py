@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,21 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
         DataError: with the reason why the file is no image that can be used.
         OSError, MemoryError: if the machine cannot read it now.
     """
-    if reason := _why_not_an_image(path):
-        raise DataError(reason)
     try:
-        with Image.open(path) as image:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    with file:
+        return decode_stream(file, height, width, channels)
+
+
+def decode_stream(stream: BinaryIO, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Do what `decode_image` does with what an image file holds; the stream is at its start."""
+    if reason := _why_not_an_image(stream.read(40)):
+        raise DataError(reason)
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
             side = 2 * max(height, width)  # EXIF may still swap them
             image.draft(None, (side, side))
             image.load()  # turns a TIFF by itself
@@ -57,12 +69,7 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
     return np.asarray(pixels, np.uint8).reshape(height, width, channels)
 
 
-def _why_not_an_image(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(40)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+def _why_not_an_image(start: bytes) -> str | None:
     if not start:
         return "is empty"
     if start.startswith(b"version https://git-lfs"):

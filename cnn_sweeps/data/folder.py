@@ -110,8 +110,40 @@ def _list_classes(folder: Path, split: str) -> list[_ImageFile]:
     return [
         _ImageFile(path, class_folder.name, split)
         for class_folder in _subfolders(folder)
-        for path in sorted(class_folder.rglob("*"))
-        if path.is_file() and not _is_hidden(path.relative_to(class_folder)) and path.name.lower() not in _NO_IMAGES
+        for path in list_image_files(class_folder)
+    ]
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Give the files among the paths, and those at any depth of the folders among them, each once.
+
+    Raises:
+        DataError: if a path is not there, or cannot be read, or a folder holds no file.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        try:
+            if not path.exists():
+                raise DataError(f"{path}: there is no such file or folder; name images, or folders of them")
+            files = list_image_files(path) if path.is_dir() else [path]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); name images, or folders of them") from error
+        if not files:
+            raise DataError(f"{path}: there is no image in this folder; name one that holds images at any depth")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def list_image_files(folder: Path) -> list[Path]:
+    """Give the files at any depth of a folder, sorted, but for hidden ones and what file managers leave.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not _is_hidden(path.relative_to(folder)) and path.name.lower() not in _NO_IMAGES
     ]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.tracking.store import store_errors
 
@@ -18,15 +22,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
+RECORD_KEY = "cnn_sweeps"
+"""What a model's record is called in its MLflow metadata."""
+KERAS_FILE = "artifacts/model.keras"
+"""Where in a model's folder its network is."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What using a model takes beside the network; kept with it.
+
+    Attributes:
+        class_names: at least two; with exactly two, the network gives the probability of the second.
+        image_shape: height, width, channels (1 or 3).
+        decision_threshold: of two classes the second is chosen from this probability on, 0 to 1; None: from 0.5.
+    """
+
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    image_shape: tuple[int, int, int]
+    decision_threshold: Annotated[float, Field(ge=0, le=1)] | None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Give it as MLflow keeps it: of plain lists, numbers and texts."""
+        plain = asdict(self)
+        return {
+            RECORD_KEY: plain | {"class_names": list(map(str, self.class_names)), "image_shape": list(self.image_shape)}
+        }
 
 
 @store_errors()
-def log_model(model: keras.Model, input_shape: Sequence[int], example: NDArray[np.uint8]) -> str:
-    """Keep the model with the run, with a signature and an example, loadable by `mlflow.pyfunc.load_model`.
+def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8]) -> str:
+    """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
 
     Args:
         model: of standard Keras layers; takes float32 (B, height, width, channels) in 0 to 1, gives probabilities.
-        input_shape: height, width, channels.
+        record: what using it takes.
         example: uint8, (1, height, width, channels).
 
     Returns:
@@ -36,20 +66,26 @@ def log_model(model: keras.Model, input_shape: Sequence[int], example: NDArray[n
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
+    # itself tells encoded images from pixels, and refuses wrong shapes.
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *input_shape))]),
+        inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, model.output_shape[1]))]),
     )
-    # not mlflow.keras, which cannot save an input example (3.17)
-    logged = mlflow.tensorflow.log_model(
-        model,
-        name="model",
-        signature=signature,
-        input_example=example.astype(np.float32) / 255,
-        pip_requirements=[
-            f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS
-        ],  # else MLflow takes 30 s to find out
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(KERAS_FILE).name
+        model.save(file)
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=Path(__file__).with_name("served_model.py"),  # code, so that nothing is pickled
+            artifacts={"model": str(file)},
+            signature=signature,
+            input_example=example.astype(np.float32) / 255,
+            metadata=record.as_metadata(),
+            pip_requirements=[
+                f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS
+            ],  # else MLflow takes 30 s to find out
+        )
     return str(logged.model_uri)
 
 

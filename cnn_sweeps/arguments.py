@@ -1,0 +1,75 @@
+"""Command lines of images and a model, as `predict` and `export` have them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.signals import exit_on_signals
+
+_SETTING = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)", re.DOTALL)
+_SEE_HELP = "--help shows what there is"
+
+
+class CommandLine(argparse.ArgumentParser):
+    """Reads flags, paths, and settings as key=value, in any order."""
+
+    def __init__(self, help_text: str, required: Sequence[str], optional: Sequence[str]) -> None:
+        """Know the help, and the keys of the settings that must and that may be given."""
+        super().__init__(allow_abbrev=False)
+        self._help, self._required, self._keys = help_text, required, [*required, *optional]
+        self.add_argument("words", nargs="*")
+
+    def format_help(self) -> str:
+        """Give the help as it was written."""
+        return self._help
+
+    def error(self, message: str) -> NoReturn:
+        """Tell argparse's complaint as all errors of a command line are told."""
+        raise ConfigError(f"{message}; {_SEE_HELP}")
+
+    def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Path], dict[str, str]]:
+        """Give the flags, the paths, and the settings that are given.
+
+        Raises:
+            ConfigError: if a setting is unknown, missing, empty or given twice.
+        """
+        flags = self.parse_intermixed_args(arguments)
+        paths: list[Path] = []
+        settings: dict[str, str] = {}
+        for word in flags.words:
+            setting = _SETTING.fullmatch(word)
+            if setting is None:
+                paths.append(Path(word).expanduser())
+                continue
+            key, value = setting.groups()
+            if key not in self._keys:
+                raise ConfigError(f"{key}: no such setting; allowed: {', '.join(self._keys)}; a file is ./{word}")
+            if key in settings or not value:
+                raise ConfigError(f"{word}: {'given twice' if value else 'it has no value'}; give {key} one value")
+            settings[key] = value
+        if missing := [key for key in self._required if key not in settings]:
+            raise ConfigError(f"{'=, '.join(missing)}= is missing; {_SEE_HELP}")
+        return flags, paths, settings
+
+
+def run_command(command: Callable[[Sequence[str]], None]) -> None:
+    """Run a command on the process's arguments; end the process with what went wrong, if anything, in one line.
+
+    Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    exit_on_signals()
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)

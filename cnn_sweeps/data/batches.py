@@ -1,0 +1,112 @@
+"""Image files as batches, of which only a few are in memory at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cnn_sweeps.data.decode import decode_image
+from cnn_sweeps.errors import DataError
+
+_PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
+_MOST_IMAGES_A_BATCH = 256
+
+
+class BadFiles:
+    """Names files that are no usable images as they come, and counts them."""
+
+    def __init__(self) -> None:
+        """Have none."""
+        self.count = 0
+
+    def __call__(self, path: Path, reason: str) -> None:
+        """Name one, on the standard error stream."""
+        tqdm.write(f"left out: {printable(path)} {reason}", file=sys.stderr)
+        self.count += 1
+
+    def refuse(self, num_files: int) -> None:
+        """Be done with all files.
+
+        Raises:
+            DataError: if there were bad ones.
+        """
+        if self.count:
+            raise DataError(f"{self.count:,} of {num_files:,} files are no usable images and were left out, as named")
+
+
+def printable(path: Path) -> str:
+    """Give a path as one line that a terminal shows as it is."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def decoded_batches(
+    files: Sequence[Path], image_shape: tuple[int, int, int], on_bad_file: Callable[[Path, str], None]
+) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
+    """Decode files in threads, some ahead of what is taken, and give them in order with their pixels.
+
+    Every batch but the last is of the same size. On a terminal a progress bar shows how far it is.
+
+    Args:
+        files: of any kind.
+        image_shape: height, width and channels to decode to.
+        on_bad_file: called with each file that is no usable image, and the reason; it is in no batch.
+
+    Yields:
+        B files, and their images, uint8 (B, height, width, channels), 0 to 255.
+    """
+    height, width, _ = image_shape
+    batch_size = min(_MOST_IMAGES_A_BATCH, max(1, _PIXELS_A_BATCH // (height * width)))
+    paths: list[Path] = []
+    images: list[NDArray[np.uint8]] = []
+    with warnings.catch_warnings():  # not where threads decode: the filters are the process's
+        warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
+        for path, decoded in _decode_ahead(files, image_shape, 2 * batch_size):
+            if isinstance(decoded, str):
+                on_bad_file(path, decoded)
+                continue
+            paths.append(path)
+            images.append(decoded)
+            if len(paths) == batch_size:
+                yield paths, np.stack(images)
+                paths, images = [], []
+    if paths:
+        yield paths, np.stack(images)
+
+
+def _decode_ahead(
+    files: Sequence[Path], image_shape: tuple[int, int, int], num_ahead: int
+) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
+    """Give each file with its pixels, or with the reason why it has none."""
+    waiting: deque[tuple[Path, Future[NDArray[np.uint8] | str]]] = deque()
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(files), desc="images", unit="", disable=None, leave=False) as bar,
+    ):
+        for file in files:
+            waiting.append((file, pool.submit(_decode, file, image_shape)))
+            if len(waiting) > num_ahead:
+                path, decoded = waiting.popleft()
+                yield path, decoded.result()
+                bar.update()
+        for path, decoded in waiting:
+            yield path, decoded.result()
+            bar.update()
+
+
+def _decode(file: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8] | str:
+    try:
+        return decode_image(file, *image_shape)
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"

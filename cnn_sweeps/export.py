@@ -1,0 +1,71 @@
+"""Write a kept model for other programs: `python -m cnn_sweeps.export model=champion format=tflite output=PATH`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnn_sweeps.arguments import CommandLine, run_command
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.whole_files import check_target
+
+FORMATS = ("saved_model", "tflite")
+_HELP = """\
+Write a model that a training or a sweep has kept for other programs, and check that it gives what Keras gives.
+
+Examples:
+  python -m cnn_sweeps.export model=champion format=saved_model output=exported
+  python -m cnn_sweeps.export PHOTOS model=NAME@champion format=tflite output=model.tflite
+
+The check takes random images, and those that are named, or in folders that are named, if any. If a probability differs
+by more than 1e-4, nothing is written. What is written takes float32 pixels in 0 to 1, (N, height, width, channels),
+and gives the probability of the second of two classes, (N, 1), or of each of more classes, (N, C).
+
+Settings:
+  model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
+                    folder of an MLflow model
+  format=FORMAT     saved_model, a folder for TensorFlow, or tflite, a file for TensorFlow Lite
+  output=PATH       what to make; it must not be there
+  tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
+"""
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: if something in it cannot be used, or the formats do not agree, or a named file is no usable image.
+    """
+    command_line = CommandLine(_HELP, required=["model", "format", "output"], optional=["tracking.uri"])
+    _, paths, settings = command_line.read(arguments)
+    if settings["format"] not in FORMATS:
+        raise ConfigError(f"format={settings['format']}: no such format; allowed: {', '.join(FORMATS)}")
+    target = Path(settings["output"]).expanduser()
+    check_target(target, "output", may_exist=False)
+    from cnn_sweeps.assembly import prepare_libraries
+    from cnn_sweeps.data.folder import find_images
+    from cnn_sweeps.tracking.kept_models import load_kept_model
+
+    files = find_images(paths)
+    prepare_libraries()
+    kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
+    from cnn_sweeps.conversion import NUM_RANDOM_IMAGES, convert
+    from cnn_sweeps.data.batches import BadFiles, decoded_batches
+
+    bad_files = BadFiles()
+    images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))
+    difference, num_images = convert(kept, settings["format"], target, images)
+    print(
+        f"{target}: agrees with Keras on {NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
+        f"the largest difference of a probability is {difference:.1e}"
+    )
+    bad_files.refuse(len(files))
+
+
+def main() -> None:
+    """Run `export` on this process's arguments."""
+    run_command(export)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Give images their classes: `python -m cnn_sweeps.predict IMAGE_OR_FOLDER... model=champion`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnn_sweeps.arguments import CommandLine, run_command
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.whole_files import check_target
+
+if TYPE_CHECKING:
+    from cnn_sweeps.tracking.kept_models import KeptModel
+
+_HELP = """\
+Give images their classes with a model that a training or a sweep has kept, prepared as they were in training.
+
+Examples:
+  python -m cnn_sweeps.predict PHOTOS model=champion
+  python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=NAME@champion --csv classes.csv
+
+A folder is searched at any depth; hidden files are left out. Of two classes the second is chosen from the model's
+decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images are named, and
+the exit code is then 1.
+
+Settings:
+  model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
+                    folder of an MLflow model
+  tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
+
+Flags:
+  --csv FILE   write the table there, with the probabilities of all classes, instead of showing it
+  --json FILE  the same as a list of objects
+"""
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: if something in it cannot be used, or a file is no usable image; the others are predicted then.
+    """
+    command_line = CommandLine(_HELP, required=["model"], optional=["tracking.uri"])
+    command_line.add_argument("--csv", type=Path)
+    command_line.add_argument("--json", type=Path)
+    flags, paths, settings = command_line.read(arguments)
+    if not paths:
+        raise ConfigError("no image is named; name images, or folders of them")
+    for flag, target in (("--csv", flags.csv), ("--json", flags.json)):
+        if target is not None:
+            check_target(target, flag, may_exist=True)
+    from cnn_sweeps.assembly import prepare_libraries
+    from cnn_sweeps.data.folder import find_images
+    from cnn_sweeps.tracking.kept_models import load_kept_model
+
+    files = find_images(paths)
+    prepare_libraries()
+    kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
+    _predict_and_write(kept, files, flags.csv, flags.json)
+
+
+def _predict_and_write(kept: KeptModel, files: Sequence[Path], csv_file: Path | None, json_file: Path | None) -> None:
+    from cnn_sweeps import prediction_output as output
+    from cnn_sweeps.data.batches import BadFiles
+    from cnn_sweeps.prediction import predict_files
+
+    counts: Counter[str] = Counter()
+    bad_files, class_names = BadFiles(), kept.record.class_names
+    with ExitStack() as stack:
+        tables = [stack.enter_context(output.csv_table(csv_file, class_names))] if csv_file else []
+        tables += [stack.enter_context(output.json_table(json_file))] if json_file else []
+        tables = tables or [output.terminal_table(files, class_names)]
+        for prediction in predict_files(kept, files, bad_files):
+            for write in tables:
+                write(prediction)
+            counts[prediction.class_name] += 1
+    print(output.summarize(counts, kept.record))
+    bad_files.refuse(len(files))
+
+
+def main() -> None:
+    """Run `predict` on this process's arguments."""
+    run_command(predict)
+
+
+if __name__ == "__main__":
+    main()

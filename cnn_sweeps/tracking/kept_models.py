@@ -1,0 +1,201 @@
+"""Finds the model that a command line names, and loads it without running code that was kept with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
+from cnn_sweeps.tracking.store import find_existing_store, store_errors
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+
+MODEL_FORMS = "an alias (champion), NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ABOUT_FILE = "MLmodel"
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Which model is meant, by a folder, or a run, or a version or an alias in the registry.
+
+    Attributes:
+        text: as the command line has it.
+        folder: of an MLflow model on this machine.
+        run_id: of the MLflow run that kept it.
+        name: of the registered model; None with an alias: the only one that has it.
+        version: of the registered model.
+        alias: in the registered model.
+    """
+
+    text: str
+    folder: Path | None = None
+    run_id: str | None = None
+    name: str | None = None
+    version: str | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """A network with what using it takes.
+
+    Attributes:
+        network: takes float32 (B, height, width, channels) in 0 to 1, gives float32 (B, 1) or (B, C).
+        record: of the same shape and classes.
+    """
+
+    network: keras.Model
+    record: ModelRecord
+
+
+def load_kept_model(text: str, uri: str | None) -> KeptModel:
+    """Load the network in Keras's safe mode, and its record; nothing of the model's folder is run or unpickled.
+
+    Args:
+        text: which model: an alias, NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model, which
+            goes before everything else.
+        uri: of the tracking store; None: the environment's, or the default. For a folder none is needed.
+
+    Raises:
+        ModelError: if there is no such model, or it cannot be used.
+        TrackingError: if the store cannot be used.
+    """
+    with _folder_of(_parse(text), uri) as folder:
+        record = _read_record(folder, text)
+        network = _load_network(folder / KERAS_FILE, text)
+    units = 1 if len(record.class_names) == 2 else len(record.class_names)
+    found, recorded = (network.input_shape, network.output_shape), ((None, *record.image_shape), (None, units))
+    if found != recorded:
+        raise ModelError(
+            f"model={text}: its network goes from {found[0]} to {found[1]}, its record says from {recorded[0]} to "
+            f"{recorded[1]}; keep the model anew, with a training"
+        )
+    return KeptModel(network, record)
+
+
+def _parse(text: str) -> _Reference:
+    folder = Path(text).expanduser()
+    if (folder / _ABOUT_FILE).is_file():
+        return _Reference(text, folder=folder)
+    name, slash, version = text.rpartition("/")
+    if slash and not (name and "/" not in name and version.isdecimal()):
+        missing = f"there is no {_ABOUT_FILE} in it" if folder.is_dir() else "there is no such folder"
+        raise ModelError(f"model={text}: {missing}; give {MODEL_FORMS}")
+    if slash:
+        return _Reference(text, name=name, version=version)
+    if _RUN_ID.fullmatch(text):
+        return _Reference(text, run_id=text)
+    name, _, alias = text.rpartition("@")
+    return _Reference(text, name=name or None, alias=alias)
+
+
+@contextmanager
+def _folder_of(reference: _Reference, uri: str | None) -> Iterator[Path]:
+    if reference.folder is not None:
+        yield reference.folder
+        return
+    store = find_existing_store(uri)  # before MLflow is imported
+    import mlflow
+
+    with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
+        with store_errors():
+            mlflow.set_tracking_uri(store)
+            found = _locate(reference, mlflow.MlflowClient())
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=found, dst_path=temporary)
+        yield Path(folder)
+
+
+def _locate(reference: _Reference, client: MlflowClient) -> str:
+    """Give the model's address in the store."""
+    text = reference.text
+    if reference.run_id is not None:
+        with _unknown_as(f"model={text}: there is no run of this id; `mlflow ui` shows all"):
+            run = client.get_run(reference.run_id)
+        kept = run.outputs.model_outputs if run.outputs else []
+        if not kept:
+            raise ModelError(f"model={text}: this run has kept no model; of a sweep, the champion's run has one")
+        return f"models:/{kept[-1].model_id}"
+    if reference.version is not None:
+        assert reference.name is not None
+        with _unknown_as(f"model={text}: there is no such version; {_describe_registry(client)}"):
+            client.get_model_version(reference.name, reference.version)
+        return f"models:/{reference.name}/{reference.version}"
+    aliases = {model.name: model.aliases for model in _registered_models(client)}
+    holders = [name for name in aliases if reference.alias in aliases[name] and reference.name in (None, name)]
+    if not holders:
+        known = reference.name is None or reference.name in aliases
+        raise ModelError(
+            f"model={text}: there is no such {'alias' if known else 'model'}; {_describe_registry(client)}"
+        )
+    if len(holders) > 1:
+        raise ModelError(f"model={text}: {', '.join(holders)} have this alias; write model={holders[0]}@{text}")
+    return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
+
+
+@contextmanager
+def _unknown_as(message: str) -> Iterator[None]:
+    """Tell that the store does not have what is asked for."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ModelError(message) from error
+        raise
+
+
+def _registered_models(client: MlflowClient) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _describe_registry(client: MlflowClient) -> str:
+    names = [
+        f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'})"
+        for model in _registered_models(client)
+    ]
+    return f"registered are {', '.join(names)}" if names else "no model is registered; a sweep registers its best one"
+
+
+def _read_record(folder: Path, text: str) -> ModelRecord:
+    try:
+        about = yaml.safe_load((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
+        return TypeAdapter(ModelRecord).validate_python(about["metadata"][RECORD_KEY])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValidationError) as error:
+        raise ModelError(
+            f"model={text}: its {_ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
+            f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"
+        ) from error
+
+
+def _load_network(file: Path, text: str) -> keras.Model:
+    import keras
+
+    if not file.is_file():
+        raise ModelError(f"model={text}: {KERAS_FILE} is not in it; keep the model anew, with a training")
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # whatever Keras meets in a file that somebody may have changed
+        reason = " ".join(str(error).split()).partition(". ")[0][:300]
+        raise ModelError(
+            f"model={text}: {KERAS_FILE} is damaged, or holds code or layers that are not Keras's own, which are not "
+            f"loaded ({reason})"
+        ) from error

@@ -1,0 +1,86 @@
+"""How a kept model answers in MLflow: this file is copied into its folder and run wherever MLflow loads it.
+
+Pixels need Keras and NumPy alone; encoded images are decoded by this package, which must be installed there.
+"""
+
+import base64
+import io
+from typing import Any
+
+import keras
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+_IMAGES_A_CALL = 64
+
+
+class ServedModel(PythonModel):
+    """Gives the probabilities of encoded images, or of images as pixels."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the network, which runs no code of the file's own."""
+        self._network = keras.saving.load_model(context.artifacts["model"], safe_mode=True)
+        self._image_shape = tuple(self._network.input_shape[1:])
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002  MLflow hands it over
+        model_input: np.ndarray,  # type: ignore[type-arg]  MLflow knows this type hint only
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> NDArray[np.float32]:
+        """Give the probability of the second of two classes, float32 (N, 1), or of each of more classes, (N, C).
+
+        Args:
+            context: of the model.
+            model_input: N image files of any kind in Base64, (N,), or pixels in 0 to 1, (N, height, width, channels).
+            params: none.
+
+        Raises:
+            MlflowException: if they are neither; a client gets it with status 400.
+        """
+        is_encoded = len(model_input) > 0 and all(isinstance(image, str) for image in model_input)
+        pixels = self._decode(model_input) if is_encoded else self._check(model_input)
+        outputs = [
+            keras.ops.convert_to_numpy(self._network(pixels[start : start + _IMAGES_A_CALL], training=False))
+            for start in range(0, max(1, len(pixels)), _IMAGES_A_CALL)
+        ]
+        return np.concatenate(outputs)
+
+    def _check(self, given: NDArray[Any]) -> NDArray[np.float32]:
+        expected = f"allowed: image files in Base64, or pixels in 0 to 1 of shape (N, {str(self._image_shape)[1:]}"
+        try:
+            pixels = np.asarray(given).astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise _refusal(f"the images are no arrays of pixels of one shape ({error}); {expected}") from error
+        if pixels.shape[1:] != self._image_shape:
+            raise _refusal(f"the images have shape {pixels.shape}; {expected}")
+        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise _refusal(f"the pixels go from {pixels.min():g} to {pixels.max():g}; {expected}")
+        return pixels
+
+    def _decode(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            from cnn_sweeps.data.decode import decode_stream
+            from cnn_sweeps.errors import DataError
+        except ImportError as error:
+            raise _refusal("image files need cnn-sweeps installed where the model is served; send pixels") from error
+        decoded = []
+        for number, image in enumerate(images, 1):
+            try:
+                content = base64.b64decode("".join(image.split()), validate=True)  # which may be wrapped into lines
+                decoded.append(decode_stream(io.BytesIO(content), *self._image_shape))
+            except DataError as error:
+                raise _refusal(f"image {number} of {len(images)} {error}") from error
+            except ValueError as error:
+                raise _refusal(f"image {number} of {len(images)} is no Base64 ({error})") from error
+        return np.stack(decoded).astype(np.float32) / 255
+
+
+def _refusal(message: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(message)
+
+
+set_model(ServedModel())

@@ -1,0 +1,107 @@
+"""`python -m cnn_sweeps.export`: other programs' formats, which give what Keras gives or are not there."""
+
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import tensorflow as tf
+from kept_models import outputs_for, refusal, started_command, write_photos
+from PIL import Image
+
+from cnn_sweeps import conversion
+from cnn_sweeps.export import FORMATS, export
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of twelve images, and its image files."""
+    folder = tmp_path_factory.mktemp("photos")
+    return folder, write_photos(folder)
+
+
+@pytest.fixture
+def settings(store, kept_run, tmp_path, monkeypatch):
+    """The settings that name the kept model; the working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    return ["model=tiniest", f"tracking.uri=sqlite:///{store}/mlflow.db"]
+
+
+def run_saved_model(pixels):
+    return tf.saved_model.load("exported").serve(pixels).numpy()
+
+
+def run_tflite(pixels):
+    interpreter = tf.lite.Interpreter("exported")
+    outputs = []
+    for image in pixels[:, np.newaxis]:  # one at a time, as on a phone
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
+    return np.array(outputs)
+
+
+@pytest.mark.parametrize(("form", "run"), [("saved_model", run_saved_model), ("tflite", run_tflite)])
+def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kept_run, capsys):
+    folder, files = photos
+    export([str(folder), *settings, f"format={form}", "output=exported"])
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32) / 255
+    np.testing.assert_allclose(run(pixels), outputs_for(kept_run, files), atol=1e-5)
+    told = r"exported: agrees with Keras on 16 random and 12 given images; the largest .* is (\d\.\de[-+]\d\d)\n"
+    assert float(re.fullmatch(told, capsys.readouterr().out)[1]) < 1e-5
+    assert [file.name for file in Path().iterdir()] == ["exported"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_export_that_does_not_agree_is_not_kept(form, settings, monkeypatch):
+    monkeypatch.setattr(conversion, "_LARGEST_DIFFERENCE", -1.0)
+    message = refusal(export, *settings, f"format={form}", "output=exported")
+    assert re.match(f"format={form}: its probabilities differ from Keras's by up to .*; it is not kept", message)
+    assert not list(Path().iterdir())
+
+
+def test_nothing_is_overwritten(settings):
+    Path("exported").write_text("older")
+    message = refusal(export, *settings, "format=tflite", "output=exported")
+    assert message == "output=exported: is there already; name a new place, or remove it"
+    assert Path("exported").read_text() == "older"
+
+
+def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
+    Path("broken.png").write_bytes(b"no image")
+    message = refusal(export, "broken.png", photos[1][0], *settings, "format=saved_model", "output=exported")
+    assert message == "1 of 2 files are no usable images and were left out, as named"
+    shown = capsys.readouterr()
+    assert "broken.png is no image of a known format" in shown.err
+    assert "16 random and 1 given images" in shown.out
+    assert Path("exported/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=a"], "format=, output= is missing"),
+        (["model=a", "format=h5", "output=x"], "format=h5: no such format; allowed: saved_model, tflite"),
+        (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no is not there"),
+        (["nowhere", "model=a", "format=tflite", "output=x"], "nowhere: there is no such file or folder"),
+    ],
+)
+def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(export, *arguments)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["model=a", "format=tflite", "output=x"], 1)])
+def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
+    done = started_command("cnn_sweeps.export", tmp_path, *arguments)
+    shown, imported = done.stdout.split("IMPORTED")
+    assert done.returncode == code
+    assert not set(imported.split()) & SLOW
+    assert "python -m cnn_sweeps.export" in shown if code == 0 else "there is no such database" in done.stderr

@@ -1,0 +1,327 @@
+"""`python -m cnn_sweeps.predict`: which model, which images, what comes of them, and what is refused."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from kept_models import copy_model, outputs_for, refusal, started_command, write_photos
+
+from cnn_sweeps.data.batches import printable
+from cnn_sweeps.models import classification_head
+from cnn_sweeps.predict import predict
+from cnn_sweeps.prediction import choose_classes
+from cnn_sweeps.tracking.models import ModelRecord, log_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CLASSES = ["stripes 0 degrees", "stripes 90 degrees"]
+SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of twelve images, and its image files."""
+    folder = tmp_path_factory.mktemp("photos")
+    return folder, write_photos(folder)
+
+
+@pytest.fixture
+def uri(store, kept_run, tmp_path, monkeypatch):
+    """The setting that names the store of the kept models; the working folder holds none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    return f"tracking.uri=sqlite:///{store}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def model_of_three(kept_run):
+    """The address of a kept model of three classes."""
+    inputs = keras.Input((8, 8, 3))
+    network = keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 3))
+    with mlflow.start_run(experiment_id=kept_run.info.experiment_id):
+        record = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), decision_threshold=None)
+        return log_model(network, record, np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def read_json(file):
+    return json.loads(Path(file).read_text())
+
+
+def test_images_are_prepared_as_in_training_and_get_the_more_probable_class(photos, uri, kept_run):
+    folder, files = photos
+    predict([str(folder), f"model={kept_run.info.run_id}", uri, "--json", "table.json"])
+    table = read_json("table.json")
+    second = outputs_for(kept_run, files)[:, 0]
+    assert [row["file"] for row in table] == [str(file) for file in files]
+    np.testing.assert_allclose([row["probabilities"][CLASSES[1]] for row in table], second, atol=1e-6)
+    assert [row["class"] for row in table] == [CLASSES[int(probability >= 0.5)] for probability in second]
+    assert all(row["probability"] == row["probabilities"][row["class"]] for row in table)
+
+
+@pytest.mark.parametrize("named", ["tiniest", "tiny@tiniest", "tiny/1", "the run", "its folder"])
+def test_model_is_found_by_alias_version_run_or_folder(named, photos, uri, kept_run, tmp_path):
+    by_run = {"the run": kept_run.info.run_id, "its folder": "copy"}
+    if named == "its folder":
+        copy_model(kept_run, tmp_path / "copy")
+        uri = "tracking.uri=sqlite:///nowhere.db"  # which is not needed
+    predict([str(photos[0]), f"model={by_run.get(named, named)}", uri, "--json", "table.json"])
+    second = outputs_for(kept_run, photos[1])[:, 0]
+    found = [row["probabilities"][CLASSES[1]] for row in read_json("table.json")]
+    np.testing.assert_allclose(found, second, atol=1e-6)
+
+
+def test_store_is_only_read(photos, uri, kept_run):
+    folder = Path(mlflow.get_experiment(kept_run.info.experiment_id).artifact_location.removeprefix("file://"))
+    before = sorted(folder.rglob("*"))
+    predict([str(photos[1][0]), "model=tiny/1", uri])
+    assert before
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_table_on_the_terminal_ends_with_counts(photos, uri, capsys):
+    folder, files = photos
+    predict([str(folder), "model=tiniest", uri])
+    header, *rows, summary = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "class", "probability"]
+    assert [re.split("  +", row)[0] for row in rows] == [str(file) for file in files]
+    chosen = [re.split("  +", row)[1] for row in rows]
+    counts = [f"{chosen.count(name)} {name}" for name in CLASSES if name in chosen]
+    assert summary.startswith("12 images: ")
+    assert set(summary.removeprefix("12 images: ").split(", ")) == set(counts)
+
+
+def test_csv_has_the_probabilities_of_many_classes(photos, uri, model_of_three, capsys):
+    folder = mlflow.artifacts.download_artifacts(model_of_three)
+    predict([str(photos[0]), f"model={folder}", "--csv", "table.csv"])
+    with Path("table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "class", "probability", *(f"probability.{name}" for name in ("ant", "bee", "cow"))]
+    for row in rows:
+        probabilities = {name: float(row[f"probability.{name}"]) for name in ("ant", "bee", "cow")}
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert row["class"] == max(probabilities, key=probabilities.get)
+        assert float(row["probability"]) == max(probabilities.values())
+    assert capsys.readouterr().out.startswith("12 images: ")
+
+
+def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept_run, tmp_path, capsys):
+    about = copy_model(kept_run, tmp_path / "copy") / "MLmodel"
+    content = yaml.safe_load(about.read_text())
+    lowest = float(outputs_for(kept_run, photos[1]).min())
+    content["metadata"]["cnn_sweeps"]["decision_threshold"] = lowest / 2
+    about.write_text(yaml.safe_dump(content))
+    predict([str(photos[0]), "model=copy", "--json", "table.json"])
+    assert {row["class"] for row in read_json("table.json")} == {CLASSES[1]}
+    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} from a probability of {lowest / 2:g} on)\n"
+    assert capsys.readouterr().out == summary
+
+
+@pytest.mark.parametrize(
+    ("threshold", "chosen"), [(None, [0, 1, 1]), (0.5, [0, 1, 1]), (0.7, [0, 0, 1]), (0.3, [1, 1, 1])]
+)
+def test_threshold_itself_is_enough_for_the_second_class(threshold, chosen):
+    record = ModelRecord(("no", "yes"), (8, 8, 3), threshold)
+    probabilities = np.array([[0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
+    assert choose_classes(probabilities, record) == chosen
+
+
+def test_bad_files_are_named_and_left_out_and_the_others_predicted(photos, uri, capsys):
+    album = Path(shutil.copytree(photos[0], "album"))
+    (album / "album 0/broken.jpg").write_bytes(b"no image")
+    (album / "empty.png").write_bytes(b"")
+    message = refusal(predict, album, "model=tiniest", uri, "--csv", "table.csv")
+    assert message == "2 of 14 files are no usable images and were left out, as named"
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"left out: {album}/album 0/broken.jpg is no image of a known format",
+        f"left out: {album}/empty.png is empty",
+    ]
+    assert len(Path("table.csv").read_text().splitlines()) == 13
+    assert not list(Path().glob(".*unfinished"))
+
+
+def test_images_and_folders_are_taken_once_each_in_their_order(photos, uri):
+    folder, files = photos
+    arguments = [str(files[5]), "model=tiniest", str(folder), uri, "--json", "table.json", str(files[5])]
+    predict(arguments)
+    assert [row["file"] for row in read_json("table.json")] == [
+        str(file) for file in [files[5], *(file for file in files if file != files[5])]
+    ]
+
+
+def test_table_that_is_there_is_replaced_only_by_a_whole_one(photos, uri, monkeypatch):
+    Path("table.csv").write_text("older")
+    monkeypatch.setattr("cnn_sweeps.prediction_output._rounded", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict([str(photos[0]), "model=tiniest", uri, "--csv", "table.csv"])
+    assert [file.name for file in Path().iterdir()] == ["table.csv"]
+    assert Path("table.csv").read_text() == "older"
+
+
+def test_name_that_a_terminal_would_act_on_is_shown_escaped():
+    assert printable(Path("a\n\x1b[31m.png")) == r"'a\n\x1b[31m.png'"
+
+
+# Models that there are not, or that cannot be used.
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("nobody", r"model=nobody: there is no such alias; registered are .*tiny \(@tiniest\)"),
+        ("tiny@nobody", r"model=tiny@nobody: there is no such alias; registered are .*tiny \(@tiniest\)"),
+        ("none@tiniest", "model=none@tiniest: there is no such model; registered are "),
+        ("tiny/7", "model=tiny/7: there is no such version; registered are "),
+        ("none/1", "model=none/1: there is no such version; registered are "),
+        ("0" * 32, "model=0+: there is no run of this id"),
+        ("no/such/folder", "model=no/such/folder: there is no such folder; give an alias"),
+        ("./", "model=./: there is no MLmodel in it; give an alias"),
+    ],
+)
+def test_model_that_there_is_not_is_told(named, message, photos, uri):
+    assert re.match(message, refusal(predict, photos[0], f"model={named}", uri))
+
+
+def test_alias_that_two_models_have_needs_a_name(photos, uri, kept_run):
+    client = mlflow.MlflowClient()
+    for name in ("first of two", "second of two"):
+        mlflow.register_model(f"models:/{kept_run.outputs.model_outputs[0].model_id}", name)
+        client.set_registered_model_alias(name, "both", "1")
+    assert refusal(predict, photos[0], "model=both", uri) == (
+        "model=both: first of two, second of two have this alias; write model=first of two@both"
+    )
+
+
+def test_run_without_a_model_is_told(photos, uri, kept_run):
+    run_id = mlflow.MlflowClient().create_run(kept_run.info.experiment_id).info.run_id
+    assert "this run has kept no model" in refusal(predict, photos[0], f"model={run_id}", uri)
+
+
+def test_registry_without_a_model_is_told(photos, uri, tmp_path):
+    shutil.copy(uri.removeprefix("tracking.uri=sqlite:///"), "emptied.db")
+    mlflow.set_tracking_uri("sqlite:///emptied.db")
+    for model in mlflow.MlflowClient().search_registered_models():
+        mlflow.MlflowClient().delete_registered_model(model.name)
+    message = refusal(predict, photos[0], "model=champion", "tracking.uri=sqlite:///emptied.db")
+    assert message == ("model=champion: there is no such alias; no model is registered; a sweep registers its best one")
+
+
+def test_no_store_is_told_and_none_is_made(photos, uri):
+    assert "sqlite:///mlflow.db: there is no such database here" in refusal(predict, photos[0], "model=champion")
+    assert not list(Path().iterdir())
+
+
+def forget_record(folder):
+    about = yaml.safe_load((folder / "MLmodel").read_text())
+    del about["metadata"]
+    (folder / "MLmodel").write_text(yaml.safe_dump(about))
+
+
+def record_another_shape(folder):
+    about = yaml.safe_load((folder / "MLmodel").read_text())
+    about["metadata"]["cnn_sweeps"]["image_shape"] = [32, 32, 3]
+    (folder / "MLmodel").write_text(yaml.safe_dump(about))
+
+
+def damage_network(folder):
+    content = bytearray((folder / "artifacts/model.keras").read_bytes())
+    content[len(content) // 3 : 2 * len(content) // 3] = bytes(len(content) // 3)
+    (folder / "artifacts/model.keras").write_bytes(content)
+
+
+def cut_network(folder):
+    content = (folder / "artifacts/model.keras").read_bytes()
+    (folder / "artifacts/model.keras").write_bytes(content[: len(content) // 2])
+
+
+def remove_network(folder):
+    (folder / "artifacts/model.keras").unlink()
+
+
+def hide_code_in_network(folder):
+    inputs = keras.Input((16, 16, 1))
+    scaled = keras.layers.Lambda(lambda x: x * 1.0)(inputs)
+    network = keras.Model(inputs, classification_head(keras.layers.Flatten()(scaled), 2))
+    network.save(folder / "artifacts/model.keras")
+
+
+def point_to_pickle(folder):
+    """MLflow itself would load this one, and run what it holds."""
+    about = yaml.safe_load((folder / "MLmodel").read_text())
+    about["flavors"]["python_function"] |= {"loader_module": "mlflow.pyfunc.model", "python_model": "python_model.pkl"}
+    (folder / "MLmodel").write_text(yaml.safe_dump(about))
+    (folder / "python_model.pkl").write_bytes(b"cbuiltins\nexec\n(S'raise SystemExit(7)'\ntR.")
+    (folder / "served_model.py").write_text("raise SystemExit(8)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (forget_record, "its MLmodel has no record by cnn-sweeps"),
+        (record_another_shape, r"its network goes from \(None, 16, 16, 1\) to \(None, 1\), its record says from"),
+        (damage_network, "artifacts/model.keras is damaged, or holds code"),
+        (cut_network, "artifacts/model.keras is damaged, or holds code"),
+        (remove_network, "artifacts/model.keras is not in it"),
+        (hide_code_in_network, r"artifacts/model.keras is damaged, or holds code .*Lambda"),
+    ],
+)
+def test_model_that_was_changed_is_refused(change, message, photos, uri, kept_run):
+    change(copy_model(kept_run, "changed"))
+    assert re.match(f"model=changed: {message}", refusal(predict, photos[0], "model=changed"))
+
+
+def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
+    point_to_pickle(copy_model(kept_run, "changed"))
+    predict([str(photos[1][0]), "model=changed"])
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=champion"], "no image is named"),
+        (["photos"], "model= is missing"),
+        (["photos", "modle=champion"], "modle: no such setting; allowed: model, tracking.uri"),
+        (["photos", "model="], "model=: it has no value"),
+        (["photos", "model=a", "model=b"], "model=b: given twice"),
+        (["photos", "model=a", "--cvs", "x"], "unrecognized arguments: --cvs"),
+        (["photos", "model=a", "--csv"], "argument --csv: expected one argument"),
+        (["photos", "model=a", "--csv", "no/where/x.csv"], "--csv=no/where/x.csv: the folder no/where is not there"),
+        (["photos", "model=a", "--json", "photos"], "--json=photos: is there already"),
+        (["nowhere", "model=a"], "nowhere: there is no such file or folder"),
+        (["photos", "model=a"], "photos: there is no image in this folder"),
+    ],
+)
+def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("photos/.hidden.png").write_bytes(b"")
+    assert message in refusal(predict, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["nowhere", "model=a"], 1), ([__file__, "model=a"], 1)]
+)
+def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
+    done = started_command("cnn_sweeps.predict", tmp_path, *arguments)
+    shown, imported = done.stdout.split("IMPORTED")
+    assert done.returncode == code
+    assert not set(imported.split()) & SLOW
+    assert "python -m cnn_sweeps.predict" in shown if code == 0 else re.fullmatch("error: .*\n", done.stderr)
+
+
+def test_record_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="class_names"):
+        ModelRecord(("only one",), (8, 8, 3), None)
+    with pytest.raises(ValueError, match="decision_threshold"):
+        ModelRecord(("no", "yes"), (8, 8, 3), 1.5)
