@@ -137,7 +137,7 @@ def measure(predict: Predict, dataset: ImageDataset, indices: Indices, title: st
 
 def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[str, float]:
     """Give how long the training went, and how large the network is."""
-    log.info("best epoch %d of %d; its weights are measured now", progress.best_epoch, progress.epochs_done)
+    log.info("best epoch %d of %d; final weights:", progress.best_epoch, progress.epochs_done)
     return {
         "best_epoch": float(progress.best_epoch),
         "epochs": float(progress.epochs_done),

@@ -129,7 +129,7 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     assert model.metadata.metadata["cnn_sweeps"] == {
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
         "image_shape": [16, 16, 1],
-        "decision_threshold": None,
+        "decision_threshold": run.data.metrics["decision_threshold"],
     }
     assert model.input_example.shape == (1, 16, 16, 1)
 

@@ -25,16 +25,22 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
         images: (n, height, width, channels), 0 to 255.
 
     Returns:
-        (n, rows, columns), 0 to 1; None if the network has no feature map or does not end in a dense layer.
+        (n, rows, columns), 0 to 1; None if the network has no feature map that all that follows is computed from, or
+        does not end in a dense layer.
     """
     maps = [layer for layer in model.layers if _is_feature_map(layer)]
     head = model.layers[-1]
     if not maps or not isinstance(head, layers.Dense):
         return None
-    parts = keras.Model(model.inputs, [maps[-1].output, head.input])
-    with tf.GradientTape() as tape:
-        feature_map, features = parts(tf.cast(images, tf.float32) / 255.0, training=False)
-        logits = tf.matmul(tf.cast(features, tf.float32), head.kernel) + head.bias
+    try:
+        rest = keras.Model(maps[-1].output, head.input)
+    except ValueError:  # something else than the map leads to the output
+        return None
+    feature_map = keras.Model(model.inputs, maps[-1].output)(tf.cast(images, tf.float32) / 255.0, training=False)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(feature_map)
+        features = tf.cast(rest(feature_map, training=False), tf.float32)
+        logits = tf.matmul(features, head.kernel) + head.bias
         of_predicted = tf.abs(logits[:, 0]) if logits.shape[1] == 1 else tf.reduce_max(logits, axis=1)
     weights = tf.reduce_mean(tape.gradient(of_predicted, feature_map), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(feature_map * weights, axis=-1)).numpy().astype(np.float64)

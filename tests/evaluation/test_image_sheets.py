@@ -105,3 +105,10 @@ def test_network_without_a_feature_map_has_no_grad_cam():
     inputs = keras.Input((8, 8, 1))
     outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(inputs))
     assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None
+
+
+def test_network_whose_last_feature_map_is_not_all_that_decides_has_no_grad_cam():
+    inputs = keras.Input((8, 8, 1))
+    pooled = [keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs)) for _ in range(2)]
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()(pooled))
+    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None
