@@ -9,6 +9,7 @@ import cnn_sweeps
 
 LAYERS = [
     ["errors", "locks", "owners", "passwords"],
+    ["commands"],
     ["schema", "targets", "command_line"],
     ["config"],
     # within a layer, each line may use the ones before it
@@ -22,7 +23,7 @@ LAYERS = [
     ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint"],
     ["tracking", "tracking.store"],
     ["tracking.runs", "tracking.models"],
-    ["tracking.sweeps"],
+    ["tracking.sweeps", "tracking.records"],
     ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],
     ["sweep.settings"],
     ["sweep.study", "sweep.workers"],
@@ -30,15 +31,15 @@ LAYERS = [
     ["sweep.application"],
     ["sweep.preparation"],
     ["sweep.sweeper"],
-    ["repeats", "epoch_record", "network"],
+    ["repeats", "epoch_record", "network", "comparison", "description"],
     ["training"],
     ["results"],
     ["trial_run"],
     ["assembly"],
-    ["chosen"],
-    ["completion"],
+    ["chosen", "reproduction"],
+    ["completion", "recording"],
     ["experiment", "sweep_application"],
-    ["train"],
+    ["train", "reproduce"],
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 PACKAGE = Path(cnn_sweeps.__file__).parent
@@ -86,5 +87,5 @@ def _imported_packages(text: str) -> set[str]:
 
 def test_layer_one_imports_nothing_slow():
     slow = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
-    for module in LAYERS[0] + LAYERS[1] + LAYERS[2]:
+    for module in LAYERS[0] + LAYERS[1] + LAYERS[2] + LAYERS[3]:
         assert not _imported_packages(modules()[module].read_text()) & slow, module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARENT_TAG, STATE_TAG = "mlflow.parentRunId", "trial.state"
+PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
@@ -106,8 +107,8 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
 
 
 @store_errors()
-def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
-    """Record the data set with its fingerprint, and the number of images of each class in each split."""
+def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]], description: str) -> None:
+    """Record the data set with its fingerprint, the images of each class in each split, and the run's page."""
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
@@ -117,7 +118,7 @@ def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
         MetaDataset(source, name=dataset.name, digest=dataset.fingerprint),  # type: ignore[abstract]
         context="train, val, test",
     )
-    mlflow.set_tag("data.fingerprint", dataset.fingerprint)
+    mlflow.set_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: description})
     mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
 
 
@@ -235,6 +236,7 @@ def describe_process() -> dict[str, str]:
     tags = {f"version.{package}": version(package) for package in _PACKAGES}
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
+    tags["cpu.threads"] = os.environ.get("TF_NUM_INTRAOP_THREADS") or str(os.cpu_count())
     tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
     return tags | owner_tags() | _git_tags()
 

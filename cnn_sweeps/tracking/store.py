@@ -26,7 +26,26 @@ def find_store(config: TrackingConfig) -> str:
     Raises:
         TrackingError: if the server does not answer, or the database's folder does not exist.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    return _answering_uri(config.uri)
+
+
+def find_existing_store(uri: str | None) -> str:
+    """Do what `find_store` does for a store that is only read; `uri` None: the environment's, or the default.
+
+    Raises:
+        TrackingError: also if there is no such database, which MLflow would make.
+    """
+    found = _answering_uri(uri)
+    if found.startswith(_SQLITE) and not Path(found.removeprefix(_SQLITE)).is_file():
+        raise TrackingError(
+            f"tracking.uri={found}: there is no such database here; give the training's with tracking.uri=URI, "
+            "or work in the training's folder"
+        )
+    return found
+
+
+def _answering_uri(named: str | None) -> str:
+    uri = named or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
     if uri.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
