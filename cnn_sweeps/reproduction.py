@@ -17,8 +17,8 @@ from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.records import Measured, RunRecord, read_measured, read_record, record_reproduction
-from cnn_sweeps.tracking.runs import describe_process
 from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,8 @@ def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:
         commit = record.tags.get("git.commit")
         code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags['version.cnn-sweeps']}"
         raise ConfigError(
-            f"{record.run_id}: {record.name} was made by code with other settings ({_ADVICE.sub('', str(error))}); "
-            f"to reproduce it, check that code out: {code}"
+            f"{record.run_id}: the settings of {record.name} do not fit this code ({_ADVICE.sub('', str(error))}); "
+            f"reproduce it with the code that made it, {code}"
         ) from error
 
 

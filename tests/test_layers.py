@@ -21,7 +21,7 @@ LAYERS = [
     ["models.cnn", "models.residual"],
     ["models"],
     ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint"],
-    ["tracking", "tracking.store"],
+    ["tracking", "tracking.store", "tracking.process"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps", "tracking.records"],
     ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],

@@ -379,8 +379,8 @@ def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
     forged = forge(made.single, config=older)
     mlflow.MlflowClient().set_tag(forged.info.run_id, "git.commit", "abc123")
     assert again(forged).code == (
-        f"error: {forged.info.run_id}: forged was made by code with other settings (speed: no such setting here; "
-        "model.padding: no value given); to reproduce it, check that code out: commit abc123"
+        f"error: {forged.info.run_id}: the settings of forged do not fit this code (speed: no such setting here; "
+        "model.padding: no value given); reproduce it with the code that made it, commit abc123"
     )
 
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +13,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 if TYPE_CHECKING:
@@ -28,8 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
-_PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
-_GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
 
 @contextmanager
@@ -229,27 +221,3 @@ def _has_run(run_id: str) -> bool:
         return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException:
         return False
-
-
-def describe_process() -> dict[str, str]:
-    """Name versions, platform, command line, owner and commit."""
-    tags = {f"version.{package}": version(package) for package in _PACKAGES}
-    tags["version.python"] = platform.python_version()
-    tags["platform"] = platform.platform()
-    tags["cpu.threads"] = os.environ.get("TF_NUM_INTRAOP_THREADS") or str(os.cpu_count())
-    tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
-    return tags | owner_tags() | _git_tags()
-
-
-@cache  # git takes longer the more this process holds in memory
-def _git_tags() -> dict[str, str]:
-    """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
-    for folder in (Path(__file__).parent, Path.cwd()):
-        git = ["git", "-C", str(folder)]
-        try:
-            commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, **_GIT).stdout.strip()
-            changes = subprocess.run([*git, "status", "--porcelain"], check=True, **_GIT).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
-    return {}

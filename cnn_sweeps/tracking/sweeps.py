@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG, describe_process
+from cnn_sweeps.tracking.process import describe_process
+from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 
