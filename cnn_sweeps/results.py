@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
@@ -155,12 +154,14 @@ def evaluate_on_train(predict: Predict, dataset: ImageDataset, split: Split, val
     return metrics | {"final_generalization_gap": val_log_loss - metrics["final_train_log_loss"]}
 
 
-def write_settings(folder: Path, config: RunConfig, dataset: ImageDataset, split: Split) -> None:
-    """Write the composed configuration and the lists of images that are left out or in doubt."""
+def write_settings(
+    folder: Path, config: RunConfig, overrides: Sequence[str], dataset: ImageDataset, split: Split
+) -> None:
+    """Write the composed configuration, the overrides, and the lists of images that are left out or in doubt."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config.resolved)),
-        "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
+        "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
         "skipped_files.txt": "\n".join(dataset.skipped_files),
         "left_out_images.txt": "\n".join(split.left_out),
         "equal_images_of_different_classes.txt": "\n".join(split.conflicts),

@@ -12,7 +12,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.assembly import forget_data, import_libraries, prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
+from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
+from cnn_sweeps.description import describe_sweep
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.retraining import retrain_trial
@@ -20,7 +22,7 @@ from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
 from cnn_sweeps.sweep.ledger import ERROR
-from cnn_sweeps.sweep.progress import describe_command, describe_counts, describe_params
+from cnn_sweeps.sweep.progress import describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
@@ -71,13 +73,6 @@ class CnnSweep(SweepApplication):
         self._study, self._folder = study, folder
         tracking = self._config.tracking
         objective = ", ".join(self._config.objective)
-        description = "\n".join(
-            [
-                f"Sweep for {objective}, {study.total} trials.",
-                "",
-                *(f"- **{key}**: {text}" for key, text in about.items()),
-            ]
-        )
         known_store = study.optuna_study.user_attrs.get(_STORE)
         if known_store not in (None, hide_passwords(self._store)):
             raise TrackingError(
@@ -93,7 +88,7 @@ class CnnSweep(SweepApplication):
                 study.optuna_study.user_attrs.get(STUDY_RUN_ID),
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
                 | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
-                description,
+                describe_sweep(objective, study.total, about),
             )
             study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))

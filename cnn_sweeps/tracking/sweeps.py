@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG, describe_process
+from cnn_sweeps.tracking.process import describe_process
+from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 
@@ -105,7 +106,7 @@ def open_sweep_run(
 
         client = MlflowClient()
         close_abandoned_runs(experiment_id)
-        all_tags = describe_process() | tags | {"mlflow.note.content": description}
+        all_tags = describe_process() | tags | {NOTE_TAG: description}
         if known_run_id is not None:
             try:
                 client.update_run(known_run_id, status="RUNNING")
