@@ -105,7 +105,8 @@ def _by_counts(true: Floats, predicted: Floats, hits: Floats) -> dict[str, Float
 def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weights: Floats) -> Floats:
     bins = np.eye(NUM_BINS)[confidence_bins(confidence)]
     excess = weights @ (bins * (is_correct - confidence)[:, np.newaxis])
-    return np.abs(excess).sum(axis=1) / weights.sum(axis=1)
+    errors: Floats = np.abs(excess).sum(axis=1) / weights.sum(axis=1)
+    return errors
 
 
 def confidence_bins(confidence: Floats) -> Labels:

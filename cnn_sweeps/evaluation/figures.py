@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ def draw_roc_curve(
     for is_class, scores, style in _one_against_the_rest(probabilities, labels, class_names):
         false_positive_rate, true_positive_rate, _ = roc_curve(is_class, scores)
         axes.plot(false_positive_rate, true_positive_rate, **style)
-    _name_classes(axes, class_names, "lower right")
+    _name_classes(axes, class_names)
     return figure
 
 
@@ -101,7 +102,7 @@ def draw_pr_curve(
     for is_class, scores, style in _one_against_the_rest(probabilities, labels, class_names):
         precision, recall, _ = precision_recall_curve(is_class, scores)
         axes.step(recall, precision, where="pre", **style)
-    _name_classes(axes, class_names, "lower left")
+    _name_classes(axes, class_names)
     return figure
 
 
@@ -142,7 +143,7 @@ def draw_scores(
         label = "probability of the predicted class"
     figure = Figure(figsize=(6, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    edges = np.linspace(0, 1, 26)
+    edges = np.linspace(0, 1, 26).tolist()
     for is_one, name, colour in ((~is_second, names[0], TRAIN_COLOUR), (is_second, names[1], VAL_COLOUR)):
         axes.hist(scores[is_one], edges, color=colour, alpha=0.3)
         axes.hist(scores[is_one], edges, color=colour, histtype="step", linewidth=1.5, label=f"{name} ({is_one.sum()})")
@@ -166,7 +167,7 @@ def _square(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 def _one_against_the_rest(
     probabilities: Floats, labels: Labels, class_names: Sequence[str]
-) -> Iterator[tuple[NDArray[np.bool_], Floats, dict[str, object]]]:
+) -> Iterator[tuple[NDArray[np.bool_], Floats, dict[str, Any]]]:
     """Give of each class that has a curve: which images are of it, their scores, and how its line is drawn."""
     classes = [1] if len(class_names) == 2 else range(len(class_names))
     for i in classes:
@@ -175,9 +176,9 @@ def _one_against_the_rest(
             yield is_class, probabilities[:, i], {"linewidth": 1.5, **style}
 
 
-def _name_classes(axes: Axes, class_names: Sequence[str], place: str) -> None:
+def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
     if _can_be_named(class_names):
-        axes.legend(frameon=False, loc=place)
+        axes.legend(frameon=False, loc="best")
 
 
 def _can_be_named(class_names: Sequence[str]) -> bool:

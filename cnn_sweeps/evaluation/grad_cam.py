@@ -45,7 +45,8 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
     weights = tf.reduce_mean(tape.gradient(of_predicted, feature_map), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(feature_map * weights, axis=-1)).numpy().astype(np.float64)
     highest: Floats = heat.max(axis=(1, 2), keepdims=True)
-    return np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
+    scaled: Floats = np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
+    return scaled
 
 
 def _is_feature_map(layer: layers.Layer) -> bool:
