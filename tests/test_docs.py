@@ -43,10 +43,11 @@ def test_settings_of_each_run_are_accepted(arguments):
 
 @pytest.mark.parametrize("arguments", [each for each in COMMANDS if "--multirun" in each], ids=" ".join)
 def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkeypatch):
-    """As it stands, but that the time for starting trials is over at once."""
+    """As it stands, but in this process, and the time for starting trials is over at once."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    words = [word.replace("PATH", "photos") for word in arguments if not word.startswith("hydra.sweeper.timeout_s")]
+    of_workers = ("hydra.sweeper.timeout_s", "hydra.sweeper.trial_timeout_s", "hydra.sweeper.n_jobs", "hydra.launcher.")
+    words = [word.replace("PATH", "photos") for word in arguments if not word.startswith(of_workers)]
     run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
     assert "trials" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

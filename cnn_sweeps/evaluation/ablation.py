@@ -130,10 +130,8 @@ def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm:
     differences = [values[arm, seed] - values[base, seed] for seed in seeds]
     mean = mean_with_interval(differences)
     verdict = "supported" if mean.high < 0 else "refuted" if mean.low > 0 else "undecided"
-    evidence = (
-        f"{SHOWN[metric]} {mean.value:+.4f} ({mean.low:+.4f} to {mean.high:+.4f}) with `{arm}` against `{base}`, "
-        f"{len(seeds)} seeds"
-    )
+    bounds = f"({mean.low:+.4f} to {mean.high:+.4f})" if len(seeds) > 1 else "(one seed)"
+    evidence = f"{SHOWN[metric]} {mean.value:+.4f} {bounds} with `{arm}` against `{base}`, {len(seeds)} seeds"
     return Claim(text, verdict, evidence)
 
 
@@ -200,7 +198,10 @@ def describe_arms(arms: dict[str, dict[str, Estimate]]) -> list[str]:
     for arm, summary in arms.items():
         digits = [1 if metric == "best_epoch" else 4 for metric in metrics]
         means = [f"{each.value:.{d}f}" for each, d in zip(summary.values(), digits, strict=True)]
-        bounds = [f"{each.low:.{d}f} to {each.high:.{d}f}" for each, d in zip(summary.values(), digits, strict=True)]
+        bounds = [
+            f"{each.low:.{d}f} to {each.high:.{d}f}" if np.isfinite(each.low) else "one seed"
+            for each, d in zip(summary.values(), digits, strict=True)
+        ]
         lines += [
             "".join([f"{name:16s}", *(f"{cell:>{width}s}" for cell in row)])
             for name, row in ((arm, means), ("", bounds))

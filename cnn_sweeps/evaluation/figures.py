@@ -120,7 +120,7 @@ def draw_reliability(probabilities: Floats, labels: Labels, error: Estimate, tit
     accuracy.plot([lowest, 1], [lowest, 1], color="0.6", linestyle=":", label="as confident as right")
     accuracy.plot(*means, "o-", color=TRAIN_COLOUR, label=f"calibration error {_with_bounds(error)}")
     accuracy.set(title=title, ylabel="accuracy", ylim=(-0.03, 1.03))
-    accuracy.legend(frameon=False, loc="upper left")
+    accuracy.legend(frameon=False, loc="best")
     images.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, 0.9 / NUM_BINS, color=TRAIN_COLOUR)
     images.set(xlabel="probability of the predicted class", ylabel="images", xlim=(lowest - 0.03, 1.03))
     accuracy.grid(alpha=0.3)
