@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.threads import current_thread_settings
 
 
 def describe_run(
@@ -20,11 +21,12 @@ def describe_run(
         counts: of the images of each class in each split.
         part: which part the run is; empty: the whole.
     """
+    threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
     return "\n".join(
         [
             f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:",
-            *_block(command),
+            *_block(" ".join([*threads, command])),
             "To do so and compare, metric by metric:",
             *_block(f"python -m cnn_sweeps.reproduce {run_id}"),
             f"- **data**: {dataset.name}, from {hide_passwords(dataset.source)}",

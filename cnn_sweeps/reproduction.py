@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -17,13 +18,14 @@ from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.schema import RunConfig
-from cnn_sweeps.tracking.process import describe_process
+from cnn_sweeps.threads import count_threads, thread_settings
+from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.records import Measured, RunRecord, read_measured, read_record, record_reproduction
 from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
 
-_MATTERS = ("version.", "git.", "platform", "cpu.")  # tags
+_MATTERS = ("version.", "git.", "platform")  # tags
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
 
@@ -123,7 +125,16 @@ def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)
     for line in describe_differences(record.tags, describe_process()):
         log.info("%s", line)
+    _use_recorded_threads(record)
     return reproduction
+
+
+def _use_recorded_threads(record: RunRecord) -> None:
+    """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
+    recorded, here = int(record.tags.get(THREADS_TAG, 0)), count_threads()
+    if recorded not in (0, here):
+        os.environ |= thread_settings(recorded)
+        log.info("computing with %d threads, as then, instead of %d", recorded, here)
 
 
 def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:

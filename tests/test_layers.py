@@ -9,7 +9,7 @@ import cnn_sweeps
 
 LAYERS = [
     ["errors", "locks", "owners", "passwords", "signals"],
-    ["commands"],
+    ["commands", "threads"],
     ["schema", "targets", "command_line", "arguments", "whole_files"],
     ["config"],
     # within a layer, each line may use the ones before it

@@ -238,6 +238,21 @@ def test_pruned_trial_is_trained_and_compared_as_far_as_it_was(again, run_train,
     assert done.run.data.tags["reproduction.verdict"] == "agrees bit for bit"
 
 
+def test_number_of_threads_is_the_recorded_one(again, forge, made, monkeypatch):
+    """As of a trial whose worker had a part of the cores; it bears on the last bits, and they on all that follows."""
+    for key in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.setenv(key, "2")
+    forged = forge(made.single)
+    mlflow.MlflowClient().set_tag(forged.info.run_id, "cpu.threads", "1")
+    done = again(forged)
+    assert "computing with 1 threads, as then, instead of 2" in done.told
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
+    assert done.run.data.tags["cpu.threads"] == "1"
+    assert command_on(page(done.run))[:4] == [
+        *("OMP_NUM_THREADS=1", "TF_NUM_INTRAOP_THREADS=1", "TF_NUM_INTEROP_THREADS=1", "train")
+    ]
+
+
 def test_run_with_repeats_is_compared_part_by_part(made, again):
     done = again(made.group)
     assert done.code == 0
@@ -319,7 +334,7 @@ def test_gap_between_losses_is_judged_by_their_size():
 
 
 def test_what_differs_is_named_and_what_was_not_recorded_is_not():
-    now = {"version.keras": "3.1", "git.commit": "b", "git.dirty": "false", "platform": "Linux", "cpu.threads": "8"}
+    now = {"version.keras": "3.1", "git.commit": "b", "git.dirty": "false", "platform": "Linux"}
     recorded = {"version.keras": "3.1", "git.commit": "a", "git.dirty": "true", "platform": "Linux", "owner.pid": "1"}
     assert describe_differences(recorded, now) == [
         "differs: git.commit was a, is b",

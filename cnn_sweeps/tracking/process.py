@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import subprocess
@@ -14,7 +13,9 @@ from typing import Any
 
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.threads import count_threads
 
+THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
@@ -24,14 +25,9 @@ def describe_process() -> dict[str, str]:
     tags = {f"version.{package}": version(package) for package in _PACKAGES}
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
-    tags["cpu.threads"] = os.environ.get("TF_NUM_INTRAOP_THREADS") or str(_count_cores())
+    tags[THREADS_TAG] = str(count_threads())
     tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
     return tags | owner_tags() | _git_tags()
-
-
-def _count_cores() -> int:
-    """Give how many cores this process may use, which is how many threads TensorFlow computes with."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache  # git takes longer the more this process holds in memory
