@@ -38,7 +38,8 @@ def prepare_libraries() -> None:
     """Set what the libraries read from the environment when they are imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where no terminal is, too
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working folder is no part of a model
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
 

@@ -44,10 +44,13 @@ def convert(
     write, load = _FORMATS[format_name]
     random = np.random.default_rng(0).random((NUM_RANDOM_IMAGES, *kept.record.image_shape), np.float32)
     largest, num_images = 0.0, -NUM_RANDOM_IMAGES
+    kept.network(random, training=False)  # Keras exports to ONNX only what it has called
     with written_whole(target) as unfinished:
         write(kept.network, unfinished)
         run = load(unfinished)
-        for pixels in chain([random], (images.astype(np.float32) / 255 for images in given_images)):
+        given = (images.astype(np.float32) / np.float32(255) for images in given_images)
+        batches: Iterable[NDArray[np.float32]] = chain([random], given)
+        for pixels in batches:
             expected = keras.ops.convert_to_numpy(kept.network(pixels, training=False))
             largest = max(largest, float(np.abs(run(pixels) - expected).max()))
             num_images += len(pixels)
@@ -69,6 +72,13 @@ def write_tflite(network: keras.Model, target: Path) -> None:
     with TemporaryDirectory() as folder:
         write_saved_model(network, Path(folder))
         target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+
+def write_onnx(network: keras.Model, target: Path) -> None:
+    """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras looks for old names in NumPy
+        network.export(target, format="onnx", verbose=False)
 
 
 def load_saved_model(path: Path) -> Run:
@@ -94,4 +104,17 @@ def load_tflite(path: Path) -> Run:
     return run
 
 
-_FORMATS = {"saved_model": (write_saved_model, load_saved_model), "tflite": (write_tflite, load_tflite)}
+def load_onnx(path: Path) -> Run:
+    """Load what `write_onnx` wrote; needs onnxruntime."""
+    import onnxruntime  # noqa: PLC0415  an extra
+
+    session = onnxruntime.InferenceSession(str(path))
+    (given,) = session.get_inputs()
+    return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
+
+
+_FORMATS = {
+    "saved_model": (write_saved_model, load_saved_model),
+    "tflite": (write_tflite, load_tflite),
+    "onnx": (write_onnx, load_onnx),
+}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.whole_files import check_target
 
-FORMATS = ("saved_model", "tflite")
+FORMATS = ("saved_model", "tflite", "onnx")
+_ONNX_PACKAGES = ("tf2onnx", "onnxruntime")
 _HELP = """\
 Write a model that a training or a sweep has kept for other programs, and check that it gives what Keras gives.
 
@@ -24,7 +26,8 @@ and gives the probability of the second of two classes, (N, 1), or of each of mo
 Settings:
   model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
                     folder of an MLflow model
-  format=FORMAT     saved_model, a folder for TensorFlow, or tflite, a file for TensorFlow Lite
+  format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX Runtime,
+                    which needs pip install 'cnn-sweeps[onnx]'
   output=PATH       what to make; it must not be there
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
 """
@@ -40,6 +43,8 @@ def export(arguments: Sequence[str]) -> None:
     _, paths, settings = command_line.read(arguments)
     if settings["format"] not in FORMATS:
         raise ConfigError(f"format={settings['format']}: no such format; allowed: {', '.join(FORMATS)}")
+    if settings["format"] == "onnx" and not all(map(find_spec, _ONNX_PACKAGES)):
+        raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
     target = Path(settings["output"]).expanduser()
     check_target(target, "output", may_exist=False)
     from cnn_sweeps.assembly import prepare_libraries

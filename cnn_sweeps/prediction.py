@@ -58,8 +58,8 @@ def predict_files(
 def choose_classes(probabilities: NDArray[np.float64], record: ModelRecord) -> list[int]:
     """Give the class of each row of (N, C): the most probable, or of two the second from the record's threshold on."""
     if probabilities.shape[1] > 2:
-        return probabilities.argmax(axis=1).tolist()
-    return (probabilities[:, 1] >= second_class_threshold(record)).astype(int).tolist()
+        return [int(row.argmax()) for row in probabilities]
+    return [int(row[1] >= second_class_threshold(record)) for row in probabilities]
 
 
 def second_class_threshold(record: ModelRecord) -> float:

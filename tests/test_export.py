@@ -34,7 +34,8 @@ def settings(store, kept_run, tmp_path, monkeypatch):
 
 
 def run_saved_model(pixels):
-    return tf.saved_model.load("exported").serve(pixels).numpy()
+    loaded = tf.saved_model.load("exported")
+    return loaded.serve(pixels).numpy()
 
 
 def run_tflite(pixels):
@@ -55,7 +56,7 @@ def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kep
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32) / 255
     np.testing.assert_allclose(run(pixels), outputs_for(kept_run, files), atol=1e-5)
     told = r"exported: agrees with Keras on 16 random and 12 given images; the largest .* is (\d\.\de[-+]\d\d)\n"
-    assert float(re.fullmatch(told, capsys.readouterr().out)[1]) < 1e-5
+    assert float(re.search(told, capsys.readouterr().out)[1]) < 1e-5
     assert [file.name for file in Path().iterdir()] == ["exported"]
 
 

@@ -36,8 +36,8 @@ def photos(tmp_path_factory):
 def uri(store, kept_run, tmp_path, monkeypatch):
     """The setting that names the store of the kept models; the working folder holds none."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets, too
     return f"tracking.uri=sqlite:///{store}/mlflow.db"
 
 
@@ -322,6 +322,6 @@ def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
 
 def test_record_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="class_names"):
-        ModelRecord(("only one",), (8, 8, 3), None)
+        ModelRecord(class_names=("only one",), image_shape=(8, 8, 3), decision_threshold=None)
     with pytest.raises(ValueError, match="decision_threshold"):
-        ModelRecord(("no", "yes"), (8, 8, 3), 1.5)
+        ModelRecord(class_names=("no", "yes"), image_shape=(8, 8, 3), decision_threshold=1.5)

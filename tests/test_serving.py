@@ -30,12 +30,13 @@ def address(store, kept_run, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("server")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where it finds the server's command
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/tiny@tiniest"]
     with (folder / "terminal.txt").open("w") as terminal:
         process = subprocess.Popen(
             [*command, "--env-manager", "local", "-p", str(port)],
             cwd=folder,
-            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "PATH": path},
             stdout=terminal,
             stderr=subprocess.STDOUT,
         )

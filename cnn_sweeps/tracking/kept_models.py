@@ -158,7 +158,8 @@ def _unknown_as(message: str) -> Iterator[None]:
 
 
 def _registered_models(client: MlflowClient) -> list[Any]:
-    found, token = [], None
+    found: list[Any] = []
+    token = None
     while True:
         page = client.search_registered_models(page_token=token)
         found += page

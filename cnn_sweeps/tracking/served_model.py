@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 _IMAGES_A_CALL = 64
@@ -28,7 +29,7 @@ class ServedModel(PythonModel):
     def predict(
         self,
         context: PythonModelContext,  # noqa: ARG002  MLflow hands it over
-        model_input: np.ndarray,  # type: ignore[type-arg]  MLflow knows this type hint only
+        model_input: np.ndarray,  # the only hint that MLflow takes without a warning
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         """Give the probability of the second of two classes, float32 (N, 1), or of each of more classes, (N, C).
@@ -76,11 +77,11 @@ class ServedModel(PythonModel):
                 raise _refusal(f"image {number} of {len(images)} {error}") from error
             except ValueError as error:
                 raise _refusal(f"image {number} of {len(images)} is no Base64 ({error})") from error
-        return np.stack(decoded).astype(np.float32) / 255
+        return np.stack(decoded).astype(np.float32) / np.float32(255)
 
 
 def _refusal(message: str) -> MlflowException:
-    return MlflowException.invalid_parameter_value(message)
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
 set_model(ServedModel())
