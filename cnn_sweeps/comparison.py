@@ -10,7 +10,7 @@ DEFAULT_TOLERANCE = 1e-3
 """Largest relative difference that still counts as agreement: of rounding that training has not amplified.
 
 Which it does: computed by one thread instead of two, 30 epochs of digits differ by 8 % after the first and by up to a
-third later, and end with a validation log loss of 0.0080 instead of 0.0094. That is another training, as with another seed.
+third later, and end with a validation log loss of 0.0080 instead of 0.0094: another training, as with another seed.
 """
 
 BIT_FOR_BIT = "agrees bit for bit"
