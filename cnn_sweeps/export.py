@@ -26,8 +26,8 @@ and gives the probability of the second of two classes, (N, 1), or of each of mo
 Settings:
   model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
                     folder of an MLflow model
-  format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX Runtime,
-                    which needs pip install 'cnn-sweeps[onnx]'
+  format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX
+                    Runtime, which needs pip install 'cnn-sweeps[onnx]'
   output=PATH       what to make; it must not be there
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
 """
