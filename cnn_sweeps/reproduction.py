@@ -134,7 +134,7 @@ def _use_recorded_threads(record: RunRecord) -> None:
     recorded, here = int(record.tags.get(THREADS_TAG, 0)), count_threads()
     if recorded not in (0, here):
         os.environ |= thread_settings(recorded)
-        log.info("computing with %d threads, as then, instead of %d", recorded, here)
+        log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
 
 
 def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:

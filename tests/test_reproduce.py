@@ -245,7 +245,7 @@ def test_number_of_threads_is_the_recorded_one(again, forge, made, monkeypatch):
     forged = forge(made.single)
     mlflow.MlflowClient().set_tag(forged.info.run_id, "cpu.threads", "1")
     done = again(forged)
-    assert "computing with 1 threads, as then, instead of 2" in done.told
+    assert "threads to compute with: 1, as then, instead of 2" in done.told
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
     assert done.run.data.tags["cpu.threads"] == "1"
     assert command_on(page(done.run))[:4] == [
