@@ -175,9 +175,10 @@ def _run(
 ) -> AbstractContextManager[str]:
     name = part or (trial.name if trial is not None else _run_name(config, dataset))
     tags = {} if trial is None else {"command": trial.command} if part else trial.tags
+    settings = config.settings if trial is None else trial.params | config.settings
     is_named_by_user = trial is None and not part
     tracking = config.tracking if is_named_by_user else replace(config.tracking, run_name=None)
-    return tracked_run(store, tracking, name, config.settings, _log_file(), resumed_run_id=resumed, tags=tags)
+    return tracked_run(store, tracking, name, settings, _log_file(), resumed_run_id=resumed, tags=tags)
 
 
 @contextmanager
@@ -241,7 +242,8 @@ def _train(
     predict = partial(network.predict, images)
 
     def record_epoch(metrics: dict[str, float]) -> bool:
-        record.add(metrics, progress.epochs_done)
+        objectives = {name: metrics[name] for name in config.objective if name in metrics}
+        record.add(objectives | metrics, progress.epochs_done)  # MLflow compares runs by what comes first
         return trial is not None and trial.report_epoch(progress)
 
     def validate() -> dict[str, float]:

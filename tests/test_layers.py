@@ -20,7 +20,7 @@ LAYERS = [
     ["models.cnn", "models.residual"],
     ["models"],
     ["optimizers", "evaluation", "evaluation.metrics", "evaluation.figures", "checkpoint"],
-    ["tracking", "tracking.store"],
+    ["tracking", "tracking.store", "tracking.views"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps"],
     ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],
