@@ -168,7 +168,8 @@ def _train(
     predict = partial(network.predict, images)
 
     def record_epoch(metrics: dict[str, float]) -> bool:
-        record.add(metrics, progress.epochs_done)
+        objectives = {name: metrics[name] for name in config.objective if name in metrics}
+        record.add(objectives | metrics, progress.epochs_done)  # MLflow compares runs by what comes first
         return reporting is not None and reporting.report_epoch(progress)
 
     def validate() -> dict[str, float]:

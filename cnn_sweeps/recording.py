@@ -44,8 +44,9 @@ def open_run(
     tags = {"command": _command(role)} if part or role is None else role.tags
     is_named_by_user = role is None and not part
     tracking = config.tracking if is_named_by_user else replace(config.tracking, run_name=None)
+    settings = role.params | config.settings if role is not None else config.settings
     log_file = output_dir() / f"{HydraConfig.get().job.name}.log"
-    return runs.tracked_run(store, tracking, name, config.settings, log_file, resumed_run_id=resumed, tags=tags)
+    return runs.tracked_run(store, tracking, name, settings, log_file, resumed_run_id=resumed, tags=tags)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,6 +66,11 @@ class Reproduction:
     def tags(self) -> dict[str, str]:
         """What tells the run from others."""
         return {"command": self.command, "reproduces": self._record.run_id}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What is known of the run beside its settings: nothing."""
+        return {}
 
     def note_run(self, run_id: str) -> None:
         """Note which run is the new one."""

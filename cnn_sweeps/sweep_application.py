@@ -17,6 +17,7 @@ from cnn_sweeps.config import check_config
 from cnn_sweeps.description import describe_sweep
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.repeats import final_metric
 from cnn_sweeps.retraining import retrain_trial
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
@@ -43,6 +44,8 @@ class CnnSweep(SweepApplication):
     _study: SweepStudy
     _run: SweepRun | None = None
     _store = ""
+    _name = ""
+    _searched: tuple[str, ...] = ()
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
@@ -72,6 +75,7 @@ class CnnSweep(SweepApplication):
         forget_data()
         self._study, self._folder = study, folder
         tracking = self._config.tracking
+        self._name = tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}"
         objective = ", ".join(self._config.objective)
         known_store = study.optuna_study.user_attrs.get(_STORE)
         if known_store not in (None, hide_passwords(self._store)):
@@ -84,7 +88,7 @@ class CnnSweep(SweepApplication):
             self._run = open_sweep_run(
                 self._store,
                 tracking.experiment_name,
-                tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
+                self._name,
                 study.optuna_study.user_attrs.get(STUDY_RUN_ID),
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
                 | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
@@ -104,6 +108,23 @@ class CnnSweep(SweepApplication):
             tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
         self._run.log_metrics(metrics)
         self._run.set_tags(tags)
+        self._note_searched(study.trials)
+
+    def _note_searched(self, trials: Sequence[FrozenTrial]) -> None:
+        """Have MLflow's pages tell what is searched, which a conditional space adds to, from what is fixed."""
+        assert self._run is not None
+        searched = tuple(dict.fromkeys(key for trial in trials for key in trial.params))
+        if searched == self._searched:
+            return
+        self._searched = searched
+        objectives, settings = self._config.objective, self._config.settings
+        metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
+        self._run.list_view(self._name, searched, list(metrics), ascending=OBJECTIVES[objectives[0]] == "minimize")
+        # a comparison that takes in the sweep's run then finds the searched keys alone to differ
+        groups = tuple(f"{key}." for key in searched)
+        self._run.log_params(
+            {key: value for key, value in settings.items() if key not in searched and not key.startswith(groups)}
+        )
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""
@@ -115,12 +136,11 @@ class CnnSweep(SweepApplication):
             STATE_TAG: original.state.name,
             "trial.duplicate_of": str(original.number),
         }
-        metrics = {
-            name if name == "num_parameters" else f"final_{name}": value
-            for name, value in zip(self._config.objective, values, strict=False)
-        }
+        metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
+        # the settings too, so that a comparison of the two finds no difference
+        params = self._run.read_params(original.user_attrs[RUN_ID]) if RUN_ID in original.user_attrs else trial.params
         name = f"trial {trial.number}: equals trial {original.number}"
-        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, trial.params))
+        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the runs of trials that were killed, lost, or left by a dead controller."""

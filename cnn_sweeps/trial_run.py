@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -49,6 +50,11 @@ class TrialRun:
     def name(self) -> str:
         """What the trial is called in the record."""
         return f"trial {self._trial.number}: {describe_params(self._trial.frozen)}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What is searched, by key: also groups (`optimizer`), which are no settings."""
+        return self._trial.frozen.params
 
     @property
     def command(self) -> str:

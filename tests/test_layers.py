@@ -24,7 +24,7 @@ LAYERS = [
     ["evaluation.estimates"],
     ["evaluation.figures", "evaluation.grad_cam"],
     ["evaluation.image_sheets", "evaluation.ablation"],
-    ["tracking", "tracking.store", "tracking.served_model", "tracking.process"],
+    ["tracking", "tracking.store", "tracking.served_model", "tracking.process", "tracking.views"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps", "tracking.kept_models", "tracking.records"],
     ["sweep", "sweep.machine", "sweep.space", "sweep.storage", "sweep.outcome", "sweep.ledger"],

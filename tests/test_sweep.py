@@ -430,7 +430,8 @@ def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trial
     assert runs["1"].info.status == "FINISHED"
     assert (runs["1"].data.tags["trial.duplicate_of"], runs["1"].data.tags["trial.state"]) == ("0", "COMPLETE")
     assert runs["1"].data.metrics["final_val_log_loss"] == duplicate.value
-    assert {key: float(value) for key, value in runs["1"].data.params.items()} == duplicate.params
+    assert {key: float(runs["1"].data.params[key]) for key in duplicate.params} == duplicate.params
+    assert runs["1"].data.params == runs["0"].data.params  # a comparison of the two finds no difference
     assert not (sweep_folder(tmp_path) / "1").exists()
     assert {number for number, run in runs.items() if measured_on_test(run)} == {"0", "2"}
 
