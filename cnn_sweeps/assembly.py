@@ -6,7 +6,11 @@ import importlib
 import json
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.config import check_image_fits
@@ -47,6 +51,20 @@ def import_libraries() -> None:
     importlib.import_module("mlflow")
 
 
+@contextmanager
+def native_messages_off() -> Iterator[None]:
+    """Keep off the terminal what TensorFlow's libraries write to it while loading, which no setting of theirs does."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
     """Load the images and divide them.
 
@@ -73,6 +91,21 @@ def load_data_once(config: RunConfig) -> tuple[ImageDataset, Split]:
     dataset, split = _loaded[key]
     check_image_fits(config.model, *dataset.image_shape[:2])
     return dataset, split
+
+
+def tell_data(dataset: ImageDataset, split: Split) -> None:
+    """Say how many images there are for what, and what is odd about them."""
+    counts = {name: f"{len(getattr(split, name))} {name}" for name in ("train", "val", "test")}
+    log.info("%s: %s images of %d classes", dataset.name, ", ".join(counts.values()), len(dataset.class_names))
+    if split.num_duplicates:
+        log.info("%d images repeat another one; equal images are in one split", split.num_duplicates)
+    for names, what in (
+        (dataset.skipped_files, "files are no usable images and were skipped"),
+        (split.left_out, "images equal one in a later split and are left out"),
+        (split.conflicts, "groups of equal images have different classes"),
+    ):
+        if names:
+            log.warning("%d %s: %s", len(names), what, "; ".join(names))
 
 
 def forget_data() -> None:

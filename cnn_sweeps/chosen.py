@@ -6,16 +6,15 @@ import json
 import logging
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from cnn_sweeps.assembly import build_network, load_data, prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Split
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import plan_trainings
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
@@ -34,6 +33,39 @@ def keep(folder: Path, config: RunConfig, model: keras.Model, progress: Training
     OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
     (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch]))
     model.save_weights(folder / WEIGHTS_FILE)
+
+
+class KeptTrial(NamedTuple):
+    """What `keep` left of a trial's first training, but for the weights; with the images, test images included."""
+
+    config: RunConfig
+    dataset: ImageDataset
+    split: Split
+    progress: TrainingProgress
+
+
+def load_kept(folder: Path, number: int, data_fingerprint: str) -> KeptTrial:
+    """Read what a trial left in its folder, and load its images.
+
+    Raises:
+        DataError: if the images are others now, of which the test images may have been trained on.
+    """
+    composed = OmegaConf.load(folder / _CONFIG_FILE)
+    assert isinstance(composed, DictConfig)
+    config = check_config(composed)
+    dataset, split = load_data(config)
+    if dataset.fingerprint != data_fingerprint:
+        raise DataError(
+            f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
+        )
+    training = plan_trainings(config, dataset, split)[0]
+    progress = TrainingProgress(*json.loads((folder / _HISTORY_FILE).read_text()))
+    return KeptTrial(training.config, dataset, training.split, progress)
+
+
+def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
+    """Give the name under which a sweep registers its best model."""
+    return config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
 
 
 def evaluate_trial(
@@ -65,39 +97,28 @@ def evaluate_trial(
     """
     prepare_libraries()
     logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / "evaluation.log")
-    from cnn_sweeps import results
     from cnn_sweeps.data.pipeline import image_tensor
     from cnn_sweeps.tracking import runs
+    from cnn_sweeps.trained import TrainedNetwork
 
-    composed = OmegaConf.load(Path(folder) / _CONFIG_FILE)
-    assert isinstance(composed, DictConfig)
-    config = check_config(composed)
-    dataset, split = load_data(config)
-    if dataset.fingerprint != data_fingerprint:
-        raise DataError(
-            f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
-        )
-    training = plan_trainings(config, dataset, split)[0]
-    network = build_network(training.config, dataset, len(training.split.train))
-    model = network.model
-    model.load_weights(Path(folder) / WEIGHTS_FILE)
-    history, best_epoch = json.loads((Path(folder) / _HISTORY_FILE).read_text())
+    kept = load_kept(Path(folder), number, data_fingerprint)
+    dataset, split, config = kept.dataset, kept.split, kept.config
+    network = build_network(config, dataset, len(split.train))
+    network.model.load_weights(Path(folder) / WEIGHTS_FILE)
+    predict = partial(network.predict, image_tensor(dataset))
+    trained = TrainedNetwork(config, dataset, split, network.model, predict, kept.progress)
     lines = []
     with runs.reopened_run(find_store(config.tracking), run_id):
-        probabilities = None
+        evaluation, final = trained.evaluate(on_test=on_test)
         if on_test:
-            predict = partial(network.predict, image_tensor(dataset))
-            measured, probabilities = results.evaluate_on_test(predict, dataset, split)
-            runs.log_metrics(measured, step=len(history))
-            lines.append(f"trial {number} on the test images, once: {describe_test(measured)}")
-        progress = TrainingProgress(history, best_epoch)
-        pictures = Path(folder) / "results"
-        results.write_pictures(pictures, config, dataset, split, progress, probabilities)
-        runs.log_files(pictures)
+            tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
+            runs.log_metrics(tested, step=kept.progress.epochs_done)
+            lines.append(f"trial {number} on the test images, once: {describe_test(final)}")
+        if config.evaluation.pictures != "none":
+            trained.draw(Path(folder) / "results", evaluation)
         if keep_model:
-            lines.append(
-                _register(config, dataset, model, dataset.images[split.train[:1]], number, run_id, value, study_name)
-            )
+            model_uri = trained.log_model(evaluation.threshold)
+            lines.append(_register(config, dataset, model_uri, number, run_id, value, study_name))
         done = {"test.evaluated": "true"} if on_test else {}
         done |= {"registered.model": "true"} if keep_model else {}
         runs.set_tags(done)  # last, so that what is cut off is done again
@@ -107,19 +128,14 @@ def evaluate_trial(
 def _register(
     config: RunConfig,
     dataset: ImageDataset,
-    model: keras.Model,
-    example: NDArray[np.uint8],
+    model_uri: str,
     number: int,
     run_id: str,
     value: float,
     study_name: str,
 ) -> str:
-    from cnn_sweeps.models import plain_copy
     from cnn_sweeps.tracking import models
 
-    record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, decision_threshold=None)
-    model_uri = models.log_model(plain_copy(model), record, example)
-    name = config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
     split = config.split
     tags = {
         "study": study_name,
@@ -130,10 +146,10 @@ def _register(
         "comparable.split": f"{split.val_fraction} {split.test_fraction} {split.seed} folds {config.folds}",
     }
     minimize = OBJECTIVES[config.objective[0]] == "minimize"
-    return models.register_champion(name, model_uri, tags, value, minimize=minimize)
+    return models.register_champion(registered_name(config, dataset), model_uri, tags, value, minimize=minimize)
 
 
 def describe_test(metrics: dict[str, float]) -> str:
     """Say what was measured on test images."""
-    names = [name for name in ("test_log_loss", "test_accuracy", "test_auc") if name in metrics]
+    names = [name for name in ("test_log_loss", "test_accuracy", "test_roc_auc") if name in metrics]
     return ", ".join(f"{name.removeprefix('test_').replace('_', ' ')} {metrics[name]:.4f}" for name in names)

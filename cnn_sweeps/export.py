@@ -26,7 +26,7 @@ and gives the probability of the second of two classes, (N, 1), or of each of mo
 Settings:
   model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
                     folder of an MLflow model
-  format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; or onnx, a file for ONNX
+  format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX
                     Runtime, which needs pip install 'cnn-sweeps[onnx]'
   output=PATH       what to make; it must not be there
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
@@ -47,15 +47,16 @@ def export(arguments: Sequence[str]) -> None:
         raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
     target = Path(settings["output"]).expanduser()
     check_target(target, "output", may_exist=False)
-    from cnn_sweeps.assembly import prepare_libraries
+    from cnn_sweeps.assembly import native_messages_off, prepare_libraries
     from cnn_sweeps.data.folder import find_images
     from cnn_sweeps.tracking.kept_models import load_kept_model
 
     files = find_images(paths)
     prepare_libraries()
-    kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
-    from cnn_sweeps.conversion import NUM_RANDOM_IMAGES, convert
-    from cnn_sweeps.data.batches import BadFiles, decoded_batches
+    with native_messages_off():
+        kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
+        from cnn_sweeps.conversion import NUM_RANDOM_IMAGES, convert
+        from cnn_sweeps.data.batches import BadFiles, decoded_batches
 
     bad_files = BadFiles()
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))

@@ -82,7 +82,9 @@ def images_a_call(images: tf.Tensor) -> int:
 
 
 def _forward_of(model: keras.Model) -> Any:
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    images_of_one_size = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
+
+    @tf.function(input_signature=[images_of_one_size, tf.TensorSpec((None,), tf.int64)])  # type: ignore[untyped-decorator]
     def forward(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
             batch = tf.gather(images, indices)

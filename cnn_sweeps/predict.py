@@ -6,14 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
-
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.whole_files import check_target
-
-if TYPE_CHECKING:
-    from cnn_sweeps.tracking.kept_models import KeptModel
 
 _HELP = """\
 Give images their classes with a model that a training or a sweep has kept, prepared as they were in training.
@@ -52,20 +47,24 @@ def predict(arguments: Sequence[str]) -> None:
     for flag, target in (("--csv", flags.csv), ("--json", flags.json)):
         if target is not None:
             check_target(target, flag, may_exist=True)
-    from cnn_sweeps.assembly import prepare_libraries
     from cnn_sweeps.data.folder import find_images
-    from cnn_sweeps.tracking.kept_models import load_kept_model
 
     files = find_images(paths)
+    _predict_and_write(files, settings["model"], settings.get("tracking.uri"), flags.csv, flags.json)
+
+
+def _predict_and_write(
+    files: Sequence[Path], model: str, uri: str | None, csv_file: Path | None, json_file: Path | None
+) -> None:
+    from cnn_sweeps.assembly import native_messages_off, prepare_libraries
+    from cnn_sweeps.tracking.kept_models import load_kept_model
+
     prepare_libraries()
-    kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
-    _predict_and_write(kept, files, flags.csv, flags.json)
-
-
-def _predict_and_write(kept: KeptModel, files: Sequence[Path], csv_file: Path | None, json_file: Path | None) -> None:
-    from cnn_sweeps import prediction_output as output
-    from cnn_sweeps.data.batches import BadFiles
-    from cnn_sweeps.prediction import predict_files
+    with native_messages_off():
+        kept = load_kept_model(model, uri)
+        from cnn_sweeps import prediction_output as output
+        from cnn_sweeps.data.batches import BadFiles
+        from cnn_sweeps.prediction import predict_files
 
     counts: Counter[str] = Counter()
     bad_files, class_names = BadFiles(), kept.record.class_names

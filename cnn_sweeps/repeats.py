@@ -82,6 +82,11 @@ def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, mini
     return bool(stats.ttest_1samp(worse, 0.0, alternative="greater").pvalue < _LOSES_BELOW_P)
 
 
+def final_metric(objective: str) -> str:
+    """Name the metric of a run's final weights that an objective is."""
+    return objective if objective == "num_parameters" else f"final_{objective}"
+
+
 def objective_values(final: dict[str, float], config: RunConfig) -> list[float]:
     """Give the objectives among a run's final metrics."""
-    return [final[name if name == "num_parameters" else f"final_{name}"] for name in config.objective]
+    return [final[final_metric(name)] for name in config.objective]

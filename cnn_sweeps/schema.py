@@ -103,6 +103,14 @@ class TrainingConfig:
 
 
 @dataclass(config=_forbid_unknown)
+class EvaluationConfig:
+    """What is made of a trained network."""
+
+    threshold_metric: Literal["accuracy", "balanced_accuracy", "f1"]
+    pictures: Literal["best", "all", "none"]
+
+
+@dataclass(config=_forbid_unknown)
 class TrackingConfig:
     """Where the run is recorded."""
 
@@ -220,6 +228,7 @@ class RunConfig:
     repeats: Count
     folds: Count
     evaluate_best: NumBest
+    retrain_best: Switch
     split: SplitConfig
     augmentation: AugmentationConfig
     data: dict[str, Any]
@@ -227,6 +236,7 @@ class RunConfig:
     optimizer: dict[str, Any]
     schedule: ScheduleConfig
     training: TrainingConfig
+    evaluation: EvaluationConfig
     tracking: TrackingConfig
     resolved: dict[str, Any]
     """The same as Hydra composed it, with interpolations resolved, for the record."""
@@ -245,7 +255,15 @@ class RunConfig:
     @property
     def settings_of_result(self) -> dict[str, Any]:
         """Those settings that the objective depends on."""
-        beside = ("resume", "evaluate_best", "tracking.", "training.checkpoint_dir", "data.cache_dir")
+        beside = (
+            "resume",
+            "evaluate_best",
+            "retrain_best",
+            "evaluation.",
+            "tracking.",
+            "training.checkpoint_dir",
+            "data.cache_dir",
+        )
         return {key: value for key, value in self.settings.items() if not key.startswith(beside)}
 
 

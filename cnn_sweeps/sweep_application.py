@@ -12,22 +12,26 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.assembly import forget_data, import_libraries, prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
+from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
+from cnn_sweeps.description import describe_sweep
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.repeats import final_metric
+from cnn_sweeps.retraining import retrain_trial
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
 from cnn_sweeps.sweep.ledger import ERROR
-from cnn_sweeps.sweep.progress import describe_command, describe_counts, describe_params
+from cnn_sweeps.sweep.progress import describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.study import SweepStudy
-from cnn_sweeps.tracking.runs import STATE_TAG
+from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
 from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
 
-_STORE = "tracking.uri"  # of a study
+_STORE, _RETRAINED = "tracking.uri", "retrained.trial"  # of a study
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
@@ -40,6 +44,8 @@ class CnnSweep(SweepApplication):
     _study: SweepStudy
     _run: SweepRun | None = None
     _store = ""
+    _name = ""
+    _searched: tuple[str, ...] = ()
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
@@ -69,14 +75,8 @@ class CnnSweep(SweepApplication):
         forget_data()
         self._study, self._folder = study, folder
         tracking = self._config.tracking
+        self._name = tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}"
         objective = ", ".join(self._config.objective)
-        description = "\n".join(
-            [
-                f"Sweep for {objective}, {study.total} trials.",
-                "",
-                *(f"- **{key}**: {text}" for key, text in about.items()),
-            ]
-        )
         known_store = study.optuna_study.user_attrs.get(_STORE)
         if known_store not in (None, hide_passwords(self._store)):
             raise TrackingError(
@@ -88,11 +88,11 @@ class CnnSweep(SweepApplication):
             self._run = open_sweep_run(
                 self._store,
                 tracking.experiment_name,
-                tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
+                self._name,
                 study.optuna_study.user_attrs.get(STUDY_RUN_ID),
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
                 | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
-                description,
+                describe_sweep(objective, study.total, about),
             )
             study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
@@ -108,6 +108,23 @@ class CnnSweep(SweepApplication):
             tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
         self._run.log_metrics(metrics)
         self._run.set_tags(tags)
+        self._note_searched(study.trials)
+
+    def _note_searched(self, trials: Sequence[FrozenTrial]) -> None:
+        """Have MLflow's pages tell what is searched, which a conditional space adds to, from what is fixed."""
+        assert self._run is not None
+        searched = tuple(dict.fromkeys(key for trial in trials for key in trial.params))
+        if searched == self._searched:
+            return
+        self._searched = searched
+        objectives, settings = self._config.objective, self._config.settings
+        metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
+        self._run.list_view(self._name, searched, list(metrics), ascending=OBJECTIVES[objectives[0]] == "minimize")
+        # a comparison that takes in the sweep's run then finds the searched keys alone to differ
+        groups = tuple(f"{key}." for key in searched)
+        self._run.log_params(
+            {key: value for key, value in settings.items() if key not in searched and not key.startswith(groups)}
+        )
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""
@@ -119,12 +136,11 @@ class CnnSweep(SweepApplication):
             STATE_TAG: original.state.name,
             "trial.duplicate_of": str(original.number),
         }
-        metrics = {
-            name if name == "num_parameters" else f"final_{name}": value
-            for name, value in zip(self._config.objective, values, strict=False)
-        }
+        metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
+        # the settings too, so that a comparison of the two finds no difference
+        params = self._run.read_params(original.user_attrs[RUN_ID]) if RUN_ID in original.user_attrs else trial.params
         name = f"trial {trial.number}: equals trial {original.number}"
-        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, trial.params))
+        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
@@ -141,18 +157,63 @@ class CnnSweep(SweepApplication):
         with study.exclusively():  # so that of two controllers one tests
             for rank, trial in enumerate(self._chosen()):
                 lines += self._evaluate(trial, executor, is_best=rank == 0)
+            if self._config.retrain_best:
+                lines += self._retrain(executor)
         with tempfile.TemporaryDirectory() as folder:
             write_report(study.optuna_study, self._config.objective, Path(folder))
+            lines += self._report_ablation(study.ranking(), Path(folder))
             for name in ("multirun.yaml", "optimization_results.yaml"):
                 text = (self._folder / name).read_text(encoding="utf-8")
                 Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
             self._run.log_files(Path(folder))
         return lines
 
+    def _retrain(self, executor: Executor) -> list[str]:
+        """Train the best trial's configuration on training and validation images, unless that was done before."""
+        assert self._run is not None
+        trial = next(iter(self._chosen()), None)
+        if trial is None or not (self._folder / trial.user_attrs[FOLDER] / WEIGHTS_FILE).exists():
+            return []
+        study, number = self._study.optuna_study, str(trial.number)
+        if study.user_attrs.get(_RETRAINED) == number:
+            return [f"trial {number} was retrained before"]
+        metrics = self._run.read_metrics(trial.user_attrs[RUN_ID])
+        lines: list[str] = executor.call(
+            retrain_trial,
+            str(self._folder / trial.user_attrs[FOLDER]),
+            trial.number,
+            {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
+            study.user_attrs[DATA],
+            metrics.get("decision_threshold"),
+            self._config.evaluate_best > 0,
+            self._config.tracking.log_model,
+        )
+        study.set_user_attr(_RETRAINED, number)
+        return lines
+
+    def _report_ablation(self, trials: Sequence[FrozenTrial], folder: Path) -> list[str]:
+        """Write table and picture of an ablation, if the sweep is one; give them, and the verdicts, as text."""
+        is_ablation = trials and all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
+        if not is_ablation or len(self._config.objective) > 1:
+            return []
+        from cnn_sweeps.evaluation.ablation import AblationTraining, write_ablation  # noqa: PLC0415  takes 2 s
+
+        assert self._run is not None
+        trainings = [
+            AblationTraining(
+                arm=trial.params["ablation"],
+                seed=trial.params["seed"],
+                metrics=self._run.read_metrics(trial.user_attrs[RUN_ID]),
+                val_log_losses=self._run.read_history(trial.user_attrs[RUN_ID], "val_log_loss"),
+            )
+            for trial in sorted(trials, key=lambda trial: trial.number)
+        ]
+        return write_ablation(trainings, self._config.training.early_stopping.patience, folder)
+
     def _chosen(self) -> list[FrozenTrial]:
         """Give the trials to test; at least the best one if its model is to be kept."""
         config = self._config
-        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model else 0)
+        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
         recorded = [trial for trial in self._study.ranking() if FOLDER in trial.user_attrs]  # duplicates have none
         return recorded[:num_chosen]
 

@@ -8,7 +8,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import keras
 import numpy as np
@@ -81,9 +80,8 @@ def train(
         TrainingError: if the loss is no longer finite.
     """
     model, num_images = network.model, len(source.positions)
-    run_steps = partial(network.train_steps, source, seed=seed, batch_size=config.batch_size)
     started, num_graphs = time.perf_counter(), network.num_graphs
-    run_steps(epoch=0, first_step=0, num_steps=0)
+    network.train_steps(source, seed=seed, epoch=0, first_step=0, num_steps=0, batch_size=config.batch_size)
     if network.num_graphs > num_graphs:
         log.info("compiled in %.1f s", time.perf_counter() - started)
 
@@ -91,9 +89,7 @@ def train(
     while progress.epochs_done < config.epochs and not _has_stalled(progress, config):
         epoch = progress.epochs_done + 1
         epoch_started = time.perf_counter()
-        model.reset_metrics()
-        for first_step, num_steps in _calls(source, config.batch_size, f"epoch {epoch}/{config.epochs}"):
-            run_steps(epoch=epoch - 1, first_step=first_step, num_steps=num_steps)
+        train_epoch(network, source, seed, config.batch_size, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
         metrics = _epoch_metrics(model, validate()) | {
             "epoch_s": time.perf_counter() - epoch_started,
@@ -109,6 +105,23 @@ def train(
 
     if config.restore_best_weights:
         model.set_weights(progress.best_weights)
+
+
+def train_epoch(
+    network: Network, source: TrainingImages, seed: int, batch_size: int, epoch: int, num_epochs: int
+) -> None:
+    """Train an epoch, counted from 1, of `num_epochs`; the model's metrics are those of this epoch then."""
+    network.model.reset_metrics()
+    for first_step, num_steps in _calls(source, batch_size, f"epoch {epoch}/{num_epochs}"):
+        network.train_steps(
+            source, seed=seed, epoch=epoch - 1, first_step=first_step, num_steps=num_steps, batch_size=batch_size
+        )
+
+
+def train_metrics(model: keras.Model) -> dict[str, float]:
+    """Give what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
+    measured = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
+    return measured | {"learning_rate": float(model.optimizer.learning_rate)}
 
 
 def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
@@ -128,14 +141,8 @@ def _calls(source: TrainingImages, batch_size: int, title: str) -> Iterator[tupl
 
 
 def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str, float]:
-    train_metrics = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
-    val_metrics = {f"val_{name}": value for name, value in validation.items()}
-    return {
-        **train_metrics,
-        **val_metrics,
-        "generalization_gap": val_metrics["val_log_loss"] - train_metrics["train_log_loss"],
-        "learning_rate": float(model.optimizer.learning_rate),
-    }
+    trained, validated = train_metrics(model), {f"val_{name}": value for name, value in validation.items()}
+    return trained | validated | {"generalization_gap": validated["val_log_loss"] - trained["train_log_loss"]}
 
 
 def _check_finite(metrics: dict[str, float], epoch: int) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.commands import command_to_repeat
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
@@ -52,11 +52,19 @@ class TrialRun:
         return f"trial {self._trial.number}: {describe_params(self._trial.frozen)}"
 
     @property
+    def params(self) -> dict[str, Any]:
+        """What is searched, by key: also groups (`optimizer`), which are no settings."""
+        return self._trial.frozen.params
+
+    @property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
-        overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        assert isinstance(overrides, list)
-        return f"{self._trial.study.user_attrs.get(PROGRAM, '')} {shlex.join(overrides)}"
+        return command_to_repeat(self._trial.study.user_attrs.get(PROGRAM, ""), self.overrides)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The trial's overrides."""
+        return list(HydraConfig.get().overrides.task)
 
     @property
     def tags(self) -> dict[str, str]:

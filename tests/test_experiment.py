@@ -1,6 +1,7 @@
 """One run as a user starts it, and what it leaves in MLflow and on disk."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -15,6 +17,14 @@ from conftest import TINY
 from PIL import Image
 
 PROJECT = Path(__file__).parent.parent
+METRICS = {
+    *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
+    *("log_loss", "brier_score", "expected_calibration_error"),
+}
+PICTURES = {
+    *("learning_curves", "confusion_matrix", "roc_curve", "pr_curve", "reliability", "scores"),
+    *("grad_cam", "filters"),
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -50,7 +60,7 @@ def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
-    assert {"test_accuracy", "test_log_loss", "test_auc", "final_generalization_gap", "best_epoch"} <= set(
+    assert {"test_accuracy", "test_log_loss", "test_roc_auc", "final_generalization_gap", "best_epoch"} <= set(
         run.data.metrics
     )
     best = run.data.metrics["best_epoch"]
@@ -63,12 +73,44 @@ def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
     counts = json.loads(artifact(run, "data.json").read_text())["images"]
     assert sum(counts["train"].values()) == 36
 
-    for name in ("learning_curves.png", "confusion_matrix.png"):
-        assert Image.open(artifact(run, name)).width > 300
+    for name in PICTURES:
+        assert Image.open(artifact(run, f"{name}.png")).width > 300
     assert "stripes 90 degrees" in artifact(run, "test_report.txt").read_text()
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
+
+
+def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_train, last_run):
+    run_train(*TINY, "data.difficulty=0.9", "evaluation.threshold_metric=f1", "tracking.log_model=false")
+    run = last_run()
+    metrics = run.data.metrics
+    table = pd.read_csv(artifact(run, "test_metrics.csv")).set_index("metric")
+    assert set(table.index) == METRICS
+    for name in METRICS:
+        for kind in ("final_val", "test"):
+            low, high = (metrics[f"interval/{kind}_{name}_{bound}"] for bound in ("low", "high"))
+            assert low <= high
+            if name != "expected_calibration_error":  # which is larger on resampled images
+                assert low <= metrics[f"{kind}_{name}"] <= high
+        assert tuple(table.loc[name]) == pytest.approx(
+            [metrics[key] for key in (f"test_{name}", f"interval/test_{name}_low", f"interval/test_{name}_high")]
+        )
+    assert 0 < metrics["decision_threshold"] < 1
+    assert metrics["final_val_f1_at_threshold"] >= metrics["final_val_f1"]
+    assert 0 <= metrics["test_f1_at_threshold"] <= 1
+    (log,) = artifact(run, "logs").rglob("*.log")
+    assert re.search(r"test images: log loss [\d.]+ \([\d.]+ to [\d.]+\), accuracy", log.read_text())
+
+
+def test_many_classes_have_metrics_and_pictures_but_no_threshold(run_train, last_run):
+    run_train(*TINY, "data.num_classes=3", "tracking.log_model=false")
+    run = last_run()
+    assert {f"test_{name}" for name in METRICS} <= set(run.data.metrics)
+    assert not any("threshold" in name for name in run.data.metrics)
+    assert {f"{name}.png" for name in PICTURES} <= {
+        file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    }
 
 
 def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(run_train, last_run, monkeypatch):
@@ -87,7 +129,7 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     assert model.metadata.metadata["cnn_sweeps"] == {
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
         "image_shape": [16, 16, 1],
-        "decision_threshold": None,
+        "decision_threshold": run.data.metrics["decision_threshold"],
     }
     assert model.input_example.shape == (1, 16, 16, 1)
 
@@ -211,6 +253,12 @@ def test_data_function_that_returns_something_else_is_told(run_train):
 
 def test_pictures_and_configuration_are_in_the_runs_folder_too(run_train, tmp_path):
     run_train(*TINY, "hydra.run.dir=here", "tracking.log_model=false")
-    assert {file.name for file in (tmp_path / "here/results").iterdir()} == {
-        *("config.yaml", "overrides.yaml", "test_report.txt", "learning_curves.png", "confusion_matrix.png")
-    }
+    names = {file.name for file in (tmp_path / "here/results").iterdir()}
+    assert (
+        names
+        == {
+            *("config.yaml", "overrides.yaml", "test_report.txt", "test_metrics.csv"),
+            *(f"{name}.png" for name in PICTURES),
+        }
+        | {"mistakes.png"} & names
+    )

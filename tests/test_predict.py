@@ -95,7 +95,8 @@ def test_table_on_the_terminal_ends_with_counts(photos, uri, capsys):
     chosen = [re.split("  +", row)[1] for row in rows]
     counts = [f"{chosen.count(name)} {name}" for name in CLASSES if name in chosen]
     assert summary.startswith("12 images: ")
-    assert set(summary.removeprefix("12 images: ").split(", ")) == set(counts)
+    assert set(summary.removeprefix("12 images: ").partition(" (")[0].split(", ")) == set(counts)
+    assert "stripes 90 degrees from a probability of " in summary
 
 
 def test_csv_has_the_probabilities_of_many_classes(photos, uri, model_of_three, capsys):

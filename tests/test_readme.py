@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""What the README and the pages that it sends people to tell them to type works."""
 
 import re
 import shlex
@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 PROJECT = Path(__file__).parent.parent
-README = (PROJECT / "README.md").read_text()
+PAGES = ("README.md", "docs/sweeps.md", "docs/own_code.md", "docs/speed.md")
+TEXT = "\n".join((PROJECT / page).read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     for line in block.splitlines()
     if line
 ]
@@ -31,10 +32,17 @@ BENCHMARKS = sorted(line for line in COMMANDS if line.startswith("python benchma
 
 
 def block(language: str, containing: str) -> str:
-    """Give the only block of the README in a language that contains a text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """Give the only block of the pages in a language that contains a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
     (found,) = [text for text in blocks if containing in text]
     return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    file = PROJECT / page
+    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), target
 
 
 def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from conftest import TINY, compose
@@ -116,7 +117,7 @@ def test_epochs_of_every_trial_are_in_the_study(swept):
 def test_only_the_best_trial_is_tested(swept):
     tested = {run.data.tags["trial.number"]: measured_on_test(run) for run in swept.children if measured_on_test(run)}
     assert tested.keys() == {str(swept.study.best_trial.number)}
-    assert {"test_log_loss", "test_accuracy", "test_auc"} <= tested[str(swept.study.best_trial.number)]
+    assert {"test_log_loss", "test_accuracy", "test_roc_auc"} <= tested[str(swept.study.best_trial.number)]
     assert not measured_on_test(swept.parent)
     assert sweep_log(swept.folder).count("on the test images, once") == 1
 
@@ -317,6 +318,86 @@ def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(
     assert "Pareto front" in sweep_log(tmp_path)
 
 
+def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_for(swept, run_train, tmp_path):
+    def drawn(children):
+        found = {}
+        for run in children:
+            files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+            found[run.data.tags["trial.number"]] = {"confusion_matrix.png", "grad_cam.png"} <= files
+        return found
+
+    best = str(swept.study.best_trial.number)
+    assert drawn(swept.children) == {number: number == best for number in ("0", "1", "2", "3")}
+    every = [*SWEEP, IN_THIS_PROCESS, "tracking.log_model=false", "evaluate_best=false", "training.epochs=1"]
+    run_train(*every, "hydra.sweeper.n_trials=2", "evaluation.pictures=all")
+    assert drawn(child_runs(parent_run(study_in(tmp_path)))) == {"0": True, "1": True}
+
+
+def test_every_trial_has_all_validation_metrics_with_intervals(swept):
+    for run in swept.children:
+        for name in ("accuracy", "f1", "roc_auc", "brier_score"):
+            assert f"final_val_{name}" in run.data.metrics
+            assert f"interval/final_val_{name}_low" in run.data.metrics
+
+
+def test_best_configuration_is_retrained_on_training_and_validation_images(run_train, tmp_path):
+    experiment = "tracking.experiment_name=retrained"
+    sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true"]
+    run_train(*sweep, "hydra.sweeper.n_trials=2")
+    study = study_in(tmp_path)
+    (again,) = (run for run in child_runs(parent_run(study)) if "retrained.trial" in run.data.tags)
+    best = run_of(study.best_trial)
+    assert again.data.tags["retrained.trial"] == str(study.best_trial.number)
+    assert again.info.run_name == f"trial {study.best_trial.number} retrained on train + validation"
+    epochs = mlflow.MlflowClient().get_metric_history(again.info.run_id, "train_log_loss")
+    assert [each.step for each in epochs] == list(range(1, int(best.data.metrics["best_epoch"]) + 1))
+    assert not any(name.startswith(("val_", "final_val_")) for name in again.data.metrics)
+    assert measured_on_test(again) >= {"test_log_loss", "test_accuracy"}
+
+    client = mlflow.MlflowClient()
+    champion, retrained = (
+        client.get_model_version_by_alias("retrained-synthetic", alias) for alias in ("champion", "retrained")
+    )
+    assert champion.version != retrained.version
+    assert retrained.tags["retrained.images"] == "48"  # of 60, 12 of them for the test
+    data = call_target("data", compose(*TINY).data)
+    test = split_dataset(data, 0.2, 0.2, 0).test
+    model = mlflow.pyfunc.load_model("models:/retrained-synthetic@retrained")
+    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    measured = summarize(class_probabilities(outputs), data.labels[test])
+    assert measured["log_loss"] == pytest.approx(again.data.metrics["test_log_loss"], rel=1e-5)
+
+    run_train(*sweep, "hydra.sweeper.n_trials=2")
+    assert f"trial {study.best_trial.number} was retrained before" in sweep_log(tmp_path)
+    assert sum("retrained.trial" in run.data.tags for run in child_runs(parent_run(study))) == 1
+
+
+def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_verdicts(run_train, tmp_path):
+    arms = ["none", "dropout", "l2", "both", "both_and_decay"]
+    epochs = "training.epochs=4"  # enough for the default pruner to stop some
+    run_train(*SWEEP, IN_THIS_PROCESS, "experiment=ablation", "search=ablation", "seed=0,1", epochs)
+    study = study_in(tmp_path)
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    assert [(trial.params["ablation"], trial.params["seed"]) for trial in study.trials] == [
+        (arm, seed) for arm in arms for seed in (0, 1)
+    ]
+    expected = {"none": ("0.0", "0.0", "constant"), "both_and_decay": ("0.5", "0.001", "exponential")}
+    for trial in study.trials:
+        run = run_of(trial)
+        params = [run.data.params[key] for key in ("model.dropout", "model.l2", "optimizer.schedule")]
+        assert tuple(params) == expected.get(trial.params["ablation"], tuple(params))
+        assert measured_on_test(run)
+    parent = parent_run(study)
+    table = pd.read_csv(artifact(parent, "ablation.csv"))
+    row = table[(table["arm"] == "l2") & (table["metric"] == "test_accuracy")].iloc[0]
+    of_arm = [run_of(trial) for trial in study.trials if trial.params["ablation"] == "l2"]
+    assert row["mean"] == pytest.approx(mean(run.data.metrics["test_accuracy"] for run in of_arm))
+    assert Image.open(artifact(parent, "ablation.png")).width > 800
+    said = sweep_log(tmp_path)
+    for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
+        assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
+
+
 def test_evaluate_best_false_tests_nothing_and_keeps_the_model(run_train, tmp_path):
     experiment = "tracking.experiment_name=untested"
     run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "evaluate_best=false", experiment)
@@ -349,7 +430,8 @@ def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trial
     assert runs["1"].info.status == "FINISHED"
     assert (runs["1"].data.tags["trial.duplicate_of"], runs["1"].data.tags["trial.state"]) == ("0", "COMPLETE")
     assert runs["1"].data.metrics["final_val_log_loss"] == duplicate.value
-    assert {key: float(value) for key, value in runs["1"].data.params.items()} == duplicate.params
+    assert {key: float(runs["1"].data.params[key]) for key in duplicate.params} == duplicate.params
+    assert runs["1"].data.params == runs["0"].data.params  # a comparison of the two finds no difference
     assert not (sweep_folder(tmp_path) / "1").exists()
     assert {number for number, run in runs.items() if measured_on_test(run)} == {"0", "2"}
 
@@ -519,7 +601,7 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(
         ([UNREACHABLE], "storage=postgresql://127.0.0.1:1/x: cannot be used"),
         (["tracking.uri=http://127.0.0.1:1"], "tracking.uri=http://127.0.0.1:1: the tracking server does not answer"),
         (["tracking.uri=sqlite:///no/such/folder/x.db"], "the folder of the database does not exist"),
-        (["search=nothing"], "search=nothing: no such option; allowed: architecture, optimizer, regularization, wide"),
+        (["search=nothing"], "search=nothing: no such option; allowed: ablation, architecture, optimizer"),
         (["search=regularisation"], "did you mean regularization?"),
         (["hydra/sweeper/pruner=x"], "hydra/sweeper/pruner=x: no such option"),
         (["hydra/sweeper/sampler=x"], "hydra/sweeper/sampler=x: no such option"),

@@ -1,6 +1,7 @@
 """What is kept in MLflow, used directly: champions, sweeps' runs, children, runs that were left or are opened again."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -181,7 +182,7 @@ def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(u
     assert (run.info.status, run.info.run_name) == ("RUNNING", "sweep x")
     assert (run.data.tags["n_trials"], run.data.tags["owner.pid"]) == ("8", str(os.getpid()))
     assert run.data.metrics == {"trials.complete": 4.0}
-    assert run.data.tags["mlflow.note.content"] == "Sweep for val_log_loss."
+    assert run.data.tags["mlflow.note.content"].startswith("Sweep for val_log_loss.\n")
     again.log_metrics({"trials.complete": 8.0})
     again.end("FINISHED")
     run = client.get_run(first.run_id)
@@ -234,8 +235,57 @@ def test_trial_without_a_job_is_recorded_as_a_finished_child(uri, experiment, cl
     assert run.data.tags[PARENT_TAG] == sweep.run_id
     assert sweep.read_tags_of_finished(run_id)["trial.number"] == "3"
     assert sweep.read_metrics(run_id) == {"final_val_log_loss": 0.5}
+    assert sweep.read_params(run_id) == {"a.b": "1"}
     assert run.data.params == {"a.b": "1"}
     sweep.end("FINISHED")
+
+
+def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_as_they_are(uri, experiment, client):
+    sweep = open_sweep(uri, experiment)
+    sweep.log_params({"seed": 0})
+    sweep.log_params({"seed": 1, "storage": "postgresql://me:secret@host/db"})
+    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
+    sweep.end("FINISHED")
+
+
+# What MLflow's page of the experiment lists.
+
+SWEPT = (["model.l2"], ["final_val_log_loss"])
+
+
+def views(experiment):
+    """Those that the page lists by name, and the states of the others, which only links lead to."""
+    tags = mlflow.get_experiment_by_name(experiment).tags
+    kept = [json.loads(text) for key, text in tags.items() if key.startswith("mlflow.sharedViewState.")]
+    return {each["name"]: json.loads(each["state"]) for each in kept if "name" in each}, [
+        each for each in kept if "name" not in each
+    ]
+
+
+def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(uri, experiment):
+    sweep = open_sweep(uri, experiment)
+    sweep.list_view("sweep x", *SWEPT, ascending=True)
+    sweep.list_view("sweep x", ["model.l2", "optimizer"], ["final_val_accuracy"], ascending=False)
+    listed, others = views(experiment)
+    assert (list(listed), others) == (["sweep x"], [])
+    assert sweep.run_id in listed["sweep x"]["searchFilter"]
+    assert (listed["sweep x"]["orderByKey"], listed["sweep x"]["orderByAsc"]) == ("metrics.`final_val_accuracy`", False)
+    columns = ["params.`model.l2`", "params.`optimizer`", "metrics.`final_val_accuracy`", "tags.`trial.state`"]
+    assert listed["sweep x"]["selectedColumns"] == columns
+    sweep.end("FINISHED")
+
+
+def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alone(uri, experiment, client):
+    own = {"name": "mine", "createdAt": 0, "state": "{}"}
+    client.set_experiment_tag(experiment_id(experiment), "mlflow.sharedViewState.1234", json.dumps(own))
+    sweeps = [open_sweep(uri, experiment) for _ in range(12)]
+    for number, sweep in enumerate(sweeps):
+        sweep.list_view(f"sweep {number}", *SWEPT, ascending=True)
+        sweep.end("FINISHED")
+    listed, others = views(experiment)
+    assert set(listed) == {"mine", *(f"sweep {number}" for number in range(2, 12))}
+    filters = [each["searchFilter"] for each in others]
+    assert sorted(filters) == sorted(f"tags.mlflow.parentRunId = '{sweep.run_id}'" for sweep in sweeps[:2])
 
 
 # Runs in runs.

@@ -10,44 +10,41 @@ from numpy.typing import NDArray
 
 _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
 
+Floats = NDArray[np.float64]
 
-def class_probabilities(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+
+def class_probabilities(outputs: NDArray[np.floating[Any]]) -> Floats:
     """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
     exact = outputs.astype(np.float64)
     return np.hstack([1 - exact, exact]) if exact.shape[1] == 1 else exact
 
 
-def log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def log_loss(probabilities: Floats, labels: NDArray[np.int64]) -> float:
     """Mean of -log(probability of the true class), in nats, 0 to 16.1; no penalty is in it."""
+    return float(log_losses(probabilities, labels).mean())
+
+
+def log_losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
+    """Each image's -log(probability of the true class), (N,)."""
     true_class = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(true_class, _SMALLEST_PROBABILITY)).mean())
+    return -np.log(np.maximum(true_class, _SMALLEST_PROBABILITY))
 
 
-def accuracy(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def accuracy(probabilities: Floats, labels: NDArray[np.int64]) -> float:
     """Share of images whose most probable class is the true one, 0 to 1."""
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def summarize(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+def summarize(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
     """`log_loss` and `accuracy` under these names."""
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
-def roc_auc(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Area under the ROC curve, 0 to 1; for more than two classes the mean over one-against-the-rest."""
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  takes 1.4 s and is needed after training only
-
-    if probabilities.shape[1] == 2:
-        return float(roc_auc_score(labels, probabilities[:, 1]))
-    classes = np.arange(probabilities.shape[1])
-    return float(roc_auc_score(labels[:, np.newaxis] == classes, probabilities, average="macro"))
-
-
 def per_class_report(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], class_names: Sequence[str]
+    probabilities: Floats, labels: NDArray[np.int64], class_names: Sequence[str]
 ) -> tuple[str, NDArray[np.int64]]:
     """Precision, recall, F1 and number of images a class as a text, and the confusion matrix (true, predicted)."""
-    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415  see roc_auc
+    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415  takes 1.4 s, needed at the end
 
     predicted, known = probabilities.argmax(axis=1), np.arange(len(class_names))
     report = classification_report(

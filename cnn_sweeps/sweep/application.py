@@ -29,7 +29,13 @@ class SweepApplication:
         return {}
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
-        """Prepare the record of a sweep that starts or goes on; `about` says what it searches and how."""
+        """Prepare the record of a sweep that starts or goes on.
+
+        Args:
+            study: of its trials.
+            about: what it searches and how, and the `command` that makes it again.
+            folder: of its files.
+        """
 
     def update(self, study: SweepStudy) -> None:
         """Bring the record up to date; called every few seconds while trials end."""

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import psutil
 
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.threads import thread_settings
 
 NumJobs = int | Literal["auto"]
 
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 _EXPECTED_WORKER_MB = 2000  # TensorFlow and MLflow alone are 800; training 128x128 images in batches of 32, 1,300
 _SHARE_OF_MEMORY = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
@@ -68,7 +68,7 @@ def plan_workers(
         )
     num_workers = min(most if n_jobs == "auto" else n_jobs, at_most)
     num_threads = max(1, num_cores // num_workers)
-    threads = dict.fromkeys(_THREAD_SETTINGS, str(num_threads)) if num_workers > 1 else {}
+    threads = thread_settings(num_threads) if num_workers > 1 else {}
     environments = [threads | _gpu_environment(chosen, slot, jobs_per_gpu) for slot in range(num_workers)]
     share_mb = int(_SHARE_OF_MEMORY * _total_memory_mb() / num_workers)
     workers, threads_each = _count(num_workers, "worker"), _count(num_threads, "thread")

@@ -22,7 +22,7 @@ from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_s
 from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, override_text, parse_search_space
 
 _SQLITE = "sqlite:///"
-_NOT_TO_GO_ON = ("hydra.mode=", "hydra.sweeper.study_name=")
+_NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SweepPlan:
         total: number of trials of the study.
         application: what the application adds.
         kept_settings: what every trial has in common and its result depends on.
-        overrides_to_go_on: the command line that continues the study.
+        overrides: the command line, without the study's name.
     """
 
     settings: SweepSettings
@@ -47,7 +47,7 @@ class SweepPlan:
     total: int
     application: SweepApplication
     kept_settings: dict[str, Any]
-    overrides_to_go_on: list[str]
+    overrides: list[str]
 
 
 def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictConfig) -> SweepPlan:
@@ -67,8 +67,6 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     points = _points_to_try_first(settings, space, extend is not None)
     application = _build_application(settings)
     kept_settings = _check_trials(space, application, loader, config, settings.direction)
-    name = f"hydra.sweeper.study_name={settings.study_name}"
-    to_go_on = [each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_TO_GO_ON)]
     return SweepPlan(
         settings=settings,
         space=space,
@@ -77,7 +75,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
         total=settings.n_trials or DEFAULT_NUM_TRIALS,
         application=application,
         kept_settings=kept_settings,
-        overrides_to_go_on=[*to_go_on, name],
+        overrides=[each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_KEPT)],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -99,31 +98,3 @@ def describe_ranking(ranking: Sequence[FrozenTrial], num_objectives: int) -> str
     for rank, (trial, value) in enumerate(zip(ranking, values, strict=False), 1):
         lines.append(f"{rank:4d}.  {value:>{width}s}  trial {trial.number:3d}  {describe_params(trial)}")
     return "\n".join(lines)
-
-
-def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:
-    """Give the command, as a person would type it, that runs this program with these overrides."""
-    program, flags = _program_and_flags()
-    words = [*program, *flags, *(["--multirun"] if multirun else []), *overrides]
-    return shlex.join(words)
-
-
-def _program_and_flags() -> tuple[list[str], list[str]]:
-    """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None and spec.name in sys.orig_argv:
-        start = sys.orig_argv.index(spec.name)
-        program = ["python", "-m", spec.name]
-    else:
-        program_path = sys.argv[0]
-        start = sys.orig_argv.index(program_path) if program_path in sys.orig_argv else len(sys.orig_argv)
-        is_script = program_path.endswith(".py")
-        program = ["python", program_path] if is_script else [Path(program_path).name]
-    flags: list[str] = []
-    words = iter(sys.orig_argv[start + 1 :])
-    for word in words:
-        if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
-            flags += [word, next(words, "")]
-        elif word.startswith(("--config-dir=", "--config-name=", "--config-path=")):
-            flags.append(word)
-    return program, flags

@@ -30,7 +30,7 @@ def write_report(study: optuna.Study, objective_names: Sequence[str], folder: Pa
     study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
     mpl.use("Agg")  # Optuna draws with pyplot
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all that is drawn afterwards
         warnings.simplefilter("ignore", ExperimentalWarning)
         for name, draw in _pictures(study, objective_names).items():
             _save(draw, folder / f"{name}.png")

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.errors import ConfigError, SweepError
 from cnn_sweeps.sweep.executors import BatchExecutor, Executor, WorkerExecutor
 from cnn_sweeps.sweep.ledger import OWNER
@@ -29,7 +30,6 @@ from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
     Progress,
-    describe_command,
     describe_counts,
     describe_ranking,
     describe_trial,
@@ -68,7 +68,8 @@ def run_sweep(
     status = "FAILED"
     try:
         about = describe_study(plan.settings, plan.space)
-        plan.application.begin(study, about, folder)
+        command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
+        plan.application.begin(study, about | {"command": command}, folder)
         study.enqueue(plan.points)
         progress.say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
         with sweep.signals_end_in_order():
@@ -331,13 +332,17 @@ class _Sweep:
         left_s = None if mean_s is None else left * mean_s / self._executor.num_slots
         self._progress.show(ledger.counts, self._study.total, ledger.best, left_s)
 
+    @property
+    def _command_to_go_on(self) -> str:
+        return describe_command([*self._plan.overrides, f"hydra.sweeper.study_name={self._study.name}"], multirun=True)
+
     def _report(self) -> list[FrozenTrial]:
         """Say what came out, and leave it in `optimization_results.yaml`; give the ranking."""
         study, say = self._study, self._progress.say
         ranking, num_objectives = study.ranking(), len(self._settings.direction)
         say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
         if not self.is_over:
-            say(f"To go on:\n  {describe_command(self._plan.overrides_to_go_on, multirun=True)}")
+            say(f"To go on:\n  {self._command_to_go_on}")
         if not ranking:
             say("no trial completed; the reasons are above and in the trials' folders")
             return ranking

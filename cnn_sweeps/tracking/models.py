@@ -123,5 +123,15 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     return f"registered as {name} version {registered.version}, alias champion"
 
 
+@store_errors()
+def register_beside(name: str, model_uri: str, tags: dict[str, str], alias: str) -> str:
+    """Register a logged model as a new version under an alias of its own, whatever the champion is; say so."""
+    import mlflow
+
+    registered = mlflow.register_model(model_uri, name, tags=tags)
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, registered.version)
+    return f"registered as {name} version {registered.version}, alias {alias}"
+
+
 def _comparable(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key.startswith("comparable.")}

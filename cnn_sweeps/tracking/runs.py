@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import logging
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +13,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
 if TYPE_CHECKING:
@@ -26,9 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARENT_TAG, STATE_TAG = "mlflow.parentRunId", "trial.state"
-_PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
-_GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
+PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 
 
 @contextmanager
@@ -106,8 +99,8 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
 
 
 @store_errors()
-def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
-    """Record the data set with its fingerprint, and the number of images of each class in each split."""
+def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]], description: str) -> None:
+    """Record the data set with its fingerprint, the images of each class in each split, and the run's page."""
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
@@ -117,7 +110,7 @@ def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]]) -> None:
         MetaDataset(source, name=dataset.name, digest=dataset.fingerprint),  # type: ignore[abstract]
         context="train, val, test",
     )
-    mlflow.set_tag("data.fingerprint", dataset.fingerprint)
+    mlflow.set_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: description})
     mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
 
 
@@ -228,26 +221,3 @@ def _has_run(run_id: str) -> bool:
         return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException:
         return False
-
-
-def describe_process() -> dict[str, str]:
-    """Name versions, platform, command line, owner and commit."""
-    tags = {f"version.{package}": version(package) for package in _PACKAGES}
-    tags["version.python"] = platform.python_version()
-    tags["platform"] = platform.platform()
-    tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
-    return tags | owner_tags() | _git_tags()
-
-
-@cache  # git takes longer the more this process holds in memory
-def _git_tags() -> dict[str, str]:
-    """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
-    for folder in (Path(__file__).parent, Path.cwd()):
-        git = ["git", "-C", str(folder)]
-        try:
-            commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, **_GIT).stdout.strip()
-            changes = subprocess.run([*git, "status", "--porcelain"], check=True, **_GIT).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
-    return {}

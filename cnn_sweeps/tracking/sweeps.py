@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG, describe_process
+from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.tracking.process import describe_process
+from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
+from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 
 class SweepRun:
@@ -38,6 +41,23 @@ class SweepRun:
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @store_errors()
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Record those parameters that the run does not have yet; MLflow lets none be changed."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params
+        new = [Param(key, hide_passwords(str(value))) for key, value in params.items() if key not in known]
+        self._client.log_batch(self.run_id, params=new)
+
+    @store_errors()
+    def list_view(self, name: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> None:
+        """Have the experiment's page list a view of the sweep's trials; see `describe_view`."""
+        view = describe_view(self.run_id, params, metrics, ascending=ascending)
+        tags = self._client.get_experiment(self.experiment_id).tags
+        for key, value in view_tags(tags, self.run_id, name, view).items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
+
+    @store_errors()
     def log_files(self, folder: Path) -> None:
         """Keep the files of a folder with the run."""
         self._client.log_artifacts(self.run_id, str(folder))
@@ -64,13 +84,17 @@ class SweepRun:
     @store_errors()
     def record_trial(self, name: str, tags: dict[str, str], metrics: dict[str, float], params: dict[str, Any]) -> str:
         """Record a trial that no job runs; give the id of its run."""
+        from mlflow.entities import Metric, Param
+
         run = self._client.create_run(
             self.experiment_id, tags=tags | owner_tags() | {PARENT_TAG: self.run_id}, run_name=name
         )
-        for key, value in params.items():
-            self._client.log_param(run.info.run_id, key, value)
-        for key, metric in metrics.items():
-            self._client.log_metric(run.info.run_id, key, metric)
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run.info.run_id,
+            [Metric(key, value, now, 0) for key, value in metrics.items()],
+            [Param(key, str(value)) for key, value in params.items()],
+        )
         self._client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
 
@@ -81,9 +105,19 @@ class SweepRun:
         return dict(run.data.tags) if run.info.status == "FINISHED" else {}
 
     @store_errors()
+    def read_params(self, run_id: str) -> dict[str, str]:
+        """Give the parameters of a trial's run."""
+        return dict(self._client.get_run(run_id).data.params)
+
+    @store_errors()
     def read_metrics(self, run_id: str) -> dict[str, float]:
         """Give the newest metrics of a trial's run."""
         return dict(self._client.get_run(run_id).data.metrics)
+
+    @store_errors()
+    def read_history(self, run_id: str, metric: str) -> list[float]:
+        """Give a metric of a trial's run after each epoch."""
+        return [each.value for each in sorted(self._client.get_metric_history(run_id, metric), key=lambda m: m.step)]
 
 
 def open_sweep_run(
@@ -100,7 +134,7 @@ def open_sweep_run(
 
         client = MlflowClient()
         close_abandoned_runs(experiment_id)
-        all_tags = describe_process() | tags | {"mlflow.note.content": description}
+        all_tags = describe_process() | tags
         if known_run_id is not None:
             try:
                 client.update_run(known_run_id, status="RUNNING")
@@ -109,5 +143,6 @@ def open_sweep_run(
         if known_run_id is None:
             known_run_id = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
         run = SweepRun(str(known_run_id), experiment_id)
-        run.set_tags(all_tags)
+        link = f"[Its trials, ranked and drawn]({link_to_view(experiment_id, run.run_id)})"
+        run.set_tags(all_tags | {NOTE_TAG: f"{description}\n\n{link}"})
     return run

@@ -1,8 +1,12 @@
 """Pictures show what they should."""
 
 import numpy as np
+import pytest
 
-from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_learning_curves
+from cnn_sweeps.evaluation import figures
+from cnn_sweeps.evaluation.estimates import estimate
+
+CLASSES = ["ant", "bee", "cat"]
 
 
 def history(epochs):
@@ -10,24 +14,90 @@ def history(epochs):
     return [dict.fromkeys(keys, 1 / epoch) for epoch in range(1, epochs + 1)]
 
 
-def test_learning_curves_show_every_epoch_and_mark_the_best(tmp_path):
-    figure = draw_learning_curves(history(7), best_epoch=4, stopped_early=True)
+def predictions(num_classes):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % num_classes
+    logits = random.normal(size=(60, num_classes)) + np.eye(num_classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels
+
+
+def legend_texts(axes):
+    legend = axes.get_legend()
+    return [text.get_text() for text in (legend.get_title(), *legend.get_texts())]
+
+
+def test_learning_curves_show_every_epoch_and_mark_the_best_and_the_stop(tmp_path):
+    figure = figures.draw_learning_curves(history(7), best_epoch=4, stopped_early=True)
     loss = figure.axes[0]
     assert [len(line.get_xdata()) for line in loss.lines[:2]] == [7, 7]
-    assert loss.lines[2].get_xdata() == [4, 4]
-    assert "stopped early after epoch 7; best epoch 4" in figure.get_suptitle()
+    assert [line.get_xdata() for line in loss.lines[2:]] == [[4, 4], [7, 7]]
+    assert "stopped early after epoch 7 (dotted); best epoch 4" in figure.get_suptitle()
     figure.savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+def test_learning_curves_of_a_full_training_mark_no_stop():
+    figure = figures.draw_learning_curves(history(7), best_epoch=4, stopped_early=False)
+    assert [line.get_xdata() for line in figure.axes[0].lines[2:]] == [[4, 4]]
+    assert "ended after 7 epochs" in figure.get_suptitle()
+
+
 def test_confusion_matrix_shows_every_count_and_class():
     counts = np.array([[5, 1, 0], [0, 7, 2], [0, 0, 0]])
-    axes = draw_confusion_matrix(counts, ["ant", "bee", "cat"], "Test images").axes[0]
+    axes = figures.draw_confusion_matrix(counts, CLASSES, "Test images").axes[0]
     assert [text.get_text() for text in axes.texts] == [str(count) for count in counts.ravel()]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "bee", "cat"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
 
 
 def test_confusion_matrix_of_many_classes_stays_a_picture_one_can_open(tmp_path):
-    figure = draw_confusion_matrix(np.eye(300, dtype=np.int64), [f"class {i}" for i in range(300)], "Test images")
+    names = [f"class {i}" for i in range(300)]
+    figure = figures.draw_confusion_matrix(np.eye(300, dtype=np.int64), names, "Test images")
     assert not figure.axes[0].texts
     assert max(figure.get_size_inches()) < 16
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_curves_have_the_measured_areas(num_classes):
+    probabilities, labels = predictions(num_classes)
+    measured, names = estimate(probabilities, labels), CLASSES[:num_classes]
+    roc = figures.draw_roc_curve(probabilities, labels, names, measured["roc_auc"], "Test images").axes[0]
+    curves = roc.lines[1:]  # after the diagonal
+    assert [curve.get_label() for curve in curves] == (["bee"] if num_classes == 2 else names)
+    areas = [np.trapezoid(curve.get_ydata(), curve.get_xdata()) for curve in curves]
+    assert np.mean(areas) == pytest.approx(measured["roc_auc"].value)
+    assert f"area {measured['roc_auc'].value:.3f} (" in roc.get_title()
+
+    pr = figures.draw_pr_curve(probabilities, labels, names, measured["pr_auc"], "Test images").axes[0]
+    areas = [-np.sum(np.diff(curve.get_xdata()) * curve.get_ydata()[:-1]) for curve in pr.lines]
+    assert np.mean(areas) == pytest.approx(measured["pr_auc"].value)
+
+
+def test_curves_of_many_classes_have_no_legend_of_them():
+    probabilities, labels = predictions(20)
+    names, area = [f"class {i}" for i in range(20)], estimate(probabilities, labels)["roc_auc"]
+    axes = figures.draw_roc_curve(probabilities, labels, names, area, "Test images").axes[0]
+    assert len(axes.lines) == 21
+    assert axes.get_legend() is None
+
+
+def test_reliability_counts_every_image_and_shows_the_accuracy_of_each_confidence():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])
+    labels = np.array([0, 1, 1, 1])
+    error = estimate(probabilities, labels)["expected_calibration_error"]
+    accuracy, images = figures.draw_reliability(probabilities, labels, error, "Test images").axes
+    assert accuracy.lines[1].get_xydata() == pytest.approx(np.array([[0.7, 1.0], [0.9, 0.5]]))
+    assert sum(bar.get_height() for bar in images.patches) == 4
+
+
+def test_scores_are_counted_by_class_with_the_threshold_marked():
+    probabilities, labels = predictions(2)
+    axes = figures.draw_scores(probabilities, labels, CLASSES[:2], 0.3, "Test images").axes[0]
+    assert legend_texts(axes)[1:] == ["ant (30)", "bee (30)", "threshold 0.3"]
+    assert axes.get_xlabel() == "probability of bee"
+
+
+def test_scores_of_many_classes_are_counted_by_right_and_wrong():
+    probabilities, labels = predictions(3)
+    num_right = int((probabilities.argmax(axis=1) == labels).sum())
+    axes = figures.draw_scores(probabilities, labels, CLASSES, None, "Test images").axes[0]
+    assert legend_texts(axes)[1:] == [f"wrong ({60 - num_right})", f"right ({num_right})"]

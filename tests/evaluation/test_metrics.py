@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from cnn_sweeps.evaluation.metrics import accuracy, class_probabilities, log_loss, per_class_report, roc_auc, summarize
+from cnn_sweeps.evaluation.metrics import accuracy, class_probabilities, log_loss, per_class_report, summarize
 
 
 def predictions(num_classes):
@@ -35,14 +35,6 @@ def test_summary_by_hand():
     probabilities = np.array([[0.5, 0.5], [0.2, 0.8]])
     expected = {"log_loss": (np.log(2) - np.log(0.2)) / 2, "accuracy": 0.5}
     assert summarize(probabilities, np.array([0, 0])) == pytest.approx(expected)
-
-
-def test_auc_is_one_for_a_perfect_order_and_half_for_none():
-    labels = np.array([0, 0, 1, 1])
-    assert roc_auc(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), labels) == 1
-    assert roc_auc(np.full((4, 2), 0.5), labels) == 0.5
-    probabilities, many = predictions(4)
-    assert 0.7 < roc_auc(probabilities, many) < 1
 
 
 def test_report_names_classes_and_counts_confusions():

@@ -1,0 +1,167 @@
+"""Metrics with their bootstrap intervals.
+
+The definitions are scikit-learn's, and the tests hold each to it. But all resamples are measured at once, as weights of
+the images: a sweep does this for every trial, and scikit-learn, one resample after the other, takes many times as long.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.evaluation.metrics import Floats, log_losses, summarize
+
+NUM_RESAMPLES = 1000
+NUM_BINS = 15  # of confidence, of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
+_WEIGHTS_AT_ONCE = 2**22  # 32 MB
+
+Labels = NDArray[np.int64]
+
+
+class Estimate(NamedTuple):
+    """A metric of some images, and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(probabilities: Floats, labels: Labels) -> dict[str, Estimate]:
+    """Measure predictions, each metric with a 95 % interval.
+
+    The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
+    images would change the metric, not another training; where no image is a mistake they cannot tell anything.
+
+    Args:
+        probabilities: (N, C), rows summing to 1; of two classes, the second is the positive one.
+        labels: (N,), the true classes.
+
+    Returns:
+        By name: `log_loss`; `accuracy`, `balanced_accuracy` (mean recall of the classes); `precision`, `recall`, `f1`,
+        `roc_auc`, `pr_auc` (average precision) of the positive class or, of more than two classes, their means over the
+        classes, each against the rest; `brier_score`, the mean squared error of the positive class's probability or, of
+        more classes, summed over them; `expected_calibration_error` of the most probable class. All but `log_loss` are
+        0 to 1 (`brier_score` of more than two classes: to 2). NaN for what needs two classes where there is only one.
+    """
+    values = _measure(probabilities, labels, np.ones((1, len(labels))))
+    point = {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels)
+    random = np.random.default_rng(0)
+    rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
+    parts = []
+    for start in range(0, NUM_RESAMPLES, rows):
+        size = min(rows, NUM_RESAMPLES - start)
+        drawn = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=size)
+        parts.append(_measure(probabilities, labels, drawn.astype(np.float64)))
+    return {
+        name: _with_interval(value, np.concatenate([part[name] for part in parts])) for name, value in point.items()
+    }
+
+
+def _with_interval(value: float, resampled: Floats) -> Estimate:
+    defined = resampled[np.isfinite(resampled)]
+    if not len(defined):
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.quantile(defined, (0.025, 0.975))
+    return Estimate(value, float(low), float(high))
+
+
+def _measure(probabilities: Floats, labels: Labels, weights: Floats) -> dict[str, Floats]:
+    """Measure under each row of weights, (R, N), how often each image counts; each metric is (R,)."""
+    num_classes = probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+    is_correct = predicted == labels
+    is_true, is_predicted = (np.eye(num_classes)[each] for each in (labels, predicted))
+    squared_errors = ((probabilities - is_true) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
+    per_image = np.stack([log_losses(probabilities, labels), is_correct, squared_errors], axis=1)
+    means = (weights @ per_image / weights.sum(axis=1, keepdims=True)).T
+    metrics = dict(zip(("log_loss", "accuracy", "brier_score"), means, strict=True))
+    metrics["expected_calibration_error"] = _calibration_error(probabilities.max(axis=1), is_correct, weights)
+    metrics |= _by_counts(weights @ is_true, weights @ is_predicted, weights @ (is_true * is_correct[:, np.newaxis]))
+    classes = [1] if num_classes == 2 else range(num_classes)
+    areas = [_areas(probabilities[:, each], is_true[:, each], weights) for each in classes]
+    metrics |= {
+        name: _mean_of_defined(np.stack(each, axis=1))
+        for name, each in zip(("roc_auc", "pr_auc"), zip(*areas, strict=True), strict=True)
+    }
+    return metrics
+
+
+def _by_counts(true: Floats, predicted: Floats, hits: Floats) -> dict[str, Floats]:
+    """Give what follows from how many images of each class there are, were predicted and were right: each (R, C)."""
+    recall, precision, f1 = (_share(hits, of) for of in (true, predicted, (true + predicted) / 2))
+    balanced = _mean_of_defined(np.where(true > 0, recall, np.nan))
+    metrics = {"precision": precision, "recall": recall, "f1": f1}
+    if true.shape[1] == 2:
+        of_class = {name: value[:, 1] for name, value in metrics.items()}
+    else:
+        occurs = (true > 0) | (predicted > 0)
+        of_class = {name: _mean_of_defined(np.where(occurs, value, np.nan)) for name, value in metrics.items()}
+    return {"balanced_accuracy": balanced, **of_class}
+
+
+def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weights: Floats) -> Floats:
+    bins = np.eye(NUM_BINS)[confidence_bins(confidence)]
+    excess = weights @ (bins * (is_correct - confidence)[:, np.newaxis])
+    errors: Floats = np.abs(excess).sum(axis=1) / weights.sum(axis=1)
+    return errors
+
+
+def confidence_bins(confidence: Floats) -> Labels:
+    """Give the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
+    return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+
+
+def _areas(scores: Floats, is_positive: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Give the areas under the ROC curve and the precision-recall curve; equal scores are one point of the curve."""
+    order = np.argsort(-scores, kind="stable")
+    first_of_score = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    by_score = np.add.reduceat(weights[:, order], first_of_score, axis=1)
+    positives = np.add.reduceat(weights[:, order] * is_positive[order], first_of_score, axis=1)
+    negatives = by_score - positives
+    true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
+    num_positives, num_negatives = true_positives[:, -1:], false_positives[:, -1:]
+    is_defined = (num_positives > 0) & (num_negatives > 0)
+    below = num_negatives - false_positives + negatives / 2
+    roc = _share((positives * below).sum(axis=1, keepdims=True), num_positives * num_negatives)
+    pr = (_share(positives, num_positives) * _share(true_positives, true_positives + false_positives)).sum(axis=1)
+    return np.where(is_defined, roc, np.nan)[:, 0], np.where(num_positives[:, 0] > 0, pr, np.nan)
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """Average over the classes for which the metric is defined."""
+    defined = np.isfinite(values)
+    means: Floats = np.where(defined, values, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
+    return np.where(defined.any(axis=1), means, np.nan)
+
+
+def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
+    """Give the decision threshold that maximises a metric, and the metric there.
+
+    Of equally good thresholds it is the one nearest to 0.5.
+
+    Args:
+        scores: (N,), probability of the positive class.
+        labels: (N,), 0 or 1.
+        metric: `accuracy`, `balanced_accuracy` or `f1`.
+    """
+    distinct = np.unique(scores)
+    edges = np.concatenate([[0.0], distinct, [1.0]])
+    low, high = edges[:-1], edges[1:]
+    thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
+    values = np.array([metric_at_threshold(scores, labels, metric, each) for each in thresholds])
+    best = np.flatnonzero(values == values.max())
+    chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
+    return float(thresholds[chosen]), float(values[chosen])
+
+
+def metric_at_threshold(scores: Floats, labels: Labels, metric: str, threshold: float) -> float:
+    """Give `accuracy`, `balanced_accuracy` or `f1` if images with at least this score count as positive."""
+    predicted = np.stack([scores < threshold, scores >= threshold], axis=1).astype(np.float64)
+    return float(_measure(predicted, labels, np.ones((1, len(labels))))[metric][0])

@@ -1,0 +1,54 @@
+"""Where in an image a network sees the class that it predicts."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from numpy.typing import NDArray
+
+from cnn_sweeps.evaluation.metrics import Floats
+
+_COARSER = (layers.MaxPooling2D, layers.AveragePooling2D)  # than the map that they pool
+_ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D)
+
+
+def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
+    """Give for each image how much each place of the last feature map speaks for the predicted class.
+
+    Gradient-weighted class activation mapping (Selvaraju et al., Grad-CAM, 2017): the feature maps weighted by the mean
+    gradient of the class's logit, positive parts only, each image's scaled to 1.
+
+    Args:
+        model: functional; gives (n, 1) or (n, C) probabilities.
+        images: (n, height, width, channels), 0 to 255.
+
+    Returns:
+        (n, rows, columns), 0 to 1; None if the network has no feature map that all that follows is computed from, or
+        does not end in a dense layer.
+    """
+    maps = [layer for layer in model.layers if _is_feature_map(layer)]
+    head = model.layers[-1]
+    if not maps or not isinstance(head, layers.Dense):
+        return None
+    try:
+        rest = keras.Model(maps[-1].output, head.input)
+    except ValueError:  # something else than the map leads to the output
+        return None
+    feature_map = keras.Model(model.inputs, maps[-1].output)(tf.cast(images, tf.float32) / 255.0, training=False)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(feature_map)
+        features = tf.cast(rest(feature_map, training=False), tf.float32)
+        logits = tf.matmul(features, head.kernel) + head.bias
+        of_predicted = tf.abs(logits[:, 0]) if logits.shape[1] == 1 else tf.reduce_max(logits, axis=1)
+    weights = tf.reduce_mean(tape.gradient(of_predicted, feature_map), axis=(1, 2), keepdims=True)
+    heat = tf.nn.relu(tf.reduce_sum(feature_map * weights, axis=-1)).numpy().astype(np.float64)
+    highest: Floats = heat.max(axis=(1, 2), keepdims=True)
+    scaled: Floats = np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
+    return scaled
+
+
+def _is_feature_map(layer: layers.Layer) -> bool:
+    is_map = not isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)) and len(layer.output.shape) == 4
+    return is_map and min(layer.output.shape[1:3]) > 1

@@ -1,0 +1,114 @@
+"""Sheets of images: what a network mistakes, what it looks at, what its first layer has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cnn_sweeps.evaluation.estimates import Labels
+from cnn_sweeps.evaluation.figures import DPI
+from cnn_sweeps.evaluation.metrics import Floats
+
+NUM_MISTAKES = 12
+NUM_EXPLAINED = 4  # right ones, and as many wrong ones
+_COLUMNS = 4
+_LONGEST_NAME = 24
+
+Pixels = NDArray[np.uint8]
+
+
+def most_confident_mistakes(probabilities: Floats, labels: Labels) -> Labels:
+    """Give the positions of up to 12 wrong predictions, those of the highest probability first."""
+    return _most_confident(probabilities, probabilities.argmax(axis=1) != labels, NUM_MISTAKES)
+
+
+def images_to_explain(probabilities: Floats, labels: Labels) -> tuple[Labels, Labels]:
+    """Give the positions of up to 4 right predictions, of all classes in turn, and 4 wrong ones; the most confident."""
+    is_right = probabilities.argmax(axis=1) == labels
+    best_of_class = [_most_confident(probabilities, is_right & (labels == i), NUM_EXPLAINED) for i in np.unique(labels)]
+    in_turn = [best[rank] for rank in range(NUM_EXPLAINED) for best in best_of_class if rank < len(best)]
+    return np.array(in_turn[:NUM_EXPLAINED], np.int64), _most_confident(probabilities, ~is_right, NUM_EXPLAINED)
+
+
+def draw_predictions(
+    images: Pixels,
+    names: Sequence[str],
+    labels: Labels,
+    probabilities: Floats,
+    class_names: Sequence[str],
+    title: str,
+    heat: Floats | None = None,
+) -> Figure:
+    """Draw images under their file names, what they were taken for and, where that is wrong, what they are.
+
+    Args:
+        images: (n, height, width, channels), 0 to 255, n at least 1.
+        names: (n,), of the files.
+        labels: (n,), the true classes.
+        probabilities: (n, C).
+        class_names: (C,).
+        title: of the sheet.
+        heat: (n, rows, columns), 0 to 1, laid over the images; None: nothing.
+    """
+    figure, all_axes = _sheet(len(images), title)
+    for i, (axes, image) in enumerate(zip(all_axes, images, strict=False)):
+        is_grey, (height, width) = image.shape[2] == 1, image.shape[:2]
+        axes.imshow(image[:, :, 0] if is_grey else image, cmap="gray" if is_grey else None, vmin=0, vmax=255)
+        if heat is not None:
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axes.imshow(heat[i], cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1)
+        axes.set_title(f"{_shortened(names[i])}\n{_verdict(labels[i], probabilities[i], class_names)}", fontsize=8)
+    return figure
+
+
+def draw_filters(kernels: NDArray[np.floating[Any]], title: str) -> Figure:
+    """Draw the kernels of a convolution, (height, width, channels, filters), each from its lowest to its highest value.
+
+    In colour with 3 input channels, else the mean over them in grey.
+    """
+    filters = np.moveaxis(kernels, 3, 0)
+    pictures = filters if filters.shape[3] == 3 else filters.mean(axis=3, keepdims=True)
+    low, high = (extreme(pictures, axis=(1, 2, 3), keepdims=True) for extreme in (np.min, np.max))
+    scaled = (pictures - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    columns = 16
+    rows = -(-len(scaled) // columns)
+    figure = Figure(figsize=(7.5, 0.55 * rows + 0.5), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in all_axes:
+        axes.axis("off")
+    for axes, picture in zip(all_axes, scaled, strict=False):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    return figure
+
+
+def _most_confident(probabilities: Floats, is_wanted: NDArray[np.bool_], number: int) -> Labels:
+    wanted = np.flatnonzero(is_wanted)
+    return wanted[np.argsort(-probabilities.max(axis=1)[wanted], kind="stable")][:number]
+
+
+def _sheet(number: int, title: str) -> tuple[Figure, Sequence[Axes]]:
+    rows = -(-number // _COLUMNS)
+    figure = Figure(figsize=(8.4, 2.45 * rows + 0.4), dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    all_axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel().tolist()
+    for axes in all_axes:
+        axes.axis("off")
+    return figure, all_axes
+
+
+def _verdict(label: int, row: Floats, class_names: Sequence[str]) -> str:
+    predicted = int(row.argmax())
+    told = f"{_shortened(class_names[predicted])} {row[predicted]:.3f}"
+    return told if predicted == label else f"{told}, is {_shortened(class_names[label])}"
+
+
+def _shortened(name: str) -> str:
+    """Give the end of a long name, which tells files apart."""
+    plain = name.replace("$", r"\$")  # else matplotlib reads formulas
+    return plain if len(plain) <= _LONGEST_NAME else f"…{plain[1 - _LONGEST_NAME :]}"

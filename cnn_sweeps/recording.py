@@ -1,0 +1,122 @@
+"""What a training leaves in MLflow before its first epoch, as a single run, a part, a trial or a reproduction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from hydra.core.hydra_config import HydraConfig
+
+from cnn_sweeps.assembly import native_messages_off
+from cnn_sweeps.commands import command_to_repeat, describe_command
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Split
+from cnn_sweeps.description import describe_run
+from cnn_sweeps.repeats import average_metrics
+from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.tracking import runs
+
+if TYPE_CHECKING:
+    from cnn_sweeps.reproduction import Reproduction
+    from cnn_sweeps.trial_run import TrialRun
+
+Role: TypeAlias = "TrialRun | Reproduction | None"
+"""What a run is beside itself; None: nothing."""
+
+
+def open_run(
+    store: str, config: RunConfig, dataset: ImageDataset, role: Role, part: str, resumed: str | None
+) -> AbstractContextManager[str]:
+    """Record the block as one run; gives its id.
+
+    Args:
+        store: the tracking URI.
+        config: of the training.
+        dataset: gives the run its name.
+        role: of the whole run.
+        part: the name of a part of several; empty: the whole.
+        resumed: the run to go on with.
+    """
+    name = part or (role.name if role is not None else _run_name(config, dataset))
+    tags = {"command": _command(role)} if part or role is None else role.tags
+    is_named_by_user = role is None and not part
+    tracking = config.tracking if is_named_by_user else replace(config.tracking, run_name=None)
+    settings = role.params | config.settings if role is not None else config.settings
+    log_file = output_dir() / f"{HydraConfig.get().job.name}.log"
+    return runs.tracked_run(store, tracking, name, settings, log_file, resumed_run_id=resumed, tags=tags)
+
+
+@contextmanager
+def open_group(
+    store: str, config: RunConfig, dataset: ImageDataset, split: Split, counts: dict[str, dict[str, int]], role: Role
+) -> Iterator[str]:
+    """Record what several trainings have in common; the runs in the block are its parts. Gives its id."""
+    with open_run(store, config, dataset, role, "", None) as run_id:
+        if role is not None:
+            role.note_run(run_id)
+        record_start(config, dataset, split, counts, role, output_dir() / "results", run_id)
+        yield run_id
+
+
+def record_start(
+    config: RunConfig,
+    dataset: ImageDataset,
+    split: Split,
+    counts: dict[str, dict[str, int]],
+    role: Role,
+    results_dir: Path,
+    whole_run_id: str,
+    part: str = "",
+    history: Sequence[dict[str, float]] = (),
+) -> None:
+    """Record in the active run what is known before training.
+
+    Args:
+        config: of the training.
+        dataset: the images.
+        split: which of them are for what.
+        counts: of the images of each class in each split, test images included.
+        role: of the whole run.
+        results_dir: for the files.
+        whole_run_id: the run, or that which it is a part of.
+        part: see `open_run`.
+        history: metrics of the epochs of a resumed run that the store does not have.
+    """
+    with native_messages_off():
+        from cnn_sweeps import results
+
+    results.write_settings(results_dir, config, _overrides(role), dataset, split)
+    runs.log_files(results_dir)
+    runs.log_data(dataset, counts, describe_run(_command(role), whole_run_id, dataset, counts, part=part))
+    for epoch, metrics in enumerate(history, 1):
+        runs.log_metrics(metrics, step=epoch)
+
+
+def record_group(finals: list[dict[str, float]], trial: TrialRun | None, *, is_pruned: bool) -> None:
+    """Record the parts' means and, of a trial, how it ended."""
+    if finals:
+        runs.log_metrics(average_metrics(finals), step=len(finals))
+    if trial is not None:
+        runs.set_tags({runs.STATE_TAG: "PRUNED" if is_pruned else "COMPLETE"})
+
+
+def output_dir() -> Path:
+    """Give Hydra's folder of the job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _overrides(role: Role) -> list[str]:
+    return list(HydraConfig.get().overrides.task) if role is None else role.overrides
+
+
+def _command(role: Role) -> str:
+    """Give the command that makes the whole run again."""
+    return command_to_repeat(describe_command([]), _overrides(role)) if role is None else role.command
+
+
+def _run_name(config: RunConfig, dataset: ImageDataset) -> str:
+    network = str(config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
+    return f"{dataset.name} {network} seed {config.seed}"

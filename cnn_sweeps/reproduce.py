@@ -1,0 +1,87 @@
+"""Make a recorded run again, and compare: `python -m cnn_sweeps.reproduce RUN_ID [tracking.uri=URI]`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from omegaconf import DictConfig
+
+from cnn_sweeps.comparison import DEFAULT_TOLERANCE
+
+_HELP = f"""\
+Make a run or trial that MLflow has recorded again, with its settings and images, and compare what is measured.
+
+Examples:
+  python -m cnn_sweeps.reproduce RUN_ID
+  python -m cnn_sweeps.reproduce RUN_ID tracking.uri=http://127.0.0.1:5000 data.root=PATH
+
+It says what differs from then, trains as a run of its own in the same experiment, and shows the validation log loss of
+every epoch and the final metrics, recorded and now. Exit codes: 0 if they agree bit for bit or within the tolerance,
+2 if not, 1 if the run cannot be made again.
+
+Settings, of where things are now:
+  tracking.uri=URI              where the run is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
+  data.root=PATH                the folder of the same images
+  data.cache_dir=PATH           for decoded images
+  training.checkpoint_dir=PATH  for finished epochs
+  hydra.run.dir=PATH            for log and pictures
+
+Flags:
+  --tolerance NUMBER   largest relative difference that counts as agreement; {DEFAULT_TOLERANCE:g}
+"""
+_SETTINGS = ("tracking.uri", "data.root", "data.cache_dir", "training.checkpoint_dir", "hydra.run.dir")
+_DOES_NOT_AGREE = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        return _HELP
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"error: {message}; --help shows what there is")
+
+
+def _read_arguments(words: Sequence[str]) -> tuple[str, float, list[str]]:
+    """Give the run's id, the tolerance, and the settings as Hydra takes them."""
+    parser = _Parser(allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
+    read = parser.parse_intermixed_args(words)
+    settings = [word for word in read.words if "=" in word]
+    run_ids = [word for word in read.words if "=" not in word]
+    if unknown := [word for word in settings if word.partition("=")[0] not in _SETTINGS]:
+        parser.error(f"{unknown[0]}: no setting of where things are; allowed: {', '.join(_SETTINGS)}")
+    if len(run_ids) != 1:
+        parser.error(f"{' '.join(run_ids) or 'no run'}: give the id of one run")
+    if not read.tolerance >= 0:
+        parser.error(f"--tolerance {read.tolerance}: should be a number, at least 0")
+    return run_ids[0], read.tolerance, [f"++{setting}" for setting in settings]
+
+
+def main() -> None:
+    """Do what the command line says."""
+    gc.disable()  # as in `train`
+    run_id, tolerance, overrides = _read_arguments(sys.argv[1:])
+    sys.argv[1:] = overrides
+    from cnn_sweeps.command_line import run_application
+
+    def reproduce(composed: DictConfig) -> None:
+        """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
+        from cnn_sweeps.reproduction import prepare_reproduction
+
+        reproduction = prepare_reproduction(run_id, composed)
+        from cnn_sweeps.experiment import run_experiment
+
+        run_experiment(reproduction.config, reproduction)
+        if not reproduction.compare(tolerance).agrees:
+            sys.exit(_DOES_NOT_AGREE)
+
+    run_application(reproduce)
+
+
+if __name__ == "__main__":
+    main()

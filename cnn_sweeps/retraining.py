@@ -1,0 +1,90 @@
+"""The best configuration of a sweep, trained again on training and validation images together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cnn_sweeps.assembly import build_network, prepare_libraries
+from cnn_sweeps.chosen import KeptTrial, load_kept, registered_name
+from cnn_sweeps.data.split import balanced_class_weights
+from cnn_sweeps.tracking.store import find_store
+
+ALIAS = "retrained"
+"""Of the registered model's newest version that was made here; it stands beside the champion."""
+_LOG_FILE = "retraining.log"
+
+
+def retrain_trial(
+    folder: str,
+    number: int,
+    tags: dict[str, str],
+    data_fingerprint: str,
+    threshold: float | None,
+    on_test: bool,
+    keep_model: bool,
+) -> list[str]:
+    """Train a trial's configuration on training and validation images, for as many epochs as its best weights had.
+
+    Nothing is left to validate on, so no epoch is chosen; the learning rate goes as it did over the epochs.
+
+    Args:
+        folder: of the trial, with what `chosen.keep` left.
+        number: of the trial.
+        tags: of the new run, which name its parent.
+        data_fingerprint: of the images that the trial was trained on.
+        threshold: the trial's decision threshold, of two classes.
+        on_test: whether to measure the network on the test images, once.
+        keep_model: whether to log and register it.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        DataError: if the images are others now.
+    """
+    prepare_libraries()
+    logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / _LOG_FILE)
+    from cnn_sweeps.tracking import runs
+
+    kept = load_kept(Path(folder), number, data_fingerprint)
+    tracking = replace(kept.config.tracking, run_name=None)
+    name = f"trial {number} retrained on train + validation"
+    store, log_file = find_store(tracking), Path(folder) / _LOG_FILE
+    with runs.tracked_run(store, tracking, name, kept.config.settings, log_file, tags=tags):
+        return _retrain(kept, number, threshold, on_test=on_test, keep_model=keep_model)
+
+
+def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: bool, keep_model: bool) -> list[str]:
+    from cnn_sweeps import results
+    from cnn_sweeps.data.pipeline import image_tensor, training_images
+    from cnn_sweeps.tracking import models, runs
+    from cnn_sweeps.trained import TrainedNetwork
+    from cnn_sweeps.training import train_epoch, train_metrics
+
+    config, dataset, split, num_epochs = kept.config, kept.dataset, kept.split, kept.progress.best_epoch
+    both = np.sort(np.concatenate([split.train, split.val]))
+    balanced = config.training.class_weight == "balanced"
+    class_weights = balanced_class_weights(dataset.labels[both]) if balanced else None
+    images = image_tensor(dataset)
+    source = training_images(images, dataset.labels, both, class_weights)
+    network = build_network(config, dataset, len(both))
+    for epoch in range(1, num_epochs + 1):
+        train_epoch(network, source, config.seed, config.training.batch_size, epoch, num_epochs)
+        runs.log_metrics(train_metrics(network.model), step=epoch)
+    lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
+    predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
+    if on_test and len(split.test):
+        test = results.measure(predict, dataset, split.test, *results.TEST)
+        runs.log_metrics(test.metrics | test.intervals, step=num_epochs)
+        lines.append(f"retrained trial {number} on the test images, once: {test.describe()}")
+    if keep_model:
+        trained = TrainedNetwork(config, dataset, whole, network.model, predict, kept.progress)
+        tags = {"trial.number": str(number), "retrained.images": str(len(both))}
+        name = registered_name(config, dataset)
+        lines.append(models.register_beside(name, trained.log_model(threshold), tags, ALIAS))
+    return lines

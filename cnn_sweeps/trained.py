@@ -1,0 +1,67 @@
+"""A trained network with what it was trained on: measured, recorded, drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from cnn_sweeps import results
+from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Split
+from cnn_sweeps.models import plain_copy
+from cnn_sweeps.results import Evaluation, Predict
+from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.tracking import models, runs
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A training that has come to its end.
+
+    Attributes:
+        config: of the training.
+        dataset: the images.
+        split: which images were for what; without test images in a sweep.
+        model: with its final weights.
+        predict: gives its probabilities.
+        progress: what the epochs measured.
+    """
+
+    config: RunConfig
+    dataset: ImageDataset
+    split: Split
+    model: keras.Model
+    predict: Predict
+    progress: TrainingProgress
+
+    def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
+        """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
+        final = results.describe_training(self.model, self.progress)
+        evaluation = results.evaluate(self.predict, self.dataset, self.split, self.config, on_test=on_test)
+        return evaluation, final | evaluation.metrics
+
+    def measure_train(self, final: dict[str, float]) -> dict[str, float]:
+        """Add the metrics on training images, and the gap, to those on validation images."""
+        val_log_loss = final["final_val_log_loss"]
+        return final | results.evaluate_on_train(self.predict, self.dataset, self.split, val_log_loss)
+
+    def log(self, final: dict[str, float], evaluation: Evaluation) -> None:
+        """Record the final metrics and their intervals."""
+        runs.log_metrics(final | evaluation.intervals, step=self.progress.epochs_done)
+
+    def draw(self, folder: Path, evaluation: Evaluation) -> None:
+        """Write texts and pictures of the evaluation and keep them with the run."""
+        from cnn_sweeps.pictures import write_pictures  # noqa: PLC0415  scikit-learn takes 1.4 s, most trials need none
+
+        write_pictures(folder, self.model, self.dataset, evaluation, self.progress, self.config.training)
+        results.write_report(folder, self.dataset, evaluation.held_out)
+        runs.log_files(folder)
+
+    def log_model(self, threshold: float | None) -> str:
+        """Keep the network with the run, of standard layers, with its record; give the model's address."""
+        dataset = self.dataset
+        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
+        return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])

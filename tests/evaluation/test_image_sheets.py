@@ -1,0 +1,114 @@
+"""Sheets show the right images under the right names."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY_CNN, compose
+
+from cnn_sweeps.evaluation import image_sheets
+from cnn_sweeps.evaluation.grad_cam import grad_cam
+from cnn_sweeps.models import plain_copy
+from cnn_sweeps.targets import call_target
+
+CLASSES = ["ant", "bee"]
+
+
+def of_first(scores):
+    """Probabilities of two classes from those of the first."""
+    first = np.array(scores)
+    return np.stack([first, 1 - first], axis=1)
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+def test_mistakes_come_with_the_most_confident_first():
+    probabilities, labels = of_first([0.9, 0.6, 0.8, 0.1, 0.99]), np.array([0, 1, 1, 0, 1])
+    assert image_sheets.most_confident_mistakes(probabilities, labels).tolist() == [4, 3, 2, 1]
+
+
+def test_explained_are_right_ones_of_every_class_and_wrong_ones():
+    probabilities, labels = of_first([0.99, 0.98, 0.97, 0.96, 0.95, 0.4, 0.1]), np.array([0, 0, 0, 0, 0, 1, 0])
+    right, wrong = image_sheets.images_to_explain(probabilities, labels)
+    assert right.tolist() == [0, 5, 1, 2]
+    assert wrong.tolist() == [6]
+
+
+def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    names = ["ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
+    figure = image_sheets.draw_predictions(
+        images, names, np.array([1, 0]), of_first([0.875, 0.25]), CLASSES, "Test images: mistakes"
+    )
+    first, second = titles(figure)
+    assert first == "ant/1.jpg\nant 0.875, is bee"
+    assert second.startswith("…")
+    assert second.endswith("2\\$.jpg\nbee 0.750, is ant")
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    np.testing.assert_array_equal(shown[0], images[0])
+    figure.savefig(tmp_path / "mistakes.png")
+
+
+def test_heat_lies_over_each_image():
+    images, heat = np.zeros((2, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
+    about = (["a", "b"], np.array([0, 0]), of_first([0.9, 0.8]), CLASSES, "Grad-CAM")
+    shown = [axes.images for axes in image_sheets.draw_predictions(images, *about, heat).axes if axes.images]
+    for (_, over), expected in zip(shown, heat, strict=True):
+        np.testing.assert_array_equal(over.get_array(), expected)
+        assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]
+
+
+def test_filters_are_all_drawn_each_from_black_to_white():
+    kernels = np.random.default_rng(0).normal(size=(3, 3, 1, 20))
+    pictures = [
+        axes.images[0].get_array() for axes in image_sheets.draw_filters(kernels, "Filters").axes if axes.images
+    ]
+    assert len(pictures) == 20
+    assert all((picture.min(), picture.max()) == (0, 1) for picture in pictures)
+    colour = image_sheets.draw_filters(np.ones((3, 3, 3, 4)), "Filters")
+    assert sum(bool(axes.images) for axes in colour.axes) == 4
+
+
+def blob_network():
+    """A network whose second class is "bright": its only feature is the image itself."""
+    inputs = keras.Input((8, 8, 1))
+    features = keras.layers.Conv2D(1, 1, kernel_initializer="ones")(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D()(features)
+    head = keras.layers.Dense(
+        1, "sigmoid", kernel_initializer="ones", bias_initializer=keras.initializers.Constant(-0.01)
+    )
+    return keras.Model(inputs, head(pooled))
+
+
+def test_grad_cam_points_at_what_decides():
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    images[0, 2:4, 5:7] = 255
+    (heat,) = grad_cam(blob_network(), images)
+    np.testing.assert_allclose(heat, images[0, :, :, 0] / 255)
+
+
+@pytest.mark.parametrize("model", ["cnn", "residual"])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_grad_cam_of_every_network_is_a_map_of_each_image(model, num_classes):
+    settings = TINY_CNN if model == "cnn" else ["model=residual", "model.filters=[4,8]"]
+    network = call_target("model", compose(*settings).model, input_shape=(16, 16, 3), num_classes=num_classes)
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    heat = grad_cam(network, images)
+    assert heat.shape == (5, 8, 8)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    np.testing.assert_allclose(grad_cam(plain_copy(network), images), heat, atol=1e-6)
+
+
+def test_network_without_a_feature_map_has_no_grad_cam():
+    inputs = keras.Input((8, 8, 1))
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(inputs))
+    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None
+
+
+def test_network_whose_last_feature_map_is_not_all_that_decides_has_no_grad_cam():
+    inputs = keras.Input((8, 8, 1))
+    pooled = [keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs)) for _ in range(2)]
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()(pooled))
+    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None

@@ -1,0 +1,53 @@
+"""The pages in docs/ say what the program does."""
+
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import compose
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_settings_page_is_what_the_configuration_files_and_the_schema_give():
+    script = runpy.run_path(str(DOCS / "write_settings.py"))
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == script["settings_page"](), (
+        "run python docs/write_settings.py"
+    )
+
+
+def test_every_setting_of_the_settings_page_says_what_it_may_be_or_means():
+    rows = [
+        line.strip("|").split(" | ") for line in (DOCS / "settings.md").read_text().splitlines() if line[:3] == "| `"
+    ]
+    assert len(rows) > 100
+    assert not [key for key, _, allowed, meaning in rows if not (allowed.strip() or meaning.strip())]
+
+
+PAGE = (DOCS / "how_do_i.md").read_text(encoding="utf-8")
+COMMANDS = [shlex.split(line)[3:] for line in PAGE.splitlines() if line.startswith("    python -m cnn_sweeps.train")]
+
+
+def test_page_answers_twenty_questions_each_with_a_command():
+    questions = PAGE.split("\n## ... ")[1:]
+    assert len(questions) >= 20
+    assert all("\n    " in question for question in questions)
+
+
+@pytest.mark.parametrize("arguments", [each for each in COMMANDS if "--multirun" not in each], ids=" ".join)
+def test_settings_of_each_run_are_accepted(arguments):
+    words = [word.replace("PATH", "photos") for word in arguments if "=" in word and word != "model=mine"]
+    assert compose(*words)
+
+
+@pytest.mark.parametrize("arguments", [each for each in COMMANDS if "--multirun" in each], ids=" ".join)
+def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkeypatch):
+    """As it stands, but in this process, and the time for starting trials is over at once."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    of_workers = ("hydra.sweeper.timeout_s", "hydra.sweeper.trial_timeout_s", "hydra.sweeper.n_jobs", "hydra.launcher.")
+    words = [word.replace("PATH", "photos") for word in arguments if not word.startswith(of_workers)]
+    run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
+    assert "trials" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

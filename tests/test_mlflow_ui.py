@@ -1,0 +1,237 @@
+"""MLflow's own pages of a sweep, in a browser: what a person sees there without setting anything up.
+
+Without Chromium these tests are skipped; one that the environment variable CHROMIUM names must be there. The README's
+pictures are of the same pages, after the default sweep:
+
+    CNN_SWEEPS_PICTURES=docs pytest tests/test_mlflow_ui.py
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in, wait_until
+
+PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
+ARGUMENTS = ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4"]
+SWEPT, OBJECTIVE = ("model.dropout", "model.l2", "optimizer.decay_rate"), "final_val_log_loss"
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    named = os.environ.get("CHROMIUM")
+    found = [shutil.which(name) for name in ([named] if named else ["chromium", "chromium-browser", "google-chrome"])]
+    program = next((path for path in found if path), None)
+    if program is None and named:
+        pytest.fail(f"CHROMIUM={named}: there is no such program; install it")
+    if program is None:
+        pytest.skip("no Chromium here; install it, or name a Chrome in the environment variable CHROMIUM")
+    alone = ["background-networking", "component-update", "sync", "quic", "gpu"]
+    with sync_playwright() as playwright:
+        options = ["--no-first-run", *(f"--disable-{service}" for service in alone)]
+        browser = playwright.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def swept(browser, tmp_path_factory):
+    """A folder in which a sweep was run, its runs, and the address of `mlflow ui` there."""
+    folder = tmp_path_factory.mktemp("swept")
+    with command_in(folder, folder) as run:
+        run(*ARGUMENTS)
+    runs = all_runs(folder)
+    (sweep,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    trials = {run.info.run_name: run for run in runs if run is not sweep}
+    complete = {name: run for name, run in trials.items() if run.data.tags["trial.state"] == "COMPLETE"}
+    with mlflow_ui(folder) as address:
+        yield SimpleNamespace(sweep=sweep, trials=trials, complete=complete, address=address)
+
+
+@contextmanager
+def mlflow_ui(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    with (folder / "ui.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), "mlflow ui")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def page(browser, swept):
+    """A page of someone who has never been there: nothing is kept in the browser."""
+    context = browser.new_context(viewport={"width": 1340, "height": 800})
+    page = context.new_page()
+    close_assistant = page.get_by_role("button", name="Close")
+    page.add_locator_handler(close_assistant, lambda button: button.click())
+    yield page
+    context.close()
+
+
+def keep_picture(page, name):
+    if PICTURES:
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(2000)  # until nothing moves any more
+        folder_of_the_test = page.get_by_text("Path: ")
+        page.screenshot(path=Path(PICTURES, f"mlflow_{name}.png"), mask=[folder_of_the_test], mask_color="white")
+
+
+def open_runs(page, swept):
+    experiment = swept.sweep.info.experiment_id
+    page.goto(f"{swept.address}/#/experiments/{experiment}/runs?workflowType=machine_learning")
+    expect(row(page, swept.sweep.info.run_name)).to_be_visible()
+
+
+def row(page, name):
+    """The row of a run in the list of runs; the part that stays when the list is scrolled sideways."""
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def rows_of_trials(page):
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=re.compile(r"^trial \d+")))
+
+
+def cells_below(page, column):
+    """What the list shows in a column, from top to bottom, which is not the order in the document."""
+    cells = page.get_by_role("gridcell").and_(page.locator(f"[col-id='{column}']"))
+    place = "Number(cell.closest('[role=row]').getAttribute('aria-rowindex'))"
+    texts = cells.evaluate_all(f"cells => cells.map(cell => [{place}, cell.innerText])")
+    return [text for _, text in sorted(texts)]
+
+
+def expand(page, swept):
+    name = page.get_by_role("gridcell", name=swept.sweep.info.run_name)
+    name.get_by_role("button").first.click()
+    expect(rows_of_trials(page)).to_have_count(len(swept.trials))
+
+
+def compared(page):
+    """The values on each axis of the comparison's parallel coordinates, by the axis' title, from left to right."""
+    plot = page.locator(".js-plotly-plot")
+    expect(plot).to_be_visible()
+    axes = plot.evaluate("plot => plot.data[0].dimensions.map(each => [each.label, Array.from(each.values)])")
+    assert plot.locator(".axis-title").all_text_contents() == [title for title, _ in axes]
+    return dict(axes)
+
+
+def choose(page, metric):
+    """Take a metric into the comparison's parallel coordinates, or out of them."""
+    box = page.get_by_role("combobox").last
+    box.click()
+    for _ in range(100):
+        box.press("ArrowDown")
+        if page.locator(f"[id='{box.get_attribute('aria-activedescendant')}']").get_attribute("aria-label") == metric:
+            box.press("Enter")
+            return box.press("Escape")
+    return pytest.fail(f"there is no metric {metric} to choose")
+
+
+def recorded(runs):
+    """The same of some runs."""
+    values = {key: [float(run.data.params[key]) for run in runs] for key in SWEPT}
+    return values | {OBJECTIVE: [run.data.metrics[OBJECTIVE] for run in runs]}
+
+
+def test_sweep_is_in_the_list_of_runs_and_expands_to_its_trials(page, swept):
+    page.goto(f"{swept.address}/#/experiments")
+    expect(page.get_by_role("link", name="cnn-sweeps")).to_be_visible()
+    open_runs(page, swept)
+    expect(rows_of_trials(page)).to_have_count(0)
+    expand(page, swept)
+    for name in swept.trials:
+        expect(row(page, name)).to_have_count(1)
+    keep_picture(page, "sweep")
+
+
+def test_view_of_the_sweep_ranks_its_trials_beside_what_was_searched(page, swept):
+    open_runs(page, swept)
+    page.get_by_role("button", name="Views").click()
+    page.get_by_role("menu").get_by_text(swept.sweep.info.run_name).click()
+    expect(page.get_by_role("columnheader", name="optimizer.decay_rate").first).to_be_visible()
+    expect(rows_of_trials(page)).to_have_count(len(swept.trials))
+    best_first = sorted(swept.complete.values(), key=lambda run: run.data.metrics[OBJECTIVE])
+    for column, values in recorded(best_first).items():
+        kind = "metrics" if column == OBJECTIVE else "params"
+        shown = cells_below(page, f"{kind}.`{column}`")
+        assert len(shown) == len(swept.trials)
+        assert [float(text) for text in shown[: len(values)]] == pytest.approx(values, rel=1e-3)
+    keep_picture(page, "trials")
+
+
+def test_sweeps_description_leads_to_its_trials_in_parallel_coordinates(page, swept):
+    open_runs(page, swept)
+    row(page, swept.sweep.info.run_name).get_by_role("link").click()
+    link = page.get_by_role("link", name="Its trials, ranked and drawn")
+    with page.context.expect_page() as opened:
+        link.click()
+    axes = opened.value.locator(".parcoords .dimension")
+    expect(axes).to_have_count(len(SWEPT) + 1)
+    for axis, (title, values) in zip(axes.all(), recorded(swept.complete.values()).items(), strict=True):
+        assert axis.locator(".label").text_content() == title
+        ticks = [float(text) for text in axis.locator(".tick").all_text_contents()]
+        assert len(ticks) >= 3
+        assert min(values) <= ticks[0] < ticks[-1] <= max(values)
+    keep_picture(opened.value, "chart")
+
+
+def test_comparison_of_trials_draws_what_was_searched_against_the_objective(page, swept):
+    open_runs(page, swept)
+    expand(page, swept)
+    for name in swept.complete:
+        row(page, name).get_by_role("checkbox", name="toggle row selection").click()
+    page.get_by_test_id("runs-compare-button").click()
+    assert list(compared(page)) == [*SWEPT, "val_log_loss"]
+    choose(page, OBJECTIVE)
+    choose(page, "val_log_loss")  # of the last epoch, which need not be that of the final weights
+    axes = compared(page)
+    assert list(axes) == [*SWEPT, OBJECTIVE]
+    for column, values in recorded(swept.complete.values()).items():
+        assert sorted(axes[column]) == sorted(values)
+    keep_picture(page, "comparison")
+
+
+def test_comparison_that_takes_in_the_sweeps_own_run_finds_only_what_was_searched_to_differ(page, swept):
+    open_runs(page, swept)
+    expand(page, swept)
+    row(page, swept.sweep.info.run_name).get_by_role("checkbox", name="toggle row selection").click()
+    page.get_by_test_id("runs-compare-button").click()
+    assert list(compared(page)) == list(SWEPT)
+    assert len(compared(page)["model.l2"]) == len(swept.trials) + 1
+
+
+def test_picture_among_the_artifacts_is_shown(page, swept):
+    open_runs(page, swept)
+    row(page, swept.sweep.info.run_name).get_by_role("link").click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("parallel_coordinates.png", exact=True).click()
+    picture = page.get_by_role("img", name="parallel_coordinates.png").first
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 300
+    keep_picture(page, "artifact")

@@ -1,0 +1,470 @@
+"""Runs made again from their record: what their pages say, what is compared, and what is refused before training."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import TINY_CNN
+from PIL import Image
+from tiny_sweeps import IN_THIS_PROCESS, child_runs, command_in, parent_run, run_of, study_in
+
+from cnn_sweeps import reproduce
+from cnn_sweeps.commands import command_to_repeat
+from cnn_sweeps.comparison import Comparison, Pair
+from cnn_sweeps.reproduction import describe_differences, pair_up
+from cnn_sweeps.tracking.records import Measured
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+EXPERIMENT = "repeated"
+RUN = [
+    *("data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"),
+    *(*TINY_CNN, "training.epochs=2", "training.batch_size=16", "tracking.log_model=false"),
+    f"tracking.experiment_name={EXPERIMENT}",
+]
+SWEEP = ["--multirun", *RUN, IN_THIS_PROCESS, "hydra.sweeper.study_name=tiny"]
+
+
+def write_photos(folder):
+    random = np.random.default_rng(0)
+    for i in range(60):
+        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((random.integers(0, 150, (16, 16)) + 90 * (i % 2)).astype(np.uint8)).save(file)
+
+
+def newest_run():
+    """The newest run of the experiment that is no part of another one."""
+    runs = mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")
+    return next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+
+
+def num_runs():
+    return len(mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list"))
+
+
+def artifact(run, name):
+    return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}")
+
+
+def page(run):
+    return run.data.tags["mlflow.note.content"]
+
+
+def command_on(page):
+    return shlex.split(re.search(r"```bash\n(.*)\n```", page)[1])
+
+
+def measured(run):
+    """Every recorded value that does not tell the time, in order."""
+    client = mlflow.MlflowClient()
+    names = [name for name in run.data.metrics if name not in ("epoch_s", "images_per_s")]
+    return {name: [each.value for each in client.get_metric_history(run.info.run_id, name)] for name in names}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, store):
+    """A run, a sweep of two trials, and a run with two repeats, in a folder with their images."""
+    folder = tmp_path_factory.mktemp("made")
+    write_photos(folder / "photos")
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    with command_in(folder, store) as run:
+        run(*RUN, "regularization=full", "resume=true")
+        single = newest_run()
+        run(*SWEEP, "model.dropout=0.1,0.3", "evaluate_best=false")
+        run(*RUN, "repeats=2", "training.epochs=1")
+        group = newest_run()
+    study = study_in(folder)
+    trials = [run_of(trial) for trial in study.trials]
+    return SimpleNamespace(folder=folder, single=single, sweep=parent_run(study), trials=trials, group=group)
+
+
+@pytest.fixture
+def again(made, store, monkeypatch):
+    """Type `python -m cnn_sweeps.reproduce ...` in the folder of `made`; give what comes out."""
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+
+    def reproduce_run(run, *arguments, log="log"):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        run_id = run if isinstance(run, str) else run.info.run_id
+        monkeypatch.setattr(sys, "argv", ["reproduce", run_id, *arguments, f"hydra.run.dir={log}"])
+        shutil.rmtree(log, ignore_errors=True)
+        code = 0
+        try:
+            reproduce.main()
+        except SystemExit as end:
+            code = end.code
+        file = made.folder / log / "reproduce.log"
+        told = file.read_text() if file.exists() else ""
+        return SimpleNamespace(code=code, told=told, run=newest_run())
+
+    return reproduce_run
+
+
+@pytest.fixture
+def forge(again):
+    """Record a run as somebody else might have: another one's tags and files, changed."""
+    client = mlflow.MlflowClient()
+
+    def record(run, *, without_tags=(), metrics=None, **files):
+        tags = {key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", *without_tags))}
+        forged = client.create_run(run.info.experiment_id, tags=tags, run_name="forged").info.run_id
+        names = {"config": "config.yaml", "overrides": "overrides.yaml", "data": "data.json"}
+        for name, file in names.items():
+            if (text := files.get(name, artifact(run, file))) is not None:
+                client.log_text(forged, text, file)
+        for key, value in run.data.metrics.items():
+            client.log_metric(forged, key, (metrics or {}).get(key, value), step=2)
+        for each in client.get_metric_history(run.info.run_id, "val_log_loss")[:-1]:
+            client.log_metric(forged, each.key, each.value, step=each.step)
+        client.set_terminated(forged)
+        return client.get_run(forged)
+
+    return record
+
+
+# What pages say.
+
+
+def test_page_of_a_run_shows_a_command_that_makes_the_same_metrics(made, again, run_train, monkeypatch):
+    monkeypatch.chdir(made.folder)
+    program, *overrides = command_on(page(made.single))
+    assert (program, overrides) == ("train", [*RUN, "regularization=full"])
+    assert made.single.data.tags["command"] == shlex.join([program, *overrides])
+    run_train(*overrides)
+    assert measured(newest_run()) == measured(made.single)
+
+
+def test_page_of_a_run_says_how_to_reproduce_it_and_of_which_images_it_is(made):
+    text = page(made.single)
+    assert f"python -m cnn_sweeps.reproduce {made.single.info.run_id}\n" in text
+    assert f"- **fingerprint**: {made.single.data.tags['data.fingerprint']}\n" in text
+    assert f"- **data**: photos, from {made.folder}/photos\n" in text
+    assert "- **images**: 36 train, 12 val, 12 test, of 2 classes" in text
+
+
+def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
+    for trial, dropout in zip(made.trials, ("0.1", "0.3"), strict=True):
+        assert sorted(command_on(page(trial))) == sorted(
+            ["train", *RUN, f"model.dropout={dropout}", "evaluate_best=false"]
+        )
+        assert f"cnn_sweeps.reproduce {trial.info.run_id}\n" in page(trial)
+        assert "12 test" in page(trial)
+
+
+def test_page_of_a_part_shows_how_to_make_the_whole(made):
+    _, second = child_runs(made.group)
+    assert page(second).startswith("This run is a part, seed 1, of")
+    assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
+    assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(second)
+    assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(made.group)
+
+
+def test_page_of_a_sweep_shows_the_command_of_a_new_study(made):
+    words = command_on(page(made.sweep))
+    assert words[:2] == ["train", "--multirun"]
+    expected = {*SWEEP[1:], "model.dropout=0.1,0.3", "evaluate_best=false"} - {"hydra.sweeper.study_name=tiny"}
+    assert set(words[2:]) == expected
+    assert "- **search space**: model.dropout in" in page(made.sweep)
+
+
+def test_commands_hide_passwords_and_what_was_for_the_one_time():
+    overrides = ["tracking.uri=postgresql://me:secret@host/runs", "resume=true", "data.root=my photos"]
+    assert (
+        command_to_repeat("python -m a", overrides)
+        == "python -m a tracking.uri=postgresql://***@host/runs 'data.root=my photos'"
+    )
+
+
+# What comes out the same.
+
+
+def test_same_run_agrees_bit_for_bit_and_is_a_run_of_its_own(made, again):
+    done = again(made.single)
+    assert done.code == 0
+    assert "differs:" not in done.told
+    assert done.told.rstrip().endswith("photos cnn seed 0: agrees bit for bit")
+    assert re.search(r"val_log_loss, epoch 2 +0\.\d+ +0\.\d+ +0\n", done.told)
+    assert re.search(r"test_accuracy +[01]\S* +[01]\S* +0\n", done.told)
+
+    run = done.run
+    assert (run.info.run_name, run.info.status) == ("reproduction of photos cnn seed 0", "FINISHED")
+    assert run.data.tags["reproduces"] == made.single.info.run_id
+    assert run.data.tags["reproduction.verdict"] == "agrees bit for bit"
+    assert "test_accuracy" in artifact(run, "reproduction.txt")
+    assert measured(run) == measured(made.single)
+    assert run.data.tags["command"] == made.single.data.tags["command"]
+    assert artifact(run, "overrides.yaml") == artifact(made.single, "overrides.yaml")
+    changed = {key for key, value in run.data.params.items() if made.single.data.params.get(key) != value}
+    assert changed == {"resume"}
+
+    assert again(run).run.info.run_name == "reproduction of reproduction of photos cnn seed 0"
+
+
+def test_trial_of_a_sweep_agrees_bit_for_bit_as_a_single_run(made, again):
+    done = again(made.trials[1])
+    assert done.code == 0
+    assert done.run.data.tags["reproduction.verdict"] == "agrees bit for bit"
+    name = made.trials[1].info.run_name
+    assert done.run.info.run_name == f"reproduction of {name}"
+    assert "trial.number" not in done.run.data.tags
+    for metric in ("val_log_loss", "val_accuracy"):
+        assert measured(done.run)[metric] == measured(made.trials[1])[metric]
+
+
+def test_pruned_trial_is_trained_and_compared_as_far_as_it_was(again, run_train, made, monkeypatch):
+    monkeypatch.chdir(made.folder)
+    pruner = [
+        "hydra/sweeper/pruner=threshold",
+        "hydra.sweeper.pruner.upper=1e-6",
+        "hydra.sweeper.pruner.n_warmup_steps=2",
+    ]
+    words = [word for word in SWEEP if not word.startswith("hydra.sweeper.study_name=")]
+    run_train(*words, *pruner, "training.epochs=4", "hydra.sweeper.study_name=pruned", "hydra.sweeper.n_trials=1")
+    (pruned,) = child_runs(newest_run())
+    done = again(pruned)
+    assert done.code == 0
+    assert [len(measured(run)["val_log_loss"]) for run in (pruned, done.run)] == [2, 2]
+    assert done.run.data.tags["trial.state"] == "PRUNED"
+    assert done.run.data.tags["reproduction.verdict"] == "agrees bit for bit"
+
+
+def test_number_of_threads_is_the_recorded_one(again, forge, made, monkeypatch):
+    """As of a trial whose worker had a part of the cores; it bears on the last bits, and they on all that follows."""
+    for key in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.setenv(key, "2")
+    forged = forge(made.single)
+    mlflow.MlflowClient().set_tag(forged.info.run_id, "cpu.threads", "1")
+    done = again(forged)
+    assert "threads to compute with: 1, as then, instead of 2" in done.told
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
+    assert done.run.data.tags["cpu.threads"] == "1"
+    assert command_on(page(done.run))[:4] == [
+        *("OMP_NUM_THREADS=1", "TF_NUM_INTRAOP_THREADS=1", "TF_NUM_INTEROP_THREADS=1", "train")
+    ]
+
+
+def test_run_with_repeats_is_compared_part_by_part(made, again):
+    done = again(made.group)
+    assert done.code == 0
+    assert "seed 1: val_log_loss, epoch 1" in done.told
+    assert "seed 0: test_log_loss" in done.told
+    assert [run.info.run_name for run in child_runs(done.run)] == ["seed 0", "seed 1"]
+    assert measured(done.run) == measured(made.group)
+
+
+# What does not.
+
+
+def test_small_difference_and_another_package_are_told_and_within_the_tolerance(made, again, forge):
+    slightly = made.single.data.metrics["final_val_log_loss"] * (1 + 1e-5)
+    forged = forge(made.single, metrics={"final_val_log_loss": slightly})
+    mlflow.MlflowClient().set_tag(forged.info.run_id, "version.keras", "3.0.0")
+    done = again(forged)
+    assert done.code == 0
+    assert re.search(r"differs: version.keras was 3.0.0, is 3\.\d+", done.told)
+    assert done.run.data.tags["reproduction.verdict"] == (
+        "agrees within 0.001 (largest relative difference 1.0e-05, of final_val_log_loss)"
+    )
+    assert again(forged, "--tolerance", "1e-6").code == 2
+
+
+def test_large_difference_does_not_agree_and_fails(made, again, forge):
+    much = made.single.data.metrics["test_log_loss"] * 2
+    done = again(forge(made.single, metrics={"test_log_loss": much}))
+    assert done.code == 2
+    assert done.told.rstrip().endswith("forged: does not agree (largest relative difference 5.0e-01, of test_log_loss)")
+    assert done.run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "verdict"),
+    [
+        (0.5, 0.5, "agrees bit for bit"),
+        (0.0, 0.0, "agrees bit for bit"),
+        (0.5, 0.5004, "agrees within 0.001 (largest relative difference 8.0e-04, of x)"),
+        (0.5, 0.501, "does not agree (largest relative difference 2.0e-03, of x)"),
+        (0.5, None, "does not agree (x: recorded 0.5, now none)"),
+        (None, 0.5, "does not agree (x: recorded none, now 0.5)"),
+        (float("nan"), 0.5, "does not agree (x: recorded nan, now 0.5)"),
+    ],
+)
+def test_verdict_is_on_the_largest_relative_difference(recorded, now, verdict):
+    assert Comparison([Pair("same", 1.0, 1.0), Pair("x", recorded, now)], 1e-3).verdict == verdict
+
+
+def test_nothing_to_compare_is_no_agreement():
+    comparison = Comparison([], 1e-3)
+    assert not comparison.agrees
+    assert comparison.verdict == "does not agree (nothing is recorded that could be compared)"
+
+
+def names_of(recorded, now):
+    return [pair.name for pair in pair_up({"": recorded}, {"": now})]
+
+
+def test_all_epochs_of_a_whole_training_are_compared_and_the_final_metrics_that_both_have():
+    recorded = Measured({1: 0.5, 2: 0.4}, {"final_val_log_loss": 0.4, "test_auc": 0.9})
+    now = Measured({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.4, "final_train_log_loss": 0.4})
+    assert names_of(recorded, now) == [
+        *("val_log_loss, epoch 1", "val_log_loss, epoch 2", "val_log_loss, epoch 3", "final_val_log_loss")
+    ]
+
+
+def test_of_a_training_that_was_cut_off_its_epochs_are_compared():
+    recorded, now = Measured({1: 0.5, 2: 0.4}, {}), Measured({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.3})
+    assert names_of(recorded, now) == ["val_log_loss, epoch 1", "val_log_loss, epoch 2"]
+    assert "does not agree" in Comparison(list(pair_up({"": recorded}, {"": Measured({1: 0.5}, {})})), 1e-3).verdict
+
+
+def test_gap_between_losses_is_judged_by_their_size():
+    recorded = {"final_val_log_loss": 0.5, "final_generalization_gap": 1e-7}
+    now = {"final_val_log_loss": 0.5, "final_generalization_gap": 2e-7}
+    pairs = list(pair_up({"": Measured({}, recorded)}, {"": Measured({}, now)}))
+    assert Comparison(pairs, 1e-6).agrees
+
+
+def test_what_differs_is_named_and_what_was_not_recorded_is_not():
+    now = {"version.keras": "3.1", "git.commit": "b", "git.dirty": "false", "platform": "Linux"}
+    recorded = {"version.keras": "3.1", "git.commit": "a", "git.dirty": "true", "platform": "Linux", "owner.pid": "1"}
+    assert describe_differences(recorded, now) == [
+        "differs: git.commit was a, is b",
+        "differs: git.dirty was true, is false",
+        "the recorded code had changes that are not in commit a",
+    ]
+
+
+# What is refused.
+
+
+def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_are_not(made, again):
+    shutil.copytree(made.folder / "photos", made.folder / "moved")
+    assert again(made.single, "data.root=moved").code == 0
+    (made.folder / "moved/dark/0.png").unlink()
+    before, done = num_runs(), again(made.single, "data.root=moved")
+    assert re.fullmatch(
+        rf"error: data: {made.folder}/moved holds other images now \(fingerprint \w+\); restore what photos cnn seed 0 "
+        rf"was trained on \(36 train, 12 val, 12 test images from {made.folder}/photos, fingerprint "
+        rf"{made.single.data.tags['data.fingerprint']}\), or name a folder that holds it with data.root=PATH",
+        done.code,
+    )
+    assert num_runs() == before
+
+
+def test_images_that_are_gone_are_named(made, again):
+    told = again(made.single, "data.root=nowhere").code
+    assert told.startswith(
+        "error: data.root=nowhere: there is no such folder; restore what photos cnn seed 0 was trained"
+    )
+
+
+def test_part_and_sweep_name_the_run_to_give(made, again):
+    part, whole = child_runs(made.group)[0], made.group.info.run_id
+    assert (
+        again(part).code
+        == f"error: {part.info.run_id}: the run seed 0 is a part of another one; give that one, {whole}"
+    )
+    assert re.fullmatch(
+        r"error: \w+: the run sweep tiny is a sweep's; give one of its trials, or make the sweep again: "
+        r"train --multirun .*",
+        again(made.sweep).code,
+    )
+
+
+@pytest.mark.parametrize("change", [{"without_tags": ("version.",)}, {"config": None}])
+def test_run_of_another_program_is_refused(change, made, again, forge):
+    told = again(forge(made.single, **change)).code
+    assert re.fullmatch(
+        r"error: \w+: the run forged (is of another program|has no config.yaml, since it ended before .*).*", told
+    )
+
+
+def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
+    config = artifact(made.single, "config.yaml")
+    older = config.replace("  padding: same\n", "").replace("seed: 0\n", "seed: 0\nspeed: 1\n", 1)
+    forged = forge(made.single, config=older)
+    mlflow.MlflowClient().set_tag(forged.info.run_id, "git.commit", "abc123")
+    assert again(forged).code == (
+        f"error: {forged.info.run_id}: the settings of forged do not fit this code (speed: no such setting here; "
+        "model.padding: no value given); reproduce it with the code that made it, commit abc123"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no run: give the id of one run; --help shows what there is"),
+        (["a", "b"], "a b: give the id of one run"),
+        (["a", "model.l2=0"], "model.l2=0: no setting of where things are; allowed: tracking.uri, data.root"),
+        (["a", "--multirun"], "unrecognized arguments: --multirun"),
+        (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number, at least 0"),
+        (
+            ["a", "tracking.uri=sqlite:///nothing.db"],
+            "tracking.uri=sqlite:///nothing.db: there is no such database here",
+        ),
+        (["a", "tracking.uri=http://127.0.0.1:9"], "the tracking server does not answer"),
+    ],
+)
+def test_error_of_the_command_line_is_one_line(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
+    with pytest.raises(SystemExit) as end:
+        reproduce.main()
+    told = str(end.value)
+    assert told.startswith("error: ")
+    assert message in told
+    assert "\n" not in told
+
+
+# The command as it is typed.
+
+
+def run_command(made, store, *command):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=made.folder,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_command_in_a_process_of_its_own_agrees_bit_for_bit(made, store):
+    done = run_command(made, store, "-m", "cnn_sweeps.reproduce", made.single.info.run_id)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("photos cnn seed 0: agrees bit for bit")
+    assert done.stderr == ""
+
+
+def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):
+    script = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
+        "sys.argv[1:] = ['0' * 32]\n"
+        "runpy.run_module('cnn_sweeps.reproduce', run_name='__main__', alter_sys=True)"
+    )
+    done = run_command(made, store, "-c", script)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id that its page shows"
+    ]
+    assert not {"tensorflow", "keras"} & set(done.stdout.split("IMPORTED")[1].split())
+
+
+def test_help_shows_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cnn_sweeps.reproduce", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "python -m cnn_sweeps.reproduce RUN_ID\n" in done.stdout
