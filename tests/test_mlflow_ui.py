@@ -6,6 +6,7 @@ pictures are of the same pages, after the default sweep:
     CNN_SWEEPS_PICTURES=docs pytest tests/test_mlflow_ui.py
 """
 
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in, wait_until
 
@@ -100,7 +102,8 @@ def keep_picture(page, name):
         page.mouse.move(0, 0)
         page.wait_for_timeout(2000)  # until nothing moves any more
         folder_of_the_test = page.get_by_text("Path: ")
-        page.screenshot(path=Path(PICTURES, f"mlflow_{name}.png"), mask=[folder_of_the_test], mask_color="white")
+        picture = Image.open(io.BytesIO(page.screenshot(mask=[folder_of_the_test], mask_color="white"))).convert("RGB")
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(Path(PICTURES, f"mlflow_{name}.png"), optimize=True)
 
 
 def open_runs(page, swept):

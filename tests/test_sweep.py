@@ -198,6 +198,17 @@ def test_of_two_values_for_a_key_the_one_that_is_given_last_counts(run_train, tm
     assert few.value < many.value
 
 
+def test_group_that_is_swept_is_a_parameter_of_the_trials_and_the_sweeps_run_has_what_is_fixed(run_train, tmp_path):
+    quick = ["training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
+    run_train(*SWEEP, IN_THIS_PROCESS, "optimizer=adam,sgd", "model.l2=0.01", *quick)
+    study = study_in(tmp_path)
+    trials, sweep = [run_of(trial).data.params for trial in study.trials], parent_run(study).data.params
+    assert [params["optimizer"] for params in trials] == ["adam", "sgd"]
+    assert sweep["model.l2"] == trials[0]["model.l2"] == "0.01"
+    assert not any(key.startswith("optimizer") for key in sweep)
+    assert all(sweep[key] == params[key] for params in trials for key in sweep)
+
+
 # Trials that do not complete.
 
 

@@ -244,7 +244,7 @@ def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_
     sweep = open_sweep(uri, experiment)
     sweep.log_params({"seed": 0})
     sweep.log_params({"seed": 1, "storage": "postgresql://me:secret@host/db"})
-    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
+    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://***@host/db"}
     sweep.end("FINISHED")
 
 
