@@ -53,7 +53,7 @@ def test_help_lists_groups_options_settings_and_examples(tmp_path):
         (["modle=cnn"], "modle: no such setting (did you mean model?)"),
         (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, residual"),
         (["--multirun", "hydra/sweeper=basic", "seed=1,2"], "hydra/sweeper: allowed: optuna"),
-        (["experiment=x"], "experiment=x: no such option; allowed: dogs_vs_cats"),
+        (["experiment=x"], "experiment=x: no such option; allowed: ablation, dogs_vs_cats"),
         (["training.epochs=0"], "training.epochs=0: should be greater than or equal to 1"),
         (["model=null"], "Config group override must be a string or a list"),
         (["data=folder", f"data.root={'x' * 300}"], "cannot be read"),

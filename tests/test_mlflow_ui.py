@@ -3,7 +3,7 @@
 Without Chromium these tests are skipped; one that the environment variable CHROMIUM names must be there. The README's
 pictures are of the same pages, after the default sweep:
 
-    CNN_SWEEPS_PICTURES=docs pytest tests/test_mlflow_ui.py
+    CNN_SWEEPS_PICTURES=docs/pictures pytest tests/test_mlflow_ui.py
 """
 
 import io
