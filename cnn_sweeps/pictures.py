@@ -83,5 +83,5 @@ def _images(model: keras.Model, dataset: ImageDataset, evaluation: Evaluation) -
 def _filters(model: keras.Model) -> Iterator[tuple[str, Figure]]:
     first = next((layer for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
     if first is not None:
-        kernels = np.asarray(first.kernel)
+        kernels = keras.ops.convert_to_numpy(first.kernel)
         yield "filters", image_sheets.draw_filters(kernels, f"Filters of the first convolution, {first.name}")
