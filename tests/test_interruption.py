@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -44,8 +46,8 @@ def runs(folder):
 
 
 def final_weights(run):
-    model = mlflow.tensorflow.load_model(f"runs:/{run.info.run_id}/model")
-    return model.get_weights()
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model")
+    return keras.saving.load_model(Path(folder, "artifacts/model.keras")).get_weights()
 
 
 def write_photos(folder):
