@@ -119,12 +119,12 @@ class CnnSweep(SweepApplication):
         self._searched = searched
         objectives, settings = self._config.objective, self._config.settings
         metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
-        self._run.list_view(self._name, searched, list(metrics), ascending=OBJECTIVES[objectives[0]] == "minimize")
-        # a comparison that takes in the sweep's run then finds the searched keys alone to differ
+        is_lower_better = OBJECTIVES[objectives[0]] == "minimize"
         groups = tuple(f"{key}." for key in searched)
-        self._run.log_params(
-            {key: value for key, value in settings.items() if key not in searched and not key.startswith(groups)}
-        )
+        fixed = {key: value for key, value in settings.items() if key not in searched and not key.startswith(groups)}
+        with self._study.exclusively():  # MLflow fails where two controllers write the same new tag
+            self._run.list_view(self._name, searched, list(metrics), ascending=is_lower_better)
+            self._run.log_params(fixed)  # so that a comparison with the sweep's run finds only searched keys to differ
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""
