@@ -58,6 +58,15 @@ def kept_run(store: Path):
     return run
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """A folder of twelve images, and its image files."""
+    from kept_models import write_photos
+
+    folder = tmp_path_factory.mktemp("photos")
+    return folder, write_photos(folder)
+
+
 @pytest.fixture
 def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the command `python -m cnn_sweeps.train ARGUMENTS` in this process, in a folder of its own."""

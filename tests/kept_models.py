@@ -15,6 +15,9 @@ from PIL import Image
 from cnn_sweeps.errors import UserError
 from cnn_sweeps.targets import call_target
 
+SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
+"""What no help and no refusal may wait for."""
+
 
 def tiny_images():
     """The images of the smallest training, uint8 (60, 16, 16, 1)."""

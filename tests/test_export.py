@@ -7,22 +7,13 @@ import mlflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from kept_models import outputs_for, refusal, started_command, write_photos
+from kept_models import SLOW, outputs_for, refusal, started_command
 from PIL import Image
 
 from cnn_sweeps import conversion
 from cnn_sweeps.export import FORMATS, export
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder of twelve images, and its image files."""
-    folder = tmp_path_factory.mktemp("photos")
-    return folder, write_photos(folder)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import TINY, TINY_CNN, TINY_DATA
-from PIL import Image
+from tiny_sweeps import write_dark_and_light_photos
 
 # Many short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
@@ -50,16 +50,8 @@ def final_weights(run):
     return keras.saving.load_model(Path(folder, "artifacts/model.keras")).get_weights()
 
 
-def write_photos(folder):
-    random = np.random.default_rng(0)
-    for i in range(60):
-        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((random.integers(0, 150, (16, 16)) + 90 * (i % 2)).astype(np.uint8)).save(file)
-
-
 def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    write_photos(tmp_path / "photos")
+    write_dark_and_light_photos(tmp_path / "photos")
     photos = ["data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"]
     command = [*photos, *LONG_TRAINING]
     with start(tmp_path, *command) as process:

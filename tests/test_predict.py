@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from kept_models import copy_model, outputs_for, refusal, started_command, write_photos
+from kept_models import SLOW, copy_model, outputs_for, refusal, started_command
 
 from cnn_sweeps.data.batches import printable
 from cnn_sweeps.models import classification_head
@@ -22,14 +22,6 @@ from cnn_sweeps.tracking.models import ModelRecord, log_model
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CLASSES = ["stripes 0 degrees", "stripes 90 degrees"]
-SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder of twelve images, and its image files."""
-    folder = tmp_path_factory.mktemp("photos")
-    return folder, write_photos(folder)
 
 
 @pytest.fixture

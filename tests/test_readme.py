@@ -1,5 +1,6 @@
 """What the README and the pages that it sends people to tell them to type works."""
 
+import importlib
 import re
 import shlex
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from cnn_sweeps.errors import TrackingError
 
 PROJECT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/sweeps.md", "docs/own_code.md", "docs/speed.md")
@@ -87,6 +90,19 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
     logs = list(tmp_path.glob("outputs/sweeps/*/*/train.log" if is_sweep else "outputs/*/*/train.log"))
     assert len(logs) == 1
     assert all("best epoch 1 of 1" in log.read_text() for log in logs)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if re.search(r"cnn_sweeps\.(predict|export)", line)])
+def test_command_on_a_kept_model_is_accepted_as_far_as_there_is_one(command, tmp_path, monkeypatch):
+    """Each as it stands, in a folder where nothing was trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "PHOTOS").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "PHOTOS/a.png")
+    *_, program, arguments = re.split(r"python -m cnn_sweeps\.(\w+)", command)
+    run = getattr(importlib.import_module(f"cnn_sweeps.{program}"), program)
+    with pytest.raises(TrackingError, match="there is no such database here"):
+        run(shlex.split(arguments))
 
 
 def test_help_command_runs():

@@ -9,11 +9,17 @@ import sys
 from types import SimpleNamespace
 
 import mlflow
-import numpy as np
 import pytest
 from conftest import TINY_CNN
-from PIL import Image
-from tiny_sweeps import IN_THIS_PROCESS, child_runs, command_in, parent_run, run_of, study_in
+from tiny_sweeps import (
+    IN_THIS_PROCESS,
+    child_runs,
+    command_in,
+    parent_run,
+    run_of,
+    study_in,
+    write_dark_and_light_photos,
+)
 
 from cnn_sweeps import reproduce
 from cnn_sweeps.commands import command_to_repeat
@@ -30,14 +36,6 @@ RUN = [
     f"tracking.experiment_name={EXPERIMENT}",
 ]
 SWEEP = ["--multirun", *RUN, IN_THIS_PROCESS, "hydra.sweeper.study_name=tiny"]
-
-
-def write_photos(folder):
-    random = np.random.default_rng(0)
-    for i in range(60):
-        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((random.integers(0, 150, (16, 16)) + 90 * (i % 2)).astype(np.uint8)).save(file)
 
 
 def newest_run():
@@ -73,7 +71,7 @@ def measured(run):
 def made(tmp_path_factory, store):
     """A run, a sweep of two trials, and a run with two repeats, in a folder with their images."""
     folder = tmp_path_factory.mktemp("made")
-    write_photos(folder / "photos")
+    write_dark_and_light_photos(folder / "photos")
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     with command_in(folder, store) as run:
         run(*RUN, "regularization=full", "resume=true")

@@ -8,11 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import optuna
 import psutil
 import pytest
 from conftest import TINY
 from optuna.storages.journal import JournalFileBackend
+from PIL import Image
 
 from cnn_sweeps.command_line import run_application
 from cnn_sweeps.train import train
@@ -21,6 +23,15 @@ STUDY = "tiny"
 SWEEP = ["--multirun", *TINY, f"hydra.sweeper.study_name={STUDY}"]
 SWEEP_OF_FILTERS = [word for word in SWEEP if not word.startswith("model.filters=")]
 IN_THIS_PROCESS = "hydra/launcher=basic"
+
+
+def write_dark_and_light_photos(folder):
+    """Write sixty photos of two classes that a network can tell apart but not at once."""
+    random = np.random.default_rng(0)
+    for i in range(60):
+        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((random.integers(0, 150, (16, 16)) + 90 * (i % 2)).astype(np.uint8)).save(file)
 
 
 def sweep_folder(folder):

@@ -151,14 +151,30 @@ def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, 
         labels: (N,), 0 or 1.
         metric: `accuracy`, `balanced_accuracy` or `f1`.
     """
-    distinct = np.unique(scores)
+    distinct, which = np.unique(scores, return_inverse=True)
     edges = np.concatenate([[0.0], distinct, [1.0]])
     low, high = edges[:-1], edges[1:]
     thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
-    values = np.array([metric_at_threshold(scores, labels, metric, each) for each in thresholds])
+    values = _by_hits(*(_count_from_above(which[labels == each], len(distinct)) for each in (0, 1)))[metric]
+    values[1:][thresholds[1:] <= low[1:]] = -1  # where no number lies between two scores
     best = np.flatnonzero(values == values.max())
     chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
     return float(thresholds[chosen]), float(values[chosen])
+
+
+def _count_from_above(which: Labels, num_scores: int) -> Floats:
+    """Count the images that have at least the score 0, 1, ..., and, last, none of them."""
+    return np.append(np.bincount(which, minlength=num_scores)[::-1].cumsum()[::-1], 0).astype(np.float64)
+
+
+def _by_hits(false_positives: Floats, true_positives: Floats) -> dict[str, Floats]:
+    """Give the metrics of two classes from how many images count as positive, (K,), all of them at the first."""
+    num_negatives, num_positives = false_positives[0], true_positives[0]
+    hits = np.stack([num_negatives - false_positives, true_positives], axis=1)
+    predicted_positive = false_positives + true_positives
+    predicted = np.stack([num_negatives + num_positives - predicted_positive, predicted_positive], axis=1)
+    true = np.broadcast_to([num_negatives, num_positives], hits.shape)
+    return _by_counts(true, predicted, hits) | {"accuracy": hits.sum(axis=1) / (num_negatives + num_positives)}
 
 
 def metric_at_threshold(scores: Floats, labels: Labels, metric: str, threshold: float) -> float:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import find_existing_store, store_errors
+from cnn_sweeps.tracking.store import find_existing_store, store_errors, unknown_as
 
 if TYPE_CHECKING:
     import keras
@@ -121,7 +121,7 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
     """Give the model's address in the store."""
     text = reference.text
     if reference.run_id is not None:
-        with _unknown_as(f"model={text}: there is no run of this id; `mlflow ui` shows all"):
+        with unknown_as(ModelError(f"model={text}: there is no run of this id; `mlflow ui` shows all")):
             run = client.get_run(reference.run_id)
         kept = run.outputs.model_outputs if run.outputs else []
         if not kept:
@@ -129,7 +129,7 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
         return f"models:/{kept[-1].model_id}"
     if reference.version is not None:
         assert reference.name is not None
-        with _unknown_as(f"model={text}: there is no such version; {_describe_registry(client)}"):
+        with unknown_as(ModelError(f"model={text}: there is no such version; {_describe_registry(client)}")):
             client.get_model_version(reference.name, reference.version)
         return f"models:/{reference.name}/{reference.version}"
     aliases = {model.name: model.aliases for model in _registered_models(client)}
@@ -142,19 +142,6 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
     if len(holders) > 1:
         raise ModelError(f"model={text}: {', '.join(holders)} have this alias; write model={holders[0]}@{text}")
     return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
-
-
-@contextmanager
-def _unknown_as(message: str) -> Iterator[None]:
-    """Tell that the store does not have what is asked for."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise ModelError(message) from error
-        raise
 
 
 def _registered_models(client: MlflowClient) -> list[Any]:

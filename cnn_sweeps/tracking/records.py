@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
-from cnn_sweeps.tracking.store import store_errors
+from cnn_sweeps.tracking.store import store_errors, unknown_as
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +78,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
 
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
-    with _unknown_as(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows"):
+    with unknown_as(TrackingError(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows")):
         run = client.get_run(run_id)
     _check_whole(run)
     _check_files(run, client)
@@ -99,19 +97,6 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         num_images={split: sum(of_class.values()) for split, of_class in data["images"].items()},
         measured=read_measured(run_id),
     )
-
-
-@contextmanager
-def _unknown_as(message: str) -> Iterator[None]:
-    """Tell that the store does not have what is asked for."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise TrackingError(message) from error
-        raise
 
 
 def _check_whole(run: Run) -> None:

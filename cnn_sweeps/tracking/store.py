@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.errors import TrackingError, UserError
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.owners import has_owner_died
 from cnn_sweeps.schema import TrackingConfig
@@ -76,6 +76,19 @@ def store_errors() -> Iterator[None]:
             f"tracking.uri={mlflow.get_tracking_uri()}: cannot be used ({' '.join(str(error).split())}); "
             "repair it or name another"
         ) from error
+
+
+@contextmanager
+def unknown_as(told: UserError) -> Iterator[None]:
+    """Raise `told` where MLflow says that the store does not have what is asked for."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise told from error
+        raise
 
 
 @contextmanager

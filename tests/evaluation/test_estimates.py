@@ -102,3 +102,19 @@ def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
     assert best_threshold(np.array([0.1, 0.4, 0.6, 0.9]), labels, "f1") == (0.5, 1.0)
     assert best_threshold(np.array([0.1, 0.6, 0.8, 0.9]), labels, "f1") == (pytest.approx(0.7), 1.0)
     assert best_threshold(np.array([0.1, 0.2, 0.4, 0.45]), labels, "f1") == (pytest.approx(0.3), 1.0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1"])
+def test_threshold_of_certain_and_of_equal_scores_has_the_metric_that_is_told(metric):
+    """No number lies above a score of 1, or between two equal ones."""
+    labels = np.array([0, 0, 0, 1, 0, 1])
+    for scores in (
+        [0, 0, 1, 1, 1, 1],
+        [1.0] * 6,
+        [0.0] * 6,
+        [0.5] * 6,
+        [0.3, 0.3, np.nextafter(0.3, 1), 0.3, 0.9, 0.9],
+    ):
+        threshold, value = best_threshold(np.array(scores, float), labels, metric)
+        assert 0 <= threshold <= 1
+        assert metric_at_threshold(np.array(scores, float), labels, metric, threshold) == pytest.approx(value)
