@@ -17,6 +17,7 @@ from cnn_sweeps.evaluation.metrics import Floats
 NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones
 _COLUMNS = 4
+_FILTERS_A_ROW = 16
 _LONGEST_NAME = 24
 
 Pixels = NDArray[np.uint8]
@@ -75,16 +76,22 @@ def draw_filters(kernels: NDArray[np.floating[Any]], title: str) -> Figure:
     pictures = filters if filters.shape[3] == 3 else filters.mean(axis=3, keepdims=True)
     low, high = (extreme(pictures, axis=(1, 2, 3), keepdims=True) for extreme in (np.min, np.max))
     scaled = (pictures - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-    columns = 16
-    rows = -(-len(scaled) // columns)
-    figure = Figure(figsize=(7.5, 0.55 * rows + 0.5), dpi=DPI, layout="constrained")
+    rows = -(-len(scaled) // _FILTERS_A_ROW)
+    figure = Figure(figsize=(7.5, 0.5 * rows + 0.5), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in all_axes:
-        axes.axis("off")
-    for axes, picture in zip(all_axes, scaled, strict=False):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    axes = figure.subplots()
+    axes.imshow(_side_by_side(scaled, rows), cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
     return figure
+
+
+def _side_by_side(pictures: Floats, rows: int) -> Floats:
+    """Lay (n, height, width, channels) out in rows, a white pixel between two."""
+    number, height, width, channels = pictures.shape
+    framed = np.ones((rows * _FILTERS_A_ROW, height + 1, width + 1, channels))
+    framed[:number, :height, :width] = pictures
+    grid = framed.reshape(rows, _FILTERS_A_ROW, height + 1, width + 1, channels)
+    return np.moveaxis(grid, 1, 2).reshape(rows * (height + 1), _FILTERS_A_ROW * (width + 1), channels)
 
 
 def _most_confident(probabilities: Floats, is_wanted: NDArray[np.bool_], number: int) -> Labels:

@@ -59,15 +59,21 @@ def test_heat_lies_over_each_image():
         assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]
 
 
-def test_filters_are_all_drawn_each_from_black_to_white():
+def test_filters_are_all_drawn_in_rows_of_sixteen_each_from_black_to_white():
     kernels = np.random.default_rng(0).normal(size=(3, 3, 1, 20))
-    pictures = [
-        axes.images[0].get_array() for axes in image_sheets.draw_filters(kernels, "Filters").axes if axes.images
-    ]
-    assert len(pictures) == 20
-    assert all((picture.min(), picture.max()) == (0, 1) for picture in pictures)
-    colour = image_sheets.draw_filters(np.ones((3, 3, 3, 4)), "Filters")
-    assert sum(bool(axes.images) for axes in colour.axes) == 4
+    drawn = image_sheets.draw_filters(kernels, "Filters").axes[0].images[0].get_array()
+    assert drawn.shape == (2 * 4, 16 * 4)
+    for i in range(20):
+        row, column = divmod(i, 16)
+        picture = drawn[4 * row : 4 * row + 3, 4 * column : 4 * column + 3]
+        kernel = kernels[:, :, 0, i]
+        np.testing.assert_allclose(picture, (kernel - kernel.min()) / np.ptp(kernel))
+    assert (drawn[4:, 16:] == 1).all()
+
+
+def test_filters_of_colour_images_are_in_colour():
+    drawn = image_sheets.draw_filters(np.ones((3, 3, 3, 4)), "Filters").axes[0].images[0].get_array()
+    assert drawn.shape == (4, 64, 3)
 
 
 def blob_network():
