@@ -1,4 +1,4 @@
-"""Command lines of images and a model, as `predict` and `export` have them."""
+"""Command lines of the programs that work on what is recorded: flags, names and settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NoReturn
 from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.signals import exit_on_signals
 
-_SETTING = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)", re.DOTALL)
-_SEE_HELP = "--help shows what there is"
+_SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
+SEE_HELP = "--help shows what there is"
 
 
 class CommandLine(argparse.ArgumentParser):
-    """Reads flags, paths, and settings as key=value, in any order."""
+    """Reads flags, names (of files, or of runs), and settings as key=value, in any order."""
 
     def __init__(self, help_text: str, required: Sequence[str], optional: Sequence[str]) -> None:
         """Know the help, and the keys of the settings that must and that may be given."""
@@ -32,31 +32,32 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Tell argparse's complaint as all errors of a command line are told."""
-        raise ConfigError(f"{message}; {_SEE_HELP}")
+        raise ConfigError(f"{message}; {SEE_HELP}")
 
-    def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Path], dict[str, str]]:
-        """Give the flags, the paths, and the settings that are given.
+    def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
+        """Give the flags, the names, and the settings that are given.
 
         Raises:
             ConfigError: if a setting is unknown, missing, empty or given twice.
         """
         flags = self.parse_intermixed_args(arguments)
-        paths: list[Path] = []
+        names: list[str] = []
         settings: dict[str, str] = {}
         for word in flags.words:
             setting = _SETTING.fullmatch(word)
             if setting is None:
-                paths.append(Path(word).expanduser())
+                names.append(word)
                 continue
             key, value = setting.groups()
             if key not in self._keys:
-                raise ConfigError(f"{key}: no such setting; allowed: {', '.join(self._keys)}; a file is ./{word}")
+                hint = f"; the file is ./{word}" if Path(word).exists() else ""
+                raise ConfigError(f"{key}: no such setting; allowed: {', '.join(self._keys)}{hint}")
             if key in settings or not value:
                 raise ConfigError(f"{word}: {'given twice' if value else 'it has no value'}; give {key} one value")
             settings[key] = value
         if missing := [key for key in self._required if key not in settings]:
-            raise ConfigError(f"{'=, '.join(missing)}= is missing; {_SEE_HELP}")
-        return flags, paths, settings
+            raise ConfigError(f"{'=, '.join(missing)}= is missing; {SEE_HELP}")
+        return flags, names, settings
 
 
 def run_command(command: Callable[[Sequence[str]], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,18 +41,18 @@ def export(arguments: Sequence[str]) -> None:
         UserError: if something in it cannot be used, or the formats do not agree, or a named file is no usable image.
     """
     command_line = CommandLine(_HELP, required=["model", "format", "output"], optional=["tracking.uri"])
-    _, paths, settings = command_line.read(arguments)
+    _, names, settings = command_line.read(arguments)
     if settings["format"] not in FORMATS:
         raise ConfigError(f"format={settings['format']}: no such format; allowed: {', '.join(FORMATS)}")
     if settings["format"] == "onnx" and not all(map(find_spec, _ONNX_PACKAGES)):
         raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
-    target = Path(settings["output"]).expanduser()
+    target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
     check_target(target, "output", may_exist=False)
     from cnn_sweeps.assembly import native_messages_off, prepare_libraries
     from cnn_sweeps.data.folder import find_images
     from cnn_sweeps.tracking.kept_models import load_kept_model
 
-    files = find_images(paths)
+    files = find_images([Path(name) for name in names])
     prepare_libraries()
     with native_messages_off():
         kept = load_kept_model(settings["model"], settings.get("tracking.uri"))

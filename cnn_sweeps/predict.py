@@ -42,15 +42,15 @@ def predict(arguments: Sequence[str]) -> None:
     command_line = CommandLine(_HELP, required=["model"], optional=["tracking.uri"])
     command_line.add_argument("--csv", type=Path)
     command_line.add_argument("--json", type=Path)
-    flags, paths, settings = command_line.read(arguments)
-    if not paths:
+    flags, names, settings = command_line.read(arguments)
+    if not names:
         raise ConfigError("no image is named; name images, or folders of them")
     for flag, target in (("--csv", flags.csv), ("--json", flags.json)):
         if target is not None:
             check_target(target, flag, may_exist=True)
     from cnn_sweeps.data.folder import find_images
 
-    files = find_images(paths)
+    files = find_images([Path(name) for name in names])
     _predict_and_write(files, settings["model"], settings.get("tracking.uri"), flags.csv, flags.json)
 
 

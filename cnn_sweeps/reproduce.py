@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from omegaconf import DictConfig
 
+from cnn_sweeps.arguments import SEE_HELP, CommandLine
 from cnn_sweeps.comparison import DEFAULT_TOLERANCE
+from cnn_sweeps.errors import ConfigError
 
 _HELP = f"""\
 Make a run or trial that MLflow has recorded again, with its settings and images, and compare what is measured.
@@ -37,36 +37,29 @@ _SETTINGS = ("tracking.uri", "data.root", "data.cache_dir", "training.checkpoint
 _DOES_NOT_AGREE = 2
 
 
-class _Parser(argparse.ArgumentParser):
-    def format_help(self) -> str:
-        return _HELP
+def _read_arguments(arguments: Sequence[str]) -> tuple[str, float, list[str]]:
+    """Give the run's id, the tolerance, and the settings as Hydra takes them.
 
-    def error(self, message: str) -> NoReturn:
-        sys.exit(f"error: {message}; --help shows what there is")
-
-
-def _read_arguments(words: Sequence[str]) -> tuple[str, float, list[str]]:
-    """Give the run's id, the tolerance, and the settings as Hydra takes them."""
-    parser = _Parser(allow_abbrev=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
-    read = parser.parse_intermixed_args(words)
-    settings = [word for word in read.words if "=" in word]
-    run_ids = [word for word in read.words if "=" not in word]
-    if unknown := [word for word in settings if word.partition("=")[0] not in _SETTINGS]:
-        parser.error(f"{unknown[0]}: no setting of where things are; allowed: {', '.join(_SETTINGS)}")
+    Raises:
+        ConfigError: if any of them is missing or cannot be used.
+    """
+    command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
+    command_line.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
+    flags, run_ids, settings = command_line.read(arguments)
     if len(run_ids) != 1:
-        parser.error(f"{' '.join(run_ids) or 'no run'}: give the id of one run")
-    if not read.tolerance >= 0:
-        parser.error(f"--tolerance {read.tolerance}: should be a number, at least 0")
-    return run_ids[0], read.tolerance, [f"++{setting}" for setting in settings]
+        raise ConfigError(f"{' '.join(run_ids) or 'no run'}: give the id of one run; {SEE_HELP}")
+    if not flags.tolerance >= 0:
+        raise ConfigError(f"--tolerance {flags.tolerance}: should be a number, at least 0")
+    return run_ids[0], flags.tolerance, [f"++{key}={value}" for key, value in settings.items()]
 
 
 def main() -> None:
     """Do what the command line says."""
     gc.disable()  # as in `train`
-    run_id, tolerance, overrides = _read_arguments(sys.argv[1:])
-    sys.argv[1:] = overrides
+    try:
+        run_id, tolerance, sys.argv[1:] = _read_arguments(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     from cnn_sweeps.command_line import run_application
 
     def reproduce(composed: DictConfig) -> None:

@@ -285,6 +285,7 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
         (["model=champion"], "no image is named"),
         (["photos"], "model= is missing"),
         (["photos", "modle=champion"], "modle: no such setting; allowed: model, tracking.uri"),
+        (["a=b.png", "model=champion"], "a: no such setting; allowed: model, tracking.uri; the file is ./a=b.png"),
         (["photos", "model="], "model=: it has no value"),
         (["photos", "model=a", "model=b"], "model=b: given twice"),
         (["photos", "model=a", "--cvs", "x"], "unrecognized arguments: --cvs"),
@@ -298,7 +299,8 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
 def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    Path("photos/.hidden.png").write_bytes(b"")
+    for file in ("photos/.hidden.png", "a=b.png"):
+        Path(file).write_bytes(b"")
     assert message in refusal(predict, *arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def load_kept_model(text: str, uri: str | None) -> KeptModel:
 
 
 def _parse(text: str) -> _Reference:
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))  # noqa: PTH111  takes any text
     if (folder / _ABOUT_FILE).is_file():
         return _Reference(text, folder=folder)
     name, slash, version = text.rpartition("/")
