@@ -15,7 +15,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.evaluation import figures, image_sheets
 from cnn_sweeps.evaluation.grad_cam import grad_cam
-from cnn_sweeps.evaluation.metrics import Floats, per_class_report
+from cnn_sweeps.evaluation.metrics import Floats, count_confusions
 from cnn_sweeps.results import Evaluation
 from cnn_sweeps.schema import TrainingConfig
 from cnn_sweeps.training import stopped_early
@@ -50,8 +50,8 @@ def write_pictures(
 def _quality(dataset: ImageDataset, evaluation: Evaluation) -> Iterator[tuple[str, Figure]]:
     measured, names = evaluation.held_out, dataset.class_names
     probabilities, labels, estimates = measured.probabilities, measured.labels, measured.estimates
-    _, confusion = per_class_report(probabilities, labels, names)
-    yield "confusion_matrix", figures.draw_confusion_matrix(confusion, names, measured.title)
+    confusions = count_confusions(probabilities, labels)
+    yield "confusion_matrix", figures.draw_confusion_matrix(confusions, names, measured.title)
     areas = estimates["roc_auc"], estimates["pr_auc"]
     yield "roc_curve", figures.draw_roc_curve(probabilities, labels, names, areas[0], measured.title)
     yield "pr_curve", figures.draw_pr_curve(probabilities, labels, names, areas[1], measured.title)

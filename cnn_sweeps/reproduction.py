@@ -21,7 +21,7 @@ from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
-from cnn_sweeps.tracking.records import Measured, RunRecord, read_measured, read_record, record_reproduction
+from cnn_sweeps.tracking.records import RunRecord, TrainingRecord, read_measured, read_record, record_reproduction
 from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
@@ -193,13 +193,13 @@ def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) ->
     return lines or ["code, packages and machine are the recorded ones"]
 
 
-def pair_up(recorded: Mapping[str, Measured], now: Mapping[str, Measured]) -> Iterator[Pair]:
+def pair_up(recorded: Mapping[str, TrainingRecord], now: Mapping[str, TrainingRecord]) -> Iterator[Pair]:
     """Pair what trainings of the same names measured: in every epoch, and at their ends what both did.
 
     Of a training that did not come to its end, the recorded epochs are all that counts.
     """
     for training, then in recorded.items():
-        again = now.get(training, Measured({}, {}))
+        again = now.get(training, TrainingRecord({}, {}))
         prefix = f"{training}: " if training else ""
         epochs = then.val_log_loss.keys() | (again.val_log_loss.keys() if then.final else set())
         for epoch in sorted(epochs):

@@ -175,7 +175,7 @@ def write_report(folder: Path, dataset: ImageDataset, measured: Measured) -> Non
     """Write what was measured as texts: each metric with its interval, and precision and recall of each class."""
     lines = ["metric,value,low,high", *(f"{name},{','.join(map(repr, e))}" for name, e in measured.estimates.items())]
     _write(folder / f"{measured.prefix}_metrics.csv", "\n".join(lines))
-    report, _ = per_class_report(measured.probabilities, measured.labels, dataset.class_names)
+    report = per_class_report(measured.probabilities, measured.labels, dataset.class_names)
     _write(folder / f"{measured.prefix}_report.txt", report)
 
 

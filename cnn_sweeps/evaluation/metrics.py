@@ -40,14 +40,33 @@ def summarize(probabilities: Floats, labels: NDArray[np.int64]) -> dict[str, flo
     return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels)}
 
 
-def per_class_report(
-    probabilities: Floats, labels: NDArray[np.int64], class_names: Sequence[str]
-) -> tuple[str, NDArray[np.int64]]:
-    """Precision, recall, F1 and number of images a class as a text, and the confusion matrix (true, predicted)."""
-    from sklearn.metrics import classification_report, confusion_matrix  # noqa: PLC0415  takes 1.4 s, needed at the end
+def per_class_report(probabilities: Floats, labels: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """Give precision, recall, F1 and number of images a class as a text.
 
-    predicted, known = probabilities.argmax(axis=1), np.arange(len(class_names))
-    report = classification_report(
-        labels, predicted, labels=known, target_names=list(class_names), digits=3, zero_division=0
+    Args:
+        probabilities: (n, C), 0 to 1.
+        labels: (n,), 0 to C - 1.
+        class_names: of the C classes.
+    """
+    from sklearn.metrics import classification_report  # noqa: PLC0415  takes 1.4 s, needed at the end
+
+    known = np.arange(len(class_names))
+    report: str = classification_report(
+        labels,
+        probabilities.argmax(axis=1),
+        labels=known,
+        target_names=list(class_names),
+        digits=3,
+        zero_division=0,
     )
-    return report, confusion_matrix(labels, predicted, labels=known)
+    return report
+
+
+def count_confusions(probabilities: Floats, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count images by true and predicted class, (C, C); arguments as of `per_class_report`."""
+    from sklearn.metrics import confusion_matrix  # noqa: PLC0415  as above
+
+    counts: NDArray[np.int64] = confusion_matrix(
+        labels, probabilities.argmax(axis=1), labels=np.arange(probabilities.shape[1])
+    )
+    return counts

@@ -19,7 +19,7 @@ _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrainingRecord:
     """What one training measured.
 
     Attributes:
@@ -59,7 +59,7 @@ class RunRecord:
     data_source: str
     data_fingerprint: str
     num_images: dict[str, int]
-    measured: dict[str, Measured]
+    measured: dict[str, TrainingRecord]
 
     @property
     def was_pruned(self) -> bool:
@@ -126,7 +126,7 @@ def _check_files(run: Run, client: MlflowClient) -> None:
 
 
 @store_errors()
-def read_measured(run_id: str) -> dict[str, Measured]:
+def read_measured(run_id: str) -> dict[str, TrainingRecord]:
     """Read what the trainings of a run measured, by their names; that of a run with a single one under ""."""
     import mlflow
 
@@ -138,10 +138,10 @@ def read_measured(run_id: str) -> dict[str, Measured]:
     return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
 
 
-def _measured(run: Run, client: MlflowClient) -> Measured:
+def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
     history = client.get_metric_history(run.info.run_id, "val_log_loss")
     final = {name: value for name, value in run.data.metrics.items() if name.startswith(("final_", "test_"))}
-    return Measured({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
+    return TrainingRecord({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
 
 
 @store_errors()

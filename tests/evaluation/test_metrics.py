@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from cnn_sweeps.evaluation.metrics import accuracy, class_probabilities, log_loss, per_class_report, summarize
+from cnn_sweeps.evaluation.metrics import (
+    accuracy,
+    class_probabilities,
+    count_confusions,
+    log_loss,
+    per_class_report,
+    summarize,
+)
 
 
 def predictions(num_classes):
@@ -39,6 +46,7 @@ def test_summary_by_hand():
 
 def test_report_names_classes_and_counts_confusions():
     probabilities = np.eye(3)[[0, 0, 1, 2]]
-    report, confusion = per_class_report(probabilities, np.array([0, 1, 1, 2]), ["ant", "bee", "cat"])
-    assert confusion.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    labels = np.array([0, 1, 1, 2])
+    report = per_class_report(probabilities, labels, ["ant", "bee", "cat"])
+    assert count_confusions(probabilities, labels).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert all(name in report for name in ("ant", "bee", "cat"))
