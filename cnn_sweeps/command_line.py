@@ -81,13 +81,11 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(f"error: {_explain(error)}")
     except BrokenPipeError:  # `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, OSError) as error:
         if wants_traceback or task_began or {"--multirun", "-m"} & set(sys.argv):  # a sweep's tasks begin elsewhere
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except OSError as error:
-        if wants_traceback or task_began:
-            raise
+        if not isinstance(error, OSError):
+            sys.exit(f"error: {' '.join(str(error).split())}")
         sys.exit(f"error: {error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH")
     except KeyboardInterrupt:
         sys.exit(130)

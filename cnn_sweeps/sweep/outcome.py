@@ -13,7 +13,7 @@ from optuna import TrialPruned
 from optuna.trial import TrialState
 from pebble import ProcessExpired
 
-from cnn_sweeps.errors import TrainingError
+from cnn_sweeps.errors import TrainingError, UserError
 
 # By name, since neither TensorFlow nor joblib is imported here.
 _OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
@@ -30,6 +30,7 @@ class Outcome:
         error: why a FAIL is one, in one line.
         traceback: of the exception, if there was one.
         failure_id: equal for failures at the same place of the code; empty if the values, not the code, failed.
+        is_told: the error says all that a user needs, so that the traceback is kept but not shown.
         is_lost: the machine failed, not the trial, so that trying again makes sense.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     error: str = ""
     traceback: str = ""
     failure_id: str = ""
+    is_told: bool = False
     is_lost: bool = False
 
 
@@ -84,7 +86,8 @@ def _read_exception(error: BaseException, text: str) -> Outcome:
     text = text or "".join(traceback.format_exception(error))
     places = re.findall(r'File ".*", line \d+, in .*', text)
     failure_id = "" if isinstance(error, TrainingError) else "\n".join([name, *(places or [message])])
-    return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, failure_id=failure_id)
+    is_told = isinstance(error, UserError)
+    return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, failure_id=failure_id, is_told=is_told)
 
 
 def _fail(error: str, failure_id: str) -> Outcome:

@@ -20,6 +20,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pebble import ProcessExpired
 
 from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.errors import ConfigError, SweepError
@@ -142,9 +143,18 @@ class _Sweep:
 
     @property
     def is_over(self) -> bool:
-        """Whether the study has its total, all told."""
+        """Whether the study has its total, or the time for it is over, and no trial is running."""
+        return self._has_total or (self._is_time_over and not self._study.ledger.counts["RUNNING"])
+
+    @property
+    def _has_total(self) -> bool:
         ledger = self._study.ledger
         return ledger.num_started - ledger.counts["RUNNING"] >= self._study.total
+
+    @property
+    def _is_time_over(self) -> bool:
+        limit_s = self._settings.timeout_s
+        return limit_s is not None and time.monotonic() - self._started >= limit_s
 
     def run(self) -> list[FrozenTrial]:
         """Run trials until the study has its total, the time is over, or Ctrl-C was pressed; give the ranking."""
@@ -155,10 +165,19 @@ class _Sweep:
             raise
         ranking = self._report()
         if self.is_over and ranking:
+            self._finish()
+        return ranking
+
+    def _finish(self) -> None:
+        try:
             with self._interruptible():
                 for line in self._application.finish(self._study, self._executor):
                     self._progress.say(line)
-        return ranking
+        except ProcessExpired as error:
+            raise SweepError(
+                f"the worker process died while the best trials were tested (exit code {error.exitcode}); "
+                f"give the same command with hydra.sweeper.study_name={self._study.name} to bring the sweep to its end"
+            ) from error
 
     def _run_trials(self) -> None:
         self._recover()
@@ -238,9 +257,7 @@ class _Sweep:
             self._application.close_lost(trials)
 
     def _may_go_on(self) -> bool:
-        limit_s = self._settings.timeout_s
-        is_time_left = limit_s is None or time.monotonic() - self._started < limit_s
-        return is_time_left and not self.is_stopping
+        return not self._is_time_over and not self.is_stopping
 
     def _recover(self) -> None:
         if recovered := self._study.recover():
@@ -309,7 +326,7 @@ class _Sweep:
         advice = f"correct the cause and give the same command with hydra.sweeper.study_name={self._study.name}"
         if outcome.failure_id and len(last) == limit and {failure_id for failure_id, _ in last} == {outcome.failure_id}:
             self._study.set_aside([number for _, number in last])
-            self._progress.say(outcome.traceback.rstrip())
+            self._say_traceback(outcome)
             raise SweepError(
                 f"{limit} trials in a row failed at the same place ({outcome.error}); {advice}, or raise "
                 "hydra.sweeper.max_identical_failures"
@@ -317,11 +334,15 @@ class _Sweep:
         num_failed, rate = self._study.ledger.counts["FAIL"], self._settings.max_failure_rate
         if outcome.state == TrialState.FAIL and num_failed > rate * self._study.total:
             self._study.set_aside([number for failure_id, number in self._last_failures if failure_id])
-            self._progress.say(outcome.traceback.rstrip())
+            self._say_traceback(outcome)
             raise SweepError(
                 f"{num_failed} of {self._study.total} trials failed, more than hydra.sweeper.max_failure_rate={rate} "
                 f"allows; the last one: {outcome.error}; {advice}"
             )
+
+    def _say_traceback(self, outcome: Outcome) -> None:
+        if outcome.traceback and not outcome.is_told:
+            self._progress.say(outcome.traceback.rstrip())
 
     def _show(self) -> None:
         if time.monotonic() - self._shown < _SHOW_EVERY_S:
@@ -341,7 +362,7 @@ class _Sweep:
         study, say = self._study, self._progress.say
         ranking, num_objectives = study.ranking(), len(self._settings.direction)
         say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
-        if not self.is_over:
+        if not self._has_total:
             say(f"To go on:\n  {self._command_to_go_on}")
         if not ranking:
             say("no trial completed; the reasons are above and in the trials' folders")

@@ -161,6 +161,7 @@ def test_failure_has_one_line_and_the_whole_traceback():
     assert outcome.error.startswith("KeyError: ")
     assert "\n" not in outcome.error
     assert "in _look_up" in outcome.traceback
+    assert not outcome.is_told
 
 
 def test_traceback_that_came_with_the_job_wins_over_the_one_that_pickling_lost():
@@ -168,6 +169,7 @@ def test_traceback_that_came_with_the_job_wins_over_the_one_that_pickling_lost()
     result.traceback = 'Traceback\n  File "app.py", line 3, in main\nConfigError: no such key\n'
     outcome = read_outcome(result, 1)
     assert outcome.traceback == result.traceback
+    assert outcome.is_told
     assert 'File "app.py", line 3, in main' in outcome.failure_id
 
 

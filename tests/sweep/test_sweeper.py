@@ -208,12 +208,42 @@ def test_too_many_failures_stop_the_sweep(app):
     assert "4 of 10 trials failed, more than hydra.sweeper.max_failure_rate=0.3 allows" in output
 
 
-def test_time_limit_starts_no_more_trials_and_finishes_those_that_run(app):
+ENDING = """\
+import os
+
+from cnn_sweeps.sweep.application import SweepApplication
+
+
+class Ending(SweepApplication):
+    def finish(self, study, executor):
+        return ["what is done at the end"]
+
+
+class DeadlyEnding(SweepApplication):
+    def finish(self, study, executor):
+        executor.call(os._exit, 3)
+"""
+
+
+def test_time_limit_starts_no_more_trials_finishes_those_that_run_and_ends_the_sweep_as_always(app):
     """The current configuration, x=7, is no point of this space."""
-    sweep(app, "x=range(8,1000)", "hydra.sweeper.n_trials=900", "fault=pause", "hydra.sweeper.timeout_s=1")
+    (app / "ending.py").write_text(ENDING)
+    limited = ["hydra.sweeper.n_trials=900", "fault=pause", "hydra.sweeper.timeout_s=1"]
+    said = sweep(app, "x=range(8,1000)", *limited, "hydra.sweeper.application={_target_:ending.Ending}")
+    assert "what is done at the end" in said
+    assert "To go on:" in said
     assert states(app).keys() == {"COMPLETE"}
     assert 0 < len(trials(app)) < 100
     assert 7 not in xs(app)
+
+
+def test_worker_that_dies_at_the_sweeps_end_is_told_in_one_line_with_what_to_do(app):
+    (app / "ending.py").write_text(ENDING)
+    said = sweep(app, "x=1,2", "hydra.sweeper.application={_target_:ending.DeadlyEnding}", succeeds=False)
+    assert said.rstrip().splitlines()[-1] == (
+        "error: the worker process died while the best trials were tested (exit code 3); give the same command with "
+        "hydra.sweeper.study_name=study to bring the sweep to its end"
+    )
 
 
 # What a sweep survives.
