@@ -46,6 +46,6 @@ def _program_and_flags() -> tuple[list[str], list[str]]:
     for word in words:
         if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
             flags += [word, next(words, "")]
-        elif word.startswith(("--config-dir=", "--config-name=", "--config-path=")):
+        elif word.startswith(("--config-dir=", "-cd=", "--config-name=", "-cn=", "--config-path=", "-cp=")):
             flags.append(word)
     return program, flags

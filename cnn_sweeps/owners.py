@@ -25,7 +25,10 @@ def has_owner_died(tags: Mapping[str, str]) -> bool:
     if tags.get("owner.host") != socket.gethostname():
         return False
     try:
-        started = psutil.Process(int(tags["owner.pid"])).create_time()
+        process = psutil.Process(int(tags["owner.pid"]))
+        if process.status() == psutil.STATUS_ZOMBIE:  # ended; its parent has not looked
+            return True
+        started = process.create_time()
     except psutil.NoSuchProcess:
         return True
     return bool(abs(started - float(tags["owner.started"])) >= _CLOCK_SLACK_S)

@@ -252,17 +252,22 @@ class SweepStudy:
 
     def ranking(self) -> list[FrozenTrial]:
         """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""
-        if len(self.optuna_study.directions) > 1:
-            front = self.optuna_study.best_trials
-            sign = 1 if self._settings.direction[0] == "minimize" else -1
-            return sorted(front, key=lambda trial: (sign * trial.values[0], trial.number))
-        complete = [
-            trial
+        signs = [1 if direction == "minimize" else -1 for direction in self._settings.direction]
+        losses = {  # lower is better
+            trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)]
             for trial in self.trials
             if trial.state == TrialState.COMPLETE and has_settings(trial, self._settings_id)
-        ]
-        sign = 1 if self._settings.direction[0] == "minimize" else -1
-        return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+        }
+        if len(signs) > 1:
+            every = list(losses.values())
+            losses = {number: own for number, own in losses.items() if not any(_dominates(each, own) for each in every)}
+        trials = self.trials
+        return [trials[number] for number in sorted(losses, key=lambda number: (losses[number][0], number))]
+
+
+def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
+    """Tell whether a trial is nowhere worse than another one, and somewhere better."""
+    return losses != others and all(mine <= its for mine, its in zip(losses, others, strict=True))
 
 
 def _check_sampler(settings: SweepSettings, space: SearchSpace) -> None:

@@ -510,6 +510,15 @@ def test_ranking_of_several_objectives_is_the_pareto_front_by_the_first(tmp_path
     assert [tuple(trial.values) for trial in study.ranking()] == [(3.0, 9.0), (2.0, 2.0), (1.0, 1.0)]
 
 
+def test_pareto_front_has_no_trial_of_other_settings(tmp_path):
+    directions = ["minimize", "minimize"]
+    before = open_study(tmp_path, direction=directions, kept={"epochs": 1})
+    complete(before, before.claim(), 0.0, 0.0)
+    now = open_study(tmp_path, direction=directions, kept={"epochs": 2}, on_change="continue")
+    complete(now, now.claim(), 1.0, 2.0)
+    assert [tuple(trial.values) for trial in now.ranking()] == [(1.0, 2.0)]
+
+
 def test_description_names_what_is_searched_and_hides_a_password(tmp_path):
     values = OmegaConf.to_container(OmegaConf.structured(_config.OptunaSweeperConf))
     del values["defaults"]
