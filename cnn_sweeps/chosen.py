@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cnn_sweeps.assembly import build_network, load_data, prepare_libraries
+from cnn_sweeps.assembly import build_network, load_data_once, prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
@@ -53,7 +54,7 @@ def load_kept(folder: Path, number: int, data_fingerprint: str) -> KeptTrial:
     composed = OmegaConf.load(folder / _CONFIG_FILE)
     assert isinstance(composed, DictConfig)
     config = check_config(composed)
-    dataset, split = load_data(config)
+    dataset, split = load_data_once(config)
     if dataset.fingerprint != data_fingerprint:
         raise DataError(
             f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
@@ -65,7 +66,8 @@ def load_kept(folder: Path, number: int, data_fingerprint: str) -> KeptTrial:
 
 def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
     """Give the name under which a sweep registers its best model."""
-    return config.tracking.registered_model or f"{config.tracking.experiment_name}-{dataset.name}"
+    name = f"{config.tracking.experiment_name}-{dataset.name}"
+    return config.tracking.registered_model or re.sub("[/:]", "-", name)  # which MLflow refuses
 
 
 def evaluate_trial(

@@ -28,7 +28,7 @@ def retrain_trial(
     on_test: bool,
     keep_model: bool,
 ) -> list[str]:
-    """Train a trial's configuration on training and validation images, for as many epochs as its best weights had.
+    """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
 
     Nothing is left to validate on, so no epoch is chosen; the learning rate goes as it did over the epochs.
 
@@ -64,9 +64,10 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
     from cnn_sweeps.data.pipeline import image_tensor, training_images
     from cnn_sweeps.tracking import models, runs
     from cnn_sweeps.trained import TrainedNetwork
-    from cnn_sweeps.training import train_epoch, train_metrics
+    from cnn_sweeps.training import check_finite, train_epoch, train_metrics
 
-    config, dataset, split, num_epochs = kept.config, kept.dataset, kept.split, kept.progress.best_epoch
+    config, dataset, split, progress = kept.config, kept.dataset, kept.split, kept.progress
+    num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
     both = np.sort(np.concatenate([split.train, split.val]))
     balanced = config.training.class_weight == "balanced"
     class_weights = balanced_class_weights(dataset.labels[both]) if balanced else None
@@ -75,7 +76,9 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
     network = build_network(config, dataset, len(both))
     for epoch in range(1, num_epochs + 1):
         train_epoch(network, source, config.seed, config.training.batch_size, epoch, num_epochs)
-        runs.log_metrics(train_metrics(network.model), step=epoch)
+        metrics = train_metrics(network.model)
+        check_finite(metrics, epoch)
+        runs.log_metrics(metrics, step=epoch)
     lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
     predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
     if on_test and len(split.test):
@@ -83,7 +86,7 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
         runs.log_metrics(test.metrics | test.intervals, step=num_epochs)
         lines.append(f"retrained trial {number} on the test images, once: {test.describe()}")
     if keep_model:
-        trained = TrainedNetwork(config, dataset, whole, network.model, predict, kept.progress)
+        trained = TrainedNetwork(config, dataset, whole, network.model, predict, progress)
         tags = {"trial.number": str(number), "retrained.images": str(len(both))}
         name = registered_name(config, dataset)
         lines.append(models.register_beside(name, trained.log_model(threshold), tags, ALIAS))

@@ -117,7 +117,7 @@ class TrackingConfig:
     uri: str | None
     experiment_name: Annotated[Text, Field(min_length=1)]
     run_name: Text | None
-    registered_model: Text | None
+    registered_model: Annotated[Text, Field(pattern=r"^[^/:]+$")] | None  # MLflow's rule
     log_model: Switch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from cnn_sweeps.assembly import forget_data, import_libraries, prepare_libraries
 from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
+from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.description import describe_sweep
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.passwords import hide_passwords
@@ -25,6 +27,7 @@ from cnn_sweeps.sweep.executors import Executor
 from cnn_sweeps.sweep.ledger import ERROR
 from cnn_sweeps.sweep.progress import describe_counts, describe_params
 from cnn_sweeps.sweep.report import write_report
+from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
@@ -32,6 +35,7 @@ from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
 from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
 
 _STORE, _RETRAINED = "tracking.uri", "retrained.trial"  # of a study
+_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
@@ -46,15 +50,24 @@ class CnnSweep(SweepApplication):
     _store = ""
     _name = ""
     _searched: tuple[str, ...] = ()
+    _listed_root = ""
+    _fixed: dict[str, Any] | None = None
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
 
         Raises:
             ConfigError: to refuse the sweep.
+            DataError: if the folder of images is missing or empty.
         """
         self._config = checked = check_config(config)
+        known = checked.settings if self._fixed is None else self._fixed
+        self._fixed = {key: value for key, value in known.items() if checked.settings.get(key) == value}
         self._store = self._store or find_store(checked.tracking)
+        root = str(checked.data.get("root"))
+        if checked.data["_target_"] == _FOLDER_SOURCE and root != self._listed_root:
+            list_folder(root)
+            self._listed_root = root
         needed = [OBJECTIVES[name] for name in checked.objective]
         if list(directions) != needed:
             names = checked.objective if len(needed) > 1 else checked.objective[0]
@@ -71,6 +84,7 @@ class CnnSweep(SweepApplication):
         Raises:
             TrackingError: if the store cannot be used.
         """
+        gc.enable()  # which was off for a quick start
         prepare_libraries()
         forget_data()
         self._study, self._folder = study, folder
@@ -113,15 +127,16 @@ class CnnSweep(SweepApplication):
     def _note_searched(self, trials: Sequence[FrozenTrial]) -> None:
         """Have MLflow's pages tell what is searched, which a conditional space adds to, from what is fixed."""
         assert self._run is not None
-        searched = tuple(dict.fromkeys(key for trial in trials for key in trial.params))
+        searched = tuple(dict.fromkeys(key for trial in trials for key in by_setting(trial.params)))
         if searched == self._searched:
             return
         self._searched = searched
-        objectives, settings = self._config.objective, self._config.settings
+        assert self._fixed is not None
+        objectives = self._config.objective
         metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
         is_lower_better = OBJECTIVES[objectives[0]] == "minimize"
         groups = tuple(f"{key}." for key in searched)
-        fixed = {key: value for key, value in settings.items() if key not in searched and not key.startswith(groups)}
+        fixed = {key: value for key, value in self._fixed.items() if key not in searched and not key.startswith(groups)}
         with self._study.exclusively():  # MLflow fails where two controllers write the same new tag
             self._run.list_view(self._name, searched, list(metrics), ascending=is_lower_better)
             self._run.log_params(fixed)  # so that a comparison with the sweep's run finds only searched keys to differ
@@ -138,7 +153,8 @@ class CnnSweep(SweepApplication):
         }
         metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
         # the settings too, so that a comparison of the two finds no difference
-        params = self._run.read_params(original.user_attrs[RUN_ID]) if RUN_ID in original.user_attrs else trial.params
+        run_id = original.user_attrs.get(RUN_ID)
+        params = by_setting(trial.params) if run_id is None else self._run.read_params(run_id)
         name = f"trial {trial.number}: equals trial {original.number}"
         trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
@@ -227,6 +243,8 @@ class CnnSweep(SweepApplication):
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
         keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
         if not on_test and not keep_model:
+            if "test.evaluated" not in done:
+                return [f"trial {trial.number}: its model was registered before"]
             return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
         return executor.call(  # type: ignore[no-any-return]
             evaluate_trial,

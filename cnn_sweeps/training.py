@@ -95,7 +95,7 @@ def train(
             "epoch_s": time.perf_counter() - epoch_started,
             "images_per_s": num_images / train_s,
         }
-        _check_finite(metrics, epoch)
+        check_finite(metrics, epoch)
         is_best = _update(progress, metrics, model, config)
         is_to_stop = on_epoch(metrics)
         epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
@@ -145,9 +145,14 @@ def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str
     return trained | validated | {"generalization_gap": validated["val_log_loss"] - trained["train_log_loss"]}
 
 
-def _check_finite(metrics: dict[str, float], epoch: int) -> None:
+def check_finite(metrics: dict[str, float], epoch: int) -> None:
+    """See that a training has not diverged.
+
+    Raises:
+        TrainingError: if the loss on training images or the log loss on validation images is no finite number.
+    """
     for name in ("train_loss", "val_log_loss"):
-        if not math.isfinite(metrics[name]):
+        if name in metrics and not math.isfinite(metrics[name]):
             raise TrainingError(
                 f"{name} became {metrics[name]} in epoch {epoch}; lower optimizer.learning_rate "
                 f"(now {metrics['learning_rate']:.3g}), or set training.precision=float32 if it is mixed"

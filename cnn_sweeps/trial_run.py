@@ -17,6 +17,7 @@ from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.ledger import RETRY_OF
 from cnn_sweeps.sweep.progress import describe_params
+from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
@@ -53,8 +54,8 @@ class TrialRun:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What is searched, by key: also groups (`optimizer`), which are no settings."""
-        return self._trial.frozen.params
+        """What is searched, by setting: also groups (`optimizer`), which are no settings."""
+        return by_setting(self._trial.frozen.params)
 
     @property
     def command(self) -> str:

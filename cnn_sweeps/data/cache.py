@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from cnn_sweeps.data.decode import decode_image
 from cnn_sweeps.errors import DataError
 
 _FORMAT = 1  # raise it when decoding gives other pixels, so that older caches are not used
+_LEFTOVER_AFTER_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,20 @@ def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shap
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
     unfinished.mkdir()
+    _remove_leftovers(folder.parent)
     try:
         _write(unfinished, files, content_ids, shape)
         _publish(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    """Remove what processes that were killed while they decoded have left."""
+    for left in cache_dir.glob("*.unfinished"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > _LEFTOVER_AFTER_S:
+                shutil.rmtree(left)
 
 
 def _write(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> None:

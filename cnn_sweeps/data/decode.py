@@ -35,7 +35,7 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
     """
     try:
         file = path.open("rb")
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
     with file:
         return decode_stream(file, height, width, channels)

@@ -22,7 +22,9 @@ _NO_IMAGES = {"thumbs.db", "desktop.ini"}  # left by file managers, as are names
 
 
 @dataclass(frozen=True)
-class _ImageFile:
+class ImageFile:
+    """A file of a class, in a split that the folders name; empty: in none."""
+
     path: Path
     class_name: str
     split: str
@@ -47,11 +49,8 @@ def load_folder(
     Raises:
         DataError: if the folder or a class is missing or empty, or (with "error") files are no images, naming all.
     """
-    try:
-        folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
-        files = _list_files(folder)
-    except (OSError, RuntimeError) as error:  # no permission, a name too long, no such user
-        raise DataError(f"data.root={root}: cannot be read ({error}); name a folder of class folders") from error
+    files = list_folder(root)
+    folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
     bad_files = [f"{files[i].path.relative_to(folder)} {reason}" for i, reason in decoded.bad_files.items()]
@@ -63,7 +62,19 @@ def load_folder(
     return _assemble(folder, files, decoded, bad_files)
 
 
-def _assemble(folder: Path, files: list[_ImageFile], decoded: DecodedImages, bad_files: list[str]) -> ImageDataset:
+def list_folder(root: str) -> list[ImageFile]:
+    """Give the files of a folder of class folders, without opening one.
+
+    Raises:
+        DataError: if the folder or a class is missing or empty.
+    """
+    try:
+        return _list_files(Path(root).expanduser())
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, no such user
+        raise DataError(f"data.root={root}: cannot be read ({error}); name a folder of class folders") from error
+
+
+def _assemble(folder: Path, files: list[ImageFile], decoded: DecodedImages, bad_files: list[str]) -> ImageDataset:
     class_names = sorted({file.class_name for file in files})
     good = [files[position] for position in decoded.positions]
     return ImageDataset(
@@ -80,7 +91,7 @@ def _assemble(folder: Path, files: list[_ImageFile], decoded: DecodedImages, bad
     )
 
 
-def _list_files(root: Path) -> list[_ImageFile]:
+def _list_files(root: Path) -> list[ImageFile]:
     if not root.is_dir():
         raise DataError(
             f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders"
@@ -106,9 +117,9 @@ def _list_files(root: Path) -> list[_ImageFile]:
     return files
 
 
-def _list_classes(folder: Path, split: str) -> list[_ImageFile]:
+def _list_classes(folder: Path, split: str) -> list[ImageFile]:
     return [
-        _ImageFile(path, class_folder.name, split)
+        ImageFile(path, class_folder.name, split)
         for class_folder in _subfolders(folder)
         for path in list_image_files(class_folder)
     ]

@@ -19,7 +19,14 @@ from optuna.trial import Trial
 from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
-from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, override_text, parse_search_space
+from cnn_sweeps.sweep.space import (
+    SearchSpace,
+    extreme_values,
+    find_value,
+    override_text,
+    parse_search_space,
+    setting_name,
+)
 
 _SQLITE = "sqlite:///"
 _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
@@ -131,11 +138,11 @@ def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictCon
             f"({' '.join(str(error).split())}); give the dotted path of a function of a configuration and a trial"
         ) from error
 
-    fixed = {override.partition("=")[0].lstrip("+") for override in space.fixed}
+    fixed = {setting_name(override.partition("=")[0]) for override in space.fixed}
 
     def extend_trial(trial: Trial) -> None:
         extend(config, trial)
-        if overlap := sorted(fixed & {key.lstrip("+") for key in trial.params}):
+        if overlap := sorted(fixed & set(map(setting_name, trial.params))):
             raise ConfigError(
                 f"{', '.join(overlap)}: given on the command line and suggested by {settings.custom_search_space}; "
                 "give it once"
@@ -216,6 +223,7 @@ def _check_trials(
     extremes = {key: extreme_values(distribution) for key, distribution in space.distributions.items()}
     first = {key: values[0] for key, values in extremes.items()}
     points = [first, *({**first, key: value} for key, values in extremes.items() for value in values[1:])]
+    checked: list[dict[str, Any]] = []
     for point in points:
         overrides = [*(override_text(key, value) for key, value in point.items()), *space.fixed]
         composed = loader.load_sweep_config(config, overrides)
@@ -224,12 +232,17 @@ def _check_trials(
             composed.hydra.runtime.output_dir = str(Path(composed.hydra.sweep.dir).absolute())
             HydraConfig.instance().set_config(composed)
             task_config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        settings = application.check(task_config, directions)
-    kept = {key: value for key, value in settings.items() if not _is_searched(key, space)}
-    return kept | {"overrides": sorted(space.fixed)} if not settings else kept
+        checked.append(application.check(task_config, directions))
+    if not checked[0]:
+        return {"overrides": sorted(space.fixed)}
+    return {
+        key: value
+        for key, value in checked[0].items()
+        if not _is_searched(key, space) and all(key in other and other[key] == value for other in checked)
+    }
 
 
 def _is_searched(key: str, space: SearchSpace) -> bool:
     """Tell whether a setting follows from what is searched: itself, a part of it, or of a group that is chosen."""
-    names = [name.lstrip("+").partition("@")[0].replace("/", ".") for name in space.distributions]
+    names = [setting_name(name) for name in space.distributions]
     return any(key == name or key.startswith(f"{name}.") for name in names)

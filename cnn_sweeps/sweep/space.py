@@ -117,6 +117,16 @@ def override_text(key: str, value: Any) -> str:
     return f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}"
 
 
+def setting_name(key: str) -> str:
+    """Give the setting that a key of a search space sets: `++model.l2` sets model.l2, `optimizer@other` optimizer."""
+    return key.lstrip("+").partition("@")[0].replace("/", ".")
+
+
+def by_setting(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a point's values by the settings that its keys set."""
+    return {setting_name(key): value for key, value in point.items()}
+
+
 def find_value(value: Any, distribution: BaseDistribution) -> Any:
     """Give the distribution's own form of a configuration's value.
 
