@@ -122,8 +122,11 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
 
 
 def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm: str, base: str) -> Claim | None:
-    """Judge the claim that a metric is lower in one arm than in another."""
-    values = {(each.arm, each.seed): each.metrics[metric] for each in trainings if metric in each.metrics}
+    """Judge the claim that a metric is lower in one arm than in another; not if some of their trainings lack it."""
+    both = [each for each in trainings if each.arm in (arm, base)]
+    if not all(metric in each.metrics for each in both):
+        return None
+    values = {(each.arm, each.seed): each.metrics[metric] for each in both}
     seeds = [seed for name, seed in values if name == arm and (base, seed) in values]
     if not seeds:
         return None

@@ -68,6 +68,15 @@ def test_one_seed_decides_nothing():
     assert set(found.values()) == {"undecided"}
 
 
+def test_metric_that_some_trainings_lack_is_judged_in_no_claim():
+    """Of trials that could not be chosen any more, training images were not measured."""
+    some = trainings({"dropout": 0.3, "l2": 0.3})
+    del next(each for each in some if each.arm == "dropout").metrics["final_generalization_gap"]
+    claims = [claim.text for claim in judge_claims(some, 3)]
+    assert not any(text.startswith("Dropout narrows") for text in claims)
+    assert any(text.startswith("L2 narrows") for text in claims)
+
+
 def test_claim_says_by_how_much_in_one_line():
     (claim, *_) = judge_claims(trainings({"dropout": 0.3}), 3)
     assert "generalization gap -0.2" in str(claim)
