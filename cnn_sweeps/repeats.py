@@ -53,7 +53,10 @@ def _name(seed: int, fold: int, num_folds: int) -> str:
 
 
 def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Give the mean of each metric and, of several trainings, its standard error under the name with `_se`."""
+    """Give the mean of each metric and, of several trainings, its standard error under the name with `_se`.
+
+    The error takes the trainings as independent, which folds, sharing training images, are not quite.
+    """
     averaged = {}
     for name, values in _columns(finals):
         averaged[name] = float(values.mean())
@@ -70,7 +73,8 @@ def _columns(finals: Sequence[dict[str, float]]) -> Iterator[tuple[str, np.ndarr
 def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, minimize: bool) -> bool:
     """Tell whether trainings are worse than the best configuration's of the same seeds and folds, beyond chance.
 
-    A one-sided paired t-test at the 5 % level; never after a single training.
+    A one-sided paired t-test at the 5 % level; never after a single training. It is asked after each training without a
+    correction for that, and folds share images: of equal configurations more than 5 % are taken to lose.
     """
     num_pairs = min(len(values), len(best_values))
     if num_pairs < 2:

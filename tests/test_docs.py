@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import compose
+from tiny_sweeps import write_dark_and_light_photos
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -26,7 +27,25 @@ def test_every_setting_of_the_settings_page_says_what_it_may_be_or_means():
 
 
 PAGE = (DOCS / "how_do_i.md").read_text(encoding="utf-8")
-COMMANDS = [shlex.split(line)[3:] for line in PAGE.splitlines() if line.startswith("    python -m cnn_sweeps.train")]
+OTHER_PAGES = [DOCS.parent / "README.md", DOCS / "sweeps.md", DOCS / "own_code.md"]  # their runs: test_readme.py
+
+
+def training_commands(text):
+    lines = (line.partition("  #")[0].strip() for line in text.splitlines())
+    return sorted(
+        {shlex.join(shlex.split(line)[3:]) for line in lines if line.startswith("python -m cnn_sweeps.train")}
+    )
+
+
+RUNS = [command for command in training_commands(PAGE) if "--multirun" not in command]
+SWEEPS = sorted(
+    {
+        command
+        for text in [PAGE, *(page.read_text(encoding="utf-8") for page in OTHER_PAGES)]
+        for command in training_commands(text)
+        if "--multirun" in command
+    }
+)
 
 
 def test_page_answers_twenty_questions_each_with_a_command():
@@ -35,19 +54,19 @@ def test_page_answers_twenty_questions_each_with_a_command():
     assert all("\n    " in question for question in questions)
 
 
-@pytest.mark.parametrize("arguments", [each for each in COMMANDS if "--multirun" not in each], ids=" ".join)
+@pytest.mark.parametrize("arguments", RUNS)
 def test_settings_of_each_run_are_accepted(arguments):
-    words = [word.replace("PATH", "photos") for word in arguments if "=" in word and word != "model=mine"]
+    words = [word.replace("PATH", "photos") for word in shlex.split(arguments) if "=" in word and word != "model=mine"]
     assert compose(*words)
 
 
-@pytest.mark.parametrize("arguments", [each for each in COMMANDS if "--multirun" in each], ids=" ".join)
+@pytest.mark.parametrize("arguments", SWEEPS)
 def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkeypatch):
     """As it stands, but in this process, and the time for starting trials is over at once."""
-    (tmp_path / "photos").mkdir()
+    write_dark_and_light_photos(tmp_path / "photos")
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     of_workers = ("hydra.sweeper.timeout_s", "hydra.sweeper.trial_timeout_s", "hydra.sweeper.n_jobs", "hydra.launcher.")
-    words = [word.replace("PATH", "photos") for word in arguments if not word.startswith(of_workers)]
+    words = [word.replace("PATH", "photos") for word in shlex.split(arguments) if not word.startswith(of_workers)]
     run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
-    assert "trials" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()
+    assert "0 done, 0 pruned, 0 failed, 0 running" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

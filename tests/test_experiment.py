@@ -2,15 +2,12 @@
 
 import json
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import yaml
 from conftest import TINY
@@ -44,8 +41,8 @@ def artifact(run, name) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
 
 
-def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
-    run_train(*TINY, "regularization=full", "model.l2=0.01", "training.class_weight=balanced")
+def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, last_run, tmp_path):
+    run_train(*TINY, "regularization=full", "model.l2=0.01", "training.class_weight=balanced", "hydra.run.dir=here")
     run = last_run()
     client = mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
@@ -57,6 +54,9 @@ def test_run_leaves_a_complete_record(run_train, last_run, tmp_path):
     composed = yaml.safe_load(artifact(run, "config.yaml").read_text())
     assert composed["model"]["l2"] == 0.01
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
+    written = {file.name for file in (tmp_path / "here/results").iterdir()}
+    texts = {"config.yaml", "overrides.yaml", "test_report.txt", "test_metrics.csv"}
+    assert written - {"mistakes.png"} == texts | {f"{name}.png" for name in PICTURES}
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
@@ -184,29 +184,6 @@ def test_signal_while_the_run_is_being_started_ends_it_killed(run_train, last_ru
     assert last_run().info.status == "KILLED"
 
 
-def test_run_left_by_a_dead_process_is_closed_and_that_of_a_living_one_is_not(run_train, store):
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        started = psutil.Process(ended.pid).create_time()
-    run_train(*TINY, "tracking.log_model=false")
-    client = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db")
-    experiment = client.get_experiment_by_name("cnn-sweeps").experiment_id
-    this = psutil.Process()
-    owners = {"dead": (ended.pid, started), "living": (this.pid, this.create_time())}
-    left = {
-        name: client.create_run(
-            experiment,
-            tags={"owner.host": socket.gethostname(), "owner.pid": str(pid), "owner.started": str(since)},
-        ).info.run_id
-        for name, (pid, since) in owners.items()
-    }
-    run_train(*TINY, "tracking.log_model=false")
-    assert {name: client.get_run(run_id).info.status for name, run_id in left.items()} == {
-        "dead": "KILLED",
-        "living": "RUNNING",
-    }
-    client.set_terminated(left["living"])
-
-
 def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
     run_train, last_run, tmp_path, monkeypatch
 ):
@@ -249,16 +226,3 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
 def test_data_function_that_returns_something_else_is_told(run_train):
     with pytest.raises(SystemExit, match=r"data._target_=builtins.dict: gave a dict; it must return"):
         run_train("data=synthetic", "data._target_=builtins.dict")
-
-
-def test_pictures_and_configuration_are_in_the_runs_folder_too(run_train, tmp_path):
-    run_train(*TINY, "hydra.run.dir=here", "tracking.log_model=false")
-    names = {file.name for file in (tmp_path / "here/results").iterdir()}
-    assert (
-        names
-        == {
-            *("config.yaml", "overrides.yaml", "test_report.txt", "test_metrics.csv"),
-            *(f"{name}.png" for name in PICTURES),
-        }
-        | {"mistakes.png"} & names
-    )

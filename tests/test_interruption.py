@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import TINY, TINY_CNN, TINY_DATA
-from tiny_sweeps import write_dark_and_light_photos
+from tiny_sweeps import command_in, write_dark_and_light_photos
 
 # Many short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
@@ -76,8 +76,8 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     steps = {metric.step for metric in mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")}
     assert steps == set(range(1, 41))
 
-    with start(tmp_path, *command, "resume=true") as process:  # nothing is left to resume: a new run
-        assert process.wait(60) == 0
+    with command_in(tmp_path, tmp_path) as run_train:
+        run_train(*command, "resume=true")  # nothing is left to resume: a new run
     uninterrupted = next(run for run in runs(tmp_path) if run.info.run_id != resumed.info.run_id)
     pairs = zip(final_weights(resumed), final_weights(uninterrupted), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)

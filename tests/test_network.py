@@ -61,12 +61,8 @@ def test_warm_trials_equal_cold_ones_bit_for_bit_in_any_order(architecture):
 @pytest.mark.parametrize(
     "settings",
     [
-        ["optimizer.schedule=constant"],
-        ["optimizer.schedule=cosine"],
-        ["optimizer=sgd"],
-        ["optimizer=adamw"],
-        ["data.num_classes=3"],
-        ["training.precision=mixed_bfloat16"],
+        ["optimizer.schedule=cosine", "optimizer=sgd", "data.num_classes=3"],
+        ["optimizer.schedule=constant", "optimizer=adamw", "training.precision=mixed_bfloat16"],
     ],
 )
 def test_warm_trials_equal_cold_ones_with_every_kind_of_setting(settings):
