@@ -1,10 +1,13 @@
 """Calling the functions that a configuration names."""
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.sweep.samplers import build_pruner, build_sampler
+from cnn_sweeps.sweep.storage import open_storage
 from cnn_sweeps.targets import call_target
 
 
@@ -22,9 +25,20 @@ def test_missing_target_is_named(target):
         call_target("model", {"_target_": target})
 
 
-def test_dangerous_target_stays_blocked():
-    with pytest.raises(ConfigError, match=r"os\.system"):
-        call_target("model", {"_target_": "os.system", "command": "true"})
+DANGEROUS = ["os.system", "posix.system", "subprocess.run", "builtins.eval", "builtins.exec", "runpy.run_path"]
+
+
+@pytest.mark.parametrize("target", [*DANGEROUS, "shutil.rmtree"])
+def test_dangerous_target_stays_blocked(target):
+    with pytest.raises(ConfigError, match=f"model._target_={target}: cannot be used"):
+        call_target("model", {"_target_": target, "_args_": ["true"]})
+
+
+@pytest.mark.parametrize("build", [partial(build_sampler, num_started=0), build_pruner, open_storage])
+def test_dangerous_target_stays_blocked_in_a_sweep(build, tmp_path):
+    with pytest.raises(UserError, match=r"os\.system"):
+        build({"_target_": "os.system", "command": f"touch '{tmp_path}/done'"})
+    assert not (tmp_path / "done").exists()
 
 
 def test_unknown_argument_is_told_with_what_the_target_takes():

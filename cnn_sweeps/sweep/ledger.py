@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -59,7 +59,7 @@ class TrialLedger:
 
     def finished_with(self, params: dict[str, Any]) -> int | None:
         """Give the number of the trial that finished with these parameters, if there is one."""
-        return self._finished_points.get(_point_key(params))
+        return self._finished_points.get(point_key(params))
 
     def _settle(self, trial: FrozenTrial) -> None:
         is_retried = trial.user_attrs.get(RETRIED) or trial.number in self._set_aside
@@ -71,7 +71,7 @@ class TrialLedger:
             return
         is_original = DUPLICATE_OF not in trial.user_attrs
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and is_original:
-            self._finished_points.setdefault(_point_key(trial.params), trial.number)
+            self._finished_points.setdefault(point_key(trial.params), trial.number)
         if trial.state == TrialState.COMPLETE and self._minimize is not None and self._beats_best(trial):
             self.best = trial
 
@@ -83,11 +83,33 @@ class TrialLedger:
         return trial.value < self.best.value if self._minimize else trial.value > self.best.value
 
 
+def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Give what tells a trial from others in a record."""
+    tags = {"study": study_name, "trial.number": str(number)}
+    if RETRY_OF in attributes:
+        tags |= {"trial.retry_of": str(attributes[RETRY_OF]), "trial.attempt": str(attributes[ATTEMPT])}
+    return tags
+
+
+def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
+    """Tell whether a failed trial is to be tried again as another one."""
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+
+
+def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Give the trial that tries this one again, or that one, and so on; the trial itself if none does."""
+    retries = {each.user_attrs[RETRY_OF]: each for each in trials if RETRY_OF in each.user_attrs}
+    while trial.number in retries:
+        trial = retries[trial.number]
+    return trial
+
+
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
     """Tell whether a trial ran with these settings; one of another program is taken to have done so."""
     owner = trial.user_attrs.get(OWNER)
     return owner is None or owner.get(SETTINGS_ID) == settings_id
 
 
-def _point_key(params: dict[str, Any]) -> str:
+def point_key(params: dict[str, Any]) -> str:
+    """Give a text that is equal for equal parameters."""
     return json.dumps(params, sort_keys=True)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pebble import ProcessExpired
 
 from cnn_sweeps.commands import command_to_repeat, describe_command
-from cnn_sweeps.errors import ConfigError, SweepError
-from cnn_sweeps.sweep.executors import BatchExecutor, Executor, WorkerExecutor
+from cnn_sweeps.errors import OutageError, StudyOutageError, SweepError
+from cnn_sweeps.sweep.definition import describe_study
+from cnn_sweeps.sweep.executors import Executor, JobsAhead, choose_executor
+from cnn_sweeps.sweep.failures import FailureLimits
+from cnn_sweeps.sweep.interruption import Interruption
 from cnn_sweeps.sweep.ledger import OWNER
-from cnn_sweeps.sweep.machine import WorkerPlan
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
@@ -36,11 +31,11 @@ from cnn_sweeps.sweep.progress import (
     describe_trial,
 )
 from cnn_sweeps.sweep.space import override_text
-from cnn_sweeps.sweep.study import SweepStudy, describe_study
+from cnn_sweeps.sweep.storage import describe_storage, is_only_here
+from cnn_sweeps.sweep.study import SweepStudy
 
 _RECORD_EVERY_S = 5.0
 _SHOW_EVERY_S = 0.5
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 1.0
 
 
@@ -60,69 +55,57 @@ def run_sweep(
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
-    open_executor = _choose_executor(plan, hydra_context, task_function, config)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=hydra_context, task_function=task_function, config=config
+    )
+    with closing(choose_executor(launcher, _jobs_ahead(plan))) as executor:
+        return _run_plan(plan, executor, config)
+
+
+def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[FrozenTrial]:
     study = SweepStudy(plan.space, plan.settings, plan.total, plan.kept_settings)
     folder = make_folder(config)
     progress = Progress(folder / "sweep.log")
-    executor = open_executor(progress.say)
     sweep = _Sweep(study, plan, executor, progress, folder)
     status = "FAILED"
     try:
+        executor.open(progress.say)
         about = describe_study(plan.settings, plan.space)
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         plan.application.begin(study, about | {"command": command}, folder)
         study.enqueue(plan.points)
         progress.say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
-        with sweep.signals_end_in_order():
+        with sweep.interruption.in_order():
             ranking = sweep.run()
         status = "FINISHED" if sweep.is_over else "KILLED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    except OutageError as error:
+        raise type(error)(f"{error}: {sweep.command_to_go_on}") from error
     finally:
         progress.close()
         executor.close()
-        sweep.abandon_running_trials()
+        with suppress(StudyOutageError):  # who goes on with the study finds them left
+            sweep.abandon_running_trials()
         plan.application.end(status)
-    if sweep.is_stopping and not sweep.is_over:
+    if sweep.interruption.is_asked_for and not sweep.is_over:
         raise KeyboardInterrupt
     return ranking
 
 
-def _choose_executor(
-    plan: SweepPlan, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-) -> Callable[[Callable[[str], None]], Executor]:
-    """Give what opens the executor and says what is to be said of it.
-
-    Raises:
-        ConfigError: if the launcher cannot do what the settings ask for.
-    """
-    settings = plan.settings
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=hydra_context, task_function=task_function, config=config
+def _jobs_ahead(plan: SweepPlan) -> JobsAhead:
+    settings, only_here = plan.settings, plan.application.only_here()
+    if isinstance(settings.storage, str) and is_only_here(settings.storage):
+        setting = f"hydra.sweeper.storage={describe_storage(settings.storage)}"
+        only_here = [(setting, "name a database that both reach, e.g. postgresql://USER@HOST/studies"), *only_here]
+    return JobsAhead(
+        settings.n_jobs,
+        at_most=plan.total,
+        timeout_s=settings.trial_timeout_s,
+        prepare=plan.application.prepare_worker,
+        only_here=only_here,
     )
-    if hasattr(launcher, "plan_workers"):
-        workers = launcher.plan_workers(settings.n_jobs, at_most=plan.total)
-        return partial(_open_workers, launcher, workers, plan)
-    kind = type(launcher).__name__
-    if settings.trial_timeout_s is not None:
-        raise ConfigError(
-            f"hydra.sweeper.trial_timeout_s={settings.trial_timeout_s}: a {kind} cannot end a job; "
-            "use hydra/launcher=workers"
-        )
-    if settings.n_jobs == "auto":
-        raise ConfigError(
-            f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
-            "give a number or use hydra/launcher=workers"
-        )
-    return lambda _say: BatchExecutor(launcher, 1 if isinstance(launcher, BasicLauncher) else settings.n_jobs)
-
-
-def _open_workers(launcher: Any, workers: WorkerPlan, plan: SweepPlan, say: Callable[[str], None]) -> Executor:
-    if plan.settings.n_jobs == "auto":
-        say(workers.reason)
-    pool = launcher.open_workers(workers, plan.application.prepare_worker)
-    return WorkerExecutor(pool, workers.num_workers, plan.settings.trial_timeout_s)
 
 
 class _Sweep:
@@ -131,14 +114,13 @@ class _Sweep:
     def __init__(
         self, study: SweepStudy, plan: SweepPlan, executor: Executor, progress: Progress, folder: Path
     ) -> None:
-        self.is_stopping = False
+        self.interruption = Interruption()
+        self._failure_limits = FailureLimits(plan.settings)
         self._study, self._plan, self._settings = study, plan, plan.settings
         self._executor, self._progress, self._folder, self._application = executor, progress, folder, plan.application
         self._running: dict[int, tuple[Trial, Future[JobReturn]]] = {}
         self._started = self._recorded = time.monotonic()
         self._shown = 0.0
-        self._last_failures: list[tuple[str, int]] = []
-        self._may_interrupt, self._interruption = False, 0
         self._is_waiting_told = False
 
     @property
@@ -165,26 +147,17 @@ class _Sweep:
             raise
         ranking = self._report()
         if self.is_over and ranking:
-            self._finish()
-        return ranking
-
-    def _finish(self) -> None:
-        try:
             with self._interruptible():
                 for line in self._application.finish(self._study, self._executor):
                     self._progress.say(line)
-        except ProcessExpired as error:
-            raise SweepError(
-                f"the worker process died while the best trials were tested (exit code {error.exitcode}); "
-                f"give the same command with hydra.sweeper.study_name={self._study.name} to bring the sweep to its end"
-            ) from error
+        return ranking
 
     def _run_trials(self) -> None:
         self._recover()
         while True:
             self._fill_slots()
             self._show()
-            if self._running:
+            if self._running or self._lacks_slots():
                 with self._interruptible():
                     self._executor.wait(_POLL_S)
                 self._collect()
@@ -192,6 +165,11 @@ class _Sweep:
                 self._wait_for_others()
             else:
                 return
+
+    def _lacks_slots(self) -> bool:
+        """Tell whether there are trials to start and no place to run them, for now."""
+        is_all_started = self._study.ledger.num_started >= self._study.total
+        return self._executor.num_slots == 0 and not is_all_started and self._may_go_on()
 
     def _wait_for_others(self) -> None:
         """Wait for another controller's trials, which may yet be left to this one."""
@@ -205,49 +183,12 @@ class _Sweep:
             time.sleep(_POLL_S)
         self._recover()
 
-    @contextmanager
-    def signals_end_in_order(self) -> Iterator[None]:
-        """Let the first Ctrl-C finish running trials; a second one, SIGTERM or SIGHUP ends at the next safe moment."""
+    def _interruptible(self) -> AbstractContextManager[None]:
+        return self.interruption.allowed(self._say_what_is_finished)
 
-        def note(number: int, _frame: FrameType | None) -> None:
-            if number == signal.SIGINT and not self.is_stopping:
-                self.is_stopping = True
-                return
-            self._interruption = number
-            if self._may_interrupt:
-                self._interrupt()
-
-        if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-            yield
-            return
-        is_ignored = {number: signal.getsignal(number) == signal.SIG_IGN for number in _ENDING_SIGNALS}
-        before = {number: signal.signal(number, note) for number in _ENDING_SIGNALS if not is_ignored[number]}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let a signal end the block, which leaves nothing half-told."""
-        told = self.is_stopping
-        self._may_interrupt = True
-        try:
-            if self._interruption:
-                self._interrupt()
-            yield
-        finally:
-            self._may_interrupt = False
-            if self.is_stopping and not told:
-                running = len(self._running)
-                self._progress.say(f"finishing {running} running trials; press Ctrl-C again to stop them now")
-
-    def _interrupt(self) -> None:
-        self._may_interrupt = False
-        if self._interruption == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + self._interruption)
+    def _say_what_is_finished(self) -> None:
+        running = len(self._running)
+        self._progress.say(f"finishing {running} running trials; press Ctrl-C again to stop them now")
 
     def abandon_running_trials(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
@@ -257,7 +198,7 @@ class _Sweep:
             self._application.close_lost(trials)
 
     def _may_go_on(self) -> bool:
-        return not self._is_time_over and not self.is_stopping
+        return not self._is_time_over and not self.interruption.is_asked_for
 
     def _recover(self) -> None:
         if recovered := self._study.recover():
@@ -315,34 +256,21 @@ class _Sweep:
         folder = self._folder / str(number)
         if isinstance(result, JobReturn) and result.hydra_cfg is not None:
             folder = Path(result.hydra_cfg.hydra.runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        with suppress(OSError):  # of which the line that is shown says enough
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def _check_failures(self, outcome: Outcome, number: int) -> None:
         """Stop the sweep if going on makes no sense; its failures are tried again when it is continued."""
-        limit = self._settings.max_identical_failures
-        self._last_failures.append((outcome.failure_id, number))
-        last = self._last_failures[-limit:]
-        advice = f"correct the cause and give the same command with hydra.sweeper.study_name={self._study.name}"
-        if outcome.failure_id and len(last) == limit and {failure_id for failure_id, _ in last} == {outcome.failure_id}:
-            self._study.set_aside([number for _, number in last])
-            self._say_traceback(outcome)
-            raise SweepError(
-                f"{limit} trials in a row failed at the same place ({outcome.error}); {advice}, or raise "
-                "hydra.sweeper.max_identical_failures"
-            )
-        num_failed, rate = self._study.ledger.counts["FAIL"], self._settings.max_failure_rate
-        if outcome.state == TrialState.FAIL and num_failed > rate * self._study.total:
-            self._study.set_aside([number for failure_id, number in self._last_failures if failure_id])
-            self._say_traceback(outcome)
-            raise SweepError(
-                f"{num_failed} of {self._study.total} trials failed, more than hydra.sweeper.max_failure_rate={rate} "
-                f"allows; the last one: {outcome.error}; {advice}"
-            )
-
-    def _say_traceback(self, outcome: Outcome) -> None:
+        num_failed, total = self._study.ledger.counts["FAIL"], self._study.total
+        told = self._failure_limits.check(outcome, number, num_failed=num_failed, total=total)
+        if told is None:
+            return
+        self._study.set_aside(told.to_try_again)
         if outcome.traceback and not outcome.is_told:
             self._progress.say(outcome.traceback.rstrip())
+        advice = f"correct the cause and give the same command with hydra.sweeper.study_name={self._study.name}"
+        raise SweepError(f"{told.reason}; {advice}{told.or_else}")
 
     def _show(self) -> None:
         if time.monotonic() - self._shown < _SHOW_EVERY_S:
@@ -350,11 +278,11 @@ class _Sweep:
         self._shown, ledger = time.monotonic(), self._study.ledger
         left = self._study.total - ledger.num_started + ledger.counts["RUNNING"]
         mean_s = ledger.total_duration_s / ledger.num_durations if ledger.num_durations else None
-        left_s = None if mean_s is None else left * mean_s / self._executor.num_slots
+        left_s = None if mean_s is None else left * mean_s / max(1, self._executor.num_slots)
         self._progress.show(ledger.counts, self._study.total, ledger.best, left_s)
 
     @property
-    def _command_to_go_on(self) -> str:
+    def command_to_go_on(self) -> str:
         return describe_command([*self._plan.overrides, f"hydra.sweeper.study_name={self._study.name}"], multirun=True)
 
     def _report(self) -> list[FrozenTrial]:
@@ -363,7 +291,7 @@ class _Sweep:
         ranking, num_objectives = study.ranking(), len(self._settings.direction)
         say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
         if not self._has_total:
-            say(f"To go on:\n  {self._command_to_go_on}")
+            say(f"To go on:\n  {self.command_to_go_on}")
         if not ranking:
             say("no trial completed; the reasons are above and in the trials' folders")
             return ranking

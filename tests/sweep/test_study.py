@@ -18,10 +18,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from cnn_sweeps.errors import ConfigError, StudyError
+from cnn_sweeps.sweep.definition import describe_study
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.study import SweepStudy, describe_study
+from cnn_sweeps.sweep.study import SET_ASIDE, SweepStudy
 from hydra_plugins.cnn_sweeps import _config
 
 UNIT = {"x": FloatDistribution(0.0, 1.0)}
@@ -250,6 +251,19 @@ def test_trials_of_living_controllers_are_left_alone(tmp_path):
     study.claim()
     assert open_study(tmp_path).recover() == []
     assert study.ledger.counts == {"RUNNING": 1}
+
+
+def test_trials_that_were_set_aside_by_a_process_that_died_before_it_queued_them_are_queued(tmp_path):
+    study = open_study(tmp_path, total=3)
+    failed = study.claim()
+    study.tell(failed, Outcome(TrialState.FAIL, error="no"))
+    study.optuna_study.set_user_attr(SET_ASIDE, [failed.number])
+    again = open_study(tmp_path, total=3)
+    assert again.recover() == again.recover() == []
+    assert [(trial.state.name, trial.user_attrs.get("retry_of")) for trial in again.trials] == [
+        ("FAIL", None),
+        ("WAITING", failed.number),
+    ]
 
 
 def test_nothing_is_lost_or_doubled_when_a_process_is_killed_before_any_of_its_writes(tmp_path):

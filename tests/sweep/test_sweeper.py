@@ -209,19 +209,12 @@ def test_too_many_failures_stop_the_sweep(app):
 
 
 ENDING = """\
-import os
-
 from cnn_sweeps.sweep.application import SweepApplication
 
 
 class Ending(SweepApplication):
     def finish(self, study, executor):
         return ["what is done at the end"]
-
-
-class DeadlyEnding(SweepApplication):
-    def finish(self, study, executor):
-        executor.call(os._exit, 3)
 """
 
 
@@ -235,15 +228,6 @@ def test_time_limit_starts_no_more_trials_finishes_those_that_run_and_ends_the_s
     assert states(app).keys() == {"COMPLETE"}
     assert 0 < len(trials(app)) < 100
     assert 7 not in xs(app)
-
-
-def test_worker_that_dies_at_the_sweeps_end_is_told_in_one_line_with_what_to_do(app):
-    (app / "ending.py").write_text(ENDING)
-    said = sweep(app, "x=1,2", "hydra.sweeper.application={_target_:ending.DeadlyEnding}", succeeds=False)
-    assert said.rstrip().splitlines()[-1] == (
-        "error: the worker process died while the best trials were tested (exit code 3); give the same command with "
-        "hydra.sweeper.study_name=study to bring the sweep to its end"
-    )
 
 
 # What a sweep survives.

@@ -1,0 +1,60 @@
+"""When failures are so many, or so alike, that a sweep stops."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from optuna.trial import TrialState
+
+from cnn_sweeps.sweep.outcome import Outcome
+from cnn_sweeps.sweep.settings import SweepSettings
+
+
+class Verdict(NamedTuple):
+    """Why a sweep stops.
+
+    Attributes:
+        reason: for a person.
+        or_else: what else may be done than to correct the cause; empty: nothing.
+        to_try_again: numbers of the failed trials that are to be tried again once the cause is corrected.
+    """
+
+    reason: str
+    or_else: str
+    to_try_again: list[int]
+
+
+class FailureLimits:
+    """Looks at each trial's outcome, in the order in which they end."""
+
+    def __init__(self, settings: SweepSettings) -> None:
+        """Take `max_identical_failures` and `max_failure_rate`."""
+        self._num_identical, self._rate = settings.max_identical_failures, settings.max_failure_rate
+        self._ended: list[tuple[str, int]] = []
+
+    def check(self, outcome: Outcome, number: int, *, num_failed: int, total: int) -> Verdict | None:
+        """Take a trial's outcome; say whether the sweep is to stop.
+
+        Args:
+            outcome: of the trial.
+            number: of the trial.
+            num_failed: number of the study's failed trials.
+            total: number of trials that the study is for.
+        """
+        self._ended.append((outcome.failure_id, number))
+        last = self._ended[-self._num_identical :]
+        is_row = len(last) == self._num_identical and {failure_id for failure_id, _ in last} == {outcome.failure_id}
+        if outcome.failure_id and is_row:
+            return Verdict(
+                f"{self._num_identical} trials in a row failed at the same place ({outcome.error})",
+                ", or raise hydra.sweeper.max_identical_failures",
+                [number for _, number in last],
+            )
+        if outcome.state == TrialState.FAIL and num_failed > self._rate * total:
+            return Verdict(
+                f"{num_failed} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} allows; "
+                f"the last one: {outcome.error}",
+                "",
+                [number for failure_id, number in self._ended if failure_id],
+            )
+        return None

@@ -1,0 +1,72 @@
+"""How a person, or a job scheduler, ends a sweep."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interruption:
+    """Signals that end a sweep in order: the first Ctrl-C asks for it; all others do so at the next safe moment."""
+
+    def __init__(self) -> None:
+        """Have none asked for."""
+        self.is_asked_for = False
+        self._is_allowed, self._signal = False, 0
+
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Take the process's signals in the block, which runs to its end after a first Ctrl-C.
+
+        Raises:
+            KeyboardInterrupt: after a second Ctrl-C.
+            SystemExit: after SIGTERM or SIGHUP, with 128 and the signal's number.
+        """
+        if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+            yield
+            return
+        is_ignored = {number: signal.getsignal(number) == signal.SIG_IGN for number in _ENDING_SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in _ENDING_SIGNALS if not is_ignored[number]}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def allowed(self, on_first: Callable[[], None]) -> Iterator[None]:
+        """Let a signal end the block, which leaves nothing half-told.
+
+        Args:
+            on_first: is called after the block if the first Ctrl-C came in it.
+        """
+        was_asked_for = self.is_asked_for
+        self._is_allowed = True
+        try:
+            if self._signal:
+                self._interrupt()
+            yield
+        finally:
+            self._is_allowed = False
+            if self.is_asked_for and not was_asked_for:
+                on_first()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and not self.is_asked_for:
+            self.is_asked_for = True
+            return
+        self._signal = number
+        if self._is_allowed:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        self._is_allowed = False
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + self._signal)
