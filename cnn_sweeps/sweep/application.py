@@ -28,6 +28,13 @@ class SweepApplication:
         """
         return {}
 
+    def only_here(self) -> list[tuple[str, str]]:
+        """Give the settings that name what jobs need and only this machine has, each with what to name instead.
+
+        For jobs on other machines; called after `check`.
+        """
+        return []
+
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
         """Prepare the record of a sweep that starts or goes on.
 

@@ -5,19 +5,54 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hydra.core.utils import JobReturn
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from pebble import ProcessExpired
 
+from cnn_sweeps.errors import ConfigError, SweepError
+from cnn_sweeps.sweep.machine import NumJobs, WorkerPlan
 from cnn_sweeps.sweep.workers import WorkerPool
+
+_POLL_S = 1.0
+_NUM_CALLS = 3  # of a function whose worker dies each time
+
+
+@dataclass(frozen=True)
+class JobsAhead:
+    """What an executor is asked to be good for.
+
+    Attributes:
+        n_jobs: at once; "auto": as many as the place is good for.
+        at_most: number of jobs there are.
+        timeout_s: seconds after which a job is ended; None: no limit.
+        prepare: an importable function that each process runs once, before its first job.
+        only_here: settings that name what only this machine has, each with what to name instead for jobs elsewhere.
+    """
+
+    n_jobs: NumJobs
+    at_most: int
+    timeout_s: float | None = None
+    prepare: Callable[[], None] | None = None
+    only_here: Sequence[tuple[str, str]] = ()
 
 
 class Executor(Protocol):
-    """Runs jobs and tells, job by job or batch by batch, when they are done."""
+    """Runs jobs and tells, job by job or batch by batch, when they are done.
 
-    num_slots: int
-    """How many jobs may be under way at once."""
+    A launcher of this project gives one with `plan_executor(jobs: JobsAhead)`, or raises a UserError if it cannot do
+    what it is asked for; until it is opened, it leaves no trace.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """How many jobs may be under way at once, for now; those that are under way included."""
+
+    def open(self, say: Callable[[str], None]) -> None:
+        """Begin; `say` takes what a person should know of it."""
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
         """Take a job; there must be a free slot."""
@@ -32,18 +67,52 @@ class Executor(Protocol):
         """End everything, running jobs included."""
 
 
+def choose_executor(launcher: Launcher, jobs: JobsAhead) -> Executor:
+    """Give what is to run the trials, not yet opened.
+
+    Raises:
+        UserError: if the launcher cannot do what it is asked for.
+    """
+    if hasattr(launcher, "plan_executor"):
+        executor: Executor = launcher.plan_executor(jobs)
+        return executor
+    kind = type(launcher).__name__
+    if jobs.timeout_s is not None:
+        raise ConfigError(
+            f"hydra.sweeper.trial_timeout_s={jobs.timeout_s}: a {kind} cannot end a job; use hydra/launcher=workers"
+        )
+    if jobs.n_jobs == "auto":
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
+            "give a number or use hydra/launcher=workers"
+        )
+    return BatchExecutor(launcher, 1 if isinstance(launcher, BasicLauncher) else jobs.n_jobs)
+
+
 class WorkerExecutor:
     """A free worker gets the next job at once."""
 
-    def __init__(self, pool: WorkerPool, num_slots: int, job_timeout_s: float | None) -> None:
-        """Run at most `num_slots` jobs at once, each for at most `job_timeout_s` seconds."""
-        self.num_slots = num_slots
-        self._pool, self._job_timeout_s = pool, job_timeout_s
+    def __init__(self, plan: WorkerPlan, setup: bytes, jobs: JobsAhead) -> None:
+        """Run jobs in the planned workers, each of which gets `setup`, as `job_process.pack_setup` gives it."""
+        self.num_slots = plan.num_workers
+        self._plan, self._setup, self._jobs = plan, setup, jobs
         self._futures: list[Future[JobReturn]] = []
+        self._opened: WorkerPool | None = None
+
+    def open(self, say: Callable[[str], None]) -> None:
+        """Start the workers."""
+        if self._jobs.n_jobs == "auto":
+            say(self._plan.reason)
+        self._opened = WorkerPool(self._plan, self._setup)
+
+    @property
+    def _pool(self) -> WorkerPool:
+        assert self._opened is not None
+        return self._opened
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
         """Start a job."""
-        future = self._pool.submit(overrides, job_number, self._job_timeout_s)
+        future = self._pool.submit(overrides, job_number, self._jobs.timeout_s)
         self._futures.append(future)
         return future
 
@@ -53,12 +122,25 @@ class WorkerExecutor:
         self._futures = [future for future in self._futures if not future.done()]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in a worker."""
-        return self._pool.call(function, *arguments).result()
+        """Run a function in a worker, and again if the worker dies.
+
+        Raises:
+            SweepError: if each one dies.
+        """
+        for _ in range(_NUM_CALLS):
+            try:
+                return self._pool.call(function, *arguments).result()
+            except ProcessExpired as expired:
+                error = expired
+        raise SweepError(
+            f"{_NUM_CALLS} worker processes died, one after another (the last with exit code {error.exitcode}), after "
+            "all trials were told; if the machine has too little memory, free some; then give the same command"
+        )
 
     def close(self) -> None:
         """End the workers."""
-        self._pool.close()
+        if self._opened is not None:
+            self._opened.close()
 
 
 class BatchExecutor:
@@ -69,6 +151,9 @@ class BatchExecutor:
         self.num_slots = num_slots
         self._launcher = launcher
         self._batch: list[tuple[Sequence[str], int, Future[JobReturn]]] = []
+
+    def open(self, say: Callable[[str], None]) -> None:
+        """Have nothing to begin."""
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
         """Put a job into the next batch."""
@@ -109,3 +194,26 @@ def _with_consecutive_numbers(
         else:
             parts.append([job])
     return parts
+
+
+def run_batch(
+    executor: Executor, job_overrides: Sequence[Sequence[str]], first_job_number: int, say: Callable[[str], None]
+) -> list[JobReturn]:
+    """Run jobs, each as soon as there is a slot; give their results in order. What ends a process fails its own job."""
+    futures: list[Future[JobReturn]] = []
+    try:
+        executor.open(say)
+        for job_number, overrides in enumerate(job_overrides, first_job_number):
+            while sum(not future.done() for future in futures) >= executor.num_slots:
+                executor.wait(_POLL_S)
+            futures.append(executor.submit(overrides, job_number))
+        while not all(future.done() for future in futures):
+            executor.wait(_POLL_S)
+    finally:
+        executor.close()
+    return [_result_or_failure(future) for future in futures]
+
+
+def _result_or_failure(future: Future[JobReturn]) -> JobReturn:
+    error = future.exception()
+    return future.result() if error is None else JobReturn(status=JobStatus.FAILED, _return_value=error)

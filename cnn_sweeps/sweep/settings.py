@@ -22,6 +22,9 @@ def _check_num_jobs(value: Any) -> Any:
     return value
 
 
+NumJobsSetting = Annotated[Any, PlainValidator(_check_num_jobs)]
+
+
 @dataclass(config=ConfigDict(extra="forbid"))
 class SweepSettings:
     """What `hydra/sweeper=optuna` is told; the comments are in `hydra_plugins/cnn_sweeps/_config.py`."""
@@ -36,7 +39,7 @@ class SweepSettings:
     storage: str | dict[str, Any] | None
     study_name: Annotated[str, Field(pattern=r"^[\w.:@+-]+$")] | None
     n_trials: Count | None
-    n_jobs: Annotated[Any, PlainValidator(_check_num_jobs)]
+    n_jobs: NumJobsSetting
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None

@@ -1,1 +1,1 @@
-"""What Hydra finds of cnn-sweeps: a sweeper and a launcher. Hydra imports every module here at start."""
+"""What Hydra finds of cnn-sweeps: a sweeper and launchers. Hydra imports every module here at start."""

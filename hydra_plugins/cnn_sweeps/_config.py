@@ -1,4 +1,4 @@
-"""The settings of `hydra/sweeper=optuna`, its samplers and pruners, and of `hydra/launcher=workers`.
+"""The settings of `hydra/sweeper=optuna`, its samplers and pruners, and of `hydra/launcher=workers` and `dask`.
 
 Keys and meanings are those of hydra-optuna-sweeper where it has them. Null takes Optuna's default.
 """
@@ -152,7 +152,7 @@ class OptunaSweeperConf:
 
     # null: a new one; the same name and storage continue a study
     study_name: Optional[str] = None  # noqa: UP045
-    # a journal file, or a URL: sqlite:///FILE, postgresql://..., redis://...; null: studies/STUDY_NAME.journal
+    # a journal file, or a URL: sqlite:///FILE, postgresql+psycopg://..., redis://...; null: studies/STUDY_NAME.journal
     storage: Any = None
     # refuse or continue a study whose search space or settings have changed
     on_change: str = "refuse"
@@ -184,8 +184,31 @@ class WorkersLauncherConf:
     gpus: Any = None
     # workers that share a GPU, at the most
     jobs_per_gpu: int = 1
+    # GPUs that each worker has to itself, for training.strategy=mirrored
+    gpus_per_job: int = 1
     # megabytes of its own beyond which a worker is replaced after its job; null: its share of 80 % of the memory
     max_worker_mb: Optional[int] = None  # noqa: UP045
+
+
+@dataclass
+class DaskLauncherConf:
+    """`hydra.launcher`."""
+
+    _target_: str = "hydra_plugins.cnn_sweeps.dask_launcher.DaskLauncher"
+    # of the cluster's scheduler, tcp://HOST:PORT or tls://HOST:PORT; null: a cluster on this machine, for this sweep
+    address: Optional[str] = None  # noqa: UP045
+    # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: as many as there are workers
+    n_jobs: Any = 1
+    # what a worker must have, as told it with `dask worker --resources GPU=1`, and a job takes: {GPU: 1}; null: nothing
+    resources: Any = None
+    # names, hosts or addresses of the workers to use, * stands for anything: [gpu-*]; null: all
+    workers: Any = None
+    # seconds that a first worker, or another one when all are gone, is waited for
+    wait_s: float = 60.0
+    # megabytes beyond which a worker's process is replaced after its job; null: 80 % of the Dask worker's memory limit
+    max_worker_mb: Optional[int] = None  # noqa: UP045
+    # variables of the environment that jobs get from here, with the values that they have here
+    environment: list[str] = field(default_factory=lambda: ["MLFLOW_TRACKING_URI"])
 
 
 def register() -> None:
@@ -193,6 +216,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="cnn_sweeps")
     store.store(group="hydra/launcher", name="workers", node=WorkersLauncherConf, provider="cnn_sweeps")
+    store.store(group="hydra/launcher", name="dask", node=DaskLauncherConf, provider="cnn_sweeps")
     for module, options in (("samplers", _SAMPLERS), ("pruners", _PRUNERS)):
         for option, (name, arguments) in options.items():
             node = {"_target_": f"optuna.{module}.{name}", **arguments}

@@ -153,3 +153,28 @@ def test_each_worker_is_prepared_once_before_its_first_job(app):
     prepared = (app / "prepared.txt").read_text().split()
     assert set(prepared) >= {pid for _, pid, _ in runs(app)}
     assert len(set(prepared)) == len(prepared)
+
+
+@pytest.mark.parametrize("num_deaths", [1, 3])
+def test_worker_that_dies_after_the_trials_is_replaced_and_its_work_done_again(app, num_deaths):
+    (app / "ending.py").write_text(
+        "import os, signal\n"
+        "from cnn_sweeps.sweep.application import SweepApplication\n"
+        "def die_at_first():\n"
+        "    with open('deaths.txt', 'a+') as file:\n"
+        "        file.seek(0)\n"
+        f"        if len(file.read()) < {num_deaths}:\n"
+        "            file.write('x')\n"
+        "            file.flush()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return ['survived']\n"
+        "class Ending(SweepApplication):\n"
+        "    def finish(self, study, executor):\n"
+        "        return executor.call(die_at_first)\n"
+    )
+    succeeds = num_deaths < 3
+    output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=succeeds)
+    assert ("survived" in output) == succeeds
+    assert ("error: 3 worker processes died, one after another (the last with exit code -9)" in output) != succeeds
+    assert "Traceback" not in output
+    assert states(app) == {"COMPLETE": 2}

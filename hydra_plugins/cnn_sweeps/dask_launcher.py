@@ -1,0 +1,68 @@
+"""`hydra/launcher=dask`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from cnn_sweeps.sweep.executors import Executor, JobsAhead
+
+
+class DaskLauncher(Launcher):
+    """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.dask_cluster` does the work."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings; `n_jobs` is for sweepers that do not say how many."""
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def plan_executor(self, jobs: JobsAhead) -> Executor:
+        """Give what runs jobs, connected to the cluster and not yet opened.
+
+        Raises:
+            ConfigError: if a setting is wrong, or there is no such cluster.
+        """
+        from cnn_sweeps.errors import ConfigError
+        from cnn_sweeps.sweep.dask_settings import check_dask_settings
+        from cnn_sweeps.sweep.job_process import pack_setup
+
+        settings = check_dask_settings(self.settings)
+        try:
+            from cnn_sweeps.sweep.dask_cluster import plan_dask_executor
+        except ModuleNotFoundError as error:
+            if error.name not in ("dask", "distributed"):
+                raise
+            raise ConfigError("hydra/launcher=dask: Dask is not installed; pip install 'cnn-sweeps[dask]'") from error
+        setup = pack_setup(
+            self.hydra_context,
+            self.config,
+            self.task_function,
+            jobs.prepare,
+            variables={name: os.environ.get(name) for name in settings.environment},
+            is_for_children=False,
+        )
+        return plan_dask_executor(settings, jobs, setup, Path(self.config.hydra.sweep.dir).absolute(), self._needed())
+
+    def _needed(self) -> list[str]:
+        """Give the folders that every job composes its configuration from, and works in."""
+        path = self.hydra_context.config_loader.get_search_path().get_path()
+        folders = [each.path.removeprefix("file://") for each in path if str(each.path).startswith("file://")]
+        return [str(Path.cwd()), *(str(Path(folder).absolute()) for folder in folders if Path(folder).is_dir())]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs and give their results, in order."""
+        from cnn_sweeps.sweep.executors import JobsAhead, run_batch
+
+        jobs = JobsAhead(self.settings["n_jobs"], at_most=len(job_overrides))
+        return run_batch(self.plan_executor(jobs), job_overrides, initial_job_idx, say=print)

@@ -1,0 +1,287 @@
+"""Trials on a Dask cluster: real schedulers and workers as processes, their deaths, and what is refused at once."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from clusters import a_cluster
+from sweep_app import (
+    last_trials,
+    processes_in,
+    runs,
+    started,
+    states,
+    sweep,
+    trials,
+    wait_for_runs,
+    wait_until,
+    write_app,
+    xs,
+)
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.dask_settings import check_dask_settings
+from cnn_sweeps.sweep.executors import JobsAhead
+from cnn_sweeps.sweep.storage import is_only_here
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A worker by itself, with a resource, and one under a nanny."""
+    with a_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.start_worker("alone", "--no-nanny", "--resources", "GPU=1")
+        cluster.start_worker("nannied")
+        cluster.wait_for_workers(2)
+        yield cluster
+
+
+@pytest.fixture
+def app(tmp_path):
+    write_app(tmp_path / "app")
+    return tmp_path / "app"
+
+
+def on(cluster, *overrides):
+    return ["hydra/launcher=dask", f"hydra.launcher.address={cluster.address}", *overrides]
+
+
+def pids(folder):
+    return {pid for _, pid, _ in runs(folder)}
+
+
+def test_trials_end_on_a_cluster_as_they_do_here_and_the_workers_outlive_them(cluster, app):
+    faults = "++faults={1:raise,2:kill,3:hang,4:unpicklable,5:prune,6:exit}"
+    how = ["hydra.sweeper.n_jobs=auto", "hydra.sweeper.max_retries=1", "hydra.sweeper.trial_timeout_s=3"]
+    output = sweep(app, *on(cluster, "x=range(0,9)", faults, *how))
+    assert "2 workers" in output
+    ended = last_trials(app)
+    assert {x: trial.state.name for x, trial in ended.items()} == {
+        **dict.fromkeys((0, 7, 8), "COMPLETE"),
+        **dict.fromkeys((1, 2, 3, 4, 6), "FAIL"),
+        5: "PRUNED",
+    }
+    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6)}
+    assert errors[1] == "ValueError: x is 1"
+    assert "died (exit code -9)" in errors[2]
+    assert "hydra.sweeper.trial_timeout_s" in errors[3]
+    assert "Unpicklable: cannot travel" in errors[4]
+    assert "SystemExit: 3" in errors[6]
+    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 8]
+    assert "printed" not in output
+    assert "in go_wrong" in (app / "out/study" / str(ended[1].number) / "error.txt").read_text()
+    assert all(process.poll() is None for process in cluster.processes.values())
+    assert not [pid for pid in pids(app) if psutil.pid_exists(int(pid))]
+
+
+@pytest.mark.parametrize("restriction", ["hydra.launcher.resources={GPU: 1}", "hydra.launcher.workers=['nann*']"])
+def test_only_workers_that_are_meant_get_trials(cluster, app, restriction):
+    output = sweep(app, *on(cluster, restriction, "x=1,2,3", "hydra.sweeper.n_jobs=auto"))
+    assert "1 workers" in output
+    assert states(app) == {"COMPLETE": 3}
+    assert len(pids(app)) == 1
+
+
+def test_killed_controller_leaves_no_trial_running(cluster, app):
+    with started(app, *on(cluster, "x=1,2", "fault=hang")) as process:
+        wait_for_runs(app, 1)
+        process.kill()
+        wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids(app)), "the trial's end")
+    assert all(process.poll() is None for process in cluster.processes.values())
+
+
+def test_worker_that_comes_gets_trials_and_one_that_is_killed_loses_its_own_alone(app, tmp_path):
+    with a_cluster(tmp_path / "cluster", "first") as cluster:
+        how = ["hydra.sweeper.n_jobs=auto", "++faults={0:wait}"]
+        with started(app, *on(cluster, "x=range(0,6)", *how)) as process:
+            wait_for_runs(app, 1)
+            cluster.start_worker("second", "--no-nanny")
+            wait_for_runs(app, 6)
+            cluster.kill("first")
+            wait_for_runs(app, 7)
+            (app / "go").touch()
+            output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    assert states(app) == {"COMPLETE": 6}
+    assert Counter(xs(app)) == {0: 2} | dict.fromkeys(range(1, 6), 1)
+    lost = trials(app)[0]
+    assert "LostWorkerError" in lost.user_attrs["error"]
+    assert lost.user_attrs["retried"]
+    assert len(pids(app)) == 2
+
+
+def test_lost_scheduler_ends_the_sweep_in_one_line_and_the_same_command_goes_on(app, tmp_path):
+    command = ["x=range(0,4)", "++faults={1:wait}"]
+    with a_cluster(tmp_path / "cluster", "first") as cluster:
+        with started(app, *on(cluster, *command)) as process:
+            wait_for_runs(app, 2)
+            cluster.kill("scheduler")
+            output = process.communicate(timeout=60)[0]
+        assert process.returncode == 1
+        assert output.splitlines()[-1].startswith(f"error: the Dask scheduler at {cluster.address} is gone")
+        assert "Traceback" not in output
+        assert [trial.user_attrs.get("error") for trial in trials(app)[:2]] == [None, "interrupted"]
+    (app / "go").touch()
+    with a_cluster(tmp_path / "cluster", "first", port=cluster.port):
+        sweep(app, *on(cluster, *command))
+    assert states(app) == {"COMPLETE": 4}
+    assert Counter(xs(app)) == {0: 1, 1: 2, 2: 1, 3: 1}
+
+
+def test_cluster_of_this_machine_is_private_and_finishes_running_trials_after_ctrl_c(app):
+    how = ["hydra/launcher=dask", "hydra.sweeper.n_jobs=2", "++faults={0:wait,1:wait}"]
+    with started(app, "x=range(0,4)", *how) as process:
+        wait_for_runs(app, 2)
+        sockets = [each for worker in processes_in(app) for each in worker.net_connections()]
+        assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+        (app / "go").touch()
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "finishing 2 running trials" in output
+    assert states(app)["COMPLETE"] == 2
+    assert len(xs(app)) == 2
+    assert not processes_in(app)
+
+
+def test_hydras_own_sweeper_uses_a_cluster_too(cluster, app):
+    config = (app / "config.yaml").read_text().partition("hydra:\n")[0]
+    (app / "config.yaml").write_text(config.replace("  - override hydra/sweeper: optuna\n", ""))
+    launched = on(cluster, "hydra.sweep.dir=out", "hydra.launcher.n_jobs=auto", "x=4,5,6", "++faults={5:kill}")
+    output = sweep(app, *launched, succeeds=False)
+    assert sorted(xs(app)) == [4, 5, 6]
+    assert "ProcessExpired" in output
+
+
+# What is refused before the first trial.
+
+
+def settings(**given):
+    usual = {"address": None, "n_jobs": 1, "resources": {}, "workers": None, "wait_s": 1.0, "max_worker_mb": None}
+    return check_dask_settings(usual | {"environment": []} | given)
+
+
+def plan(folder, needed=(), **given):
+    """Connect as a sweep does, in vain."""
+    from cnn_sweeps.sweep.dask_cluster import plan_dask_executor
+
+    with pytest.raises(ConfigError) as refused:
+        plan_dask_executor(settings(**given), JobsAhead(1, 1), b"", folder / "out", needed).close()
+    assert len(str(refused.value).splitlines()) == 1
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"address": "cluster"}, "hydra.launcher.address=cluster: should be tcp://HOST:PORT or tls://HOST:PORT"),
+        ({"address": "http://host:80"}, "hydra.launcher.address=http://host:80: should be tcp://HOST:PORT"),
+        ({"n_jobs": 0}, "hydra.launcher.n_jobs=0: should be auto or a number"),
+        ({"resources": {"GPU": 0}}, "hydra.launcher.resources=0: should be greater than 0"),
+        ({"workers": "gpu"}, "hydra.launcher.workers=gpu: should be a valid list"),
+        ({"wait_s": -1}, "hydra.launcher.wait_s=-1: should be greater than 0"),
+        ({"max_worker_mb": 0}, "hydra.launcher.max_worker_mb=0: should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_settings_are_named(given, message):
+    with pytest.raises(ConfigError, match="^" + message.replace(".", r"\.")):
+        settings(**given)
+
+
+def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
+    output = sweep(app, "hydra/launcher=dask", "hydra.launcher.address=127.0.0.1:9", "x=1,2", succeeds=False)
+    assert output.startswith("error: hydra.launcher.address=127.0.0.1:9: should be tcp://HOST:PORT")
+    assert len(output.splitlines()) == 1
+    assert not (app / "studies").exists()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "something else"])
+def test_address_where_no_scheduler_answers_is_refused(tmp_path, monkeypatch, kind):
+    from cnn_sweeps.sweep import dask_connection
+
+    monkeypatch.setattr(dask_connection, "_CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1] if kind == 'something else' else 9}"
+        assert f"hydra.launcher.address={address}: no Dask scheduler can be used there" in plan(
+            tmp_path, address=address
+        )
+
+
+def test_tls_address_without_certificates_is_refused(tmp_path):
+    import dask.config
+
+    address = "tls://127.0.0.1:9"
+    assert "needs certificates, and none are named" in plan(tmp_path, address=address)
+    files = {"ca-file": "/nowhere/ca.pem", "client.cert": "/nowhere/cert.pem"}
+    with dask.config.set({f"distributed.comm.tls.{key}": file for key, file in files.items()}):
+        assert "needs certificates, and [Errno 2] No such file" in plan(tmp_path, address=address)
+
+
+def test_cluster_without_the_right_worker_is_refused(cluster, tmp_path):
+    assert "no worker with TPU=1 in 1 s" in plan(tmp_path, address=cluster.address, resources={"TPU": 1})
+    assert "no such worker in 1 s; there are" in plan(tmp_path, address=cluster.address, workers=["other"])
+    missing = plan(tmp_path, needed=["/nowhere"], address=cluster.address)
+    assert "worker alone at tcp://" in missing
+    assert "does not see /nowhere" in missing
+
+
+def test_cluster_without_a_worker_is_waited_for_and_refused(tmp_path, capsys):
+    with a_cluster(tmp_path / "cluster") as cluster:
+        told = plan(tmp_path, address=cluster.address, wait_s=2.5)
+        assert told.endswith(f"no worker in 2.5 s; start one with `dask worker {cluster.address}`")
+        assert "waiting for a worker" in capsys.readouterr().out
+
+
+def test_worker_with_another_version_or_on_another_machine_is_refused(app, tmp_path):
+    other = tmp_path / "site" / "optuna-0.9.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: optuna\nVersion: 0.9\n")
+    path = os.pathsep.join([str(other.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    elsewhere = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"]
+    has_namespaces = subprocess.run([*elsewhere, "true"], check=False, capture_output=True).returncode == 0
+    with a_cluster(tmp_path / "cluster") as cluster:
+        cluster.start_worker("old", "--no-nanny", PYTHONPATH=path)
+        cluster.start_worker("far", "--no-nanny", command=elsewhere if has_namespaces else ())
+        old = plan(tmp_path, address=cluster.address, workers=["old"], wait_s=30)
+        assert "worker old at" in old
+        assert "optuna is 0.9 there and" in old
+        if has_namespaces:
+            far = sweep(app, *on(cluster, "hydra.launcher.workers=[far]", "x=1,2"), succeeds=False)
+            assert re.search(
+                r"^error: .* is on elsewhere, and hydra.sweeper.storage=\S+study.journal is of .* alone;", far
+            )
+            assert not (app / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("studies/first.journal", True),
+        ("sqlite:////data/mlflow.db", True),
+        ("http://localhost:5000", True),
+        ("http://tracking:5000", False),
+        ("postgresql://me:secret@host/studies", False),
+    ],
+)
+def test_files_and_servers_of_this_machine_are_known_as_such(address, expected):
+    assert is_only_here(address) == expected
+
+
+def test_dask_that_is_not_installed_is_named(monkeypatch):
+    from hydra_plugins.cnn_sweeps.dask_launcher import DaskLauncher
+
+    for name in ("dask_cluster", "dask_connection"):
+        monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    launcher = DaskLauncher(**vars(settings()))
+    with pytest.raises(ConfigError, match=r"pip install 'cnn-sweeps\[dask\]'"):
+        launcher.plan_executor(JobsAhead(1, 1))
