@@ -52,21 +52,21 @@ def export(arguments: Sequence[str]) -> None:
     from cnn_sweeps.data.folder import find_images
     from cnn_sweeps.tracking.kept_models import load_kept_model
 
-    files = find_images([Path(name) for name in names])
+    files, links = find_images([Path(name) for name in names])
     prepare_libraries()
     with native_messages_off():
         kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
         from cnn_sweeps.conversion import NUM_RANDOM_IMAGES, convert
         from cnn_sweeps.data.batches import BadFiles, decoded_batches
 
-    bad_files = BadFiles()
+    bad_files = BadFiles(links)
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))
     difference, num_images = convert(kept, settings["format"], target, images)
     print(
         f"{target}: agrees with Keras on {NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
         f"the largest difference of a probability is {difference:.1e}"
     )
-    bad_files.refuse(len(files))
+    bad_files.refuse(len(files) + len(links))
 
 
 def main() -> None:

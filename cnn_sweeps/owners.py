@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Literal
 
 import psutil
+
+OwnerState = Literal["alive", "dead", "elsewhere", "unknown"]
+"""Of a process; `elsewhere`: on another host, where it cannot be seen; `unknown`: nobody signed."""
 
 _CLOCK_SLACK_S = 60  # a process's start time shifts when the machine's clock is set
 
@@ -20,15 +24,30 @@ def owner_tags() -> dict[str, str]:
     }
 
 
+def is_here(tags: Mapping[str, str]) -> bool:
+    """Tell whether the process that `owner_tags` named is, or was, one of this host."""
+    return tags.get("owner.host") == socket.gethostname()
+
+
 def has_owner_died(tags: Mapping[str, str]) -> bool:
     """Tell whether the process that `owner_tags` named is gone; False for another host's, which cannot be seen."""
-    if tags.get("owner.host") != socket.gethostname():
-        return False
+    return owner_state(tags) == "dead"
+
+
+def owner_state(tags: Mapping[str, str], dead_hosts: Collection[str] = ()) -> OwnerState:
+    """Tell what is known of the process that `owner_tags` named; all those of `dead_hosts` are taken to be gone."""
+    host = tags.get("owner.host")
+    if host is None:
+        return "unknown"
+    if host in dead_hosts:
+        return "dead"
+    if not is_here(tags):
+        return "elsewhere"
     try:
         process = psutil.Process(int(tags["owner.pid"]))
         if process.status() == psutil.STATUS_ZOMBIE:  # ended; its parent has not looked
-            return True
+            return "dead"
         started = process.create_time()
     except psutil.NoSuchProcess:
-        return True
-    return bool(abs(started - float(tags["owner.started"])) >= _CLOCK_SLACK_S)
+        return "dead"
+    return "dead" if abs(started - float(tags["owner.started"])) >= _CLOCK_SLACK_S else "alive"

@@ -19,8 +19,8 @@ Examples:
   python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=NAME@champion --csv classes.csv
 
 A folder is searched at any depth; hidden files are left out. Of two classes the second is chosen from the model's
-decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images are named, and
-the exit code is then 1.
+decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images, or links out of
+the folder, are named, and the exit code is then 1.
 
 Settings:
   model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
@@ -50,12 +50,17 @@ def predict(arguments: Sequence[str]) -> None:
             check_target(target, flag, may_exist=True)
     from cnn_sweeps.data.folder import find_images
 
-    files = find_images([Path(name) for name in names])
-    _predict_and_write(files, settings["model"], settings.get("tracking.uri"), flags.csv, flags.json)
+    files, links = find_images([Path(name) for name in names])
+    _predict_and_write(files, links, settings["model"], settings.get("tracking.uri"), flags.csv, flags.json)
 
 
 def _predict_and_write(
-    files: Sequence[Path], model: str, uri: str | None, csv_file: Path | None, json_file: Path | None
+    files: Sequence[Path],
+    links: dict[Path, str],
+    model: str,
+    uri: str | None,
+    csv_file: Path | None,
+    json_file: Path | None,
 ) -> None:
     from cnn_sweeps.assembly import native_messages_off, prepare_libraries
     from cnn_sweeps.tracking.kept_models import load_kept_model
@@ -68,7 +73,7 @@ def _predict_and_write(
         from cnn_sweeps.prediction import predict_files
 
     counts: Counter[str] = Counter()
-    bad_files, class_names = BadFiles(), kept.record.class_names
+    bad_files, class_names = BadFiles(links), kept.record.class_names
     with ExitStack() as stack:
         tables = [stack.enter_context(output.csv_table(csv_file, class_names))] if csv_file else []
         tables += [stack.enter_context(output.json_table(json_file))] if json_file else []
@@ -78,7 +83,7 @@ def _predict_and_write(
                 write(prediction)
             counts[prediction.class_name] += 1
     print(output.summarize(counts, kept.record))
-    bad_files.refuse(len(files))
+    bad_files.refuse(len(files) + len(links))
 
 
 def main() -> None:

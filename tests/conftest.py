@@ -79,3 +79,21 @@ def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         run_application(train)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server."""
+    from servers import started_postgres
+
+    with started_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory):
+    """MLflow's tracking server on SQLite."""
+    from servers import started_tracking_server
+
+    with started_tracking_server(tmp_path_factory.mktemp("tracking server")) as server:
+        yield server

@@ -23,6 +23,13 @@ from cnn_sweeps.predict import predict
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+def bomb():
+    """A PNG of 12 KB that would take 100 MB."""
+    stream = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 @pytest.fixture(scope="module")
 def address(store, kept_run, tmp_path_factory):
     """Where `mlflow models serve` answers."""
@@ -113,6 +120,7 @@ def test_image_file_wrapped_into_lines_is_the_same(address):
         (["*"], "image 1 of 1 is no Base64"),
         ([base64.b64encode(b"no image").decode()], "image 1 of 1 is no image of a known format"),
         ([""], "image 1 of 1 is empty"),
+        ([base64.b64encode(bomb()).decode()], "image 1 of 1 is too large (10,000 x 10,000 pixels; at most"),
         ([], "an input of type <class 'list'> was found"),  # by MLflow
         (
             np.zeros((1, 8, 8, 1)).tolist(),

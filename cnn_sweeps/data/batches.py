@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,9 +24,11 @@ _MOST_IMAGES_A_BATCH = 256
 class BadFiles:
     """Names files that are no usable images as they come, and counts them."""
 
-    def __init__(self) -> None:
-        """Have none."""
+    def __init__(self, known: Mapping[Path, str]) -> None:
+        """Name those that are known at once, with their reasons."""
         self.count = 0
+        for path, reason in known.items():
+            self(path, reason)
 
     def __call__(self, path: Path, reason: str) -> None:
         """Name one, on the standard error stream."""

@@ -18,6 +18,7 @@ _SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_ALLOW_LINKS = ", or set data.follow_links=true if the links are meant"
 _NO_IMAGES = {"thumbs.db", "desktop.ini"}  # left by file managers, as are names that start with a dot
 
 
@@ -36,6 +37,7 @@ def load_folder(
     channels: Literal[1, 3],
     on_bad_image: Literal["error", "skip"],
     cache_dir: str,
+    follow_links: bool = False,
 ) -> ImageDataset:
     """Load `root/CLASS/...` or `root/{train,val,test}/CLASS/...`; files are taken at any depth, whatever their ending.
 
@@ -45,38 +47,44 @@ def load_folder(
         channels: 3 for colour, 1 for grey.
         on_bad_image: "error" refuses files that are no images, "skip" leaves them out.
         cache_dir: where decoded images are kept; `~` is the home folder.
+        follow_links: whether links may lead out of the folder; if not, such a file counts as one that is no image.
 
     Raises:
-        DataError: if the folder or a class is missing or empty, or (with "error") files are no images, naming all.
+        DataError: if the folder or a class is missing, empty or a link out of the folder, or (with "error") if files
+            are no images, naming all.
     """
-    files = list_folder(root)
+    found = list_folder(root, follow_links)
     folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
+    links = {} if follow_links else links_out_of(folder, [file.path for file in found])
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    files = [file for file in found if file.path not in links]
     decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
-    bad_files = [f"{files[i].path.relative_to(folder)} {reason}" for i, reason in decoded.bad_files.items()]
+    reasons = links | {files[i].path: reason for i, reason in decoded.bad_files.items()}
+    bad_files = [f"{path.relative_to(folder)} {reason}" for path, reason in reasons.items()]
     if bad_files and on_bad_image == "error":
         raise DataError(
-            f"data.root={root}: {len(bad_files)} of {len(files)} files cannot be used: {'; '.join(bad_files)}; "
-            "repair or remove them, or set data.on_bad_image=skip"
+            f"data.root={root}: {len(bad_files)} of {len(found)} files cannot be used: {'; '.join(bad_files)}; "
+            f"repair or remove them, or set data.on_bad_image=skip{_ALLOW_LINKS if links else ''}"
         )
-    return _assemble(folder, files, decoded, bad_files)
+    good = [files[position] for position in decoded.positions]
+    return _assemble(folder, sorted({file.class_name for file in found}), good, decoded, bad_files)
 
 
-def list_folder(root: str) -> list[ImageFile]:
+def list_folder(root: str, follow_links: bool) -> list[ImageFile]:
     """Give the files of a folder of class folders, without opening one.
 
     Raises:
-        DataError: if the folder or a class is missing or empty.
+        DataError: if the folder or a class is missing, empty or a link out of the folder.
     """
     try:
-        return _list_files(Path(root).expanduser())
+        return _list_files(Path(root).expanduser(), follow_links)
     except (OSError, RuntimeError) as error:  # no permission, a name too long, no such user
         raise DataError(f"data.root={root}: cannot be read ({error}); name a folder of class folders") from error
 
 
-def _assemble(folder: Path, files: list[ImageFile], decoded: DecodedImages, bad_files: list[str]) -> ImageDataset:
-    class_names = sorted({file.class_name for file in files})
-    good = [files[position] for position in decoded.positions]
+def _assemble(
+    folder: Path, class_names: list[str], good: list[ImageFile], decoded: DecodedImages, bad_files: list[str]
+) -> ImageDataset:
     return ImageDataset(
         images=decoded.images,
         labels=np.array([class_names.index(file.class_name) for file in good], np.int64),
@@ -91,7 +99,7 @@ def _assemble(folder: Path, files: list[ImageFile], decoded: DecodedImages, bad_
     )
 
 
-def _list_files(root: Path) -> list[ImageFile]:
+def _list_files(root: Path, follow_links: bool) -> list[ImageFile]:
     if not root.is_dir():
         raise DataError(
             f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders"
@@ -108,6 +116,9 @@ def _list_files(root: Path) -> list[ImageFile]:
         raise DataError(f"data.root={root}: beside train there is {stray}; only train, val and test may be there")
     else:
         files = _list_classes(root, "")
+    if not follow_links and (links := links_out_of(root, [*split_of, *folders])):
+        told = "; ".join(f"{path.relative_to(root)} {reason}" for path, reason in links.items())
+        raise DataError(f"data.root={root}: {told}; put the images into the folder{_ALLOW_LINKS}")
     class_names = sorted({file.class_name for file in files})
     if len(class_names) < 2:
         found = f"only one class, {class_names[0]}" if class_names else "no class with a file in it"
@@ -125,13 +136,16 @@ def _list_classes(folder: Path, split: str) -> list[ImageFile]:
     ]
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     """Give the files among the paths, and those at any depth of the folders among them, each once.
+
+    Those that are links out of a folder are given apart, each with the reason why it is not to be used.
 
     Raises:
         DataError: if a path is not there, or cannot be read, or a folder holds no file.
     """
     found: dict[Path, None] = {}
+    links: dict[Path, str] = {}
     for path in paths:
         try:
             if not path.exists():
@@ -142,7 +156,19 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not files:
             raise DataError(f"{path}: there is no image in this folder; name one that holds images at any depth")
         found |= dict.fromkeys(files)
-    return list(found)
+        links |= links_out_of(path, files) if path.is_dir() else {}
+    return [file for file in found if file not in links], links
+
+
+def links_out_of(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    """Give those of the paths found in a folder that are links to what is not in it, each with this as the reason."""
+    inside = folder.resolve()
+    targets = {path: path.resolve() for path in paths if path.is_symlink()}
+    return {
+        path: f"is a link out of the folder, to {target}"
+        for path, target in targets.items()
+        if not target.is_relative_to(inside)
+    }
 
 
 def list_image_files(folder: Path) -> list[Path]:

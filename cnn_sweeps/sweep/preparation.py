@@ -16,6 +16,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import Trial
 
+from cnn_sweeps.environment import move_passwords
 from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
@@ -63,6 +64,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     Raises:
         UserError: for whatever the user can fix.
     """
+    move_passwords(config)  # also of an application that does not have it as a callback
     given = OmegaConf.to_container(config.hydra.overrides, resolve=False)
     assert isinstance(given, dict)
     _pin_study(config)

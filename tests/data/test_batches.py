@@ -43,7 +43,7 @@ def test_number_of_images_in_memory_does_not_grow_with_that_of_files(tmp_path, m
 def test_named_files_are_taken_as_they_are_and_folders_without_what_is_hidden(tmp_path):
     files = [write_image(tmp_path / name, 0) for name in ("b/c.png", "b/d/a.png", ".hidden.png", "b/.h/x.png")]
     (tmp_path / "b/thumbs.DB").touch()
-    assert find_images([tmp_path / "b", files[0], files[2]]) == [files[0], files[1], files[2]]
+    assert find_images([tmp_path / "b", files[0], files[2]]) == ([files[0], files[1], files[2]], {})
 
 
 def test_path_that_is_not_there_and_folder_without_a_file_are_told(tmp_path):

@@ -1,7 +1,10 @@
 """Files of every kind become upright 8-bit pixels, or a DataError that names the reason."""
 
 import io
+import re
 import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,7 +313,51 @@ def test_missing_file_is_refused(tmp_path):
     assert "cannot be read (No such file" in reason_against(tmp_path / "photo.jpg")
 
 
-def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    Image.new("RGB", (16, 16)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert "is too large" in reason_against(tmp_path / "bomb.png")
+def peak_mb():
+    """The most memory that this process has had since it wrote 5 to /proc/self/clear_refs."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "told"),
+    [
+        (100_000, 1, "(100,000 x 1 pixels; at most 65,535 a side)"),
+        (1, 65_536, "(1 x 65,536 pixels; at most 65,535 a side)"),
+        (9_500, 9_500, "(9,500 x 9,500 pixels; at most 89,478,485 in all)"),
+        (100_000, 10_000, "(Image size (1000000000 pixels) exceeds limit"),  # as Pillow says it
+    ],
+)
+def test_picture_that_would_take_too_much_memory_is_refused_before_it_does(width, height, told, tmp_path):
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in [
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+            (b"IDAT", bomb(height * (1 + 3 * width))),
+            (b"IEND", b""),
+        ]
+    )
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    before = peak_mb()
+    assert f"is too large {told}" in reason_against(tmp_path / "bomb.png")
+    assert peak_mb() - before < 20
+
+
+def bomb(num_bytes):
+    """Compress as many zeros, up to 300 MB."""
+    compressor, block = zlib.compressobj(1), bytes(2**20)
+    blocks = [compressor.compress(block) for _ in range(min(num_bytes // len(block) + 1, 300))]
+    return b"".join(blocks) + compressor.flush()
+
+
+def test_jpeg_of_which_only_a_fraction_is_decoded_may_be_larger(tmp_path, monkeypatch):
+    Image.new("L", (64, 64), 7).save(tmp_path / "photo.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    assert_all(decode_image(tmp_path / "photo.jpg", 4, 4, 3), (7, 7, 7))
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\xc5\xd0\xd3\xc6"])
+def test_postscript_is_not_run(start, tmp_path):
+    (tmp_path / "picture.png").write_bytes(start + b"%%BoundingBox: 0 0 8 8\n")
+    assert "is PostScript, a program" in reason_against(tmp_path / "picture.png")

@@ -217,3 +217,51 @@ def test_stray_folder_beside_train_is_named(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(DataError, match="beside train there is labels"):
         load_folder(str(tmp_path), 8, 3, "error", str(tmp_path / "cache"))
+
+
+# Links.
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder of four images, with one outside it."""
+    write_classes(tmp_path / "pets")
+    write_image(tmp_path / "private.png", 200)
+    return tmp_path / "pets"
+
+
+def test_link_within_the_folder_is_the_image_it_leads_to(pets):
+    (pets / "cat" / "link.png").symlink_to("../dog/0.png")
+    assert brightness_by_name(load(pets))["cat/link.png"] == 2
+
+
+def test_folder_that_is_named_by_a_link_is_read(pets, tmp_path):
+    (tmp_path / "named").symlink_to("pets")
+    assert len(load(tmp_path / "named").labels) == 4
+
+
+@pytest.mark.parametrize("target", ["../../private.png", "{folder}/private.png"])
+def test_link_out_of_the_folder_is_refused_by_name_as_a_bad_file_is(pets, tmp_path, target):
+    (pets / "cat" / "link.png").symlink_to(target.format(folder=tmp_path))
+    told = f"cat/link.png is a link out of the folder, to {tmp_path}/private.png"
+    message = refusal_of(pets)
+    assert f"1 of 5 files cannot be used: {told}; " in message
+    assert message.endswith("or set data.follow_links=true if the links are meant")
+    skipped = load(pets, on_bad_image="skip")
+    assert (skipped.skipped_files, len(skipped.labels)) == ([told], 4)
+    assert brightness_by_name(load(pets, follow_links=True))["cat/link.png"] == 200
+
+
+def test_link_to_a_link_that_leads_out_is_refused(pets):
+    (pets / "cat" / "link.png").symlink_to("../dog/link.png")
+    (pets / "dog" / "link.png").symlink_to("../../private.png")
+    assert "2 of 6 files cannot be used" in refusal_of(pets)
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_class_that_is_a_link_out_of_the_folder_is_refused_by_name(pets, tmp_path, on_bad_image):
+    write_image(tmp_path / "zoo" / "0.png", 9)
+    (pets / "eel").symlink_to("../zoo")
+    message = refusal_of(pets, on_bad_image=on_bad_image)
+    assert f"data.root={pets}: eel is a link out of the folder, to {tmp_path}/zoo; " in message
+    assert load(pets, follow_links=True).class_names == ["cat", "dog", "eel"]

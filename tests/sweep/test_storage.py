@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import optuna
 import pytest
 
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, lock_file, open_storage
+from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, has_lock, lock_file, open_storage
 
 
 @pytest.fixture
@@ -153,16 +154,33 @@ def test_journal_whose_last_line_a_power_cut_has_cut_goes_on(tmp_path):
     assert [trial.value for trial in study.trials] == [1.0, 2.0, 3.0]
 
 
+def test_write_that_a_full_disk_cuts_short_spoils_no_later_one(tmp_path):
+    """A limit on the size of files is to a process what a full disk is: a part of what it writes fits."""
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(study_name="study", storage=open_storage(str(path)))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            study.set_user_attr("lost", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert not path.read_bytes().endswith(b"\n")
+    study.set_user_attr("kept", 1)
+    open_storage(str(tmp_path / "another.journal"))  # so that this process reads the file anew
+    assert optuna.load_study(study_name="study", storage=open_storage(str(path))).user_attrs == {"kept": 1}
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("studies/a.journal", "studies/a.journal"),
-        ("postgresql://me:secret@host:5432/db", "postgresql://***@host:5432/db"),
-        ("redis://:secret@host/0", "redis://***@host/0"),
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
         ("sqlite:///a.db", "sqlite:///a.db"),
     ],
 )
-def test_description_hides_user_and_password(url, shown):
+def test_description_hides_the_password(url, shown):
     assert describe_storage(url) == shown
 
 
@@ -170,7 +188,7 @@ def test_description_hides_user_and_password(url, shown):
 def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage):
     code = (
         "import sys, time; from cnn_sweeps.sweep.storage import controllers_lock\n"
-        "with controllers_lock(sys.argv[1]):\n"
+        "with controllers_lock(sys.argv[1], 'study'):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(600)"
     )
@@ -188,12 +206,13 @@ def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage
         finally:
             waiter.kill()
             waiter.communicate()
-    with controllers_lock(storage):
+    with controllers_lock(storage, "study"):
         pass
 
 
-@pytest.mark.parametrize("storage", ["postgresql://host/db", {"_target_": "optuna.storages.InMemoryStorage"}])
-def test_servers_have_no_lock_file(storage):
+@pytest.mark.parametrize("storage", ["redis://host/0", {"_target_": "optuna.storages.InMemoryStorage"}])
+def test_servers_but_postgresql_have_no_lock(storage):
     assert lock_file(storage) is None
-    with controllers_lock(storage):
+    assert not has_lock(storage)
+    with controllers_lock(storage, "study"):
         pass

@@ -1,0 +1,80 @@
+"""Databases that an address names: whether one can be used, told before a library makes tables in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+DATABASES = ("sqlite", "postgres", "mysql", "mssql")
+"""How the addresses of databases begin that MLflow takes."""
+
+_CONNECT_TIMEOUT_S = 10
+_DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+_REVISION_OF_OPTUNA = re.compile(r"v\d+\.\d+")
+
+
+def check_database(address: str, program: str) -> None:
+    """See that a program can make its tables in a database, or has them there.
+
+    Args:
+        address: as SQLAlchemy takes it.
+        program: "MLflow" or "Optuna".
+
+    Raises:
+        ValueError: in one line, if the address is none, the driver is not installed, the server lets nobody in, or the
+            database is another program's.
+    """
+    try:
+        url = make_url(address)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            return  # it will be made
+        engine = create_engine(url, poolclass=NullPool, connect_args=_patience(url))
+        with engine.connect() as connection:
+            owner = _owner(connection)
+    except ModuleNotFoundError as error:
+        package = _DRIVERS.get(str(error.name), error.name)
+        raise ValueError(f"its driver is not installed; pip install '{package}'") from error
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        raise ValueError(describe_database_error(error)) from error
+    if owner not in (None, program):
+        raise ValueError(f"it holds the tables of {owner}; {program} needs a database of its own")
+
+
+def _owner(connection: Connection) -> str | None:
+    """Tell whose tables a database holds: of programs that note their tables' version as both do."""
+    tables = inspect(connection).get_table_names()
+    if "alembic_version" not in tables:
+        return None
+    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    if revision is None:
+        return None
+    if _REVISION_OF_OPTUNA.match(revision):
+        return "Optuna"
+    return "MLflow" if "experiments" in tables else "another program"
+
+
+def _patience(url: URL) -> dict[str, int]:
+    return {"connect_timeout": _CONNECT_TIMEOUT_S} if url.get_driver_name() in ("psycopg", "psycopg2") else {}
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell a database that cannot be used for now from a request that is wrong; Optuna and others wrap its errors."""
+    cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+    return isinstance(cause, (OperationalError, InterfaceError)) or (
+        isinstance(cause, DBAPIError) and cause.connection_invalidated
+    )
+
+
+def describe_database_error(error: BaseException) -> str:
+    """Give what the database or its driver says in one line, without the statement that it is about."""
+    cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+    cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
+    said = " ".join(str(cause).split("\n(Background")[0].split("\nLINE ")[0].split())
+    if "permission denied for schema" in said:
+        said += "; make the user the database's owner, or GRANT CREATE ON SCHEMA public"
+    return said
