@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, OutageError
 from cnn_sweeps.locks import file_lock
+from cnn_sweeps.whole_files import disk_errors, is_disk_full, replace_whole
 
 if TYPE_CHECKING:
     import keras
+
+
+_CUT_OFF = ".unfinished"  # suffix of what is being saved
 
 
 @dataclass
@@ -54,7 +58,11 @@ class Checkpoint:
         self._path = path
 
     def save(self, model: keras.Model, progress: TrainingProgress, run_id: str) -> None:
-        """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing."""
+        """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
+
+        Raises:
+            DiskError: if the disk cannot take it; what was kept before is still there.
+        """
         about = {
             "run_id": run_id,
             "history": progress.history,
@@ -65,12 +73,8 @@ class Checkpoint:
         arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        unfinished = self._path.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path)
+        with disk_errors(self._path, "the same command with resume=true"):
+            replace_whole(self._path, content.getbuffer())
 
     def read_run_id(self) -> str | None:
         """Give the id of the MLflow run that is to go on; None for a new run."""
@@ -117,7 +121,7 @@ def claim_checkpoint(
         data_fingerprint: of the data set.
         resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
         is_trial: of a sweep, which goes on if the block fails by an error, so that nothing is kept then, and which does
-            not mind an equal one. When the block is interrupted the checkpoint is always kept.
+            not mind an equal one. When the block is interrupted or meets an outage the checkpoint is always kept.
 
     Raises:
         ConfigError: if the same run is still going on in another process, or the folder cannot be written.
@@ -137,19 +141,52 @@ def claim_checkpoint(
             ) from error
         try:
             yield Checkpoint(path)
-        except Exception:
-            if is_trial:
+        except Exception as error:
+            is_outage = isinstance(error, OutageError) or is_disk_full(error)
+            if is_trial and not is_outage:  # after which it is tried again
                 _remove(path)
             raise
         _remove(path)
 
 
+def left_checkpoints(folder: Path) -> dict[Path, str]:
+    """Give the checkpoints that ended processes have left, with the ids of their runs.
+
+    The id is empty if nothing can be resumed: the process was killed while it saved its first epoch.
+    """
+    files = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix in (".npz", _CUT_OFF)}
+    return {path: _readable_run_id(path) for path in sorted(files) if _is_left(path)}
+
+
+def _is_left(path: Path) -> bool:
+    lock = path.with_suffix(".lock")
+    with file_lock(lock, wait=False) if lock.exists() else nullcontext(True) as is_free:
+        return is_free
+
+
+def _readable_run_id(path: Path) -> str:
+    try:
+        return Checkpoint(path).read_run_id() or ""
+    except (BadZipFile, ValueError, KeyError):
+        return ""
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint's files, unless a process is at work on it."""
+    with file_lock(path.with_suffix(".lock"), wait=False) as is_free:
+        if is_free:
+            _remove(path)
+
+
 def _remove(path: Path) -> None:
-    for suffix in (".npz", ".lock"):
+    for suffix in (".npz", _CUT_OFF, ".lock"):
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
+    for cut_off in folder.glob(f"{key}-*{_CUT_OFF}"):
+        if not cut_off.with_suffix(".npz").exists():
+            remove_checkpoint(cut_off.with_suffix(".npz"))
     left = sorted(folder.glob(f"{key}-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in left:
         if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):

@@ -120,6 +120,7 @@ def evaluate_trial(
             trained.draw(Path(folder) / "results", evaluation)
         if keep_model:
             model_uri = trained.log_model(evaluation.threshold)
+            assert model_uri is not None  # a run that is opened again lets nothing wait
             lines.append(_register(config, dataset, model_uri, number, run_id, value, study_name))
         done = {"test.evaluated": "true"} if on_test else {}
         done |= {"registered.model": "true"} if keep_model else {}

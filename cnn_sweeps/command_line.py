@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import functools
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_sweeps.errors import UserError
+from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.signals import exit_on_signals
+from cnn_sweeps.whole_files import is_disk_full
 
 _PACKAGE = Path(__file__).parent
+_HARDLY_ANY_BYTES = 2**20
 CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()))
 """The config groups: inside the package in a wheel, beside it in a checkout."""
 
@@ -69,6 +75,10 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
             if wants_traceback or HydraConfig.get().mode != RunMode.RUN:
                 raise  # in a sweep the sweeper must see it
             sys.exit(f"error: {error}")
+        except OSError as error:
+            if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not is_disk_full(error):
+                raise
+            sys.exit(f"error: {_explain_full_disk(error, HydraConfig.get().runtime.output_dir)}")
 
     try:
         search_path = _search_path()
@@ -78,10 +88,12 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback or _is_bug(error):
             raise
-        sys.exit(f"error: {_explain(error)}")
+        sys.exit(f"error: {hide_passwords(_explain(error))}")
     except BrokenPipeError:  # `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, yaml.YAMLError, OSError) as error:
+        if isinstance(error, OSError) and is_disk_full(error) and not wants_traceback:
+            sys.exit(f"error: {_explain_full_disk(error, os.curdir)}")
         if wants_traceback or task_began or {"--multirun", "-m"} & set(sys.argv):  # a sweep's tasks begin elsewhere
             raise
         if not isinstance(error, OSError):
@@ -89,6 +101,14 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(f"error: {error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _explain_full_disk(error: OSError, output_dir: str) -> str:
+    """Name the file or, where the error does not, the folders in use whose disk is full."""
+    folders = dict.fromkeys([output_dir, str(Path.cwd()), tempfile.gettempdir()])
+    full = [folder for folder in folders if shutil.disk_usage(folder).free < _HARDLY_ANY_BYTES]
+    place = error.filename or " or ".join(full) or output_dir
+    return f"{place}: {os.strerror(errno.ENOSPC)}; make space there and give the same command again"
 
 
 def _search_path() -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from types import TracebackType
 
-from cnn_sweeps.errors import UserError
+from cnn_sweeps.errors import DiskError, UserError
 from cnn_sweeps.tracking.runs import EpochMetrics
+
+log = logging.getLogger(__name__)
 
 
 class EpochRecord:
@@ -23,6 +26,7 @@ class EpochRecord:
         self._save_checkpoint, self._max_share_of_time = save_checkpoint, max_share_of_time
         self._metrics = EpochMetrics()
         self._next_write = 0.0
+        self._is_disk_full = False
 
     def __enter__(self) -> EpochRecord:
         """Begin."""
@@ -36,11 +40,21 @@ class EpochRecord:
 
     def _write(self) -> None:
         started = time.monotonic()
-        self._metrics.write()
-        self._save_checkpoint()
+        self._keep()
         ended = time.monotonic()
         pause_s = (ended - started) / self._max_share_of_time if self._max_share_of_time is not None else 0
         self._next_write = ended + pause_s
+
+    def _keep(self) -> None:
+        try:
+            self._metrics.write()
+            self._save_checkpoint()
+        except DiskError as error:
+            if not self._is_disk_full:
+                log.warning("%s; training goes on meanwhile, and could be resumed from an earlier epoch only", error)
+            self._is_disk_full = True
+        else:
+            self._is_disk_full = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

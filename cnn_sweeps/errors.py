@@ -8,11 +8,21 @@ UserError
  +-- TrainingError    training cannot go on (the loss is no longer finite)
  +-- StudyError       a sweep's study cannot be opened or continued
  +-- SweepError       a sweep was stopped by its trials' failures
+ +-- OutageError      what is there cannot be used for now; the same command goes on once it can
+      +-- TrackingOutageError   the tracking store does not answer; also a TrackingError
+      +-- StudyOutageError      the study's storage does not answer; also a StudyError
+      +-- DiskError             a disk is full, or fails
 """
+
+from cnn_sweeps.passwords import hide_passwords
 
 
 class UserError(Exception):
-    """What was wrong, what is allowed and how to fix it, in one line."""
+    """What was wrong, what is allowed and how to fix it, in one line that holds no password."""
+
+    def __init__(self, message: str) -> None:
+        """Say it."""
+        super().__init__(hide_passwords(message))
 
 
 class ConfigError(UserError):
@@ -41,3 +51,19 @@ class StudyError(UserError):
 
 class SweepError(UserError):
     """A sweep was stopped by its trials' failures."""
+
+
+class OutageError(UserError):
+    """A server, a database or a disk cannot be used for now; the same command goes on once it can."""
+
+
+class TrackingOutageError(TrackingError, OutageError):
+    """The tracking store does not answer for now."""
+
+
+class StudyOutageError(StudyError, OutageError):
+    """The study's storage does not answer for now."""
+
+
+class DiskError(OutageError):
+    """A disk is full, or cannot be written for another reason."""

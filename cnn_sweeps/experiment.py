@@ -22,6 +22,7 @@ from cnn_sweeps.assembly import (
 from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, balanced_class_weights, without_test_images
+from cnn_sweeps.patience import patiently
 from cnn_sweeps.recording import Role, open_group, open_run, output_dir, record_group, record_start
 from cnn_sweeps.repeats import Training, average_metrics, objective_values, plan_trainings
 from cnn_sweeps.schema import RunConfig
@@ -52,7 +53,8 @@ def run_experiment(config: RunConfig, reproduction: Reproduction | None = None) 
         optuna.TrialPruned: in a sweep, if the trial is not worth going on with.
     """
     prepare_libraries()
-    store, trial = find_store(config.tracking), _join_trial(config)
+    trial, look_for_store = _join_trial(config), partial(find_store, config.tracking)
+    store = look_for_store() if trial is None else patiently(look_for_store, log.warning)
     role = trial or reproduction
     dataset, split = load_data(config) if trial is None else load_data_once(config)
     tell_data(dataset, split)

@@ -89,5 +89,10 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
         trained = TrainedNetwork(config, dataset, whole, network.model, predict, progress)
         tags = {"trial.number": str(number), "retrained.images": str(len(both))}
         name = registered_name(config, dataset)
-        lines.append(models.register_beside(name, trained.log_model(threshold), tags, ALIAS))
+        model_uri = trained.log_model(threshold)
+        lines.append(
+            f"its model waits for the tracking store with its run; register it as {name} yourself"
+            if model_uri is None
+            else models.register_beside(name, model_uri, tags, ALIAS)
+        )
     return lines

@@ -60,8 +60,8 @@ class TrainedNetwork:
         results.write_report(folder, self.dataset, evaluation.held_out)
         runs.log_files(folder)
 
-    def log_model(self, threshold: float | None) -> str:
-        """Keep the network with the run, of standard layers, with its record; give the model's address."""
+    def log_model(self, threshold: float | None) -> str | None:
+        """Keep the network with the run, of standard layers, with its record; give its address unless it waits."""
         dataset = self.dataset
         record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
         return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])

@@ -1,15 +1,18 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and what is said where a disk is full."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, DiskError
 
 
 def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
@@ -22,6 +25,42 @@ def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
         raise ConfigError(f"{setting}={target}: is there already; name a new place, or remove it")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{setting}={target}: the folder {target.parent} is not there, or cannot be written to")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
+
+
+class LogFile(logging.FileHandler):
+    """A log that loses lines while the disk is full, without a traceback on the terminal for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Tell what else went wrong."""
+        if not is_disk_full(sys.exc_info()[1]):
+            super().handleError(record)
+
+
+@contextmanager
+def disk_errors(target: Path, what: str) -> Iterator[None]:
+    """Tell in one line that the disk cannot take `target`.
+
+    Args:
+        target: file or folder that the block writes.
+        what: is to be given again, e.g. "the same command".
+
+    Raises:
+        DiskError: for what the machine could not write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise DiskError(
+            f"{target}: cannot be written ({error.strerror or error}); make space there and give {what} again"
+        ) from error
 
 
 @contextmanager
@@ -44,3 +83,21 @@ def written_whole(target: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
         else:
             unfinished.unlink(missing_ok=True)
+
+
+def replace_whole(target: Path, content: bytes | memoryview) -> None:
+    """Give a file new content, all of it or, if that fails or is cut off, none; it is on the disk then.
+
+    Raises:
+        OSError: if it cannot be written; what was written of it is removed, so that it takes no space.
+    """
+    unfinished = target.with_suffix(".unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

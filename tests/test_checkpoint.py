@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint, left_checkpoints, remove_checkpoint
+from cnn_sweeps.errors import ConfigError, DiskError
 
 SETTINGS = {"model.l2": 0.1, "seed": 1}
 
@@ -95,13 +95,32 @@ def test_save_that_fails_half_way_keeps_the_one_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with (
-        pytest.raises(OSError, match="No space left"),
+        pytest.raises(DiskError, match="No space left"),
         claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint,
     ):
         monkeypatch.setattr("os.fsync", full)
         checkpoint.save(model, TrainingProgress([{"val_log_loss": 1.0}] * 2), "run 1")
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
         assert checkpoint.restore(model).epochs_done == 1
+
+
+def test_what_a_process_that_was_killed_in_its_first_save_has_written_is_removed_by_the_run_that_goes_on(tmp_path):
+    leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
+    (left,) = tmp_path.glob("*.npz")
+    left.rename(left.with_suffix(".unfinished"))
+    assert left_checkpoints(tmp_path) == {left: ""}
+    with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
+        assert checkpoint.read_run_id() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_that_is_in_use_is_not_among_those_that_were_left(tmp_path):
+    leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
+    (path,) = tmp_path.glob("*.npz")
+    with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True):
+        assert left_checkpoints(tmp_path) == {}
+        remove_checkpoint(path)
+        assert path.exists()
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):

@@ -6,14 +6,16 @@ import mlflow
 import pytest
 
 from cnn_sweeps.epoch_record import EpochRecord
+from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.runs import tracked_run
 
 
 @pytest.fixture
-def recorded(store):
+def recorded(store, tmp_path):
     """Give the epochs that the store has, within one run."""
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    with mlflow.start_run(experiment_id=mlflow.set_experiment("epochs").experiment_id) as run:
-        yield lambda: [metric.step for metric in mlflow.MlflowClient().get_metric_history(run.info.run_id, "a")]
+    config = TrackingConfig(uri=None, experiment_name="epochs", run_name=None, registered_model=None, log_model=False)
+    with tracked_run(f"sqlite:///{store}/mlflow.db", config, "run", {}, tmp_path / "train.log") as run_id:
+        yield lambda: [metric.step for metric in mlflow.MlflowClient().get_metric_history(run_id, "a")]
 
 
 def add_epochs(record, epochs):

@@ -178,7 +178,7 @@ def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):
 
 
 def test_signal_while_the_run_is_being_started_ends_it_killed(run_train, last_run, monkeypatch):
-    monkeypatch.setattr(mlflow, "log_params", lambda params: sys.exit(143))
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: sys.exit(143))
     with pytest.raises(SystemExit):
         run_train(*TINY)
     assert last_run().info.status == "KILLED"

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import yaml
 from kept_models import SLOW, copy_model, outputs_for, refusal, started_command
+from PIL import Image
 
 from cnn_sweeps.data.batches import printable
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
 from cnn_sweeps.prediction import choose_classes
 from cnn_sweeps.tracking.models import ModelRecord, log_model
+from cnn_sweeps.tracking.outbox import Outbox, opened
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -34,11 +36,12 @@ def uri(store, kept_run, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def model_of_three(kept_run):
+def model_of_three(kept_run, tmp_path_factory):
     """The address of a kept model of three classes."""
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 3))
-    with mlflow.start_run(experiment_id=kept_run.info.experiment_id):
+    folder = tmp_path_factory.mktemp("three")
+    with mlflow.start_run(experiment_id=kept_run.info.experiment_id) as run, opened(Outbox(folder, run.info.run_id)):
         record = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), decision_threshold=None)
         return log_model(network, record, np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -139,6 +142,20 @@ def test_bad_files_are_named_and_left_out_and_the_others_predicted(photos, uri, 
     ]
     assert len(Path("table.csv").read_text().splitlines()) == 13
     assert not list(Path().glob(".*unfinished"))
+
+
+def test_links_out_of_a_folder_and_pictures_too_large_are_named_and_left_out(photos, uri, capsys):
+    album, outside = Path(shutil.copytree(photos[0], "album")), photos[1][0]
+    (album / "inside.png").symlink_to("album 0/00.png")
+    (album / "outside.png").symlink_to(outside)
+    Image.new("1", (100_000, 1)).save(album / "wide.png")
+    message = refusal(predict, album, "model=tiniest", uri, "--csv", "table.csv")
+    assert message == "2 of 15 files are no usable images and were left out, as named"
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out: {album}/outside.png is a link out of the folder, to {outside}",
+        f"left out: {album}/wide.png is too large (100,000 x 1 pixels; at most 65,535 a side)",
+    ]
+    predict([str(album / "outside.png"), "model=tiniest", uri])  # a link that is named is meant
 
 
 def test_images_and_folders_are_taken_once_each_in_their_order(photos, uri):

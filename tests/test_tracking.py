@@ -6,10 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
+from tiny_sweeps import wait_until
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.owners import owner_tags
@@ -164,11 +166,25 @@ def test_only_running_runs_of_this_machines_dead_processes_are_closed(experiment
     assert client.get_run(other.info.run_id).info.status == "RUNNING"
 
 
+def test_process_that_is_killed_while_it_makes_the_database_leaves_none_that_cannot_be_used(tmp_path):
+    uri, unfinished = f"sqlite:///{tmp_path}/new.db", tmp_path / "new.db.unfinished"
+    code = f"from cnn_sweeps.tracking.store import connected\nwith connected({uri!r}, 'first'): pass"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        wait_until(lambda: unfinished.exists() and unfinished.stat().st_size > 10_000, "a part of it")
+        process.kill()
+    assert not (tmp_path / "new.db").exists()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert {file.name for file in tmp_path.glob("new.db*")} == {"new.db", "new.db.lock"}
+    experiments = mlflow.MlflowClient(uri).search_experiments()
+    assert {each.name for each in experiments} == {"Default", "first"}
+
+
 # A sweep's run.
 
 
 def open_sweep(uri, experiment, known_run_id=None, **tags):
-    return open_sweep_run(uri, experiment, "sweep x", known_run_id, {"study": "x"} | tags, "Sweep for val_log_loss.")
+    about = ({"study": "x"} | tags, "Sweep for val_log_loss.")
+    return open_sweep_run(uri, experiment, "sweep x", known_run_id, *about, Path("no folder"))
 
 
 def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(uri, experiment, client):
@@ -208,6 +224,14 @@ def test_sweep_closes_what_dead_processes_left(uri, experiment, client):
     assert runs_in(experiment)["left"].info.status == "KILLED"
 
 
+def test_sweep_that_ends_closes_what_was_cut_off_in_it(uri, experiment, client):
+    """As after SIGTERM while a worker tested the best trial."""
+    sweep = open_sweep(uri, experiment)
+    left = client.create_run(experiment_id(experiment), tags=dead_owner()).info.run_id
+    sweep.end("KILLED")
+    assert {client.get_run(run_id).info.status for run_id in (left, sweep.run_id)} == {"KILLED"}
+
+
 def test_lost_trials_are_closed_with_the_reason_even_if_their_run_had_ended(uri, experiment, client):
     sweep = open_sweep(uri, experiment)
     lost = {}
@@ -244,7 +268,7 @@ def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_
     sweep = open_sweep(uri, experiment)
     sweep.log_params({"seed": 0})
     sweep.log_params({"seed": 1, "storage": "postgresql://me:secret@host/db"})
-    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://***@host/db"}
+    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
     sweep.end("FINISHED")
 
 

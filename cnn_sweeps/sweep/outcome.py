@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import traceback
 from concurrent.futures import BrokenExecutor, CancelledError
@@ -10,14 +12,19 @@ from dataclasses import dataclass
 
 from hydra.core.utils import JobReturn, JobStatus
 from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from pebble import ProcessExpired
 
-from cnn_sweeps.errors import TrainingError, UserError
+from cnn_sweeps.errors import OutageError, TrainingError, UserError
+from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.whole_files import is_disk_full
 
 # By name, since neither TensorFlow nor joblib is imported here.
 _OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
 _LOST_WORKER = {"TerminatedWorkerError", "BrokenProcessPool"}
+# What Python says of C code, TensorFlow's among it, that got no memory and did not say so; and what the C library says.
+_NO_MEMORY = ("error return without exception set", os.strerror(errno.ENOMEM))
 
 
 @dataclass(frozen=True)
@@ -72,22 +79,35 @@ def _read_value(value: object, num_objectives: int) -> Outcome:
 
 
 def _read_exception(error: BaseException, text: str) -> Outcome:
-    name, message = type(error).__name__, " ".join(str(error).split())
+    name, message = type(error).__name__, hide_passwords(" ".join(str(error).split()))
     if isinstance(error, TrialPruned):
         return Outcome(TrialState.PRUNED)
     if isinstance(error, CancelledError):
         return INTERRUPTED
-    if isinstance(error, ProcessExpired):
-        return Outcome(TrialState.FAIL, error=f"the worker process died (exit code {error.exitcode})", is_lost=True)
-    if isinstance(error, BrokenExecutor) or name in _LOST_WORKER | _OUT_OF_MEMORY:
-        return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, is_lost=True)
+    if isinstance(error, UpdateFinishedTrialError):
+        return _fail("another controller took the trial over", "")
+    if (lost := _read_lost(error, f"{name}: {message}", text)) is not None:
+        return lost
     if isinstance(error, TimeoutError) and error.args[:1] == ("Task timeout",):
         return _fail("ran longer than hydra.sweeper.trial_timeout_s", "")
-    text = text or "".join(traceback.format_exception(error))
+    text = hide_passwords(text or "".join(traceback.format_exception(error)))
     places = re.findall(r'File ".*", line \d+, in .*', text)
     failure_id = "" if isinstance(error, TrainingError) else "\n".join([name, *(places or [message])])
     is_told = isinstance(error, UserError)
     return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, failure_id=failure_id, is_told=is_told)
+
+
+def _read_lost(error: BaseException, told: str, text: str) -> Outcome | None:
+    """Read what the machine did, not the trial."""
+    if isinstance(error, ProcessExpired):
+        return Outcome(TrialState.FAIL, error=f"the worker process died (exit code {error.exitcode})", is_lost=True)
+    if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
+        return Outcome(TrialState.FAIL, error=told, failure_id=type(error).__name__, is_lost=True)
+    name = type(error).__name__
+    is_out_of_memory = name in _OUT_OF_MEMORY or any(said in told for said in _NO_MEMORY)
+    if isinstance(error, BrokenExecutor) or name in _LOST_WORKER or is_out_of_memory:
+        return Outcome(TrialState.FAIL, error=told, traceback=text, is_lost=True)
+    return None
 
 
 def _fail(error: str, failure_id: str) -> Outcome:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR, RETRIED
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR, RETRIED, TrialLedger
 from cnn_sweeps.sweep.space import override_text
 
 _RANKED = 10
+_COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
 class Progress:
@@ -29,7 +31,7 @@ class Progress:
         """Print lines above the live line, and log them."""
         tqdm.write(text, file=sys.stdout)
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        with self._log_file.open("a", encoding="utf-8") as file:
+        with suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:  # a full disk ends no sweep
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
 
     def show(self, counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> None:
@@ -39,6 +41,21 @@ class Progress:
     def close(self) -> None:
         """Take the live line away."""
         self._bar.close()
+
+
+def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Give the numbers and the texts that a record of the sweep has of its trials.
+
+    Args:
+        ledger: of the trials.
+        objective: the first one's name.
+    """
+    metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
+    tags = {"trials": describe_counts(ledger.counts)}
+    if ledger.best is not None:
+        metrics[f"best_{objective}"] = ledger.best.values[0]
+        tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
+    return metrics, tags
 
 
 def live_line(counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> str:

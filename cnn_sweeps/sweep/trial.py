@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+import logging
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -12,10 +14,15 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_sweeps.sweep.ledger import ATTEMPT, DUPLICATE_OF, OWNER, RETRY_OF, SETTINGS_ID, has_settings
-from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.sweep.study import build_pruner
+from cnn_sweeps.errors import StudyOutageError
+from cnn_sweeps.patience import Backoff, patiently
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, OWNER, SETTINGS_ID, has_settings, trial_tags
+from cnn_sweeps.sweep.samplers import build_pruner
+from cnn_sweeps.sweep.storage import open_patient_storage
 
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 _SWEEPER = "hydra_plugins.cnn_sweeps.optuna_sweeper.OptunaSweeper"
 
 
@@ -35,11 +42,15 @@ class JobTrial:
         """Open the study.
 
         Raises:
-            StudyError: if its storage cannot be used.
+            StudyError: if its storage cannot be used, nor after some patience.
         """
+        self._storage = patiently(partial(open_patient_storage, storage), log.warning)
         self.study = optuna.load_study(
-            study_name=study_name, storage=open_storage(storage), sampler=RandomSampler(), pruner=build_pruner(pruner)
+            study_name=study_name, storage=self._storage, sampler=RandomSampler(), pruner=build_pruner(pruner)
         )
+        self._has_several_objectives = len(self.study.directions) > 1
+        self._backoff = Backoff()
+        self._untold: list[tuple[float, int]] = []
         self.number = number
         trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         self._trial = optuna.Trial(self.study, trial_id)
@@ -57,34 +68,54 @@ class JobTrial:
     @cached_property
     def tags(self) -> dict[str, str]:
         """What tells the trial from others in a record."""
-        attributes = self.user_attrs
-        tags = {"study": self.study.study_name, "trial.number": str(self.number)}
-        if RETRY_OF in attributes:
-            tags |= {"trial.retry_of": str(attributes[RETRY_OF]), "trial.attempt": str(attributes[ATTEMPT])}
-        return tags
+        return trial_tags(self.study.study_name, self.number, self.user_attrs)
 
     def note(self, key: str, value: Any) -> None:
-        """Keep something with the trial; JSON types."""
+        """Keep something with the trial, JSON types, that it cannot do without.
+
+        Raises:
+            StudyError: if that cannot be, nor after some patience.
+        """
         self._trial.set_user_attr(key, value)
 
+    # What follows is for a training that goes on, or is done: the storage being away must not end it.
+
+    def note_if_possible(self, key: str, value: Any) -> None:
+        """Keep something with the trial, JSON types, unless the storage is away."""
+        self._unless_away(partial(self._trial.set_user_attr, key, value), None)
+
     def report(self, value: float, step: int) -> bool:
-        """Report the objective after a step; tell whether the pruner would stop here. Never with several objectives."""
-        if len(self.study.directions) > 1:
+        """Report the objective after a step; tell whether the pruner would stop here. Never with several objectives.
+
+        While the storage is away it would not; what was not reported then follows with a later step.
+        """
+        if self._has_several_objectives:
             return False
-        self._trial.report(value, step)
+        self._untold.append((value, step))
+        return self._unless_away(self._report, otherwise=False)
+
+    def _report(self) -> bool:
+        while self._untold:
+            self._trial.report(*self._untold[0])
+            self._untold.pop(0)
         return self._trial.should_prune()
 
     def best_trial(self) -> FrozenTrial | None:
-        """Give the best completed trial so far; None if there is none, or several objectives."""
-        trials = self._completed()
-        if not trials or len(self.study.directions) > 1:
+        """Give the best completed trial so far; None if none is known, or with several objectives."""
+        if self._has_several_objectives:
             return None
-        return min(trials, key=self._rank)
+        nothing_known: list[FrozenTrial] = []
+        return min(self._unless_away(self._completed, nothing_known), key=self._rank, default=None)
 
     def would_be_among_best(self, value: float, num_best: int) -> bool:
-        """Tell whether an objective is among the best so far; True with several objectives."""
-        if len(self.study.directions) > 1:
+        """Tell whether an objective is among the best so far; True with several objectives, or if that is not known."""
+        if self._has_several_objectives:
             return True
+        return self._unless_away(partial(self._is_among_best, value, num_best), otherwise=True)
+
+    def _is_among_best(self, value: float, num_best: int) -> bool:
+        if self._untold:
+            self._report()
         mine = (self._sign * value, self.number)
         better = [
             trial
@@ -92,6 +123,16 @@ class JobTrial:
             if DUPLICATE_OF not in trial.user_attrs and (self._rank(trial), trial.number) < mine
         ]
         return len(better) < num_best
+
+    def _unless_away(self, act: Callable[[], Answer], otherwise: Answer) -> Answer:
+        if not self._backoff.is_over:
+            return otherwise
+        try:
+            with self._backoff.noting_outages(), self._storage.without_waiting():
+                return act()
+        except StudyOutageError as error:
+            log.warning("%s; the trial trains on, and is not pruned meanwhile", str(error).rpartition(";")[0])
+            return otherwise
 
     def _completed(self) -> list[FrozenTrial]:
         settings_id = self.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import find_existing_store, store_errors, unknown_as
+from cnn_sweeps.tracking.store import find_existing_store, registered_models, store_errors, unknown_as
 
 if TYPE_CHECKING:
     import keras
@@ -133,7 +133,7 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
         with unknown_as(ModelError(f"model={text}: there is no such version; {_describe_registry(client)}")):
             client.get_model_version(reference.name, reference.version)
         return f"models:/{reference.name}/{reference.version}"
-    aliases = {model.name: model.aliases for model in _registered_models(client)}
+    aliases = {model.name: model.aliases for model in registered_models(client)}
     holders = [name for name in aliases if reference.alias in aliases[name] and reference.name in (None, name)]
     if not holders:
         known = reference.name is None or reference.name in aliases
@@ -145,21 +145,10 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
     return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
 
 
-def _registered_models(client: MlflowClient) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_registered_models(page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
 def _describe_registry(client: MlflowClient) -> str:
     names = [
         f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'})"
-        for model in _registered_models(client)
+        for model in registered_models(client)
     ]
     return f"registered are {', '.join(names)}" if names else "no model is registered; a sweep registers its best one"
 

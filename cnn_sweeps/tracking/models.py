@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE
+from cnn_sweeps.tracking.outbox import write
 from cnn_sweeps.tracking.store import store_errors
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 _MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
 RECORD_KEY = "cnn_sweeps"
 """What a model's record is called in its MLflow metadata."""
-KERAS_FILE = "artifacts/model.keras"
+KERAS_FILE = f"artifacts/{MODEL_FILE}"
 """Where in a model's folder its network is."""
 
 
@@ -50,8 +52,7 @@ class ModelRecord:
         }
 
 
-@store_errors()
-def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8]) -> str:
+def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8]) -> str | None:
     """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
 
     Args:
@@ -60,33 +61,18 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
         example: uint8, (1, height, width, channels).
 
     Returns:
-        The model's address, as `mlflow.pyfunc.load_model` takes it.
+        The model's address, as `mlflow.pyfunc.load_model` takes it; None while it waits with the run's record.
     """
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
-    # itself tells encoded images from pixels, and refuses wrong shapes.
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, model.output_shape[1]))]),
-    )
+    content = {
+        "metadata": record.as_metadata(),
+        "num_outputs": model.output_shape[1],
+        "requirements": [f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS],
+    }
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(KERAS_FILE).name
-        model.save(file)
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=Path(__file__).with_name("served_model.py"),  # code, so that nothing is pickled
-            artifacts={"model": str(file)},
-            signature=signature,
-            input_example=example.astype(np.float32) / 255,
-            metadata=record.as_metadata(),
-            pip_requirements=[
-                f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS
-            ],  # else MLflow takes 30 s to find out
-        )
-    return str(logged.model_uri)
+        model.save(Path(folder) / MODEL_FILE)
+        np.save(Path(folder) / EXAMPLE_FILE, example.astype(np.float32) / 255)
+        address: str | None = write("model", content, Path(folder))
+    return address
 
 
 @store_errors()

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.errors import TrackingOutageError, UserError
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.patience import patiently
 from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.tracking.outbox import Outbox, deliver_or_tell, opened, write
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
 
 log = logging.getLogger(__name__)
 
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
+_FOLDER_TAG = "output.folder"
 
 
 @contextmanager
@@ -38,7 +42,8 @@ def tracked_run(
     """Record the block as one MLflow run and give its id; it ends FINISHED, FAILED by an error or KILLED by a signal.
 
     A run within another one's block becomes its child. Runs that this host's ended processes left RUNNING in the
-    experiment are closed as KILLED first, unless the run is a part of another one.
+    experiment are closed as KILLED first, unless the run is a part of another one. Once it has begun, a store that does
+    not answer does not end it: what is recorded meanwhile waits in the log's folder.
 
     Args:
         uri: of the tracking store.
@@ -50,36 +55,42 @@ def tracked_run(
         tags: further ones; PARENT_TAG names the run that this one is a part of.
 
     Raises:
-        TrackingError: if the store cannot be used.
+        TrackingError: if the store cannot be used; by a part of another run only after some patience.
     """
     import mlflow
 
-    outer, status, tags = mlflow.active_run(), "FAILED", tags or {}
+    outer, status, tags, folder = mlflow.active_run(), "FAILED", tags or {}, log_file.parent.absolute()
+    last_tags: dict[str, str] = {}
     try:
-        with store_errors():
-            is_nested = outer is not None or PARENT_TAG in tags
-            run_id = _start_run(uri, config, name, settings, resumed_run_id, tags, is_nested=is_nested)
-        yield run_id
+        is_nested = outer is not None or PARENT_TAG in tags
+        all_tags = tags | {_FOLDER_TAG: str(folder)}
+        start = partial(_start_run, uri, config, name, resumed_run_id, all_tags, is_nested=is_nested)
+        run_id = patiently(start, log.warning) if is_nested else start()
+        with opened(Outbox(folder, run_id)):
+            if run_id != resumed_run_id:
+                write("params", {"params": {key: hide_passwords(str(value)) for key, value in settings.items()}})
+            yield run_id
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     except Exception as error:
-        if mlflow.active_run() is not outer:
-            _note_error(error, {STATE_TAG: "FAIL"} if STATE_TAG in tags else {})
+        last_tags = {STATE_TAG: "FAIL"} if STATE_TAG in tags else {}
+        last_tags["error"] = hide_passwords(f"{type(error).__name__}: {error}")[:5000]
         raise
     finally:
-        if mlflow.active_run() is not outer:
-            _keep_log(log_file)
-            mlflow.end_run(status)
+        if (run := mlflow.active_run()) is not None and run is not outer:
+            outbox = Outbox(folder, run.info.run_id)
+            _write_last(outbox, last_tags, log_file)
+            _end_run(outbox, status)
 
 
 @contextmanager
 def reopened_run(uri: str, run_id: str) -> Iterator[None]:
-    """Add to a run that has ended; it is FINISHED again afterwards.
+    """Add to a run that has ended; it is FINISHED again afterwards. Nothing of it waits: the block can be done again.
 
     Raises:
-        TrackingError: if the store cannot be used.
+        TrackingError: if the store cannot be used, in the block too.
     """
     import mlflow
 
@@ -88,97 +99,82 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
         mlflow.set_tracking_uri(uri)
         mlflow.start_run(run_id)
         mlflow.set_tags(owner_tags())
+    outbox = Outbox(None, run_id)
     try:
-        yield
+        with opened(outbox):
+            yield
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        mlflow.end_run(status)
+        _end_run(outbox, status)
 
 
-@store_errors()
 def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]], description: str) -> None:
     """Record the data set with its fingerprint, the images of each class in each split, and the run's page."""
-    import mlflow
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
+    with store_errors():
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
 
-    source = CodeDatasetSource(tags={"source": dataset.source})
-    mlflow.log_input(
-        MetaDataset(source, name=dataset.name, digest=dataset.fingerprint),  # type: ignore[abstract]
-        context="train, val, test",
-    )
-    mlflow.set_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: description})
-    mlflow.log_dict({"source": dataset.source, "fingerprint": dataset.fingerprint, "images": counts}, "data.json")
+        place = hide_passwords(dataset.source)
+        source = CodeDatasetSource(tags={"source": place})
+        described = MetaDataset(source, name=dataset.name, digest=dataset.fingerprint)  # type: ignore[abstract]
+    write("data", {"dataset": described.to_dict(), "context": "train, val, test"})
+    set_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: description})
+    with tempfile.TemporaryDirectory() as folder:
+        about = {"source": place, "fingerprint": dataset.fingerprint, "images": counts}
+        Path(folder, "data.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        log_files(Path(folder))
 
 
-@store_errors()
 def set_tags(tags: dict[str, str]) -> None:
     """Tag the run."""
-    import mlflow
-
-    mlflow.set_tags(tags)
+    write("tags", {"tags": tags})
 
 
-@store_errors()
 def log_metrics(metrics: dict[str, float], step: int) -> None:
     """Record the metrics under an epoch, counted from 1."""
-    import mlflow
-
-    mlflow.log_metrics(metrics, step=step)
+    epoch_metrics = EpochMetrics()
+    epoch_metrics.add(metrics, step)
+    epoch_metrics.write()
 
 
 class EpochMetrics:
-    """Metrics of the active run's epochs that are written together."""
+    """Metrics of the open run's epochs that are written together."""
 
     def __init__(self) -> None:
         """Hold none."""
-        self._waiting: list[Metric] = []
+        self._waiting: list[tuple[str, float, int, int]] = []
 
     def add(self, metrics: dict[str, float], epoch: int) -> None:
         """Take an epoch's metrics, counted from 1, as of now."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        self._waiting += [Metric(name, value, now, epoch) for name, value in metrics.items()]
+        self._waiting += [(name, float(value), now, epoch) for name, value in metrics.items()]
 
-    @store_errors()
     def write(self) -> None:
         """Record what was taken."""
-        import mlflow
-
-        run = mlflow.active_run()
-        if self._waiting and run is not None:
-            mlflow.MlflowClient().log_batch(run.info.run_id, self._waiting)
+        if self._waiting:
+            write("metrics", {"metrics": self._waiting})
             self._waiting = []
 
 
-@store_errors()
 def log_files(folder: Path) -> None:
     """Keep the files of a folder with the run."""
-    import mlflow
-
-    mlflow.log_artifacts(str(folder))
+    write("files", {"path": None}, folder)
 
 
+@store_errors()
 def _start_run(
-    uri: str,
-    config: TrackingConfig,
-    name: str,
-    settings: dict[str, Any],
-    resumed_run_id: str | None,
-    tags: dict[str, str],
-    *,
-    is_nested: bool,
+    uri: str, config: TrackingConfig, name: str, resumed_run_id: str | None, tags: dict[str, str], *, is_nested: bool
 ) -> str:
     import mlflow
 
     with connected(uri, config.experiment_name) as experiment_id:
         if resumed_run_id is not None and _has_run(resumed_run_id):
             mlflow.start_run(resumed_run_id)
-            mlflow.set_tags(owner_tags())
+            _deliver_of_earlier_part(resumed_run_id)
+            mlflow.set_tags(owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]})
             return resumed_run_id
         if not is_nested:
             close_abandoned_runs(experiment_id)
@@ -189,28 +185,43 @@ def _start_run(
         tags=describe_process() | tags,
         log_system_metrics=False,
     )
-    mlflow.log_params({key: hide_passwords(str(value)) for key, value in settings.items()})
     return str(run.info.run_id)
 
 
-def _note_error(error: Exception, tags: dict[str, str]) -> None:
-    """Show on the run's page why it failed, if the store still answers."""
+def _deliver_of_earlier_part(run_id: str) -> None:
+    """Deliver what waits of a run that was interrupted while the store was away."""
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    with suppress(MlflowException, OSError):
-        mlflow.set_tags(tags | {"error": f"{type(error).__name__}: {error}"[:5000]})
+    folder = mlflow.get_run(run_id).data.tags.get(_FOLDER_TAG)
+    if folder is not None:
+        Outbox(Path(folder), run_id).deliver(at_once=True)
 
 
-def _keep_log(log_file: Path) -> None:
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
+def _write_last(outbox: Outbox, tags: dict[str, str], log_file: Path) -> None:
+    """Show on the run's page why it failed, if it has, and keep its log; what cannot be does not matter then."""
     try:
+        if tags:
+            outbox.write("tags", {"tags": tags})
         if log_file.exists():  # each part of a resumed run has a folder, and so a log, of its own
-            mlflow.log_artifact(str(log_file), f"logs/{log_file.parent.name}")
-    except (MlflowException, OSError) as error:
+            outbox.write("files", {"path": f"logs/{log_file.parent.name}"}, log_file)
+    except UserError as error:
         log.warning("the log could not be kept with the run: %s", error)
+
+
+def _end_run(outbox: Outbox, status: str) -> None:
+    """End the active run, in the store or in what waits for it."""
+    import mlflow
+
+    ended = int(time.time() * 1000)
+    try:
+        with store_errors():
+            mlflow.end_run(status)  # which also makes it no longer the active one
+    except TrackingOutageError:
+        if outbox.folder is None:
+            raise
+        outbox.keep("end", {"status": status, "end_time": ended})
+    if outbox.folder is not None and outbox.num_waiting:
+        deliver_or_tell(outbox.folder)
 
 
 def _has_run(run_id: str) -> bool:
@@ -219,5 +230,7 @@ def _has_run(run_id: str) -> bool:
 
     try:
         return bool(mlflow.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         return False

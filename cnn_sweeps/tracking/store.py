@@ -5,26 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from cnn_sweeps.errors import TrackingError, UserError
+from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.owners import has_owner_died
+from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import TrackingConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.store.entities import PagedList
 
 log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+# What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
+_PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
+_PASSING_STATUSES = (408, 429)
+_Found = TypeVar("_Found")
 
 
 def find_store(config: TrackingConfig) -> str:
     """Give the tracking URI, having looked whether something can answer there; imports nothing slow.
 
+    User and password of a server are not in it: MLflow, which shows addresses, gets them as environment variables.
+
     Raises:
-        TrackingError: if the server does not answer, or the database's folder does not exist.
+        TrackingOutageError: if the server does not answer.
+        TrackingError: if the database cannot be used.
     """
     return _answering_uri(config.uri)
 
@@ -48,34 +63,97 @@ def _answering_uri(named: str | None) -> str:
     uri = named or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
     if uri.startswith(("http://", "https://")):
         try:
+            uri = _without_credentials(uri)
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
                 pass
         except urllib.error.HTTPError:
             pass  # it answers; what it thinks of /health is its own affair
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise TrackingError(
-                f"tracking.uri={uri}: the tracking server does not answer ({reason}); "
+            raise TrackingOutageError(
+                f"tracking.uri={hide_passwords(uri)}: the tracking server does not answer ({reason}); "
                 "start it, correct the address, or set tracking.uri=sqlite:///mlflow.db"
             ) from error
     elif uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).absolute().parent.is_dir():
         raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or name another")
+    elif "://" in uri:
+        _check_database(uri)
     return uri
+
+
+def _without_credentials(uri: str) -> str:
+    """Hand user and password of a server's address to MLflow apart from it."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.username and parts.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _check_database(uri: str) -> None:
+    from cnn_sweeps.databases import DATABASES, check_database, is_unavailable
+
+    if uri.startswith(DATABASES):
+        try:
+            check_database(uri, "MLflow")
+        except ValueError as error:
+            kind = TrackingOutageError if is_unavailable(error) else TrackingError
+            raise kind(
+                f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
+            ) from error
+
+
+def absolute_uri(uri: str) -> str:
+    """Give the URI as it is right in every working folder."""
+    is_file = uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}:")
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}" if is_file else uri
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Tell what MLflow or its store could not do in one line."""
+    """Tell what MLflow or its store could not do in one line: as a TrackingOutageError what may pass by itself."""
     import mlflow
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from cnn_sweeps.databases import describe_database_error
 
     try:
         yield
-    except (MlflowException, OSError, ImportError) as error:
-        raise TrackingError(
-            f"tracking.uri={mlflow.get_tracking_uri()}: cannot be used ({' '.join(str(error).split())}); "
-            "repair it or name another"
-        ) from error
+    except (MlflowException, OSError, ImportError, SQLAlchemyError) as error:
+        kind = TrackingOutageError if _may_pass(error) else TrackingError
+        uri, reason = hide_passwords(mlflow.get_tracking_uri()), describe_database_error(error)
+        raise kind(f"tracking.uri={uri}: cannot be used ({reason}); repair it or name another") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell a connection, server or disk that failed from a request that was refused and would be again."""
+    from mlflow.exceptions import MlflowException
+
+    from cnn_sweeps.databases import is_unavailable
+
+    if is_unavailable(error):
+        return True
+    if isinstance(error, MlflowException):  # after a failed request it has no better code than "internal error"
+        return error.error_code in _PASSING or isinstance(error.__context__, OSError)
+    response = getattr(error, "response", None)
+    is_refused = response is not None and response.status_code < 500 and response.status_code not in _PASSING_STATUSES
+    return isinstance(error, OSError) and not is_refused
+
+
+def all_pages(search: Callable[[str | None], PagedList[_Found]]) -> list[_Found]:
+    """Give all that a search finds; it is given the token of the page to give, None for the first."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
+
+
+def registered_models(client: MlflowClient) -> list[RegisteredModel]:
+    """Give all registered models."""
+    return all_pages(lambda token: client.search_registered_models(page_token=token))
 
 
 @contextmanager
@@ -100,10 +178,30 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    is_sqlite = uri.startswith(_SQLITE)
-    lock = file_lock(Path(uri.removeprefix(_SQLITE) + ".lock"), wait=True) if is_sqlite else nullcontext()
-    with lock:
+    file = _database_file(uri)
+    with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock"), wait=True):
+        if file is not None and not file.exists():
+            _make_database(file)
         yield str(mlflow.set_experiment(experiment_name).experiment_id)
+
+
+def _database_file(uri: str) -> Path | None:
+    """Give the file that an SQLite database is; None for every other store."""
+    name = uri.removeprefix(_SQLITE).partition("?")[0] if uri.startswith(_SQLITE) else ""
+    return None if name in ("", ":memory:") else Path(name)
+
+
+def _make_database(file: Path) -> None:
+    """Make an SQLite database under another name first: one that is half made MLflow can neither use nor complete."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"{_SQLITE}{unfinished}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    unfinished.rename(file)
 
 
 def close_abandoned_runs(experiment_id: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cnn_sweeps.errors import TrackingOutageError
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.tracking.outbox import Outbox, deliver_all, deliver_or_tell
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
@@ -16,29 +19,31 @@ from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 
 class SweepRun:
-    """The parent run of a sweep's trials. None of its methods makes it the process's active run."""
+    """The parent run of a sweep's trials. None of its methods makes it the process's active run.
 
-    def __init__(self, run_id: str, experiment_id: str) -> None:
-        """Of a run that exists."""
+    What only records waits in the sweep's folder while the store does not answer; what reads raises.
+    """
+
+    def __init__(self, run_id: str, experiment_id: str, folder: Path) -> None:
+        """Of a run that exists, and the sweep's folder."""
         from mlflow import MlflowClient
 
         self.run_id, self.experiment_id = run_id, experiment_id
         self._client = MlflowClient()
+        self._folder, self._outbox = folder, Outbox(folder, run_id)
 
-    @store_errors()
+    def is_waiting(self) -> bool:
+        """Tell whether something still waits for the store, having tried to write it if that is not long ago."""
+        return not self._outbox.deliver()
+
     def log_metrics(self, metrics: dict[str, float]) -> None:
         """Record the newest values."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, [Metric(key, value, now, 0) for key, value in metrics.items()])
+        self._outbox.write("metrics", {"metrics": [(key, value, now, 0) for key, value in metrics.items()]})
 
-    @store_errors()
     def set_tags(self, tags: dict[str, str]) -> None:
         """Tag the run."""
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._outbox.write("tags", {"tags": tags})
 
     @store_errors()
     def log_params(self, params: dict[str, Any]) -> None:
@@ -57,29 +62,33 @@ class SweepRun:
         for key, value in view_tags(tags, self.run_id, name, view).items():
             self._client.set_experiment_tag(self.experiment_id, key, value)
 
-    @store_errors()
-    def log_files(self, folder: Path) -> None:
-        """Keep the files of a folder with the run."""
-        self._client.log_artifacts(self.run_id, str(folder))
+    def log_files(self, files: Path) -> None:
+        """Keep a file, or the files of a folder, with the run, in place of earlier versions of them."""
+        self._outbox.write("files", {"path": None}, files)
 
-    @store_errors()
-    def log_file(self, file: Path) -> None:
-        """Keep a file with the run, in place of an earlier version of it."""
-        self._client.log_artifact(self.run_id, str(file))
-
-    @store_errors()
     def end(self, status: str) -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+        """End the run: FINISHED, FAILED or KILLED; say so if something of the sweep still waits for the store."""
+        self._close_abandoned()  # what was cut off while the best trials were tested
+        _end(self._outbox, status)
+        deliver_or_tell(self._folder)
 
     @store_errors()
+    def find_trial(self, number: int) -> list[str]:
+        """Give the ids of the runs that record a trial."""
+        condition = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`trial.number` = '{number}'"
+        return [run.info.run_id for run in self._client.search_runs([self.experiment_id], condition)]
+
     def close_trials(self, run_ids: Sequence[str], reason: str) -> None:
         """Close the runs of trials whose job ended without doing it as KILLED, whatever they say of themselves."""
         for run_id in run_ids:
-            self._client.set_terminated(run_id, "KILLED")
-            self._client.set_tag(run_id, STATE_TAG, "FAIL")
-            self._client.set_tag(run_id, "error", reason)
-        close_abandoned_runs(self.experiment_id)
+            outbox = Outbox(self._folder, run_id)
+            _end(outbox, "KILLED")
+            outbox.write("tags", {"tags": {STATE_TAG: "FAIL", "error": reason}})
+        self._close_abandoned()
+
+    def _close_abandoned(self) -> None:
+        with suppress(TrackingOutageError), store_errors():  # the next sweep or run does it
+            close_abandoned_runs(self.experiment_id)
 
     @store_errors()
     def record_trial(self, name: str, tags: dict[str, str], metrics: dict[str, float], params: dict[str, Any]) -> str:
@@ -120,10 +129,22 @@ class SweepRun:
         return [each.value for each in sorted(self._client.get_metric_history(run_id, metric), key=lambda m: m.step)]
 
 
+def _end(outbox: Outbox, status: str) -> None:
+    outbox.write("end", {"status": status, "end_time": int(time.time() * 1000)})
+
+
 def open_sweep_run(
-    uri: str, experiment_name: str, name: str, known_run_id: str | None, tags: dict[str, str], description: str
+    uri: str,
+    experiment_name: str,
+    name: str,
+    known_run_id: str | None,
+    tags: dict[str, str],
+    description: str,
+    folder: Path,
 ) -> SweepRun:
     """Make the parent run of a sweep, or go on with the known one if the store still has it.
+
+    What waits for the store in the sweep's folder is written first.
 
     Raises:
         TrackingError: if the store cannot be used.
@@ -133,16 +154,19 @@ def open_sweep_run(
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient()
+        deliver_all(folder)
         close_abandoned_runs(experiment_id)
         all_tags = describe_process() | tags
         if known_run_id is not None:
             try:
                 client.update_run(known_run_id, status="RUNNING")
-            except MlflowException:
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
+                    raise
                 known_run_id = None  # deleted, or in another store
         if known_run_id is None:
             known_run_id = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
-        run = SweepRun(str(known_run_id), experiment_id)
+        run = SweepRun(str(known_run_id), experiment_id, folder)
         link = f"[Its trials, ranked and drawn]({link_to_view(experiment_id, run.run_id)})"
         run.set_tags(all_tags | {NOTE_TAG: f"{description}\n\n{link}"})
     return run

@@ -100,6 +100,11 @@ def test_pruned_is_pruned(wrap):
         (concurrent.futures.process.BrokenProcessPool("a child\nterminated"), "BrokenProcessPool: a child terminated"),
         (raised(MemoryError()), "MemoryError"),
         (raised(ResourceExhaustedError("OOM when allocating")), "ResourceExhaustedError: OOM when allocating"),
+        (
+            raised(SystemError("in Conv2D.call().\n\nerror return without exception set")),
+            "SystemError: in Conv2D.call()",
+        ),
+        (raised(OSError(12, "Cannot allocate memory")), "OSError: [Errno 12] Cannot allocate memory"),
         (TerminatedWorkerError("SIGKILL(-9)"), "TerminatedWorkerError: SIGKILL(-9)"),
         (concurrent.futures.CancelledError(), "interrupted"),
     ],

@@ -1,0 +1,88 @@
+"""A study's storage that waits where the database, the server or the disk behind it is away for a while."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, get_storage
+
+from cnn_sweeps.databases import describe_database_error, is_unavailable
+from cnn_sweeps.errors import StudyOutageError
+from cnn_sweeps.patience import patiently
+
+log = logging.getLogger(__name__)
+
+_METHODS = [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")]
+
+
+class PatientStorage(BaseStorage):
+    """Does what another storage does; what meets an outage is tried again for some time.
+
+    Of a request that the other side had carried out before the connection broke, the second one changes nothing. Only
+    a trial may have been made twice; nobody runs it, so that it is recovered like that of a dead controller.
+    """
+
+    def __init__(self, storage: BaseStorage, description: str) -> None:
+        """Of a storage, and what to call it in messages."""
+        self._storage, self._description = get_storage(storage), description
+        self._is_waiting = True
+
+    @contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Have an outage told at once in the block."""
+        before, self._is_waiting = self._is_waiting, False
+        try:
+            yield
+        finally:
+            self._is_waiting = before
+
+    def _request(self, name: str, *arguments: Any, **named: Any) -> Any:
+        is_repeated = False
+
+        def once() -> Any:
+            nonlocal is_repeated
+            try:
+                return getattr(self._storage, name)(*arguments, **named)
+            except UpdateFinishedTrialError:
+                if is_repeated and name == "set_trial_state_values":
+                    return True  # the answer to the first request was lost
+                raise
+            except Exception as error:
+                if not may_pass(error):
+                    raise
+                is_repeated = True
+                reason = describe_database_error(error)
+                raise StudyOutageError(
+                    f"hydra.sweeper.storage={self._description}: cannot be used for now ({reason}); "
+                    "start it, or make space for it, and go on with the same command"
+                ) from error
+
+        if not self._is_waiting:
+            return once()
+        try:
+            return patiently(once, log.warning)
+        except StudyOutageError:
+            self._is_waiting = False  # whoever ends now has nothing more to wait for
+            raise
+
+
+def _requesting(name: str) -> Callable[..., Any]:
+    def request(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        return self._request(name, *arguments, **named)
+
+    return request
+
+
+for _name in _METHODS:
+    setattr(PatientStorage, _name, _requesting(_name))
+PatientStorage.__abstractmethods__ = frozenset()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell a database, server or disk that cannot be used for now from a request that is wrong."""
+    redis = {each.__name__ for each in type(error).__mro__ if each.__module__ == "redis.exceptions"}
+    return is_unavailable(error) or isinstance(error, OSError) or bool(redis & {"ConnectionError", "TimeoutError"})

@@ -1,0 +1,164 @@
+"""A tracking server killed in the middle of a training: of the record nothing is lost, doubled or out of order."""
+
+import os
+import re
+import signal
+from functools import partial
+
+import mlflow
+import pytest
+from conftest import TINY
+from tiny_sweeps import IN_THIS_PROCESS, STUDY, SWEEP, study_in, sweep_folder
+
+from cnn_sweeps import patience
+from cnn_sweeps.deliver import deliver
+from cnn_sweeps.epoch_record import EpochRecord
+from cnn_sweeps.errors import TrackingError, TrackingOutageError
+from cnn_sweeps.tracking.outbox import Outbox
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+FOUR_EPOCHS = [*TINY, "training.epochs=4", "training.early_stopping.enabled=false", "hydra.run.dir=here"]
+
+
+@pytest.fixture(scope="module")
+def server(tracking_server):
+    """The tracking server, which these tests kill and the others find alive."""
+    yield tracking_server
+    if not tracking_server.answers():
+        tracking_server.start()
+
+
+@pytest.fixture
+def train(server, run_train, monkeypatch):
+    """Train with the server as the store; what `at_epoch` names is done right before an epoch is recorded."""
+    if not server.answers():
+        server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 0.1)
+    add = EpochRecord.add
+
+    def run(*arguments, at_epoch):
+        def add_after(record, metrics, epoch):
+            at_epoch.get(epoch, lambda: None)()
+            add(record, metrics, epoch)
+
+        monkeypatch.setattr(EpochRecord, "add", add_after)
+        run_train(*arguments)
+
+    return run
+
+
+def only_run(name):
+    (run,) = mlflow.search_runs(experiment_names=[name], output_format="list")
+    return run
+
+
+def check_whole(run):
+    """See that nothing of the record of four epochs is missing, and nothing is there twice."""
+    client = mlflow.MlflowClient()
+    for name in ("train_loss", "val_log_loss", "learning_rate"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == [1, 2, 3, 4]
+        times = [metric.timestamp for metric in history]
+        assert times == sorted(times)
+        assert run.info.start_time < times[0]
+        assert times[-1] <= run.info.end_time
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "test_accuracy")) == 1
+    assert run.data.params["model.l2"]
+    assert run.data.tags["mlflow.note.content"]
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "data.json", "learning_curves.png", "test_report.txt", "logs"} <= files
+    (kept,) = run.outputs.model_outputs
+    assert mlflow.pyfunc.load_model(f"models:/{kept.model_id}").metadata.metadata["cnn_sweeps"]["image_shape"]
+
+
+def test_server_that_is_restarted_during_a_training_has_all_of_it_in_the_end(train, server, tmp_path, capsys):
+    train(*FOUR_EPOCHS, "tracking.experiment_name=restarted", at_epoch={2: server.kill, 4: server.start})
+    check_whole(only_run("restarted"))
+    said = capsys.readouterr().out
+    assert said.count("the run goes on, and its record waits in") == 1
+    assert said.count("the tracking store has all of the run again") == 1
+    assert not (tmp_path / "here/outbox").exists()
+
+
+def test_server_that_hangs_and_later_does_what_it_was_asked_has_nothing_twice(train, server, tmp_path, monkeypatch):
+    """What it was sent while it hung, and what is sent again since no answer came, are the same."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    hang, wake = (partial(os.killpg, server._process.pid, number) for number in (signal.SIGSTOP, signal.SIGCONT))
+    train(*FOUR_EPOCHS, "tracking.experiment_name=hung", at_epoch={2: hang, 4: wake})
+    check_whole(only_run("hung"))
+    assert not (tmp_path / "here/outbox").exists()
+
+
+def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_command(
+    train, server, tmp_path, capsys, monkeypatch
+):
+    train(*FOUR_EPOCHS, "tracking.experiment_name=gone", at_epoch={2: server.kill})
+    command = re.search(r"python -m cnn_sweeps.deliver (\S+)", capsys.readouterr().out)
+    assert command is not None
+    with pytest.raises(TrackingError, match="does not answer"):
+        deliver([command[1]])
+    waiting = sorted(path.name for path in (tmp_path / "here/outbox").glob("*/*.json"))
+    assert len(waiting) > 5
+
+    server.start()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the folder knows
+    capsys.readouterr()
+    deliver([command[1]])
+    assert f"entries delivered to {server.uri}" in capsys.readouterr().out
+    check_whole(only_run("gone"))
+    deliver(["here"])
+    assert capsys.readouterr().out == "nothing waits to be delivered\n"
+    assert not (tmp_path / "here/outbox").exists()
+
+
+def test_sweep_whose_server_is_gone_keeps_its_trial_and_the_same_command_finishes_it(
+    train, server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "tracking.experiment_name=swept"]
+    with pytest.raises(SystemExit) as error:
+        train(*command, at_epoch={1: server.kill})
+    assert str(error.value).startswith("error: ")
+    assert f"hydra.sweeper.study_name={STUDY}" in str(error.value)
+    (trial,) = study_in(tmp_path).trials
+    assert trial.state.name == "COMPLETE"
+    assert list(sweep_folder(tmp_path).glob("*/outbox/*/about.json"))
+
+    server.start()
+    train(*command, at_epoch={})
+    runs = mlflow.search_runs(experiment_names=["swept"], output_format="list")
+    assert {run.info.run_name.split(":")[0]: run.info.status for run in runs} == {
+        f"sweep {STUDY}": "FINISHED",
+        "trial 0": "FINISHED",
+    }
+    (recorded,) = (run for run in runs if "trial.number" in run.data.tags)
+    assert recorded.data.metrics["final_val_log_loss"] == trial.value
+    assert recorded.data.tags["trial.state"] == "COMPLETE"
+    assert "test_accuracy" in recorded.data.metrics
+    assert [trial.number for trial in study_in(tmp_path).trials] == [0]
+    assert not list(sweep_folder(tmp_path).rglob("outbox"))
+
+
+def test_trial_that_finds_no_server_waits_and_is_then_lost_for_the_study_to_try_again(
+    train, server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2", "tracking.experiment_name=lost"]
+    with pytest.raises(SystemExit, match="trials in a row failed at the same place"):
+        train(*command, at_epoch={2: server.kill})
+    states = [(trial.state.name, trial.user_attrs.get("retried", False)) for trial in study_in(tmp_path).trials]
+    assert states[0] == ("COMPLETE", False)
+    assert ("FAIL", True) in states
+
+
+def test_what_the_store_refuses_is_an_error_as_before_and_nothing_waits(store, tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    for kind, content in {"tags": {"tags": {"a": "b"}}, "metrics": {"metrics": [("bad$name", 1.0, 1, 1)]}}.items():
+        with pytest.raises(TrackingError) as error:
+            Outbox(tmp_path, "0" * 32).write(kind, content)
+        assert not isinstance(error.value, TrackingOutageError)
+    assert list(tmp_path.iterdir()) == []
