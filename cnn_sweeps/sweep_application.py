@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +20,32 @@ from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.description import describe_sweep
-from cnn_sweeps.errors import ConfigError, TrackingError
+from cnn_sweeps.errors import ConfigError, StudyOutageError, TrackingError, TrackingOutageError
+from cnn_sweeps.leftovers import remove_checkpoints, settle_runs
+from cnn_sweeps.owners import is_here
 from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.patience import patiently
 from cnn_sweeps.repeats import final_metric
 from cnn_sweeps.retraining import retrain_trial
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
-from cnn_sweeps.sweep.ledger import ERROR
-from cnn_sweeps.sweep.progress import describe_counts, describe_params
+from cnn_sweeps.sweep.ledger import ERROR, OWNER, trial_tags
+from cnn_sweeps.sweep.progress import summarize
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.space import by_setting
+from cnn_sweeps.sweep.storage import is_only_here
 from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STUDY_RUN_ID
+from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID
 
-_STORE, _RETRAINED = "tracking.uri", "retrained.trial"  # of a study
+log = logging.getLogger(__name__)
+
+_RETRAINED = "retrained.trial"  # of a study
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
-_COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
 class CnnSweep(SweepApplication):
@@ -66,7 +75,7 @@ class CnnSweep(SweepApplication):
         self._store = self._store or find_store(checked.tracking)
         root = str(checked.data.get("root"))
         if checked.data["_target_"] == _FOLDER_SOURCE and root != self._listed_root:
-            list_folder(root)
+            list_folder(root, checked.data.get("follow_links", False))
             self._listed_root = root
         needed = [OBJECTIVES[name] for name in checked.objective]
         if list(directions) != needed:
@@ -77,6 +86,13 @@ class CnnSweep(SweepApplication):
                 f"hydra.sweeper.direction={given}: does not fit objective={names}; set hydra.sweeper.direction={fix}"
             )
         return checked.settings_of_result
+
+    def only_here(self) -> list[tuple[str, str]]:
+        """Give `tracking.uri` if it is a file or a server that no other machine can reach."""
+        if self._store == "databricks" or not is_only_here(self._store):
+            return []
+        fix = "run `mlflow server --host 0.0.0.0` where both reach it, and set tracking.uri=http://HOST:5000"
+        return [(f"tracking.uri={hide_passwords(self._store)}", fix)]
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
         """Make or reopen the sweep's run.
@@ -91,14 +107,14 @@ class CnnSweep(SweepApplication):
         tracking = self._config.tracking
         self._name = tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}"
         objective = ", ".join(self._config.objective)
-        known_store = study.optuna_study.user_attrs.get(_STORE)
+        known_store = study.optuna_study.user_attrs.get(STORE)
         if known_store not in (None, hide_passwords(self._store)):
             raise TrackingError(
                 f"tracking.uri={hide_passwords(self._store)}: the study {study.name} is recorded in {known_store}; "
                 "name that one, or choose another hydra.sweeper.study_name"
             )
         with study.exclusively():  # so that two controllers share one run
-            study.optuna_study.set_user_attr(_STORE, hide_passwords(self._store))
+            study.optuna_study.set_user_attr(STORE, hide_passwords(self._store))
             self._run = open_sweep_run(
                 self._store,
                 tracking.experiment_name,
@@ -107,22 +123,25 @@ class CnnSweep(SweepApplication):
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
                 | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
                 describe_sweep(objective, study.total, about),
+                folder,
             )
             study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
+            settle_runs(self._run, study.trials)
 
     def update(self, study: SweepStudy) -> None:
-        """Record counts by state and the best value so far."""
+        """Record counts by state and the best value so far, unless the store is away: newer ones will follow."""
         assert self._run is not None
-        ledger = study.ledger
-        metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
-        tags = {"trials": describe_counts(ledger.counts)}
-        if ledger.best is not None:
-            metrics[f"best_{self._config.objective[0]}"] = ledger.best.values[0]
-            tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
+        if not self._run.is_waiting():
+            self._record(study)
+
+    def _record(self, study: SweepStudy) -> None:
+        assert self._run is not None
+        metrics, tags = summarize(study.ledger, self._config.objective[0])
         self._run.log_metrics(metrics)
         self._run.set_tags(tags)
-        self._note_searched(study.trials)
+        with suppress(TrackingOutageError):  # it is tried again with the next trial
+            self._note_searched(study.trials)
 
     def _note_searched(self, trials: Sequence[FrozenTrial]) -> None:
         """Have MLflow's pages tell what is searched, which a conditional space adds to, from what is fixed."""
@@ -130,7 +149,6 @@ class CnnSweep(SweepApplication):
         searched = tuple(dict.fromkeys(key for trial in trials for key in by_setting(trial.params)))
         if searched == self._searched:
             return
-        self._searched = searched
         assert self._fixed is not None
         objectives = self._config.objective
         metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
@@ -140,21 +158,21 @@ class CnnSweep(SweepApplication):
         with self._study.exclusively():  # MLflow fails where two controllers write the same new tag
             self._run.list_view(self._name, searched, list(metrics), ascending=is_lower_better)
             self._run.log_params(fixed)  # so that a comparison with the sweep's run finds only searched keys to differ
+        self._searched = searched
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""
         assert self._run is not None
         values = original.values if original.state == TrialState.COMPLETE else []
-        tags = {
-            "study": self._study.name,
-            "trial.number": str(trial.number),
+        tags = trial_tags(self._study.name, trial.number, trial.user_attrs) | {
             STATE_TAG: original.state.name,
             "trial.duplicate_of": str(original.number),
         }
         metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
         # the settings too, so that a comparison of the two finds no difference
-        run_id = original.user_attrs.get(RUN_ID)
-        params = by_setting(trial.params) if run_id is None else self._run.read_params(run_id)
+        params = by_setting(trial.params)
+        if RUN_ID in original.user_attrs:
+            params = patiently(partial(self._run.read_params, original.user_attrs[RUN_ID]), log.warning)
         name = f"trial {trial.number}: equals trial {original.number}"
         trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
@@ -162,13 +180,16 @@ class CnnSweep(SweepApplication):
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
         if self._run is not None:
             for trial in trials:
-                run_ids = [trial.user_attrs[RUN_ID]] if RUN_ID in trial.user_attrs else []
-                self._run.close_trials(run_ids, trial.user_attrs.get(ERROR, ""))
+                run_ids = {trial.user_attrs[RUN_ID]} if RUN_ID in trial.user_attrs else set()
+                with suppress(TrackingOutageError):
+                    run_ids |= set(self._run.find_trial(trial.number))  # a job may die before it notes its run
+                self._run.close_trials(sorted(run_ids), trial.user_attrs.get(ERROR, ""))
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
         """Test and register the best trials, draw the report; give what to say of it."""
         assert self._run is not None
-        self.update(study)
+        self._record(study)
+        patiently(partial(deliver_all, self._folder), log.warning)  # what follows reads the trials' records
         lines = []
         with study.exclusively():  # so that of two controllers one tests
             for rank, trial in enumerate(self._chosen()):
@@ -238,6 +259,10 @@ class CnnSweep(SweepApplication):
         assert self._run is not None
         folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
+            owner = trial.user_attrs.get(OWNER, {})
+            if not is_here(owner):
+                where = owner.get("owner.host")
+                return [f"trial {trial.number}: its weights are on {where}; the same command there tests it"]
             return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
         done = self._run.read_tags_of_finished(run_id)
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
@@ -261,6 +286,8 @@ class CnnSweep(SweepApplication):
     def end(self, status: str) -> None:
         """Close the sweep's run."""
         if self._run is not None:
-            self.update(self._study)
-            self._run.log_file(self._folder / "sweep.log")
+            with suppress(StudyOutageError, TrackingOutageError):
+                self._record(self._study)
+                remove_checkpoints(Path(self._config.training.checkpoint_dir), self._study.trials)
+            self._run.log_files(self._folder / "sweep.log")
             self._run.end(status)

@@ -23,7 +23,7 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
-DATA, PROGRAM = "data.fingerprint", "program"
+DATA, PROGRAM, STORE = "data.fingerprint", "program", "tracking.uri"
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -116,7 +116,7 @@ class TrialRun:
     def clearly_loses(self, finals: Sequence[dict[str, float]]) -> bool:
         """Note each training's objective; tell whether the configuration is worse than the best, beyond chance."""
         values = [objective_values(final, self._config)[0] for final in finals]
-        self._trial.note(VALUES, values)
+        self._trial.note_if_possible(VALUES, values)
         best = self._trial.best_trial()
         if best is None or len(finals) == self._config.repeats * self._config.folds:
             return False

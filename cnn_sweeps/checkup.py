@@ -1,0 +1,160 @@
+"""A sweep's records read, compared and mended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cnn_sweeps.checkpoint import remove_checkpoint
+from cnn_sweeps.diagnosis import diagnose
+from cnn_sweeps.errors import StudyError, TrackingError
+from cnn_sweeps.evidence import (
+    AmendRun,
+    CutJournal,
+    Evidence,
+    Finding,
+    RecoverTrials,
+    RemoveCheckpoint,
+    RemoveUnfinished,
+    Repair,
+    due_ending,
+)
+from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.sweep.kept_study import StudyRecord, read_study, reopen_study
+from cnn_sweeps.sweep.places import check_study_exists, default_storage, sweep_folder
+from cnn_sweeps.sweep.storage import cut_unfinished_line
+from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.sweep_files import read_files
+from cnn_sweeps.tracking.store import find_existing_store
+from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
+from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
+
+_SQLITE = "sqlite:///"
+_CHECKPOINT_DIR = "training.checkpoint_dir"
+_MOST_PASSES = 4  # mending one thing may show another
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Where the records of a sweep are.
+
+    Attributes:
+        study: the study's name.
+        storage: of the study; None: the journal in the sweep's folder.
+        folder: of the sweep; None: `outputs/sweeps/NAME`.
+        uri: of MLflow's store; None: the one that the study notes.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+    """
+
+    study: str
+    storage: str | None = None
+    folder: Path | None = None
+    uri: str | None = None
+    dead_hosts: Collection[str] = ()
+
+    @property
+    def place(self) -> str:
+        """The storage's."""
+        return self.storage or default_storage(self.study)
+
+    def collect(self) -> Evidence:
+        """Read the records, without changing anything.
+
+        Raises:
+            StudyError: if there is no such study, or its storage cannot be read.
+            TrackingError: if MLflow's store cannot be used.
+        """
+        check_study_exists(self.place, self.study)
+        study = read_study(self.place, self.study, self.dead_hosts)
+        noted = [trial.user_attrs[RUN_ID] for trial in study.trials if RUN_ID in trial.user_attrs]
+        store = self._find_store(study)
+        record = read_sweep(store, self.study, study.user_attrs.get(STUDY_RUN_ID), noted, self.dead_hosts)
+        folders = [trial.user_attrs[FOLDER] for trial in study.trials if FOLDER in trial.user_attrs]
+        runs = record.runs.values()
+        checkpoint_folders = {Path(run.params[_CHECKPOINT_DIR]) for run in runs if _CHECKPOINT_DIR in run.params}
+        files = read_files(self.folder or sweep_folder(self.study), folders, self.place, checkpoint_folders)
+        unknown = {run_id for run_id in files.checkpoints.values() if run_id} - record.runs.keys()
+        return Evidence(study, record, files, read_parents(unknown))
+
+    def _find_store(self, study: StudyRecord) -> str:
+        """Give the address of the store that the study notes, with the password if there is one."""
+        noted = study.user_attrs.get(STORE)
+        named = self.uri or (os.environ.get("MLFLOW_TRACKING_URI") if noted is None or "***" in noted else noted)
+        if noted is not None and hide_passwords(named or "") != noted:
+            told = f"tracking.uri={hide_passwords(named)}: " if named else ""
+            raise TrackingError(f"{told}the study {self.study} is recorded in {noted}; name it with tracking.uri=URI")
+        found = find_existing_store(named)
+        is_file = found.startswith(_SQLITE)  # which MLflow would look for in the folder where it first did
+        return f"{_SQLITE}{Path(found.removeprefix(_SQLITE)).absolute()}" if is_file else found
+
+
+def find_disagreements(sweep: Sweep) -> list[Finding]:
+    """Give where Optuna, MLflow and the disk disagree about a sweep; nothing is changed.
+
+    Raises:
+        UserError: if one of them cannot be read.
+    """
+    return diagnose(sweep.collect())
+
+
+def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
+    """Mend what can be; give each disagreement, and whether it is mended now.
+
+    Raises:
+        StudyError: if a controller of the sweep lives.
+        UserError: if one of the records cannot be read or written.
+    """
+    for _ in range(_MOST_PASSES):
+        evidence = sweep.collect()
+        if evidence.owners_at_work:
+            raise StudyError(
+                f"{sweep.study}: living processes are at work on it ({', '.join(evidence.owners_at_work)}); "
+                "wait for the sweep's end, or stop it, before --fix"
+            )
+        repairs, num_made = _Repairs(sweep, evidence), 0
+        for finding in diagnose(evidence):
+            if finding.repair is not None:
+                repairs.make(finding.repair)
+                num_made += 1
+                yield finding, True
+        if not num_made:
+            break
+    for finding in find_disagreements(sweep):
+        yield finding, False
+
+
+class _Repairs:
+    """Mends one disagreement after another, as a sweep that goes on does."""
+
+    def __init__(self, sweep: Sweep, evidence: Evidence) -> None:
+        self._sweep, self._evidence = sweep, evidence
+
+    @cached_property
+    def _study(self) -> SweepStudy:
+        return reopen_study(self._sweep.place, self._evidence.study)
+
+    def make(self, repair: Repair) -> None:
+        """Do what a repair says."""
+        match repair:
+            case CutJournal(path):
+                cut_unfinished_line(path)
+            case RecoverTrials():
+                self._recover()
+            case AmendRun(run_id, status, tags, metrics, params):
+                amend_run(run_id, status, tags, metrics, params)
+            case RemoveCheckpoint(path):
+                remove_checkpoint(path)
+            case RemoveUnfinished(path) if path.is_dir():
+                shutil.rmtree(path)
+            case RemoveUnfinished(path):
+                path.unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        for trial in self._study.recover(self._sweep.dead_hosts):
+            for run in self._evidence.runs_of(trial):
+                if (repair := due_ending(trial, run)) is not None:
+                    self.make(repair)

@@ -1,0 +1,119 @@
+"""Where the records of a sweep disagree, in Optuna, in MLflow and on disk, and what mends it. Nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.evidence import (
+    CutJournal,
+    Evidence,
+    Finding,
+    RecoverTrials,
+    RemoveCheckpoint,
+    RemoveUnfinished,
+)
+from cnn_sweeps.run_diagnosis import check_runs
+from cnn_sweeps.sweep.ledger import OWNER, is_to_be_retried, last_attempt
+from cnn_sweeps.trial_run import FOLDER
+
+
+def diagnose(evidence: Evidence) -> list[Finding]:
+    """Give every disagreement, in an order in which they can be mended."""
+    checks = (_journal, _running_trials, _retries, check_runs, _folders, _checkpoints, _unfinished, _champions)
+    return [finding for check in checks for finding in check(evidence)]
+
+
+def _journal(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.files.cut_journal is not None:
+        yield Finding(
+            f"{evidence.files.cut_journal}: its last line is unfinished, as a power cut or a full disk leaves it",
+            "what there is of it is cut off",
+            CutJournal(evidence.files.cut_journal),
+        )
+
+
+def _running_trials(evidence: Evidence) -> Iterator[Finding]:
+    for trial in evidence.study.trials:
+        owner = trial.user_attrs.get(OWNER, {})
+        host, process = owner.get("owner.host"), owner.get("owner.pid")
+        if trial.number in evidence.study.abandoned:
+            dead = f"process {process} on {host}, its controller, is dead" if owner else "nobody signed it"
+            yield Finding(
+                f"trial {trial.number} is RUNNING in the study and {dead}",
+                "it is failed and queued again, its run closed",
+                RecoverTrials(),
+            )
+        elif evidence.study.owners.get(trial.number) == "elsewhere":
+            yield Finding(
+                f"trial {trial.number} is RUNNING since {_age(trial)}, and process {process} on {host}, its "
+                "controller, cannot be seen from here",
+                f"if it is dead, look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+            )
+
+
+def _age(trial: FrozenTrial) -> str:
+    assert trial.datetime_start is not None
+    minutes = int((datetime.now() - trial.datetime_start).total_seconds() // 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _retries(evidence: Evidence) -> Iterator[Finding]:
+    for trial in evidence.study.trials:
+        if is_to_be_retried(trial, evidence.study.set_aside) and last_attempt(trial, evidence.study.trials) is trial:
+            yield Finding(
+                f"trial {trial.number} was to be tried again, and no trial of the study does",
+                "it is queued again",
+                RecoverTrials(),
+            )
+
+
+def _folders(evidence: Evidence) -> Iterator[Finding]:
+    folder, trials = evidence.files.folder, evidence.study.trials
+    for trial in trials:
+        noted, run = trial.user_attrs.get(FOLDER), evidence.noted_run(trial)
+        is_elsewhere = run is not None and run.owner == "elsewhere"
+        if noted is not None and noted not in evidence.files.subfolders and not is_elsewhere:
+            yield Finding(
+                f"trial {trial.number} has written into {folder / noted}, and it is not there",
+                "its log, and its weights if it was among the best, are lost; what it measured is in MLflow",
+            )
+    for name in sorted(evidence.files.subfolders):
+        if name.isdecimal() and int(name) >= len(trials):
+            yield Finding(f"{folder / name} is there, and the study has no trial {name}", "if not needed, remove it")
+
+
+def _checkpoints(evidence: Evidence) -> Iterator[Finding]:
+    for path, run_id in evidence.files.checkpoints.items():
+        if not run_id:
+            yield Finding(
+                f"{path} has nothing to resume: its process was killed while it saved its first epoch",
+                "it is removed",
+                RemoveCheckpoint(path),
+            )
+        elif (trial := evidence.trial_of(run_id)) is not None:
+            last = last_attempt(trial, evidence.study.trials)
+            again = f", tried again as trial {last.number}" if last is not trial else ""
+            if last.state.is_finished():
+                yield Finding(
+                    f"{path} is of trial {trial.number}{again}, which is {last.state.name}: nobody resumes it",
+                    "it is removed",
+                    RemoveCheckpoint(path),
+                )
+
+
+def _unfinished(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.may_be_at_work:
+        return
+    for path in sorted(evidence.files.unfinished):
+        yield Finding(f"{path} was being written when its process was killed", "it is removed", RemoveUnfinished(path))
+
+
+def _champions(evidence: Evidence) -> Iterator[Finding]:
+    for version, run_id in evidence.sweep.lost_champions.items():
+        yield Finding(
+            f"the champion {version} is of run {run_id}, which is deleted or not in MLflow",
+            f"mlflow runs restore --run-id {run_id} brings a deleted run back; else give the alias to another version",
+        )

@@ -1,0 +1,138 @@
+"""A study that a sweep has left: read without changing anything, or reopened to be mended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import json_to_distribution
+from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.errors import StudyError
+from cnn_sweeps.locks import file_lock
+from cnn_sweeps.owners import OwnerState, owner_state
+from cnn_sweeps.sweep.definition import DEFINITION, settings_id_of
+from cnn_sweeps.sweep.ledger import OWNER, TrialLedger
+from cnn_sweeps.sweep.settings import SweepSettings
+from cnn_sweeps.sweep.space import SearchSpace
+from cnn_sweeps.sweep.storage import describe_storage, lock_file, open_to_read
+from cnn_sweeps.sweep.study import SET_ASIDE, SweepStudy, is_abandoned
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What Optuna holds of a sweep.
+
+    Attributes:
+        name: of the study.
+        user_attrs: of the study.
+        directions: `minimize` or `maximize` for each objective.
+        trials: by number.
+        owners: of the running trials, by number.
+        abandoned: numbers of the running trials whose controller is dead.
+    """
+
+    name: str
+    user_attrs: dict[str, Any]
+    directions: list[str]
+    trials: list[FrozenTrial]
+    owners: dict[int, OwnerState]
+    abandoned: frozenset[int]
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objectives' names."""
+        named = self.user_attrs[DEFINITION]["settings"].get("objective", [])
+        return [named] if isinstance(named, str) else list(named)
+
+    @property
+    def set_aside(self) -> list[int]:
+        """Numbers of the failed trials that count as tried again, since their cause was to be corrected."""
+        return list(self.user_attrs.get(SET_ASIDE, []))
+
+    @property
+    def ledger(self) -> TrialLedger:
+        """What the trials add up to."""
+        ledger = TrialLedger(
+            minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
+            set_aside=self.set_aside,
+            settings_id=settings_id_of(self.user_attrs[DEFINITION]["settings"]),
+        )
+        ledger.read(self.trials)
+        return ledger
+
+
+def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> StudyRecord:
+    """Read a study as it is.
+
+    Args:
+        storage: a journal file that exists, or a URL.
+        name: of the study.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+
+    Raises:
+        StudyError: if the storage cannot be read, or holds no such study, or one that no sweep made.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened, lock = open_to_read(storage), lock_file(storage)
+    is_lockable = lock is not None and lock.exists()
+    with file_lock(lock, wait=False) if is_lockable and lock is not None else nullcontext(True) as is_nobody_deciding:
+        try:
+            study = optuna.load_study(study_name=name, storage=opened)
+        except (KeyError, OptunaError) as error:
+            raise StudyError(f"{name}: no such study in {describe_storage(storage)}; name one that is there") from error
+        user_attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    if DEFINITION not in user_attrs:
+        raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
+    running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+    signed_or_left = [trial for trial in running if OWNER in trial.user_attrs or is_nobody_deciding]
+    return StudyRecord(
+        name=name,
+        user_attrs=user_attrs,
+        directions=[each.name.lower() for each in study.directions],
+        trials=trials,
+        owners={trial.number: owner_state(trial.user_attrs.get(OWNER, {}), dead_hosts) for trial in running},
+        abandoned=frozenset(trial.number for trial in signed_or_left if is_abandoned(trial, storage, dead_hosts)),
+    )
+
+
+def reopen_study(storage: str, record: StudyRecord) -> SweepStudy:
+    """Open the study as its sweep does when it goes on, to do what needs no sampler and no pruner.
+
+    Raises:
+        StudyError: if the storage cannot be written.
+    """
+    definition = record.user_attrs[DEFINITION]
+    space = SearchSpace(
+        distributions={key: json_to_distribution(json.dumps(each)) for key, each in definition["space"].items()},
+        fixed=[],
+        is_named=True,
+        listed={},
+    )
+    settings = SweepSettings(
+        sampler={"_target_": "optuna.samplers.RandomSampler"},
+        pruner={"_target_": "optuna.pruners.NopPruner"},
+        direction=list(definition["directions"]),
+        storage=storage,
+        study_name=record.name,
+        n_trials=None,
+        n_jobs=1,
+        max_failure_rate=1.0,
+        params={},
+        custom_search_space=None,
+        preset_group=None,
+        enqueue=[],
+        deterministic=True,
+        max_retries=0,
+        max_identical_failures=1,
+        trial_timeout_s=None,
+        timeout_s=None,
+        on_change="refuse",
+        application=None,
+    )
+    return SweepStudy(space, settings, len(record.trials), definition["settings"])

@@ -1,0 +1,50 @@
+"""What a sweep has on this machine's disk, read without changing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn_sweeps.checkpoint import left_checkpoints
+from cnn_sweeps.sweep.places import has_unfinished_line, journal_file
+
+
+@dataclass(frozen=True)
+class SweepFiles:
+    """What the disk holds of a sweep.
+
+    Attributes:
+        folder: of the sweep's files.
+        subfolders: the names of the folders in it, and of those that were asked for and are there.
+        cut_journal: the journal, if its last line is unfinished.
+        checkpoints: those that no process is at work on, with the ids of their runs; an empty one if nothing can be
+            resumed from it.
+        unfinished: files and folders that a process was writing when it was killed.
+    """
+
+    folder: Path
+    subfolders: frozenset[str]
+    cut_journal: Path | None
+    checkpoints: Mapping[Path, str]
+    unfinished: frozenset[Path]
+
+
+def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_folders: Collection[Path]) -> SweepFiles:
+    """Look at a sweep's files; a folder that is not there holds nothing.
+
+    Args:
+        folder: of the sweep's files.
+        noted: the trials' folders, relative to it, as the study notes them.
+        storage: of the study.
+        checkpoint_folders: of the trials.
+    """
+    journal = journal_file(storage)
+    there = {path.name for path in folder.glob("*/")} | {each for each in noted if (folder / each).is_dir()}
+    return SweepFiles(
+        folder=folder,
+        subfolders=frozenset(there),
+        cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
+        checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
+        unfinished=frozenset(folder.glob("**/.*.unfinished")),
+    )
