@@ -40,6 +40,8 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where no terminal is, too
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working folder is no part of a model
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
 
@@ -120,19 +122,23 @@ def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: in
     process where the two differ in nothing but weights and adjustable values.
 
     Raises:
+        ConfigError: if a batch cannot be divided among the devices.
         ModelError: if the function gives no network that fits the classes.
     """
     from cnn_sweeps.network import Network, compile_model
     from cnn_sweeps.optimizers import build_optimizer, build_schedule
+    from cnn_sweeps.replicas import choose_strategy, synchronize
     from cnn_sweeps.training import device_names, prepare_process
 
     is_own = config.model["_target_"].startswith("cnn_sweeps.models.")
     prepare_process(config.seed, config.training.precision, xla=config.training.xla, seeds_tensorflow=not is_own)
     num_classes = len(dataset.class_names)
-    model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
     steps_per_epoch = -(-num_train_images // config.training.batch_size)
-    learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
-    compile_model(model, build_optimizer(config.optimizer, learning_rate), num_classes)
+    with choose_strategy(config.training).scope():
+        model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
+        learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
+        compile_model(model, build_optimizer(config.optimizer, learning_rate), num_classes)
+    synchronize(model)
     log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
     fresh = Network(model, learning_rate, config.augmentation, xla=config.training.xla)
     return _warm_or_fresh(fresh, _graph_id(config, model))
@@ -145,7 +151,8 @@ def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
     structure = structure_of(model)
     if structure is None or not config.optimizer["_target_"].startswith("keras.optimizers."):
         return None  # a function of the user's may compute with the learning rate before there is a graph
-    training = [config.training.xla, config.training.precision]
+    num_devices = model.distribute_strategy.num_replicas_in_sync
+    training = [config.training.xla, config.training.precision, num_devices]
     settings = [config.optimizer, config.schedule.schedule, asdict(config.augmentation), *training]
     return json.dumps([structure, settings], sort_keys=True)
 

@@ -33,7 +33,8 @@ def check_config(composed: DictConfig) -> RunConfig:
     optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
     schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
     own = {key: optimizer[key] for key in optimizer if key not in schedule}
-    plain |= {"optimizer": own, "schedule": schedule, "resolved": copy.deepcopy(plain)}
+    for_the_record = _with_variables_named(OmegaConf.to_container(composed, resolve=False), copy.deepcopy(plain))
+    plain |= {"optimizer": own, "schedule": schedule, "resolved": for_the_record}
 
     problems = _problems(ScheduleConfig, schedule, "optimizer.")
     for group in ("data", "model", "optimizer"):
@@ -42,10 +43,21 @@ def check_config(composed: DictConfig) -> RunConfig:
         raise ConfigError("; ".join(problems))
     config = RunConfig(**plain)
     _check_fractions(config)
+    _check_strategy(config)
     size = config.data.get("image_size")
     if size is not None and config.data["_target_"] in TARGET_ARGUMENTS:
         check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
     return config
+
+
+def _with_variables_named(raw: Any, resolved: Any) -> Any:
+    """Put back the interpolations of environment variables, which may be secret, unless they are decoded (numbers)."""
+    if isinstance(raw, dict) and isinstance(resolved, dict):
+        return {key: _with_variables_named(raw[key], resolved[key]) for key in resolved}
+    if isinstance(raw, list) and isinstance(resolved, list):
+        return [_with_variables_named(*pair) for pair in zip(raw, resolved, strict=True)]
+    is_named = isinstance(raw, str) and "${oc.env:" in raw and "${oc.decode:" not in raw
+    return raw if is_named else resolved
 
 
 def smallest_cnn_image(num_blocks: int, padding: str) -> int:
@@ -94,6 +106,20 @@ def _check_fractions(config: RunConfig) -> None:
         raise ConfigError(
             f"split.val_fraction={config.split.val_fraction} and split.test_fraction={config.split.test_fraction} "
             f"leave nothing to train on; their sum must be below 1"
+        )
+
+
+def _check_strategy(config: RunConfig) -> None:
+    if config.training.strategy == "single":
+        return
+    if config.training.xla:
+        raise ConfigError(
+            "training.xla=true: XLA compiles for one device, training.strategy=mirrored is for several; leave one out"
+        )
+    if config.training.precision == "mixed_float16":
+        raise ConfigError(
+            "training.precision=mixed_float16: scales its loss for one device, training.strategy=mirrored is for "
+            "several; set training.precision=mixed_bfloat16 or float32, or training.strategy=single"
         )
 
 

@@ -18,6 +18,7 @@ from cnn_sweeps.evaluation.metrics import class_probabilities
 from cnn_sweeps.models import adjustable_values as adjustable_values_of_model
 from cnn_sweeps.optimizers import LearningRate
 from cnn_sweeps.optimizers import adjustable_values as adjustable_values_of_schedule
+from cnn_sweeps.replicas import training_step
 from cnn_sweeps.schema import AugmentationConfig
 
 # One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
@@ -94,7 +95,7 @@ def _forward_of(model: keras.Model) -> Any:
 
 
 def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:
-    one_step = tf.function(model.train_step, jit_compile=xla, reduce_retracing=True, autograph=False)
+    one_step = tf.function(training_step(model), jit_compile=xla, reduce_retracing=True, autograph=False)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def run_steps(

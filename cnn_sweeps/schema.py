@@ -100,6 +100,7 @@ class TrainingConfig:
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     xla: Switch
     checkpoint_dir: Text
+    strategy: Literal["single", "mirrored"] = "single"  # runs of before there was a choice do not record it
 
 
 @dataclass(config=_forbid_unknown)
@@ -144,6 +145,7 @@ class _Folder:
     channels: Channels
     on_bad_image: Literal["error", "skip"]
     cache_dir: Text
+    follow_links: Switch = False
 
 
 @dataclass(config=_forbid_unknown)
@@ -239,7 +241,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     resolved: dict[str, Any]
-    """The same as Hydra composed it, with interpolations resolved, for the record."""
+    """The same as Hydra composed it, for the record: interpolations are resolved but for environment variables."""
 
     @property
     def settings(self) -> dict[str, Any]:

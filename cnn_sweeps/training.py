@@ -121,7 +121,7 @@ def train_epoch(
 def train_metrics(model: keras.Model) -> dict[str, float]:
     """Give what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
     measured = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
-    return measured | {"learning_rate": float(model.optimizer.learning_rate)}
+    return measured | {"learning_rate": float(np.asarray(model.optimizer.learning_rate))}
 
 
 def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:

@@ -62,6 +62,12 @@ def test_every_option_file_starts_with_what_it_is_and_a_command(file):
         ("~optimizer.learning_rate", "optimizer.learning_rate: no value given; add optimizer.learning_rate=VALUE"),
         ("model.l2=${nothing}", "Interpolation key 'nothing' not found"),
         ("model._target_=no_such.thing", "there is no module no_such on the Python path"),
+        ("training.strategy=all", "training.strategy=all: should be 'single' or 'mirrored'"),
+        ("training.xla=true training.strategy=mirrored", "training.xla=true: XLA compiles for one device"),
+        (
+            "training.precision=mixed_float16 training.strategy=mirrored",
+            "training.precision=mixed_float16: scales its loss for one device",
+        ),
         ("model._target_=null", "model._target_=None: should be the dotted path of a function"),
     ],
 )

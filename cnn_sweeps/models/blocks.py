@@ -28,12 +28,15 @@ class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
             return inputs
         rate = tf.cast(self.adjustable_rate, inputs.dtype)  # which Keras's own function takes only as a number
         seed = tf.cast(self.seed_generator.next(), tf.int32)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:  # others drop other outputs of their images
+            seed = tf.random.fold_in(seed, replica.replica_id_in_sync_group)
         shape = self.noise_shape and [tf.shape(inputs)[i] if d is None else d for i, d in enumerate(self.noise_shape)]
         return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=shape)
 
     def get_config(self) -> dict[str, Any]:
         """Give the rate as it is now."""
-        return {**super().get_config(), "rate": float(self.adjustable_rate)}
+        return {**super().get_config(), "rate": float(self.adjustable_rate.numpy())}
 
 
 class AdjustableL2(regularizers.L2):  # type: ignore[misc]
@@ -46,7 +49,7 @@ class AdjustableL2(regularizers.L2):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Give the factor as it is now."""
-        return {"l2": float(self.l2)}
+        return {"l2": float(self.l2.numpy())}
 
 
 def adjustable_values(model: keras.Model) -> list[tf.Variable]:
@@ -69,9 +72,12 @@ class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalize (B, height, width, channels) by the batch's statistics in training, else by the moving ones."""
+        """Normalize (B, height, width, channels) by the batch's statistics in training, else by the moving ones.
+
+        Statistics over the batches of several devices are beyond the kernel.
+        """
         is_image_batch = len(inputs.shape) == 4 and self._reduction_axes == [0, 1, 2]
-        if not training or not is_image_batch or self.gamma is None or self.beta is None:
+        if not training or not is_image_batch or self.synchronized or self.gamma is None or self.beta is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, unbiased_variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
@@ -110,5 +116,5 @@ def _standard_layer(layer: Any) -> Any:
     config = layer.get_config()
     for name, value in vars(layer).items():
         if isinstance(value, AdjustableL2) and name in config:
-            config[name] = regularizers.L2(float(value.l2))
+            config[name] = regularizers.L2(float(value.l2.numpy()))
     return kind.from_config(config)

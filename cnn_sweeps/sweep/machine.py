@@ -43,7 +43,13 @@ class WorkerPlan:
 
 
 def plan_workers(
-    n_jobs: NumJobs, *, gpus: Sequence[int] | None, jobs_per_gpu: int, max_worker_mb: int | None, at_most: int
+    n_jobs: NumJobs,
+    *,
+    gpus: Sequence[int] | None,
+    jobs_per_gpu: int,
+    gpus_per_job: int = 1,
+    max_worker_mb: int | None,
+    at_most: int,
 ) -> WorkerPlan:
     """Divide this machine among workers.
 
@@ -51,43 +57,56 @@ def plan_workers(
         n_jobs: number of workers; "auto": as many as GPUs take or, without one, as there are cores and memory for.
         gpus: numbers of the GPUs to use, among those that this process may see; None: all of them; empty: none.
         jobs_per_gpu: workers that share one GPU, at the most.
+        gpus_per_job: GPUs that each worker has to itself; GPUs left over are not used.
         max_worker_mb: see `WorkerPlan`; None: each worker's share of 80 % of the memory.
         at_most: number of jobs there are.
 
     Raises:
         ConfigError: if a number is out of range, a GPU is not there, or there are too few.
     """
-    _check_numbers(n_jobs, gpus, jobs_per_gpu, max_worker_mb)
-    chosen = _choose_gpus(gpus)
+    _check_numbers(n_jobs, gpus, jobs_per_gpu, gpus_per_job, max_worker_mb)
+    chosen = _group(_choose_gpus(gpus), gpus_per_job)
     num_cores = count_cores()
-    most, reason = _most_workers(chosen, jobs_per_gpu, num_cores)
+    most, reason = _most_workers(chosen, jobs_per_gpu, gpus_per_job, num_cores)
     if n_jobs != "auto" and chosen and n_jobs > most:
+        share = f"jobs_per_gpu={math.ceil(n_jobs / len(chosen))} to share them"
         raise ConfigError(
-            f"n_jobs={n_jobs}: {reason} take {most}; set hydra.launcher.jobs_per_gpu={math.ceil(n_jobs / len(chosen))} "
-            "to share them, lower n_jobs, or set hydra.launcher.gpus=[] to use none"
+            f"n_jobs={n_jobs}: {reason} take {most}; "
+            f"set hydra.launcher.{share if gpus_per_job == 1 else 'gpus_per_job=1'}, lower n_jobs, "
+            "or set hydra.launcher.gpus=[] to use none"
         )
     num_workers = min(most if n_jobs == "auto" else n_jobs, at_most)
     num_threads = max(1, num_cores // num_workers)
     threads = thread_settings(num_threads) if num_workers > 1 else {}
     environments = [threads | _gpu_environment(chosen, slot, jobs_per_gpu) for slot in range(num_workers)]
-    share_mb = int(_SHARE_OF_MEMORY * _total_memory_mb() / num_workers)
     workers, threads_each = _count(num_workers, "worker"), _count(num_threads, "thread")
     return WorkerPlan(
         environments,
-        max_worker_mb=max_worker_mb or max(share_mb, _EXPECTED_WORKER_MB),
+        max_worker_mb=max_worker_mb or memory_share_mb(_total_memory_mb() / num_workers),
         reason=f"n_jobs=auto: {workers} of {threads_each}; {reason}",
     )
 
 
-def _check_numbers(n_jobs: Any, gpus: Any, jobs_per_gpu: Any, max_worker_mb: Any) -> None:
+def memory_share_mb(total_mb: float) -> int:
+    """Give how much resident memory a worker may keep after its job, of what there is for it."""
+    return max(int(_SHARE_OF_MEMORY * total_mb), _EXPECTED_WORKER_MB)
+
+
+def _check_numbers(n_jobs: Any, gpus: Any, jobs_per_gpu: Any, gpus_per_job: Any, max_worker_mb: Any) -> None:
     if n_jobs != "auto" and not is_count(n_jobs):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: should be auto or a number of jobs at once, at least 1")
     is_list = isinstance(gpus, Sequence) and not isinstance(gpus, str)
     if gpus is not None and not (is_list and all(type(each) is int for each in gpus) and len(set(gpus)) == len(gpus)):
         raise ConfigError(f"hydra.launcher.gpus={gpus}: should be a list of numbers, e.g. [0,1], or null for all")
-    for key, value in {"jobs_per_gpu": jobs_per_gpu, "max_worker_mb": max_worker_mb}.items():
+    counts = {"jobs_per_gpu": jobs_per_gpu, "gpus_per_job": gpus_per_job, "max_worker_mb": max_worker_mb}
+    for key, value in counts.items():
         if value is not None and not is_count(value):
             raise ConfigError(f"hydra.launcher.{key}={value}: should be a whole number, at least 1")
+    if jobs_per_gpu > 1 and gpus_per_job > 1:
+        raise ConfigError(
+            f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: is for jobs that share a GPU, and "
+            f"hydra.launcher.gpus_per_job={gpus_per_job} for jobs with several; set one of them to 1"
+        )
 
 
 def is_count(value: Any) -> bool:
@@ -99,7 +118,9 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _most_workers(gpus: Sequence[str], jobs_per_gpu: int, num_cores: int) -> tuple[int, str]:
+def _most_workers(gpus: Sequence[str], jobs_per_gpu: int, gpus_per_job: int, num_cores: int) -> tuple[int, str]:
+    if gpus and gpus_per_job > 1:
+        return len(gpus), f"GPUs {' and '.join(gpus)} with hydra.launcher.gpus_per_job={gpus_per_job}"
     if gpus:
         return len(gpus) * jobs_per_gpu, f"GPUs {', '.join(gpus)} with hydra.launcher.jobs_per_gpu={jobs_per_gpu}"
     free_mb = _free_memory_mb()
@@ -117,6 +138,16 @@ def _choose_gpus(wanted: Sequence[int] | None) -> list[str]:
             f"hydra.launcher.gpus={list(wanted)}: there is no GPU {missing[0]} here; this process may use: {there}"
         )
     return [visible[number] for number in wanted]
+
+
+def _group(gpus: Sequence[str], gpus_per_job: int) -> list[str]:
+    """Give what each worker sees: so many of the GPUs."""
+    if gpus_per_job > max(1, len(gpus)):
+        raise ConfigError(
+            f"hydra.launcher.gpus_per_job={gpus_per_job}: this process may use {len(gpus)} GPUs; lower it"
+        )
+    starts = range(0, len(gpus) - gpus_per_job + 1, gpus_per_job)
+    return [",".join(gpus[start : start + gpus_per_job]) for start in starts]
 
 
 def _visible_gpus() -> list[str]:

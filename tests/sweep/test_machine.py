@@ -20,8 +20,9 @@ def this_machine(monkeypatch, tmp_path):
     return become
 
 
-def plan(n_jobs="auto", gpus=None, jobs_per_gpu=1, max_worker_mb=None, at_most=1000):
-    return plan_workers(n_jobs, gpus=gpus, jobs_per_gpu=jobs_per_gpu, max_worker_mb=max_worker_mb, at_most=at_most)
+def plan(n_jobs="auto", at_most=1000, **settings):
+    defaults = {"gpus": None, "jobs_per_gpu": 1, "gpus_per_job": 1, "max_worker_mb": None}
+    return plan_workers(n_jobs, at_most=at_most, **defaults | settings)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,33 @@ def test_auto_gives_each_gpu_its_workers(this_machine, visible, gpus, jobs_per_g
     environments = plan(gpus=gpus, jobs_per_gpu=jobs_per_gpu).environments
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == seen
     assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in environment) == (jobs_per_gpu > 1) for environment in environments)
+
+
+@pytest.mark.parametrize(("visible", "seen"), [("0,1,2,3", ["0,1", "2,3"]), ("0,1,2", ["0,1"])])
+def test_worker_may_have_several_gpus(this_machine, visible, seen):
+    this_machine(gpus=visible)
+    planned = plan(gpus_per_job=2)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in planned.environments] == seen
+    assert planned.reason.endswith(f"GPUs {' and '.join(seen)} with hydra.launcher.gpus_per_job=2")
+
+
+@pytest.mark.parametrize(
+    ("n_jobs", "settings", "message"),
+    [
+        (1, {"gpus_per_job": 4}, "gpus_per_job=4: this process may use 3 GPUs; lower it"),
+        (1, {"gpus": [], "gpus_per_job": 2}, "gpus_per_job=2: this process may use 0 GPUs; lower it"),
+        (
+            2,
+            {"gpus_per_job": 2},
+            "GPUs 0,1 with .*gpus_per_job=2 take 1; set hydra.launcher.gpus_per_job=1, lower n_jobs",
+        ),
+        (1, {"gpus_per_job": 2, "jobs_per_gpu": 2}, "jobs_per_gpu=2: is for jobs that share .*; set one of them to 1"),
+    ],
+)
+def test_gpus_per_job_that_cannot_be_are_refused(this_machine, n_jobs, settings, message):
+    this_machine(gpus="0,1,2")
+    with pytest.raises(ConfigError, match=message):
+        plan(n_jobs, **settings)
 
 
 def test_gpus_that_are_not_wanted_are_hidden(this_machine):
