@@ -1,0 +1,103 @@
+"""A sweep that is disturbed at any moment, or run by several at once, ends as the one that nobody disturbed.
+
+The long form, of which each line of the output is an injection that the same seed repeats:
+
+    CNN_SWEEPS_INJECTIONS=100 CNN_SWEEPS_TRIALS=40 CNN_SWEEPS_SEED=7 pytest -s --timeout 18000 tests/faults
+"""
+
+import os
+import subprocess
+
+import pytest
+from campaign import Campaign, plan_injections
+from clusters import a_cluster
+from faults import FAULTS, FAULTS_OF_CLUSTER, FAULTS_OF_SERVERS, FREQUENT, FULL_DISK
+from invariants import violations
+from servers import started_tracking_server
+from sweep_under_test import SweepUnderTest
+from tiny_sweeps import sweep_log
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+NUM_INJECTIONS = int(os.environ.get("CNN_SWEEPS_INJECTIONS", "4"))
+NUM_TRIALS = int(os.environ.get("CNN_SWEEPS_TRIALS", "6"))
+SEED = int(os.environ.get("CNN_SWEEPS_SEED", "0"))
+IS_LONG = "CNN_SWEEPS_INJECTIONS" in os.environ
+only_in_the_long_form = pytest.mark.skipif(not IS_LONG, reason="a part of the long form: set CNN_SWEEPS_INJECTIONS")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    under_test = SweepUnderTest(tmp_path, NUM_TRIALS)
+    yield under_test
+    under_test.end()
+
+
+@pytest.fixture
+def sweep_on_small_disk(tmp_path):
+    """A sweep whose folder is a file system of its own."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=200m", "faults", tmp_path]
+    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    under_test = SweepUnderTest(tmp_path, NUM_TRIALS)
+    yield under_test
+    under_test.end()
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)  # this process still has the record's database open
+
+
+def disturb(sweep, faults, num_injections):
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        print(line, flush=True)
+
+    wrong = Campaign(sweep, say).run(plan_injections(faults, num_injections, SEED))
+    assert not wrong, "\n".join([*lines, *wrong])
+
+
+@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+def test_sweep_whose_processes_are_killed_stopped_and_starved_ends_as_if_nothing_had_happened(sweep):
+    disturb(sweep, FAULTS if IS_LONG else FREQUENT, NUM_INJECTIONS)
+
+
+@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+def test_sweep_whose_disk_is_full_for_a_while_ends_as_if_nothing_had_happened(sweep_on_small_disk):
+    disturb(sweep_on_small_disk, [FULL_DISK], max(1, NUM_INJECTIONS // 8))
+
+
+@only_in_the_long_form
+@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+def test_sweep_whose_servers_crash_ends_as_if_nothing_had_happened(tmp_path, tmp_path_factory, postgres):
+    with started_tracking_server(tmp_path_factory.mktemp("server")) as server:
+        under_test = SweepUnderTest(tmp_path, NUM_TRIALS, database=postgres, tracking_server=server)
+        try:
+            disturb(under_test, FAULTS_OF_SERVERS, NUM_INJECTIONS)
+        finally:
+            under_test.end()
+
+
+@only_in_the_long_form
+@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+def test_sweep_whose_cluster_falls_apart_ends_as_if_nothing_had_happened(tmp_path, tmp_path_factory):
+    pytest.importorskip("distributed", reason="the extra `dask` is not installed")
+    with a_cluster(tmp_path_factory.mktemp("cluster"), "first", "second") as cluster:
+        under_test = SweepUnderTest(tmp_path, NUM_TRIALS, cluster=cluster)
+        try:
+            disturb(under_test, FAULTS_OF_CLUSTER, NUM_INJECTIONS)
+        finally:
+            under_test.end()
+
+
+@pytest.mark.timeout(240 + 10 * NUM_TRIALS)
+def test_two_controllers_at_once_make_one_sweep_and_test_its_best_trial_once(sweep):
+    first, second = sweep.start(), sweep.start()
+    sweep.wait(lambda: False, 200 + 10 * NUM_TRIALS)
+    assert sweep.take_leave() == [0, 0], sweep.last_words()
+    assert violations(sweep) == []
+    trials = sweep.trials()
+    assert len(trials) == NUM_TRIALS
+    assert {trial.user_attrs["owner"]["owner.pid"] for trial in trials} == {str(first.pid), str(second.pid)}
+    assert sweep_log(sweep.folder).count("on the test images, once") == 1
+    assert sweep_log(sweep.folder).count("was tested before") == 1
