@@ -66,7 +66,13 @@ def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkey
     write_dark_and_light_photos(tmp_path / "photos")
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    of_workers = ("hydra.sweeper.timeout_s", "hydra.sweeper.trial_timeout_s", "hydra.sweeper.n_jobs", "hydra.launcher.")
+    of_workers = (
+        "hydra.sweeper.timeout_s",
+        "hydra.sweeper.trial_timeout_s",
+        "hydra.sweeper.n_jobs",
+        "hydra.launcher.",
+        "hydra/launcher=",
+    )
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments) if not word.startswith(of_workers)]
     run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
     assert "0 done, 0 pruned, 0 failed, 0 running" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

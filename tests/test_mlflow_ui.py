@@ -42,6 +42,7 @@ def browser():
     alone = ["background-networking", "component-update", "sync", "quic", "gpu"]
     with sync_playwright() as playwright:
         options = ["--no-first-run", *(f"--disable-{service}" for service in alone)]
+        expect.set_options(timeout=30_000)
         browser = playwright.chromium.launch(executable_path=program, args=options)
         yield browser
         browser.close()
