@@ -29,11 +29,10 @@ from cnn_sweeps.sweep.places import check_study_exists, default_storage, sweep_f
 from cnn_sweeps.sweep.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.sweep_files import read_files
-from cnn_sweeps.tracking.store import find_existing_store
+from cnn_sweeps.tracking.store import absolute_uri, find_existing_store
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
 from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
 
-_SQLITE = "sqlite:///"
 _CHECKPOINT_DIR = "training.checkpoint_dir"
 _MOST_PASSES = 4  # mending one thing may show another
 
@@ -87,9 +86,7 @@ class Sweep:
         if noted is not None and hide_passwords(named or "") != noted:
             told = f"tracking.uri={hide_passwords(named)}: " if named else ""
             raise TrackingError(f"{told}the study {self.study} is recorded in {noted}; name it with tracking.uri=URI")
-        found = find_existing_store(named)
-        is_file = found.startswith(_SQLITE)  # which MLflow would look for in the folder where it first did
-        return f"{_SQLITE}{Path(found.removeprefix(_SQLITE)).absolute()}" if is_file else found
+        return absolute_uri(find_existing_store(named))  # a file MLflow would look for in the folder where it first did
 
 
 def find_disagreements(sweep: Sweep) -> list[Finding]:

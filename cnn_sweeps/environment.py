@@ -32,24 +32,29 @@ def move_passwords(config: DictConfig) -> None:
 
     `postgresql://me:secret@host/studies` under `hydra.sweeper.storage` becomes
     `postgresql://me:${oc.env:HYDRA_SWEEPER_STORAGE_PASSWORD}@host/studies`. Processes that are started later inherit
-    the variables. A secret from a file becomes an override, since each job composes its configuration again.
+    the variables; a launcher that sends variables to workers which run already gets their names. A secret from a file
+    becomes an override, since each job composes its configuration again.
     """
     overrides = config.hydra.overrides
+    names: dict[str, None] = {}
     with read_write(config), open_dict(config):
         given = set()
         for words in (overrides.hydra, overrides.task):
             for position, word in enumerate(_raw(words)):
                 given.add(_key_of(word))
-                words[position] = _without_secrets(_key_of(word), word)
+                words[position] = _without_secrets(_key_of(word), word, names)
         for key, text in list(_texts(_raw(config))):
             is_derived = key.startswith(_DERIVED)
-            moved = hide_passwords(text) if is_derived else _without_secrets(key, text)
+            moved = hide_passwords(text) if is_derived else _without_secrets(key, text, names)
             if moved == text:
                 continue
             OmegaConf.update(config, key, moved)
             if key not in given and not is_derived:
                 words = overrides.hydra if key.startswith("hydra.") else overrides.task
                 words.append(f"{key}={QuotedString(moved, Quote.single).with_quotes()}")
+        if OmegaConf.select(config, "hydra.launcher.environment") is not None:
+            sent = config.hydra.launcher.environment
+            sent.extend([name for name in names if name not in sent])
 
 
 def _raw(node: Any) -> Any:
@@ -69,7 +74,8 @@ def _texts(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", value
 
 
-def _without_secrets(key: str, text: str) -> str:
+def _without_secrets(key: str, text: str, all_names: dict[str, None]) -> str:
+    """Give the text with names in place of its secrets; add the names to those of all texts."""
     names: list[str] = []
 
     def move(secret: str) -> str:
@@ -77,6 +83,7 @@ def _without_secrets(key: str, text: str) -> str:
             return secret
         names.append(f"{key.replace('.', '_').upper()}_PASSWORD{f'_{len(names) + 1}' if names else ''}")
         os.environ[names[-1]] = secret
+        all_names[names[-1]] = None
         return f"${{oc.env:{names[-1]}}}"
 
     return replace_secrets(text, move)

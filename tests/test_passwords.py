@@ -1,8 +1,13 @@
 """What is secret in an address is written nowhere."""
 
+import os
+
+import hydra
 import pytest
 from conftest import compose
 
+from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.environment import move_passwords
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.passwords import hide_passwords
 
@@ -43,6 +48,17 @@ def test_what_environment_variables_hold_is_used_and_only_their_names_are_record
     assert config.tracking.uri == f"http://me:{SECRET}@host"
     assert config.settings["tracking.uri"] == uri
     assert config.settings["training.epochs"] == config.training.epochs == 3
+
+
+def test_launcher_that_sends_variables_sends_those_that_hold_the_passwords(monkeypatch):
+    """To the workers of a cluster, which were started without them."""
+    monkeypatch.setenv("HYDRA_SWEEPER_STORAGE_PASSWORD", "")  # and be as it was afterwards
+    words = ["hydra/launcher=dask", f"hydra.sweeper.storage=postgresql://me:{SECRET}@host/studies"]
+    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+        composed = hydra.compose("config", words, return_hydra_config=True)
+    move_passwords(composed)
+    assert composed.hydra.launcher.environment == ["MLFLOW_TRACKING_URI", "HYDRA_SWEEPER_STORAGE_PASSWORD"]
+    assert os.environ["HYDRA_SWEEPER_STORAGE_PASSWORD"] == SECRET
 
 
 def written_in(folder):

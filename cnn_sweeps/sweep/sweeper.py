@@ -98,7 +98,8 @@ def _jobs_ahead(plan: SweepPlan) -> JobsAhead:
     settings, only_here = plan.settings, plan.application.only_here()
     if isinstance(settings.storage, str) and is_only_here(settings.storage):
         setting = f"hydra.sweeper.storage={describe_storage(settings.storage)}"
-        only_here = [(setting, "name a database that both reach, e.g. postgresql://USER@HOST/studies"), *only_here]
+        fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
+        only_here = [(setting, fix), *only_here]
     return JobsAhead(
         settings.n_jobs,
         at_most=plan.total,
