@@ -15,20 +15,18 @@ from typing import Any
 import cloudpickle
 from distributed import Future as DaskFuture
 from hydra.core.utils import JobReturn
-from pebble import ProcessExpired
 
 from cnn_sweeps.errors import SweepError
 from cnn_sweeps.sweep.dask_connection import connected, local_cluster, silence_dask, submit_to, wait_for_dask
 from cnn_sweeps.sweep.dask_fleet import Fleet
 from cnn_sweeps.sweep.dask_settings import DaskSettings
 from cnn_sweeps.sweep.dask_worker import DaskJob, end_sweep, run_job
-from cnn_sweeps.sweep.executors import JobsAhead
+from cnn_sweeps.sweep.executors import JobsAhead, call_until_worker_lasts
 from cnn_sweeps.sweep.job_process import run_one_job
 from cnn_sweeps.sweep.machine import plan_workers
 
 _POLL_S = 0.1
 _ANSWER_S = 10.0
-_NUM_CALLS = 3  # of a function whose worker is lost each time
 _LOST = ("KilledWorker", "NoValidWorkerError", "NoWorkerError", "WrongWorkerError")
 
 
@@ -218,15 +216,16 @@ class DaskExecutor:
         Raises:
             SweepError: if that happens each time, or the scheduler is gone.
         """
-        for _ in range(_NUM_CALLS):
+
+        def call_once() -> Any:
             while not self._free_workers():
                 self.wait(_POLL_S)
             future = self._start(function, arguments, None)
             while not future.done():
                 self.wait(_POLL_S)
-            if not isinstance(future.exception(), (LostWorkerError, ProcessExpired)):
-                return future.result()
-        raise SweepError(f"after all trials were told, {_NUM_CALLS} workers were lost; give the same command to go on")
+            return future.result()
+
+        return call_until_worker_lasts(call_once)
 
     def close(self) -> None:
         """End the jobs that are still running and their processes, and leave the cluster."""

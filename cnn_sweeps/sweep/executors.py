@@ -11,14 +11,14 @@ from typing import Any, Protocol
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from pebble import ProcessExpired
 
 from cnn_sweeps.errors import ConfigError, SweepError
 from cnn_sweeps.sweep.machine import NumJobs, WorkerPlan
+from cnn_sweeps.sweep.outcome import is_lost_worker
 from cnn_sweeps.sweep.workers import WorkerPool
 
 _POLL_S = 1.0
-_NUM_CALLS = 3  # of a function whose worker dies each time
+_NUM_CALLS = 3  # of a function whose worker is lost each time
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,25 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End everything, running jobs included."""
+
+
+def call_until_worker_lasts(call: Callable[[], Any]) -> Any:
+    """Call again if the worker died or got no memory.
+
+    Raises:
+        SweepError: if that happens each time.
+    """
+    for _ in range(_NUM_CALLS):
+        try:
+            return call()
+        except Exception as error:
+            if not is_lost_worker(error):
+                raise
+            last = " ".join(f"{type(error).__name__}: {error}".split())
+    raise SweepError(
+        f"after all trials were told, {_NUM_CALLS} workers were lost, one after another (the last one: {last}); "
+        "if a machine has too little memory, free some; then give the same command"
+    )
 
 
 def choose_executor(launcher: Launcher, jobs: JobsAhead) -> Executor:
@@ -122,20 +141,12 @@ class WorkerExecutor:
         self._futures = [future for future in self._futures if not future.done()]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in a worker, and again if the worker dies.
+        """Run a function in a worker, and again if the worker is lost.
 
         Raises:
-            SweepError: if each one dies.
+            SweepError: if each one is lost.
         """
-        for _ in range(_NUM_CALLS):
-            try:
-                return self._pool.call(function, *arguments).result()
-            except ProcessExpired as expired:
-                error = expired
-        raise SweepError(
-            f"{_NUM_CALLS} worker processes died, one after another (the last with exit code {error.exitcode}), after "
-            "all trials were told; if the machine has too little memory, free some; then give the same command"
-        )
+        return call_until_worker_lasts(lambda: self._pool.call(function, *arguments).result())
 
     def close(self) -> None:
         """End the workers."""

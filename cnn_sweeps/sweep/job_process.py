@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import importlib
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -24,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
 from cnn_sweeps.sweep.machine import own_memory_mb
+from cnn_sweeps.sweep.outcome import is_out_of_memory
 
 
 def pack_setup(
@@ -106,7 +109,7 @@ _job_setup: tuple[HydraContext, DictConfig, TaskFunction] | None = None
 def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
     """Prepare a new worker process."""
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _end_with_parent()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" or name not in os.environ:
@@ -130,11 +133,21 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
             traceback.print_exc()
 
 
-def _die_with_parent() -> None:
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended; on Linux even one that is stopped, or stuck in C code."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+    sentinel: int = parent.sentinel  # a pipe, which the kernel closes at the other end
+    if sys.platform == "linux":
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def wait_for_end() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 class _Parcel:
@@ -148,7 +161,11 @@ class _Parcel:
 
 
 def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
-    """Run one job as Hydra's own launcher would, with all that it prints in its own folder."""
+    """Run one job as Hydra's own launcher would, with all that it prints in its own folder.
+
+    Raises:
+        Exception: of the job, if it says that there was no memory; any other is in the result.
+    """
     assert _job_setup is not None
     hydra_context, config, task_function = _job_setup
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
@@ -164,6 +181,8 @@ def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if result.status == JobStatus.FAILED and is_out_of_memory(result._return_value):
+        raise result._return_value
     result.worker_mb = own_memory_mb()  # type: ignore[attr-defined]
     return _Parcel(_portable(result))
 

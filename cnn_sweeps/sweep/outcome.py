@@ -24,7 +24,11 @@ from cnn_sweeps.whole_files import is_disk_full
 _OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
 _LOST_WORKER = {"TerminatedWorkerError", "BrokenProcessPool"}
 # What Python says of C code, TensorFlow's among it, that got no memory and did not say so; and what the C library says.
-_NO_MEMORY = ("error return without exception set", os.strerror(errno.ENOMEM))
+_NO_MEMORY = (
+    "error return without exception set",
+    "failed to map segment from shared object",
+    os.strerror(errno.ENOMEM),
+)
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,21 @@ def _read_lost(error: BaseException, told: str, text: str) -> Outcome | None:
         return Outcome(TrialState.FAIL, error=f"the worker process died (exit code {error.exitcode})", is_lost=True)
     if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
         return Outcome(TrialState.FAIL, error=told, failure_id=type(error).__name__, is_lost=True)
-    name = type(error).__name__
-    is_out_of_memory = name in _OUT_OF_MEMORY or any(said in told for said in _NO_MEMORY)
-    if isinstance(error, BrokenExecutor) or name in _LOST_WORKER or is_out_of_memory:
+    if is_lost_worker(error):
+        text = hide_passwords(text or "".join(traceback.format_exception(error)))
         return Outcome(TrialState.FAIL, error=told, traceback=text, is_lost=True)
     return None
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Tell whether what ended a call is that its worker died, or got no memory."""
+    is_dead = isinstance(error, (ProcessExpired, BrokenExecutor)) or type(error).__name__ in _LOST_WORKER
+    return is_dead or is_out_of_memory(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception, of whatever library, says that there was no memory."""
+    return type(error).__name__ in _OUT_OF_MEMORY or any(said in str(error) for said in _NO_MEMORY)
 
 
 def _fail(error: str, failure_id: str) -> Outcome:

@@ -16,6 +16,7 @@ from pebble import ProcessFuture, ProcessPool
 
 from cnn_sweeps.sweep.job_process import run_one_job, start_process
 from cnn_sweeps.sweep.machine import WorkerPlan
+from cnn_sweeps.sweep.outcome import is_out_of_memory
 
 
 class WorkerPool:
@@ -41,6 +42,7 @@ class WorkerPool:
 
         Raises (from the future):
             pebble.ProcessExpired: the worker died.
+            MemoryError, or what else `outcome.is_out_of_memory` knows: the worker is replaced before its next job.
             TimeoutError: the job ran longer than `timeout_s` and was killed.
         """
         return self.call(run_one_job, list(overrides), job_number, timeout_s=timeout_s)
@@ -48,7 +50,7 @@ class WorkerPool:
     def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Future[Any]:
         """Run any importable function in a free worker."""
         slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
-        if self._has_outgrown(slot):
+        if self._is_spent(slot):
             self._pools[slot].stop()  # type: ignore[no-untyped-call]
             self._pools[slot].join()
         if not self._pools[slot].active:  # pebble gives a pool up when its worker dies between two jobs
@@ -57,11 +59,13 @@ class WorkerPool:
         self._busy[slot] = future
         return future
 
-    def _has_outgrown(self, slot: int) -> bool:
-        """Tell whether the worker's last job left it with more memory than it may keep."""
+    def _is_spent(self, slot: int) -> bool:
+        """Tell whether the last job left its worker with more memory than it may keep, or got none in the middle."""
         last = self._busy.get(slot)
-        if last is None or last.cancelled() or last.exception() is not None:
+        if last is None or last.cancelled():
             return False
+        if (error := last.exception()) is not None:
+            return is_out_of_memory(error)
         return bool(getattr(last.result(), "worker_mb", 0) > self._plan.max_worker_mb)
 
     def _start_pool(self, slot: int) -> ProcessPool:

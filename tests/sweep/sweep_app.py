@@ -14,7 +14,7 @@ import psutil
 from optuna.storages.journal import JournalFileBackend
 
 APP = """\
-import os, signal, sys, threading, time
+import ctypes, os, signal, sys, threading, time
 from pathlib import Path
 
 import hydra
@@ -52,6 +52,9 @@ def go_wrong(fault, x):
         raise Unpicklable("cannot travel", 1)
     if fault == "hang":
         time.sleep(600)
+    if fault == "stuck":  # in C code that lets no thread of Python run
+        Path("stuck").touch()
+        ctypes.PyDLL(None).sleep(600)
     if fault == "pause":
         time.sleep(0.15)
     if fault == "wait":  # for the test

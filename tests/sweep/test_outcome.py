@@ -105,6 +105,7 @@ def test_pruned_is_pruned(wrap):
             "SystemError: in Conv2D.call()",
         ),
         (raised(OSError(12, "Cannot allocate memory")), "OSError: [Errno 12] Cannot allocate memory"),
+        (raised(ImportError("x.so: failed to map segment from shared object")), "ImportError: x.so: failed to map"),
         (TerminatedWorkerError("SIGKILL(-9)"), "TerminatedWorkerError: SIGKILL(-9)"),
         (concurrent.futures.CancelledError(), "interrupted"),
     ],

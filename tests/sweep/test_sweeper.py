@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -327,6 +328,20 @@ def test_killed_controllers_leave_a_study_that_the_same_command_finishes(app):
     retries = [trial for trial in trials(app) if "retry_of" in trial.user_attrs]
     assert retries
     assert all(trial.params == trials(app)[trial.user_attrs["retry_of"]].params for trial in retries)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process that cannot notice anything itself")
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_worker_that_is_stuck_or_stopped_ends_with_its_controller(app, is_stopped):
+    with started(app, "x=1,2", f"fault={'wait' if is_stopped else 'stuck'}") as process:
+        wait_for_runs(app, 1)
+        worker = psutil.Process(int(runs(app)[0][1]))
+        if is_stopped:
+            worker.suspend()
+        else:
+            wait_until((app / "stuck").exists, "the worker to be stuck")
+        os.kill(process.pid, signal.SIGKILL)
+        worker.wait(timeout=20)
 
 
 def test_two_controllers_at_once_share_a_study(app):

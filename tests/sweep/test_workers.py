@@ -113,6 +113,13 @@ def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app)
     assert len({pid for _, pid, _ in runs(app)}) == 3
 
 
+def test_worker_that_got_no_memory_is_replaced_before_the_next_job(app):
+    sweep(app, "x=1,2,3", "++faults={2:memory}", "hydra.sweeper.max_retries=0")
+    first, starved, last = [pid for _, pid, _ in runs(app)]
+    assert first == starved != last
+    assert "raise MemoryError" in (app / "out/study/1/error.txt").read_text()
+
+
 def test_number_of_workers_that_is_left_to_the_machine_is_said(app):
     output = sweep(app, "x=0,1", "++faults={0:'wait for partner'}", "hydra.sweeper.n_jobs=auto")
     assert re.search(r"n_jobs=auto: \d+ workers? of \d+ threads?; \d+ cores, [\d,]+ MB of free memory", output)
@@ -155,26 +162,28 @@ def test_each_worker_is_prepared_once_before_its_first_job(app):
     assert len(set(prepared)) == len(prepared)
 
 
-@pytest.mark.parametrize("num_deaths", [1, 3])
-def test_worker_that_dies_after_the_trials_is_replaced_and_its_work_done_again(app, num_deaths):
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError"])
+@pytest.mark.parametrize("num_lost", [1, 3])
+def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app, end, num_lost):
     (app / "ending.py").write_text(
         "import os, signal\n"
         "from cnn_sweeps.sweep.application import SweepApplication\n"
-        "def die_at_first():\n"
-        "    with open('deaths.txt', 'a+') as file:\n"
+        "def end_at_first():\n"
+        "    with open('pids.txt', 'a+') as file:\n"
         "        file.seek(0)\n"
-        f"        if len(file.read()) < {num_deaths}:\n"
-        "            file.write('x')\n"
+        "        pids = set(file.read().split())\n"
+        f"        if len(pids) < {num_lost}:\n"
+        "            file.write(f'{os.getpid()} ')\n"
         "            file.flush()\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"            {end}\n"
         "    return ['survived']\n"
         "class Ending(SweepApplication):\n"
         "    def finish(self, study, executor):\n"
-        "        return executor.call(die_at_first)\n"
+        "        return executor.call(end_at_first)\n"
     )
-    succeeds = num_deaths < 3
+    succeeds = num_lost < 3
     output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=succeeds)
     assert ("survived" in output) == succeeds
-    assert ("error: 3 worker processes died, one after another (the last with exit code -9)" in output) != succeeds
+    assert ("error: after all trials were told, 3 workers were lost, one after another (" in output) != succeeds
     assert "Traceback" not in output
     assert states(app) == {"COMPLETE": 2}
