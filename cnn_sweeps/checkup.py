@@ -15,6 +15,7 @@ from cnn_sweeps.errors import StudyError, TrackingError
 from cnn_sweeps.evidence import (
     AmendRun,
     CutJournal,
+    DeliverRecord,
     Evidence,
     Finding,
     RecoverTrials,
@@ -29,6 +30,7 @@ from cnn_sweeps.sweep.places import check_study_exists, default_storage, sweep_f
 from cnn_sweeps.sweep.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.sweep_files import read_files
+from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.store import absolute_uri, find_existing_store
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
 from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
@@ -137,6 +139,8 @@ class _Repairs:
     def make(self, repair: Repair) -> None:
         """Do what a repair says."""
         match repair:
+            case DeliverRecord(folder):
+                deliver_all(folder)
             case CutJournal(path):
                 cut_unfinished_line(path)
             case RecoverTrials():

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from cnn_sweeps.evidence import (
     CutJournal,
+    DeliverRecord,
     Evidence,
     Finding,
     RecoverTrials,
@@ -21,9 +22,23 @@ from cnn_sweeps.trial_run import FOLDER
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """Give every disagreement, in an order in which they can be mended."""
+    """Give every disagreement, in an order in which they can be mended.
+
+    What waits for the tracking store comes alone: until it is delivered, MLflow's record cannot be compared.
+    """
+    if evidence.files.waiting:
+        return list(_waiting(evidence))
     checks = (_journal, _running_trials, _retries, check_runs, _folders, _checkpoints, _unfinished, _champions)
     return [finding for check in checks for finding in check(evidence)]
+
+
+def _waiting(evidence: Evidence) -> Iterator[Finding]:
+    for folder, num_entries in evidence.files.waiting.items():
+        yield Finding(
+            f"{folder}: {num_entries} entries of the run's record wait for the tracking store",
+            "they are delivered, and all else is looked at then",
+            DeliverRecord(folder),
+        )
 
 
 def _journal(evidence: Evidence) -> Iterator[Finding]:

@@ -54,7 +54,14 @@ class RemoveUnfinished:
     path: Path
 
 
-Repair = RecoverTrials | AmendRun | CutJournal | RemoveCheckpoint | RemoveUnfinished
+@dataclass(frozen=True)
+class DeliverRecord:
+    """Bring what waits in a folder to the tracking store."""
+
+    folder: Path
+
+
+Repair = RecoverTrials | AmendRun | CutJournal | RemoveCheckpoint | RemoveUnfinished | DeliverRecord
 
 
 @dataclass(frozen=True)

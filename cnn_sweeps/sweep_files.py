@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnn_sweeps.checkpoint import left_checkpoints
 from cnn_sweeps.sweep.places import has_unfinished_line, journal_file
+from cnn_sweeps.tracking.outbox import find_outboxes
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class SweepFiles:
         checkpoints: those that no process is at work on, with the ids of their runs; an empty one if nothing can be
             resumed from it.
         unfinished: files and folders that a process was writing when it was killed.
+        waiting: folders of what the tracking store did not get since it was away, each with its number of entries.
     """
 
     folder: Path
@@ -28,6 +30,7 @@ class SweepFiles:
     cut_journal: Path | None
     checkpoints: Mapping[Path, str]
     unfinished: frozenset[Path]
+    waiting: Mapping[Path, int]
 
 
 def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_folders: Collection[Path]) -> SweepFiles:
@@ -47,4 +50,5 @@ def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_fo
         cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
         checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
         unfinished=frozenset(folder.glob("**/.*.unfinished")),
+        waiting={each.folder: each.num_waiting for each in find_outboxes(folder) if each.folder is not None},
     )

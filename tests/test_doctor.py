@@ -22,6 +22,7 @@ from cnn_sweeps.doctor import doctor
 from cnn_sweeps.evidence import (
     AmendRun,
     CutJournal,
+    DeliverRecord,
     Evidence,
     RecoverTrials,
     RemoveCheckpoint,
@@ -32,6 +33,7 @@ from cnn_sweeps.sweep.definition import settings_id_of
 from cnn_sweeps.sweep.kept_study import StudyRecord
 from cnn_sweeps.sweep.progress import summarize
 from cnn_sweeps.sweep_files import SweepFiles
+from cnn_sweeps.tracking.outbox import Outbox
 from cnn_sweeps.tracking.sweep_records import RunState, SweepRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -87,7 +89,7 @@ def evidence(trials, runs, *, files=None, champions=None, parents=None, sweep_ru
     own = [RunState("sweep", "sweep s", "FINISHED", "dead", tags=tags, metrics=metrics)] if sweep_run else []
     found = {each.run_id: each for each in [*own, *runs]}
     noted = {each.user_attrs["folder"] for each in trials if "folder" in each.user_attrs}
-    disk = SweepFiles(Path("outputs/sweeps/s"), frozenset(noted), None, {}, frozenset())
+    disk = SweepFiles(Path("outputs/sweeps/s"), frozenset(noted), None, {}, frozenset(), {})
     return Evidence(record, SweepRecord(found, champions or {}), files or disk, parents or {})
 
 
@@ -364,6 +366,14 @@ def test_checkpoint_that_may_be_resumed_is_kept(run_id):
     assert diagnose(replace(found, files=replace(found.files, checkpoints={Path("c"): run_id}))) == []
 
 
+def test_record_that_waits_for_the_store_is_delivered_before_anything_is_compared():
+    found = evidence(HEALTHY_TRIALS, changed((0, replace(HEALTHY_RUNS[0], metrics={}))))
+    folder = Path("outputs/sweeps/s/0/outbox/run0")
+    finding = only(replace(found, files=replace(found.files, waiting={folder: 3})))
+    assert finding.what == f"{folder}: 3 entries of the run's record wait for the tracking store"
+    assert finding.repair == DeliverRecord(folder)
+
+
 def test_champion_whose_run_is_gone_is_told():
     finding = only(evidence(HEALTHY_TRIALS, HEALTHY_RUNS, champions={"model/3": "run9"}))
     assert finding.what == "the champion model/3 is of run run9, which is deleted or not in MLflow"
@@ -507,6 +517,24 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
     assert client.get_run(study.user_attrs["mlflow.run_id"]).info.status == "KILLED"
     assert [path.name for path in Path("outputs/checkpoints").glob("*.npz")] == ["key-of_unnoted.npz"]
     assert not list(Path("outputs").rglob("*.unfinished"))
+
+
+def test_what_waits_for_the_store_is_delivered_and_the_rest_is_mended_then(copied, capsys):
+    study, client = copied
+    first = study.trials[0].user_attrs["mlflow.run_id"]
+    waiting = Outbox(Path(f"outputs/sweeps/{NAME}/0"), first)
+    waiting.keep("metrics", {"metrics": [["waited", 0.5, 1000, 1]]})
+    waiting.keep("end", {"status": "KILLED", "end_time": 2000})
+    lines, code = run_doctor(capsys)
+    assert (lines[-1], code) == (f"{NAME}: 1 disagreement left", 2)
+    assert f"for --fix: outputs/sweeps/{NAME}/0/outbox/{first}: 2 entries" in lines[0]
+    lines, code = run_doctor(capsys, "--fix")
+    assert code == 0
+    assert re.match("mended: .*: 2 entries.*they are delivered", lines[0])
+    assert re.match("mended: trial 0 is COMPLETE in the study, its run .* is KILLED", lines[1])
+    assert lines[2:] == [f"{NAME}: all mended"]
+    assert client.get_run(first).data.metrics["waited"] == 0.5
+    assert not list(Path("outputs").rglob("outbox"))
 
 
 def test_what_only_a_person_can_decide_is_left_and_told(copied, capsys):
