@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 
-from cnn_sweeps.errors import ConfigError, SweepError
+from cnn_sweeps.errors import ConfigError, SweepError, UserError
 from cnn_sweeps.sweep.machine import NumJobs, WorkerPlan
 from cnn_sweeps.sweep.outcome import is_lost_worker
 from cnn_sweeps.sweep.workers import WorkerPool
@@ -207,13 +208,29 @@ def _with_consecutive_numbers(
     return parts
 
 
-def run_batch(
-    executor: Executor, job_overrides: Sequence[Sequence[str]], first_job_number: int, say: Callable[[str], None]
+def launch(
+    plan_executor: Callable[[JobsAhead], Executor],
+    n_jobs: NumJobs,
+    job_overrides: Sequence[Sequence[str]],
+    first_job_number: int,
 ) -> list[JobReturn]:
-    """Run jobs, each as soon as there is a slot; give their results in order. What ends a process fails its own job."""
+    """Do what Hydra asks of a launcher: run jobs, each as soon as there is a slot, and give their results in order.
+
+    What ends a process fails its own job.
+
+    Raises:
+        CompactHydraException: which Hydra shows in one line, if the jobs cannot be run.
+    """
+    try:
+        return _run_batch(plan_executor(JobsAhead(n_jobs, len(job_overrides))), job_overrides, first_job_number)
+    except UserError as error:
+        raise CompactHydraException(str(error)) from error
+
+
+def _run_batch(executor: Executor, job_overrides: Sequence[Sequence[str]], first_job_number: int) -> list[JobReturn]:
     futures: list[Future[JobReturn]] = []
     try:
-        executor.open(say)
+        executor.open(print)
         for job_number, overrides in enumerate(job_overrides, first_job_number):
             while sum(not future.done() for future in futures) >= executor.num_slots:
                 executor.wait(_POLL_S)

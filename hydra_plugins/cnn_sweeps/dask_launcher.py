@@ -62,7 +62,6 @@ class DaskLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs and give their results, in order."""
-        from cnn_sweeps.sweep.executors import JobsAhead, run_batch
+        from cnn_sweeps.sweep.executors import launch
 
-        jobs = JobsAhead(self.settings["n_jobs"], at_most=len(job_overrides))
-        return run_batch(self.plan_executor(jobs), job_overrides, initial_job_idx, say=print)
+        return launch(self.plan_executor, self.settings["n_jobs"], job_overrides, initial_job_idx)

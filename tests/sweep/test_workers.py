@@ -97,6 +97,9 @@ def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_jo
     output = sweep(app, *command, "x=4,5,6", "++faults={5:kill}", succeeds=False)
     assert sorted(xs(app)) == [1, 2, 3, 4, 5, 6]
     assert "ProcessExpired" in output
+    output = sweep(app, "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
+    assert output.startswith("hydra.launcher.n_jobs=none: should be auto or a number of jobs at once, at least 1\n")
+    assert "Traceback" not in output
 
 
 # What workers keep, and what they get of the machine.
