@@ -74,7 +74,8 @@ def describe_database_error(error: BaseException) -> str:
     """Give what the database or its driver says in one line, without the statement that it is about."""
     cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
     cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
-    said = " ".join(str(cause).split("\n(Background")[0].split("\nLINE ")[0].split())
+    told = cause.details() if hasattr(cause, "details") else str(cause)  # of gRPC, else a page
+    said = " ".join(told.split("\n(Background")[0].split("\nLINE ")[0].split())
     if "permission denied for schema" in said:
         said += "; make the user the database's owner, or GRANT CREATE ON SCHEMA public"
     return said

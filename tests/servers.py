@@ -1,4 +1,4 @@
-"""Real servers on this machine's loopback, at free ports: PostgreSQL and MLflow's tracking server.
+"""Real servers on this machine's loopback, at free ports: PostgreSQL, MLflow's tracking server, Optuna's gRPC proxy.
 
 Each can be killed and started again, with its data and at the same address.
 """
@@ -146,6 +146,30 @@ class TrackingServer(_Server):
                 return answer.status == 200
         except OSError:
             return False
+
+
+class StudyProxy(_Server):
+    """Optuna's gRPC proxy before a database in its folder."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.address = f"grpc://127.0.0.1:{self.port}"
+        code = f"""if True:
+            from optuna.storages import RDBStorage, run_grpc_proxy_server
+            run_grpc_proxy_server(RDBStorage("sqlite:///{folder}/studies.db"), host="127.0.0.1", port={self.port})
+        """
+        self.command, self.started_as = [sys.executable, "-c", code], {}
+
+    def answers(self):
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@contextmanager
+def started_study_proxy(folder):
+    """Run Optuna's gRPC proxy; what it writes is in a folder."""
+    with _started(server := StudyProxy(folder)):
+        yield server
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from cnn_sweeps.patience import patiently
 
 log = logging.getLogger(__name__)
 
+# By name, since few studies are in Redis, or behind Optuna's gRPC proxy, which says so too if its database is away.
+_OUTAGES = {"redis.exceptions.ConnectionError", "redis.exceptions.TimeoutError", "grpc.RpcError"}
 _METHODS = [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")]
 
 
@@ -84,5 +86,5 @@ PatientStorage.__abstractmethods__ = frozenset()
 
 def may_pass(error: BaseException) -> bool:
     """Tell a database, server or disk that cannot be used for now from a request that is wrong."""
-    redis = {each.__name__ for each in type(error).__mro__ if each.__module__ == "redis.exceptions"}
-    return is_unavailable(error) or isinstance(error, OSError) or bool(redis & {"ConnectionError", "TimeoutError"})
+    kinds = {f"{each.__module__}.{each.__name__}" for each in type(error).__mro__}
+    return is_unavailable(error) or isinstance(error, OSError) or bool(kinds & _OUTAGES)

@@ -33,6 +33,8 @@ from cnn_sweeps.sweep.patient_storage import PatientStorage, may_pass
 log = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_GRPC = "grpc://"
+_CONNECT_TIMEOUT_S = 10
 # A server notices within a minute that the host of a connection is gone, and then ends the connection's lock.
 _NOTICE_THE_DEAD = (
     "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
@@ -85,6 +87,8 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
             return _checked(instantiate(storage, _convert_="all"))
         if storage.startswith("redis"):
             return _open_redis(storage)
+        if storage.startswith(_GRPC):
+            return _open_proxy(storage, os.getpid())
         if storage.startswith(_SQLITE):
             Path(storage.removeprefix(_SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
         return _open_database(storage, os.getpid())
@@ -101,6 +105,8 @@ def open_to_read(storage: str) -> optuna.storages.BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(storage))
         if storage.startswith("redis"):
             return _open_redis(storage)
+        if storage.startswith(_GRPC):
+            return _open_proxy(storage, os.getpid())
         return optuna.storages.RDBStorage(storage, skip_table_creation=True)
 
 
@@ -130,6 +136,19 @@ def _open_database(address: str, _process: int) -> optuna.storages.RDBStorage:
 def open_patient_storage(storage: str | dict[str, Any]) -> PatientStorage:
     """Do what `open_storage` does; what is asked of the storage later waits out its outages."""
     return PatientStorage(open_storage(storage), describe_storage(storage))  # type: ignore[abstract]  # it has all
+
+
+@lru_cache(maxsize=1)
+def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy:
+    """Reach a storage behind `optuna.storages.run_grpc_proxy_server`, and keep the connection for the next trial."""
+    place = urlsplit(address)
+    if place.hostname is None or place.port is None:
+        raise ValueError(f"it is no {_GRPC}HOST:PORT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=place.hostname, port=place.port)
+    proxy.wait_server_ready(_CONNECT_TIMEOUT_S)
+    return proxy
 
 
 def _open_redis(url: str) -> optuna.storages.JournalStorage:

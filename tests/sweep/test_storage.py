@@ -69,6 +69,8 @@ def _cannot_be_used(storage):
         "postgresql://me:secret@127.0.0.1:port/studies",
         "postgresql://me:secret@[127.0.0.1/studies",
         "redis://:secret@127.0.0.1:port/0",
+        "grpc://127.0.0.1",
+        "grpc://127.0.0.1:port",
         "no_such_database://me:secret@127.0.0.1/studies",
     ],
 )

@@ -17,6 +17,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from servers import started_study_proxy
 from sweep_app import (
     last_trials,
     processes_in,
@@ -31,6 +32,8 @@ from sweep_app import (
     write_app,
     xs,
 )
+
+from cnn_sweeps.sweep.storage import open_storage
 
 Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
 
@@ -376,6 +379,23 @@ def test_without_a_name_each_command_is_a_study_of_its_own(app):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list((app / "studies").glob("sweep_*.journal"))) == 2
     assert len(runs(app)) == len({folder for _, _, folder in runs(app)}) == 4
+
+
+def test_study_behind_optunas_proxy_is_shared_and_its_outage_is_waited_for(app, tmp_path_factory):
+    with started_study_proxy(tmp_path_factory.mktemp("proxy")) as proxy:
+        command = [f"hydra.sweeper.storage={proxy.address}", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2"]
+        with started(app, *command, "fault=wait") as process:
+            wait_for_runs(app, 2)
+            proxy.kill()
+            (app / "go").touch()
+            time.sleep(0.5)
+            proxy.start()
+            output = process.communicate(timeout=60)[0]
+        assert process.returncode == 0, output
+        assert f"hydra.sweeper.storage={proxy.address}: cannot be used for now" in output
+        study = optuna.load_study(study_name="study", storage=open_storage(proxy.address))
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+        assert all("heartbeat" in trial.user_attrs for trial in study.trials)
 
 
 def test_study_in_sqlite_is_run_by_several_workers(app):
