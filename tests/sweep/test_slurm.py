@@ -41,15 +41,20 @@ def test_sweep_runs_its_batches_as_slurm_jobs(app):
     assert len(list(app.glob("out/study/.submitit/*/*_result.pkl"))) == 4
 
 
-def test_dask_workers_are_slurm_jobs_and_end_with_the_cluster(tmp_path):
+def test_sweep_runs_on_dask_workers_that_are_slurm_jobs_and_end_with_the_cluster(app):
     pytest.importorskip("dask_jobqueue")
     from dask.distributed import Client
 
     command = [sys.executable, CLUSTER, "2", "--memory", "1GB", "--time=5"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as cluster:
-        with Client(cluster.stdout.readline().strip()) as client:
+    with subprocess.Popen(command, cwd=app, stdout=subprocess.PIPE, text=True) as cluster:
+        address = cluster.stdout.readline().strip()
+        with Client(address) as client:
             client.wait_for_workers(2, timeout=60)
             assert set(client.run(os.getenv, "SLURM_JOB_ID").values()) == set(queued_jobs())
+        dask = ["hydra/launcher=dask", f"hydra.launcher.address={address}", "hydra.sweeper.n_jobs=2"]
+        sweep(app, *dask, "x=range(0,4)", "++faults={0:'wait for partner'}")
+        assert sorted(xs(app)) == list(range(4))
+        assert len({pid for _, pid, _ in runs(app)}) == 2
         cluster.terminate()
     assert cluster.returncode == 0
     wait_until(lambda: not queued_jobs(), "the jobs' end")
