@@ -1,13 +1,14 @@
 """How a sweep scales: how busy it keeps many slots, and what a trial costs the controller as the study grows.
 
-    python benchmarks/scale.py [--slots 64] [--seconds 10] [--trials 2000] [--postgresql URL] [--repeats 3]
+    python benchmarks/scale.py [--slots 64] [--seconds 10] [--trials 2000] [--trainings 0] [--postgresql URL]
 
 Light trials, which import neither TensorFlow nor MLflow, so that many of them fit on one machine. The first table:
 trials that sleep on the workers of a Dask cluster on this machine, one slot each; how much of the time a slot is busy,
 from when all have begun until there are no more trials to start. The second one: trials that do nothing, in a launcher
-that runs in the controller and notes, at each trial, the CPU time and the memory that the process has taken: composing,
-asking, claiming, telling, progress and log. URL is that of an empty PostgreSQL database, used beside a journal file;
-the studies stay in it. `--slots 0` or `--trials 0` leaves a table out.
+that runs in the controller and notes, at each trial, the time, the CPU time and the memory that the process has taken:
+composing, asking, claiming, telling, progress and log; beside it a bare loop of Optuna's ask and tell. The third one:
+real trainings of one epoch on four Dask workers, with an SQLite record. URL is that of an empty PostgreSQL database,
+used beside a journal file, and for the trainings; the studies stay in it. 0 leaves a table out.
 """
 
 import argparse
@@ -18,12 +19,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import optuna
+import psutil
 from distributed import Client
+from optuna.distributions import FloatDistribution
+from optuna.storages.journal import JournalFileBackend
 
 LAUNCHER = """
 import time
@@ -40,7 +49,7 @@ class NotingLauncher(Launcher):
 
     def launch(self, job_overrides, initial_job_idx):
         with open("costs.txt", "a") as costs:
-            costs.write(f"{initial_job_idx} {time.process_time()} {self.process.memory_info().rss}\\n")
+            costs.write(f"{time.time()} {time.process_time()} {self.process.memory_info().rss}\\n")
         return [JobReturn(_return_value=0.5, status=JobStatus.COMPLETED) for _ in job_overrides]
 
 
@@ -147,14 +156,68 @@ def busy_share(num_slots: int, seconds: float) -> tuple[float, float]:
     return busy_s / num_slots / (end - begin), sum(begin <= start < end for _, start, _ in trials) / (end - begin)
 
 
-def costs_of_trials(folder: Path, num_trials: int, sampler: str, storage: str) -> list[tuple[float, float]]:
-    """Run a sweep; give the controller's CPU seconds and resident MB so far, at the start of each trial."""
+class Cost(NamedTuple):
+    """What a process has taken so far: seconds since 1970, CPU seconds, resident bytes."""
+
+    time_s: float
+    cpu_s: float
+    memory: float
+
+
+def costs_of_sweep(folder: Path, num_trials: int, sampler: str, storage: str) -> list[Cost]:
+    """Run a sweep; give the controller's costs at the start of each trial."""
     write_application(folder)
-    where = [f"hydra.sweeper.study_name=scale-{uuid.uuid4().hex[:8]}", f"hydra.sweeper.storage='{storage}'"]
+    where = [f"hydra.sweeper.study_name={study_name()}", f"hydra.sweeper.storage='{storage}'"]
     sweep(folder, num_trials, "hydra/launcher=noting", f"hydra/sweeper/sampler={sampler}", *where)
-    lines = [line.split() for line in (folder / "costs.txt").read_text().splitlines()]
-    assert [int(number) for number, _, _ in lines] == list(range(num_trials))
-    return [(float(cpu_s), int(memory) / 2**20) for _, cpu_s, memory in lines]
+    costs = [Cost(*map(float, line.split())) for line in (folder / "costs.txt").read_text().splitlines()]
+    assert len(costs) == num_trials
+    return costs
+
+
+def costs_of_bare_loop(folder: Path, num_trials: int, sampler: str, storage: str) -> list[Cost]:
+    """Do what Optuna's own examples do, in this process."""
+    samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
+    study = optuna.create_study(
+        study_name=study_name(), storage=open_storage(storage, folder), sampler=samplers[sampler](seed=0)
+    )
+    space = {name: FloatDistribution(0, 1) for name in "abc"}
+    costs = []
+    for _ in range(num_trials):
+        costs.append(Cost(time.time(), time.process_time(), 0))
+        study.tell(study.ask(space), 0.5)
+    return costs
+
+
+def study_name() -> str:
+    return f"scale-{uuid.uuid4().hex[:8]}"
+
+
+def open_storage(storage: str, folder: Path) -> optuna.storages.BaseStorage:
+    if "://" in storage:
+        return optuna.storages.RDBStorage(storage)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(folder / storage)))
+
+
+def costs_of_trainings(num_trials: int, postgresql: str) -> list[Cost]:
+    """Train on four Dask workers; give the controller's costs when each trial had ended, in that order."""
+    name, samples = study_name(), []
+    with tempfile.TemporaryDirectory() as folder, cluster(Path(folder), 4) as address:
+        data = ["data=synthetic", "data.num_images=60", "data.image_size=16", "data.channels=1"]
+        model = ["model.filters=[4,8]", "model.dense_units=[8,4]", "training.batch_size=16", "training.epochs=1"]
+        study = [f"hydra.sweeper.study_name={name}", f"hydra.sweeper.storage='{postgresql}'"]
+        where = ["hydra/launcher=dask", f"hydra.launcher.address={address}", "hydra.sweeper.n_jobs=4"]
+        command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.n_trials={num_trials}"]
+        controller = psutil.Popen([*command, *data, *model, *study, *where], cwd=folder, stdout=subprocess.DEVNULL)
+        while controller.poll() is None:
+            with suppress(psutil.Error):  # it has just ended
+                used, memory = controller.cpu_times(), controller.memory_info().rss
+                samples.append(Cost(time.time(), used.user + used.system, memory))
+            time.sleep(0.25)
+        assert controller.returncode == 0
+    trials = optuna.load_study(study_name=name, storage=postgresql).get_trials(deepcopy=False)
+    ends = sorted(trial.datetime_complete.timestamp() for trial in trials if trial.datetime_complete is not None)
+    assert len(ends) == num_trials
+    return [next(before for before, after in pairwise(samples) if after.time_s > end) for end in ends]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -172,20 +235,39 @@ def print_slots(num_slots: int, seconds: float, repeats: int) -> None:
     )
 
 
-def print_costs(num_trials: int, samplers: list[str], postgresql: str | None, repeats: int) -> None:
-    storages = {"journal": "study.journal"} | ({"postgresql": postgresql} if postgresql else {})
-    windows = {"50 to 150": (50, 150), f"the last 100 of {num_trials}": (num_trials - 101, -1)}
-    print(f"{'storage':10s} {'sampler':8s} {'trials':22s} {'CPU ms a trial':>24s} {'resident MB':>20s}")
-    for storage, place in storages.items():
+def print_costs(
+    what: str, num_trials: int, repeats: int, measures: list[Callable[[], list[Cost]]], width: int = 100
+) -> None:
+    """Print what a trial costs early and late: a line for each, and a column for each way to measure."""
+    measured = [[measure() for measure in measures] for _ in range(repeats)]
+    windows = {
+        f"{width // 2} to {width * 3 // 2}": width // 2,
+        f"the last {width} of {num_trials}": num_trials - width - 1,
+    }
+    for window, first in windows.items():
+        columns = []
+        for costs in zip(*measured, strict=True):
+            begins, ends = [each[first] for each in costs], [each[first + width] for each in costs]
+            pairs = list(zip(begins, ends, strict=True))
+            columns += [
+                f"{spread([(end.time_s - begin.time_s) * 1000 / width for begin, end in pairs], 1):>22s}",
+                f"{spread([(end.cpu_s - begin.cpu_s) * 1000 / width for begin, end in pairs], 1):>22s}",
+                *([f"{spread([end.memory / 2**20 for end in ends], 0):>14s}"] if ends[0].memory else []),
+            ]
+        print(f"{what:22s} {window:22s} {' '.join(columns)}", flush=True)
+
+
+def print_costs_of_trials(num_trials: int, samplers: list[str], postgresql: str | None, repeats: int) -> None:
+    print(f"{'':45s} {'ms a trial':>22s} {'CPU ms a trial':>22s} {'MB':>14s} {'Optuna alone: ms':>22s} {'CPU ms':>22s}")
+
+    def in_folder(costs: Callable[..., list[Cost]], *arguments: object) -> list[Cost]:
+        with tempfile.TemporaryDirectory() as folder:
+            return costs(Path(folder), num_trials, *arguments)
+
+    for storage, place in ({"journal": "study.journal"} | ({"postgresql": postgresql} if postgresql else {})).items():
         for sampler in samplers:
-            measured = []
-            for _ in range(repeats):
-                with tempfile.TemporaryDirectory() as folder:
-                    measured.append(costs_of_trials(Path(folder), num_trials, sampler, place))
-            for window, (first, last) in windows.items():
-                milliseconds = [(costs[last][0] - costs[first][0]) * 10 for costs in measured]
-                columns = f"{spread(milliseconds, 1):>24s} {spread([costs[last][1] for costs in measured], 0):>20s}"
-                print(f"{storage:10s} {sampler:8s} {window:22s} {columns}", flush=True)
+            measures = [partial(in_folder, costs, sampler, place) for costs in (costs_of_sweep, costs_of_bare_loop)]
+            print_costs(f"{storage}, {sampler}", num_trials, repeats, measures)
 
 
 def main() -> None:
@@ -193,6 +275,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--trainings", type=int, default=0)
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--postgresql", metavar="URL")
     parser.add_argument("--repeats", type=int, default=3)
@@ -200,8 +283,14 @@ def main() -> None:
     print("command:", shlex.join(["python", *("URL" if word == arguments.postgresql else word for word in sys.argv)]))
     if arguments.slots:
         print_slots(arguments.slots, arguments.seconds, arguments.repeats)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if arguments.trials:
-        print_costs(arguments.trials, arguments.samplers, arguments.postgresql, arguments.repeats)
+        print_costs_of_trials(arguments.trials, arguments.samplers, arguments.postgresql, arguments.repeats)
+    if arguments.trainings:
+        if arguments.postgresql is None:
+            parser.error("--trainings needs --postgresql")
+        trainings = partial(costs_of_trainings, arguments.trainings, arguments.postgresql)
+        print_costs("trainings of an epoch", arguments.trainings, 1, [trainings], width=200)
 
 
 if __name__ == "__main__":
