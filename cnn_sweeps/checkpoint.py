@@ -167,7 +167,7 @@ def _is_left(path: Path) -> bool:
 def _readable_run_id(path: Path) -> str:
     try:
         return Checkpoint(path).read_run_id() or ""
-    except (BadZipFile, ValueError, KeyError):
+    except (BadZipFile, EOFError, ValueError, KeyError):
         return ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,6 @@ from cnn_sweeps.evidence import (
     Finding,
     RecoverTrials,
     RemoveCheckpoint,
-    RemoveUnfinished,
     Repair,
     due_ending,
 )
@@ -149,10 +147,6 @@ class _Repairs:
                 amend_run(run_id, status, tags, metrics, params)
             case RemoveCheckpoint(path):
                 remove_checkpoint(path)
-            case RemoveUnfinished(path) if path.is_dir():
-                shutil.rmtree(path)
-            case RemoveUnfinished(path):
-                path.unlink(missing_ok=True)
 
     def _recover(self) -> None:
         for trial in self._study.recover(self._sweep.dead_hosts):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +25,8 @@ from cnn_sweeps.tracking.store import find_store
 
 if TYPE_CHECKING:
     import keras
+
+    from cnn_sweeps.trained import TrainedNetwork
 
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
@@ -71,14 +75,7 @@ def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
 
 
 def evaluate_trial(
-    folder: str,
-    number: int,
-    run_id: str,
-    value: float,
-    study_name: str,
-    data_fingerprint: str,
-    on_test: bool,
-    keep_model: bool,
+    folder: str, tags: dict[str, str], value: float, data_fingerprint: str, on_test: bool, keep_model: bool
 ) -> list[str]:
     """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
 
@@ -86,10 +83,8 @@ def evaluate_trial(
 
     Args:
         folder: of the trial.
-        number: of the trial.
-        run_id: of the trial's MLflow run, to which all is added.
+        tags: `study`, `trial.number` and `trial.run_id`, of the run to which all is added; the model gets them, too.
         value: the trial's first objective.
-        study_name: for the model's lineage.
         data_fingerprint: of the images that the trial was trained on.
         on_test: whether to measure on the test images.
         keep_model: whether to log and register the model.
@@ -98,58 +93,67 @@ def evaluate_trial(
         DataError: if the images are others now, of which the test images may have been trained on.
     """
     prepare_libraries()
-    logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / "evaluation.log")
-    from cnn_sweeps.data.pipeline import image_tensor
-    from cnn_sweeps.tracking import runs
-    from cnn_sweeps.trained import TrainedNetwork
+    with logged_to(Path(folder) / "evaluation.log"):
+        from cnn_sweeps.tracking import runs
 
-    kept = load_kept(Path(folder), number, data_fingerprint)
-    dataset, split, config = kept.dataset, kept.split, kept.config
-    network = build_network(config, dataset, len(split.train))
-    network.model.load_weights(Path(folder) / WEIGHTS_FILE)
-    predict = partial(network.predict, image_tensor(dataset))
-    trained = TrainedNetwork(config, dataset, split, network.model, predict, kept.progress)
-    lines = []
-    with runs.reopened_run(find_store(config.tracking), run_id):
-        evaluation, final = trained.evaluate(on_test=on_test)
-        if on_test:
-            tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
-            runs.log_metrics(tested, step=kept.progress.epochs_done)
-            lines.append(f"trial {number} on the test images, once: {describe_test(final)}")
-        if config.evaluation.pictures != "none":
-            trained.draw(Path(folder) / "results", evaluation)
-        if keep_model:
-            model_uri = trained.log_model(evaluation.threshold)
-            assert model_uri is not None  # a run that is opened again lets nothing wait
-            lines.append(_register(config, dataset, model_uri, number, run_id, value, study_name))
-        done = {"test.evaluated": "true"} if on_test else {}
-        done |= {"registered.model": "true"} if keep_model else {}
-        runs.set_tags(done)  # last, so that what is cut off is done again
+        trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint)
+        lines = []
+        with runs.reopened_run(find_store(trained.config.tracking), tags["trial.run_id"]):
+            evaluation, final = trained.evaluate(on_test=on_test)
+            if on_test:
+                tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
+                runs.log_metrics(tested, step=trained.progress.epochs_done)
+                lines.append(f"trial {tags['trial.number']} on the test images, once: {describe_test(final)}")
+            if trained.config.evaluation.pictures != "none":
+                trained.draw(Path(folder) / "results", evaluation)
+            if keep_model:
+                model_uri = trained.log_model(evaluation.threshold)
+                assert model_uri is not None  # a run that is opened again lets nothing wait
+                lines.append(_register(trained, model_uri, tags, value))
+            done = {"test.evaluated": "true"} if on_test else {}
+            done |= {"registered.model": "true"} if keep_model else {}
+            runs.set_tags(done)  # last, so that what is cut off is done again
     return lines
 
 
-def _register(
-    config: RunConfig,
-    dataset: ImageDataset,
-    model_uri: str,
-    number: int,
-    run_id: str,
-    value: float,
-    study_name: str,
-) -> str:
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Have all that is logged in the block, from INFO on, go into a file alone."""
+    logger, handler = logging.getLogger(), logging.FileHandler(file)
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+        handler.close()
+
+
+def _load_trained(folder: Path, number: int, data_fingerprint: str) -> TrainedNetwork:
+    from cnn_sweeps.data.pipeline import image_tensor
+    from cnn_sweeps.trained import TrainedNetwork
+
+    config, dataset, split, progress = load_kept(folder, number, data_fingerprint)
+    network = build_network(config, dataset, len(split.train))
+    network.model.load_weights(folder / WEIGHTS_FILE)
+    return TrainedNetwork(
+        config, dataset, split, network.model, partial(network.predict, image_tensor(dataset)), progress
+    )
+
+
+def _register(trained: TrainedNetwork, model_uri: str, tags: dict[str, str], value: float) -> str:
     from cnn_sweeps.tracking import models
 
-    split = config.split
-    tags = {
-        "study": study_name,
-        "trial.number": str(number),
-        "trial.run_id": run_id,
+    config, split = trained.config, trained.config.split
+    comparable = {
         "comparable.objective": config.objective[0],
-        "comparable.data": dataset.fingerprint,
+        "comparable.data": trained.dataset.fingerprint,
         "comparable.split": f"{split.val_fraction} {split.test_fraction} {split.seed} folds {config.folds}",
     }
-    minimize = OBJECTIVES[config.objective[0]] == "minimize"
-    return models.register_champion(registered_name(config, dataset), model_uri, tags, value, minimize=minimize)
+    name, minimize = registered_name(config, trained.dataset), OBJECTIVES[config.objective[0]] == "minimize"
+    return models.register_champion(name, model_uri, tags | comparable, value, minimize=minimize)
 
 
 def describe_test(metrics: dict[str, float]) -> str:

@@ -14,8 +14,8 @@ from cnn_sweeps.evidence import (
     Finding,
     RecoverTrials,
     RemoveCheckpoint,
-    RemoveUnfinished,
 )
+from cnn_sweeps.owners import is_here
 from cnn_sweeps.run_diagnosis import check_runs
 from cnn_sweeps.sweep.ledger import OWNER, is_to_be_retried, last_attempt
 from cnn_sweeps.trial_run import FOLDER
@@ -28,7 +28,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
     """
     if evidence.files.waiting:
         return list(_waiting(evidence))
-    checks = (_journal, _running_trials, _retries, check_runs, _folders, _checkpoints, _unfinished, _champions)
+    checks = (_journal, _running_trials, _retries, check_runs, _folders, _checkpoints, _champions)
     return [finding for check in checks for finding in check(evidence)]
 
 
@@ -89,14 +89,14 @@ def _folders(evidence: Evidence) -> Iterator[Finding]:
     folder, trials = evidence.files.folder, evidence.study.trials
     for trial in trials:
         noted, run = trial.user_attrs.get(FOLDER), evidence.noted_run(trial)
-        is_elsewhere = run is not None and run.owner == "elsewhere"
+        is_elsewhere = run is not None and "owner.host" in run.tags and not is_here(run.tags)
         if noted is not None and noted not in evidence.files.subfolders and not is_elsewhere:
             yield Finding(
                 f"trial {trial.number} has written into {folder / noted}, and it is not there",
                 "its log, and its weights if it was among the best, are lost; what it measured is in MLflow",
             )
     for name in sorted(evidence.files.subfolders):
-        if name.isdecimal() and int(name) >= len(trials):
+        if name.isdecimal() and int(name) >= len(trials) and not evidence.may_be_at_work:
             yield Finding(f"{folder / name} is there, and the study has no trial {name}", "if not needed, remove it")
 
 
@@ -117,13 +117,6 @@ def _checkpoints(evidence: Evidence) -> Iterator[Finding]:
                     "it is removed",
                     RemoveCheckpoint(path),
                 )
-
-
-def _unfinished(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.may_be_at_work:
-        return
-    for path in sorted(evidence.files.unfinished):
-        yield Finding(f"{path} was being written when its process was killed", "it is removed", RemoveUnfinished(path))
 
 
 def _champions(evidence: Evidence) -> Iterator[Finding]:

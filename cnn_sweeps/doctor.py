@@ -20,7 +20,8 @@ Examples:
 
 NAME is the study's, hydra.sweeper.study_name; work in the folder where the sweep was started. Each disagreement is one
 line, with what mends it, or with what you may do where nothing here tells what is true. Without --fix nothing is
-changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if a record cannot be read.
+changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if a record cannot be read or
+may not be changed now.
 
 Settings, if the sweep was given them:
   hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal

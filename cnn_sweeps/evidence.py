@@ -48,20 +48,13 @@ class RemoveCheckpoint:
 
 
 @dataclass(frozen=True)
-class RemoveUnfinished:
-    """Remove what was being written."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
 class DeliverRecord:
     """Bring what waits in a folder to the tracking store."""
 
     folder: Path
 
 
-Repair = RecoverTrials | AmendRun | CutJournal | RemoveCheckpoint | RemoveUnfinished | DeliverRecord
+Repair = RecoverTrials | AmendRun | CutJournal | RemoveCheckpoint | DeliverRecord
 
 
 @dataclass(frozen=True)

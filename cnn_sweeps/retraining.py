@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from cnn_sweeps.assembly import build_network, prepare_libraries
-from cnn_sweeps.chosen import KeptTrial, load_kept, registered_name
+from cnn_sweeps.chosen import KeptTrial, load_kept, logged_to, registered_name
 from cnn_sweeps.data.split import balanced_class_weights
 from cnn_sweeps.tracking.store import find_store
 
 ALIAS = "retrained"
 """Of the registered model's newest version that was made here; it stands beside the champion."""
-_LOG_FILE = "retraining.log"
 
 
 def retrain_trial(
@@ -48,15 +46,15 @@ def retrain_trial(
         DataError: if the images are others now.
     """
     prepare_libraries()
-    logging.basicConfig(force=True, level=logging.INFO, filename=Path(folder) / _LOG_FILE)
-    from cnn_sweeps.tracking import runs
+    log_file = Path(folder) / "retraining.log"
+    with logged_to(log_file):
+        from cnn_sweeps.tracking import runs
 
-    kept = load_kept(Path(folder), number, data_fingerprint)
-    tracking = replace(kept.config.tracking, run_name=None)
-    name = f"trial {number} retrained on train + validation"
-    store, log_file = find_store(tracking), Path(folder) / _LOG_FILE
-    with runs.tracked_run(store, tracking, name, kept.config.settings, log_file, tags=tags):
-        return _retrain(kept, number, threshold, on_test=on_test, keep_model=keep_model)
+        kept = load_kept(Path(folder), number, data_fingerprint)
+        tracking = replace(kept.config.tracking, run_name=None)
+        name = f"trial {number} retrained on train + validation"
+        with runs.tracked_run(find_store(tracking), tracking, name, kept.config.settings, log_file, tags=tags):
+            return _retrain(kept, number, threshold, on_test=on_test, keep_model=keep_model)
 
 
 def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: bool, keep_model: bool) -> list[str]:

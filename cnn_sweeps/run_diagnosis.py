@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.evidence import AmendRun, Evidence, Finding, due_ending
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.repeats import final_metric
-from cnn_sweeps.sweep.ledger import RETRY_OF
+from cnn_sweeps.sweep.ledger import RETRY_OF, has_settings
 from cnn_sweeps.sweep.progress import summarize
-from cnn_sweeps.sweep.space import by_setting
+from cnn_sweeps.sweep.space import by_setting, override_text, override_value
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.sweep_records import RunState
 from cnn_sweeps.trial_run import RUN_ID
@@ -43,7 +42,7 @@ def _trial_runs(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 f"trial {trial.number} is {state} and {missing}",
                 "what the run measured is lost; to have it again, train the trial's settings: "
-                f"{' '.join(f'{key}={value}' for key, value in trial.params.items())}",
+                f"{' '.join(override_text(key, value) for key, value in trial.params.items())}",
             )
         yield from _other_runs(evidence, trial)
 
@@ -68,7 +67,7 @@ def _noted_run(evidence: Evidence, trial: FrozenTrial, run: RunState) -> Iterato
             f"the tag becomes {original}",
             AmendRun(run.run_id, tags={"trial.retry_of": str(original)}),
         )
-    if trial.state == TrialState.COMPLETE:
+    if trial.state == TrialState.COMPLETE and has_settings(trial, evidence.study.settings_id):
         yield from _objectives(evidence, trial, run)
     if trial.state != TrialState.FAIL:  # which may have been killed before its parameters were recorded
         yield from _params(trial, run)
@@ -108,18 +107,13 @@ def _params(trial: FrozenTrial, run: RunState) -> Iterator[Finding]:
 
 def _is_same(value: Any, recorded: str) -> bool:
     """Tell whether a parameter, or the override that it stands for, is what a run recorded as text."""
-    return "${" in str(value) or _meaning(hide_passwords(str(value))) == _meaning(recorded)
-
-
-def _meaning(text: str) -> Any:
+    if "${" in str(value):
+        return True
+    meaning = override_value(value)
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return None if text == "None" else yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        return float(meaning) == float(recorded)
+    except (TypeError, ValueError):
+        return hide_passwords(str(meaning)) == recorded
 
 
 def _other_runs(evidence: Evidence, trial: FrozenTrial) -> Iterator[Finding]:
@@ -139,6 +133,8 @@ def _other_runs(evidence: Evidence, trial: FrozenTrial) -> Iterator[Finding]:
 
 
 def _child_runs(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.may_be_at_work:  # a trial may have begun since the study was read
+        return
     numbers = {str(trial.number) for trial in evidence.study.trials}
     for run in evidence.children:
         is_known = "retrained.trial" in run.tags if run.trial_number is None else run.trial_number in numbers
@@ -155,8 +151,18 @@ def _abandoned_runs(evidence: Evidence) -> Iterator[Finding]:
     of_trials = {run.run_id for run in evidence.children if run.trial_number is not None}
     of_trials |= {trial.user_attrs[RUN_ID] for trial in evidence.study.trials if RUN_ID in trial.user_attrs}
     for run in evidence.sweep.runs.values():
-        is_elses = run.run_id in of_trials or run.run_id == evidence.sweep_run_id or run.is_deleted
-        if not is_elses and run.status == "RUNNING" and run.owner == "dead":
+        if run.is_deleted or run.status != "RUNNING":
+            continue
+        is_elses = run.run_id in of_trials or run.run_id == evidence.sweep_run_id
+        trial = evidence.trial_of(run.run_id) if run.run_id in of_trials else None
+        is_to_be_closed = trial is not None and due_ending(trial, run) is not None
+        if run.owner == "elsewhere" and not evidence.study.owners and not is_to_be_closed:
+            host = run.tags["owner.host"]
+            yield Finding(
+                f"run {run.run_id} ({run.name}) is RUNNING, and its process on {host} cannot be seen from here",
+                f"look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+            )
+        elif run.owner == "dead" and not is_elses:
             yield Finding(
                 f"run {run.run_id} ({run.name}) is RUNNING and the process that made it is dead",
                 "it becomes KILLED",
@@ -174,12 +180,6 @@ def _sweep_run(evidence: Evidence) -> Iterator[Finding]:
     elif run is not None and run.is_deleted:
         restore = f"mlflow runs restore --run-id {run_id} brings it back, or {_SAME_COMMAND}, which makes one"
         yield Finding(f"the sweep's run {run_id} is deleted in MLflow", restore)
-    elif run is not None and run.status == "RUNNING" and run.owner == "elsewhere" and not evidence.study.owners:
-        host = run.tags["owner.host"]
-        yield Finding(
-            f"the sweep's run {run_id} is RUNNING, and its controller on {host} cannot be seen from here",
-            f"look again there, or, if nothing of the sweep lives there, with dead_host={host}",
-        )
     elif run is not None and not evidence.may_be_at_work:
         if run.status == "RUNNING":
             yield Finding(

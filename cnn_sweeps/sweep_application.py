@@ -268,16 +268,14 @@ class CnnSweep(SweepApplication):
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
         keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
         if not on_test and not keep_model:
-            if "test.evaluated" not in done:
-                return [f"trial {trial.number}: its model was registered before"]
-            return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
+            if "test.evaluated" in done:
+                return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
+            return [f"trial {trial.number}: its model was registered before"] if "registered.model" in done else []
         return executor.call(  # type: ignore[no-any-return]
             evaluate_trial,
             str(folder),
-            trial.number,
-            run_id,
+            {"study": self._study.name, "trial.number": str(trial.number), "trial.run_id": run_id},
             trial.values[0],
-            self._study.name,
             self._study.optuna_study.user_attrs[DATA],
             on_test,
             keep_model,

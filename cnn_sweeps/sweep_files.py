@@ -21,7 +21,6 @@ class SweepFiles:
         cut_journal: the journal, if its last line is unfinished.
         checkpoints: those that no process is at work on, with the ids of their runs; an empty one if nothing can be
             resumed from it.
-        unfinished: files and folders that a process was writing when it was killed.
         waiting: folders of what the tracking store did not get since it was away, each with its number of entries.
     """
 
@@ -29,7 +28,6 @@ class SweepFiles:
     subfolders: frozenset[str]
     cut_journal: Path | None
     checkpoints: Mapping[Path, str]
-    unfinished: frozenset[Path]
     waiting: Mapping[Path, int]
 
 
@@ -49,6 +47,5 @@ def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_fo
         subfolders=frozenset(there),
         cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
         checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
-        unfinished=frozenset(folder.glob("**/.*.unfinished")),
         waiting={each.folder: each.num_waiting for each in find_outboxes(folder) if each.folder is not None},
     )

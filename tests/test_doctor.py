@@ -26,7 +26,6 @@ from cnn_sweeps.evidence import (
     Evidence,
     RecoverTrials,
     RemoveCheckpoint,
-    RemoveUnfinished,
 )
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.sweep.definition import settings_id_of
@@ -89,7 +88,7 @@ def evidence(trials, runs, *, files=None, champions=None, parents=None, sweep_ru
     own = [RunState("sweep", "sweep s", "FINISHED", "dead", tags=tags, metrics=metrics)] if sweep_run else []
     found = {each.run_id: each for each in [*own, *runs]}
     noted = {each.user_attrs["folder"] for each in trials if "folder" in each.user_attrs}
-    disk = SweepFiles(Path("outputs/sweeps/s"), frozenset(noted), None, {}, frozenset(), {})
+    disk = SweepFiles(Path("outputs/sweeps/s"), frozenset(noted), None, {}, {})
     return Evidence(record, SweepRecord(found, champions or {}), files or disk, parents or {})
 
 
@@ -157,6 +156,18 @@ def test_run_that_ended_otherwise_than_its_trial_gets_the_trials_end(number, sta
     finding = only(evidence(HEALTHY_TRIALS, changed((number, ended))))
     assert finding.repair == repair
     assert finding.what.startswith(f"trial {number} is {HEALTHY_TRIALS[number].state.name} in the study")
+
+
+def test_objective_of_a_trial_with_other_settings_is_compared_with_nothing():
+    """As `hydra.sweeper.on_change=continue` leaves them."""
+    earlier = trial(0, "COMPLETE", 0.7, owner=OWNER | {"settings": "of another objective"})
+    assert diagnose(evidence([earlier, *HEALTHY_TRIALS[1:]], HEALTHY_RUNS)) == []
+
+
+def test_trial_that_began_after_the_study_was_read_is_no_stranger():
+    runs = [*HEALTHY_RUNS, run(5, "RUNNING", "RUNNING", owner="alive"), run(6, "RUNNING", "RUNNING", owner="alive")]
+    found = evidence([*HEALTHY_TRIALS, trial(5, "RUNNING")], runs, owners={5: "alive"})
+    assert diagnose(replace(found, files=replace(found.files, subfolders=frozenset("0123456")))) == []
 
 
 def test_run_of_a_lost_trial_on_another_host_is_closed():
@@ -242,6 +253,10 @@ def test_part_of_a_trial_that_was_left_running_is_closed():
     part = RunState("part", "seed 1", "RUNNING", "dead", tags={"mlflow.parentRunId": "run0"})
     assert only(evidence(HEALTHY_TRIALS, [*HEALTHY_RUNS, part])).repair == AmendRun("part", "KILLED")
     assert diagnose(evidence(HEALTHY_TRIALS, [*HEALTHY_RUNS, replace(part, owner="alive")])) == []
+    elsewhere = replace(part, owner="elsewhere", tags=part.tags | {"owner.host": "there"})
+    finding = only(evidence(HEALTHY_TRIALS, [*HEALTHY_RUNS, elsewhere]))
+    assert finding.what == "run part (seed 1) is RUNNING, and its process on there cannot be seen from here"
+    assert "dead_host=there" in finding.remedy
 
 
 def test_trials_run_below_another_run_is_put_below_the_sweeps():
@@ -297,6 +312,8 @@ def test_parameter_that_differs_is_told_and_one_that_is_missing_is_taken_from_th
         ("null", "None"),
         ("${model.filters}", "[4, 8]"),
         ("'a b'", "a b"),
+        ("[1e-3,0.1]", "[0.001, 0.1]"),
+        ("[a,null]", "['a', None]"),
     ],
 )
 def test_parameter_may_be_written_otherwise_in_an_override(value, recorded):
@@ -322,7 +339,7 @@ def test_sweeps_run_that_is_behind_the_study_is_brought_up_to_date():
         ({"status": "RUNNING"}, "the sweep's run sweep is RUNNING and no controller lives", True),
         (
             {"status": "RUNNING", "owner": "elsewhere", "tags": {"owner.host": "there"}},
-            "the sweep's run sweep is RUNNING, and its controller on there cannot be seen from here",
+            "run sweep (sweep s) is RUNNING, and its process on there cannot be seen from here",
             False,
         ),
     ],
@@ -342,11 +359,6 @@ def test_sweeps_run_that_is_gone_or_was_left_running_is_told(own, what, is_mende
         ({"subfolders": frozenset("1234")}, "trial 0 has written into outputs/sweeps/s/0, and it is not there", None),
         ({"subfolders": frozenset("01234") | {"7"}}, "outputs/sweeps/s/7 is there, and the study has no trial 7", None),
         ({"cut_journal": Path("j")}, "j: its last line is unfinished", CutJournal(Path("j"))),
-        (
-            {"unfinished": frozenset([Path("u")])},
-            "u was being written when its process was killed",
-            RemoveUnfinished(Path("u")),
-        ),
         ({"checkpoints": {Path("c"): ""}}, "c has nothing to resume", RemoveCheckpoint(Path("c"))),
         ({"checkpoints": {Path("c"): "run0"}}, "c is of trial 0, which is COMPLETE", RemoveCheckpoint(Path("c"))),
         ({"checkpoints": {Path("c"): "run2"}}, "c is of trial 2, tried again as trial 3", RemoveCheckpoint(Path("c"))),
@@ -358,6 +370,12 @@ def test_file_that_is_missing_or_left_is_told(files, what, repair):
     finding = only(replace(found, files=replace(found.files, **files)))
     assert finding.what.startswith(what)
     assert finding.repair == repair
+
+
+def test_folder_of_a_trial_that_another_host_ran_is_not_looked_for_here():
+    there = run(0, "FINISHED", "COMPLETE", owner="dead")
+    found = evidence(HEALTHY_TRIALS, changed((0, replace(there, tags=there.tags | {"owner.host": "there"}))))
+    assert diagnose(replace(found, files=replace(found.files, subfolders=frozenset("1234")))) == []
 
 
 @pytest.mark.parametrize("run_id", ["run4", "another sweep's"])
@@ -465,7 +483,6 @@ def change_more(study, client, unnoted):
     checkpoints = Path("outputs/checkpoints")
     np.savez(checkpoints / "key-of_unnoted.npz", about=f'{{"run_id": "{unnoted}"}}')
     (checkpoints / "key-cut_off.unfinished").write_bytes(b"PK")
-    Path(f"outputs/sweeps/{NAME}/.model.keras-1.unfinished").write_bytes(b"")
 
 
 def test_what_a_killed_controller_leaves_is_put_right_when_the_sweep_goes_on(copied, run_train, capsys):
@@ -497,7 +514,6 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
         "the sweep's run .* has trials.complete=1.0 for 3.0",
         "key-cut_off.npz has nothing to resume",
         "key-of_first.npz is of trial 0, which is COMPLETE",
-        "model.keras-1.unfinished was being written",
     ]
     for what in expected:
         assert sum(bool(re.search(what, line)) for line in lines) == 1, (what, lines)

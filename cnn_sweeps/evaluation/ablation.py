@@ -33,7 +33,7 @@ class AblationTraining:
         arm: an option of the config group `ablation`.
         seed: of the training; the same seed begins with the same weights in every arm.
         metrics: final ones by name.
-        val_log_losses: after each epoch.
+        val_log_losses: after each epoch; none if the metrics are means of several trainings.
     """
 
     arm: str
@@ -115,7 +115,7 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
         _compare(trainings, f"Dropout narrows {the_gap}", gap, "dropout", "none"),
         _compare(trainings, f"L2 narrows {the_gap}", gap, "l2", "none"),
         _compare(trainings, f"Dropout and L2 together narrow {the_gap}", gap, "both", "none"),
-        _judge_early_stopping(trainings, patience_epochs),
+        _judge_early_stopping(trainings, patience_epochs) if all(each.val_log_losses for each in trainings) else None,
         _compare(trainings, "Decay of the learning rate improves convergence", loss, "both_and_decay", "both"),
     ]
     return [claim for claim in claims if claim is not None]

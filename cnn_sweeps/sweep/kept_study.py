@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from cnn_sweeps.sweep.definition import DEFINITION, settings_id_of
 from cnn_sweeps.sweep.ledger import OWNER, TrialLedger
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.storage import describe_storage, lock_file, open_to_read
+from cnn_sweeps.sweep.storage import describe_storage, has_lock, lock_file, open_to_read
 from cnn_sweeps.sweep.study import SET_ASIDE, SweepStudy, is_abandoned
 
 
@@ -56,12 +56,17 @@ class StudyRecord:
         return list(self.user_attrs.get(SET_ASIDE, []))
 
     @property
+    def settings_id(self) -> str:
+        """Of the settings that the study is for now."""
+        return settings_id_of(self.user_attrs[DEFINITION]["settings"])
+
+    @property
     def ledger(self) -> TrialLedger:
         """What the trials add up to."""
         ledger = TrialLedger(
             minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
             set_aside=self.set_aside,
-            settings_id=settings_id_of(self.user_attrs[DEFINITION]["settings"]),
+            settings_id=self.settings_id,
         )
         ledger.read(self.trials)
         return ledger
@@ -80,8 +85,12 @@ def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> Stu
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened, lock = open_to_read(storage), lock_file(storage)
-    is_lockable = lock is not None and lock.exists()
-    with file_lock(lock, wait=False) if is_lockable and lock is not None else nullcontext(True) as is_nobody_deciding:
+    decision: AbstractContextManager[bool]
+    if lock is not None and lock.exists():
+        decision = file_lock(lock, wait=False)
+    else:  # a server's lock is not taken only to look, and what nobody has signed there is left to the sweep
+        decision = nullcontext(lock is not None or not has_lock(storage))
+    with decision as is_nobody_deciding:
         try:
             study = optuna.load_study(study_name=name, storage=opened)
         except (KeyError, OptunaError) as error:

@@ -80,7 +80,8 @@ class TrialLedger:
             return True
         assert trial.value is not None
         assert self.best.value is not None
-        return trial.value < self.best.value if self._minimize else trial.value > self.best.value
+        sign = 1 if self._minimize else -1
+        return (sign * trial.value, trial.number) < (sign * self.best.value, self.best.number)
 
 
 def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> dict[str, str]:

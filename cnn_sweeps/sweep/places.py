@@ -33,7 +33,7 @@ def check_study_exists(storage: str, study_name: str) -> None:
         StudyError: if there is no such file, or it is no storage of Optuna's, or holds no such study.
     """
     if storage.startswith(_SQLITE):
-        known = _studies_in_database(storage, Path(storage.removeprefix(_SQLITE)))
+        known = _studies_in_database(storage, Path(storage.removeprefix(_SQLITE).partition("?")[0]))
     elif "://" not in storage:
         known = _studies_in_journal(Path(storage), study_name)
     else:

@@ -135,7 +135,7 @@ def find_value(value: Any, distribution: BaseDistribution) -> Any:
     """
     if isinstance(distribution, CategoricalDistribution):
         for choice in distribution.choices:
-            if _is_same(_meaning(choice), value):
+            if _is_same(override_value(choice), value):
                 return choice
         raise ValueError(f"{value} is not among {', '.join(str(choice) for choice in distribution.choices)}")
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
@@ -146,6 +146,11 @@ def find_value(value: Any, distribution: BaseDistribution) -> Any:
     if not math.isclose(steps, round(steps), abs_tol=1e-9):
         raise ValueError(f"{value} is not {distribution.low} plus a multiple of {distribution.step}")
     return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def override_value(choice: Any) -> Any:
+    """Give the configuration's value that a choice stands for."""
+    return OverridesParser.create().parse_override(f"key={choice}").value() if isinstance(choice, str) else choice
 
 
 def extreme_values(distribution: BaseDistribution) -> list[Any]:
@@ -230,11 +235,6 @@ def _plain(element: Any) -> Any:
     if element is None or isinstance(element, (bool, int, float)):
         return element
     return Transformer.str(element)
-
-
-def _meaning(choice: Any) -> Any:
-    """Give the configuration's value that a choice stands for."""
-    return OverridesParser.create().parse_override(f"key={choice}").value() if isinstance(choice, str) else choice
 
 
 def _is_same(meaning: Any, value: Any) -> bool:

@@ -51,7 +51,7 @@ def find_existing_store(uri: str | None) -> str:
         TrackingError: also if there is no such database, which MLflow would make.
     """
     found = _answering_uri(uri)
-    if found.startswith(_SQLITE) and not Path(found.removeprefix(_SQLITE)).is_file():
+    if (database := _database_file(found)) is not None and not database.is_file():
         raise TrackingError(
             f"tracking.uri={found}: there is no such database here; give the training's with tracking.uri=URI, "
             "or work in the training's folder"

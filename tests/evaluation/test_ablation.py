@@ -1,5 +1,7 @@
 """An ablation says what its trainings show, and no more."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,6 +77,11 @@ def test_metric_that_some_trainings_lack_is_judged_in_no_claim():
     claims = [claim.text for claim in judge_claims(some, 3)]
     assert not any(text.startswith("Dropout narrows") for text in claims)
     assert any(text.startswith("L2 narrows") for text in claims)
+
+
+def test_early_stopping_is_not_judged_where_trainings_are_means_without_epochs():
+    means = [replace(each, val_log_losses=[]) for each in trainings({"dropout": 0.3})]
+    assert "Early stopping halts at the best point" not in [claim.text for claim in judge_claims(means, 3)]
 
 
 def test_claim_says_by_how_much_in_one_line():

@@ -13,6 +13,7 @@ from cnn_sweeps import patience
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep import heartbeat
 from cnn_sweeps.sweep.heartbeat import HEARTBEAT, Listener
+from cnn_sweeps.sweep.kept_study import read_study
 from cnn_sweeps.sweep.storage import controllers_lock, open_storage
 
 
@@ -125,6 +126,16 @@ def test_what_comes_of_a_trial_after_it_was_taken_over_does_not_count(open_share
     assert theirs.claim() is mine.claim() is None
     assert theirs.ledger.counts == mine.ledger.counts == {"COMPLETE": 1, "RETRIED": 1}
     assert mine.optuna_study.best_value == 0.25
+
+
+def test_trial_that_nobody_has_signed_yet_is_not_called_abandoned_where_the_lock_is_on_a_server(
+    open_shared, address, request
+):
+    study = open_shared(total=1)
+    study.optuna_study.ask()
+    assert read_study(address, request.node.name).abandoned == frozenset()
+    study.recover()
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
 def test_after_a_break_in_which_nobody_could_be_heard_listening_begins_anew(monkeypatch):

@@ -96,6 +96,14 @@ def test_two_controllers_together_start_exactly_the_total(tmp_path):
     assert first.ledger.counts == second.ledger.counts == {"COMPLETE": 7}
 
 
+def test_of_equal_trials_the_first_one_is_best_whichever_ended_first(tmp_path):
+    study = open_study(tmp_path)
+    first, second = study.claim(), study.claim()
+    complete(study, second, 0.5)
+    complete(study, first, 0.5)
+    assert study.ledger.best.number == study.ranking()[0].number == first.number
+
+
 def test_processes_that_claim_at_once_start_exactly_the_total(tmp_path):
     code = """
         study = open_study(folder, total=25)
