@@ -29,7 +29,7 @@ from cnn_sweeps.sweep.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.sweep_files import read_files
 from cnn_sweeps.tracking.outbox import deliver_all
-from cnn_sweeps.tracking.store import absolute_uri, find_existing_store
+from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
 from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
 
@@ -81,12 +81,15 @@ class Sweep:
 
     def _find_store(self, study: StudyRecord) -> str:
         """Give the address of the store that the study notes, with the password if there is one."""
-        noted = study.user_attrs.get(STORE)
-        named = self.uri or (os.environ.get("MLFLOW_TRACKING_URI") if noted is None or "***" in noted else noted)
-        if noted is not None and hide_passwords(named or "") != noted:
-            told = f"tracking.uri={hide_passwords(named)}: " if named else ""
-            raise TrackingError(f"{told}the study {self.study} is recorded in {noted}; name it with tracking.uri=URI")
-        return absolute_uri(find_existing_store(named))  # a file MLflow would look for in the folder where it first did
+        noted, given = study.user_attrs.get(STORE), self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if noted is not None and not is_recorded_as(given, noted):
+            if self.uri or "***" in noted:
+                told = f"tracking.uri={hide_passwords(given)}: " if given else ""
+                raise TrackingError(
+                    f"{told}the study {self.study} is recorded in {noted}; name it with tracking.uri=URI"
+                )
+            given = noted
+        return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
 
 
 def find_disagreements(sweep: Sweep) -> list[Finding]:

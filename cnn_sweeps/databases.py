@@ -33,7 +33,7 @@ def check_database(address: str, program: str) -> None:
         url = make_url(address)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             return  # it will be made
-        engine = create_engine(url, poolclass=NullPool, connect_args=_patience(url))
+        engine = create_engine(url, poolclass=NullPool, connect_args=connect_timeout(url, _CONNECT_TIMEOUT_S))
         with engine.connect() as connection:
             owner = _owner(connection)
     except ModuleNotFoundError as error:
@@ -58,8 +58,10 @@ def _owner(connection: Connection) -> str | None:
     return "MLflow" if "experiments" in tables else "another program"
 
 
-def _patience(url: URL) -> dict[str, int]:
-    return {"connect_timeout": _CONNECT_TIMEOUT_S} if url.get_driver_name() in ("psycopg", "psycopg2") else {}
+def connect_timeout(url: URL, seconds: int) -> dict[str, int]:
+    """Give what tells PostgreSQL's driver how long to wait for a connection, unless the address does."""
+    is_told = "connect_timeout" in url.query or url.get_driver_name() not in ("psycopg", "psycopg2")
+    return {} if is_told else {"connect_timeout": seconds}
 
 
 def is_unavailable(error: BaseException) -> bool:

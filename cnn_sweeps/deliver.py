@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.arguments import CommandLine, run_command
-from cnn_sweeps.errors import ConfigError, TrackingError
+from cnn_sweeps.errors import ConfigError, TrackingError, UserError
 from cnn_sweeps.passwords import hide_passwords
 
 if TYPE_CHECKING:
@@ -62,21 +62,26 @@ def _deliver(outbox: Outbox, named_uri: str | None) -> str:
 
     from cnn_sweeps.tracking.store import find_existing_store
 
-    uri = named_uri or _with_password(outbox.recorded_uri)
+    try:
+        uri = named_uri or _with_password(outbox.recorded_uri)
+    except FileNotFoundError:  # another process has delivered it meanwhile
+        return ""
     try:
         mlflow.set_tracking_uri(find_existing_store(uri))
         num_waiting = outbox.num_waiting
         if not outbox.deliver(at_once=True):
             return f"{hide_passwords(uri)} does not answer; start it and give the same command again"
-    except TrackingError as error:
+    except UserError as error:
         return str(error)
     print(f"run {outbox.run_id}: {num_waiting} entries delivered to {hide_passwords(uri)}")
     return ""
 
 
 def _with_password(recorded_uri: str) -> str:
+    from cnn_sweeps.tracking.store import is_recorded_as
+
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if hide_passwords(given) == recorded_uri else recorded_uri
+    return given if is_recorded_as(given, recorded_uri) else recorded_uri
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 _NAMED = r"\$\{[^{}]*\}"  # an interpolation such as ${oc.env:DB_PASSWORD}, which gives nothing away
 _USER = rf"(?:{_NAMED}|\$(?!\{{)|[^/@\s:'\"$])*"
+_QUOTE = r"['\"](?=[^\s,=/:{}\[\]]*@)"  # in a password, not at the end of a text
 _ARGUMENTS = "passw|pwd|passphrase|secret|token|credential|api_?key|access_?key|signature"
 _SECRETS = (  # what stands before a secret, and the secret
-    re.compile(rf"(://{_USER}:)([^\s'\"]+)(?=@)"),  # a password may hold what an address must not
+    re.compile(rf"(://{_USER}:)((?:[^\s'\"]|{_QUOTE})+)(?=@)"),  # a password may hold what an address must not
     re.compile(r"(https?://)([^/@\s:'\"]+)(?=@)"),
     re.compile(rf"([?&;][\w.-]*(?:{_ARGUMENTS})[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE),
 )

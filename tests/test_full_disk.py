@@ -21,6 +21,7 @@ from cnn_sweeps.epoch_record import EpochRecord
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
 from cnn_sweeps.schema import TrackingConfig
 from cnn_sweeps.sweep.storage import open_patient_storage
+from cnn_sweeps.tracking.outbox import Outbox
 from cnn_sweeps.tracking.runs import log_metrics, tracked_run
 from cnn_sweeps.whole_files import LogFile, disk_errors, replace_whole
 
@@ -149,6 +150,19 @@ def test_disk_error_names_the_file_and_keeps_what_was_there(disk):
     with pytest.raises(DiskError, match=f"^{target}: cannot be written"), disk_errors(target, "the same command"):
         replace_whole(target, bytes(10_000))
     assert target.read_bytes() == b"whole"
+
+
+def test_files_of_a_run_that_do_not_fit_take_no_space_from_what_does(disk, tmp_path):
+    (tmp_path / "files").mkdir()
+    for name in "abc":
+        (tmp_path / "files" / name).write_bytes(bytes(7_000_000))
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    outbox = Outbox(disk.folder, "0" * 32)
+    with pytest.raises(DiskError, match="cannot be written") as error:
+        outbox.keep("files", {"path": None}, tmp_path / "files")
+    assert len(str(error.value)) < 300
+    outbox.keep("metrics", {"metrics": [["a", 1.0, 1, epoch] for epoch in range(2000)]})
+    assert outbox.num_waiting == 1
 
 
 def test_log_on_a_full_disk_loses_lines_without_a_traceback_for_each(disk):

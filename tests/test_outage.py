@@ -16,7 +16,10 @@ from cnn_sweeps import patience
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.epoch_record import EpochRecord
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
+from cnn_sweeps.schema import TrackingConfig
 from cnn_sweeps.tracking.outbox import Outbox
+from cnn_sweeps.tracking.runs import tracked_run
+from cnn_sweeps.tracking.store import is_recorded_as
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -151,6 +154,43 @@ def test_sweep_whose_server_is_gone_keeps_its_trial_tries_others_again_and_is_fi
     assert {run.data.tags["trial.state"] for run in of_trial.values()} == {"COMPLETE"}
     assert sum("test_accuracy" in run.data.metrics for run in of_trial.values()) == 1
     assert not list(sweep_folder(tmp_path).rglob("outbox"))
+
+
+def test_outbox_that_two_commands_or_two_names_lead_to_is_delivered_once(store, tmp_path, monkeypatch):
+    uri = f"sqlite:///{store}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    Outbox(tmp_path / "one", run_id).keep("tags", {"tags": {"a": "b"}})
+    said = what_deliver_says(str(tmp_path), str(tmp_path / "one"), str(tmp_path / "one/outbox" / run_id))
+    assert said == f"run {run_id}: 1 entries delivered to {uri}\n"
+    assert mlflow.get_run(run_id).data.tags["a"] == "b"
+    assert list((tmp_path / "one").iterdir()) == []
+
+
+def test_run_that_is_resumed_is_running_whatever_waited_of_its_first_part(store, tmp_path):
+    uri = f"sqlite:///{store}/mlflow.db"
+    tracking = TrackingConfig(uri=None, experiment_name="r", run_name=None, registered_model=None, log_model=False)
+    with tracked_run(uri, tracking, "r", {}, tmp_path / "first/train.log") as run_id:
+        pass
+    Outbox(tmp_path / "first", run_id).keep("end", {"status": "KILLED", "end_time": 1000})
+    with tracked_run(uri, tracking, "r", {}, tmp_path / "second/train.log", resumed_run_id=run_id):
+        assert mlflow.get_run(run_id).info.status == "RUNNING"
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded", "is_it"),
+    [
+        ("http://me:secret@host:5000", "http://host:5000", True),
+        ("http://host:5000", "http://host:5000", True),
+        ("http://host:5001", "http://host:5000", False),
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db", True),
+        ("postgresql://you:secret@host/db", "postgresql://me:***@host/db", False),
+        ("", "http://host:5000", False),
+    ],
+)
+def test_address_with_a_password_is_known_as_the_one_that_was_recorded_without(given, recorded, is_it):
+    assert is_recorded_as(given, recorded) == is_it
 
 
 def test_what_the_store_refuses_is_an_error_as_before_and_nothing_waits(store, tmp_path):

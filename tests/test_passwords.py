@@ -20,6 +20,8 @@ SECRET = "tell-nobody"
         ("postgresql+psycopg://me:tell-nobody@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
         ("in postgresql://me:tell/no@body@host/db: refused", "in postgresql://me:***@host/db: refused"),
         ("redis://:tell-nobody@host/0", "redis://:***@host/0"),
+        ("a='postgresql://me:tell'no\"body@host/db'", "a='postgresql://me:***@host/db'"),
+        ("a='http://host:5000',b='me@here'", None),
         ("'tracking.uri=https://tell-nobody@host/x' seed=1", "'tracking.uri=https://***@host/x' seed=1"),
         ("postgresql://host/db?sslpassword=tell-nobody&a=b", "postgresql://host/db?sslpassword=***&a=b"),
         ("http://host/?Access_Token=tell-nobody", "http://host/?Access_Token=***"),

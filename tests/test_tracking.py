@@ -407,6 +407,12 @@ def test_run_that_is_gone_cannot_be_reopened_and_is_told_in_one_line(uri, experi
 # The store.
 
 
+@pytest.mark.parametrize("address", ["http://localhost:50o0", "http://my host:5000"])
+def test_mistyped_address_is_told_in_one_line(address):
+    with pytest.raises(TrackingError, match="the tracking server does not answer"):
+        find_store(config("x", uri=address))
+
+
 def test_store_is_looked_for_in_configuration_then_environment_then_here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -49,14 +49,15 @@ class Heartbeat:
             if not trial_ids:
                 return
             for trial_id in trial_ids:
-                with suppress(Exception):  # a server that does not answer now may do so in time for the next beat
-                    self._beat(trial_id)
+                self._beat(trial_id)
 
     def _beat(self, trial_id: int) -> None:
-        try:
-            self._storage.set_trial_user_attr(trial_id, HEARTBEAT, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC")
-        except UpdateFinishedTrialError:  # another controller took it over
-            self.end(trial_id)
+        now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
+        with suppress(Exception):  # a server that does not answer now may do so in time for the next beat
+            try:
+                self._storage.set_trial_user_attr(trial_id, HEARTBEAT, now)
+            except UpdateFinishedTrialError:  # another controller took it over
+                self.end(trial_id)
 
 
 class Listener:

@@ -20,10 +20,11 @@ from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from cnn_sweeps.databases import check_database, describe_database_error
+from cnn_sweeps.databases import check_database, connect_timeout, describe_database_error
 from cnn_sweeps.errors import StudyError, StudyOutageError
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.passwords import hide_passwords
@@ -62,8 +63,12 @@ class _WriterLock:
     def acquire(self) -> bool:
         """Wait for the lock, and take away what a full disk, a kill or a power cut left of the writer before."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        _cut_unfinished_line(self._journal)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            _cut_unfinished_line(self._journal)
+        except BaseException:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -261,7 +266,7 @@ def _advisory_lock(address: str, name: str) -> Iterator[None]:
     """Hold a lock of the database, which ends with its connection, however this process ends."""
     key = int.from_bytes(hashlib.blake2b(f"cnn_sweeps {name}".encode(), digest_size=8).digest(), signed=True)
     plain: dict[str, Any] = {"poolclass": NullPool, "pool_reset_on_return": None, "isolation_level": "AUTOCOMMIT"}
-    engine = create_engine(address, connect_args={"connect_timeout": 30}, **plain)
+    engine = create_engine(address, connect_args=connect_timeout(make_url(address), 30), **plain)
 
     def take() -> Connection:
         try:

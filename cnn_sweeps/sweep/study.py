@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -73,7 +74,7 @@ class SweepStudy:
             self.optuna_study = optuna.create_study(
                 study_name=settings.study_name,
                 storage=patient_storage,
-                directions=_known_directions(storage, settings.study_name) or settings.direction,
+                directions=_known_directions(patient_storage, settings.study_name) or settings.direction,
                 pruner=pruner,
                 load_if_exists=True,
             )
@@ -152,7 +153,10 @@ class SweepStudy:
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
                 trial = self._ask()
-                trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
+                try:
+                    trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
+                except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
+                    continue
                 if self.ledger.num_started <= self.total:
                     if self._heartbeat is not None:
                         self._heartbeat.begin(trial._trial_id)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,14 @@ class Outbox:
 
         Raises:
             TrackingError: if the store refuses an entry.
+            DiskError: if the folder cannot be written.
         """
         if not self.num_waiting:
             return True
         if not (self._backoff.is_over or at_once):
             return False
         try:
-            with self._backoff.noting_outages(), self._locked(), store_errors(), _quiet():
+            with self._backoff.noting_outages(), self._disk_errors(), self._locked(), store_errors(), _quiet():
                 self._deliver_all()
         except TrackingOutageError:
             return False
@@ -92,6 +94,14 @@ class Outbox:
         return str(json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))["uri"])
 
     @property
+    def begun(self) -> float:
+        """When the first entry that waits was kept; 0 if nothing waits."""
+        assert self.folder is not None
+        with suppress(FileNotFoundError):
+            return (self.folder / _ABOUT).stat().st_mtime
+        return 0.0
+
+    @property
     def num_waiting(self) -> int:
         """How many entries wait."""
         return len(self._entries())
@@ -105,7 +115,7 @@ class Outbox:
         import mlflow
 
         assert self.folder is not None
-        with disk_errors(self.folder, "the same command"), self._locked():
+        with self._disk_errors(), self._locked():
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _ABOUT).exists():
                 uri = hide_passwords(absolute_uri(mlflow.get_tracking_uri()))
@@ -119,7 +129,11 @@ class Outbox:
             _write_json(entry, {"kind": kind, "content": content, "has_files": files is not None, "file": name})
 
     def _entries(self) -> list[Path]:
-        return [] if self.folder is None else sorted(self.folder.glob("[0-9]*.json"))
+        if self.folder is None:
+            return []
+        with suppress(FileNotFoundError):  # while another process removes it
+            return sorted(self.folder.glob("[0-9]*.json"))
+        return []
 
     def _deliver_all(self) -> None:
         import mlflow
@@ -137,13 +151,17 @@ class Outbox:
             shutil.rmtree(entry.with_suffix(""), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
-            self._lock_file.unlink()
             self.folder.parent.rmdir()
+            self._lock_file.unlink()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        assert self.folder is not None
+        return disk_errors(self.folder, "the same command")
 
     @property
     def _lock_file(self) -> Path:
         assert self.folder is not None
-        return self.folder.with_suffix(".lock")
+        return self.folder.parent.with_suffix(".lock")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -154,10 +172,9 @@ class Outbox:
 
 def find_outboxes(folder: Path) -> list[Outbox]:
     """Give the outboxes in which something waits, in a folder at any depth or the folder itself, oldest first."""
-    about = sorted(folder.rglob(f"{FOLDER}/*/{_ABOUT}"), key=lambda file: file.stat().st_mtime)
-    if (folder / _ABOUT).is_file() and folder.parent.name == FOLDER:
-        about.append(folder / _ABOUT)
-    found = [Outbox(file.parent.parent.parent, file.parent.name) for file in about]
+    places = [Path(place) for place, _, _ in os.walk(folder)]  # which takes it that others remove folders meanwhile
+    found = [Outbox(place.parent.parent, place.name) for place in places if place.parent.name == FOLDER]
+    found.sort(key=lambda outbox: outbox.begun)
     return [outbox for outbox in found if outbox.num_waiting]
 
 
@@ -212,11 +229,13 @@ def _write_json(file: Path, content: Content) -> None:
 
 
 def _copy(files: Path, target: Path) -> None:
-    if files.is_dir():
-        shutil.copytree(files, target)
-    else:
-        target.mkdir()
-        shutil.copy2(files, target)
+    target.mkdir()
+    try:
+        for file in [files] if files.is_file() else files.iterdir():
+            (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)  # so that it takes no space
+        raise
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
 from cnn_sweeps.schema import TrackingConfig
-from cnn_sweeps.tracking.outbox import Outbox, deliver_or_tell, opened, write
+from cnn_sweeps.tracking.outbox import Outbox, deliver_all, deliver_or_tell, opened, write
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
@@ -172,9 +172,8 @@ def _start_run(
 
     with connected(uri, config.experiment_name) as experiment_id:
         if resumed_run_id is not None and _has_run(resumed_run_id):
-            mlflow.start_run(resumed_run_id)
             _deliver_of_earlier_part(resumed_run_id)
-            mlflow.set_tags(owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]})
+            mlflow.start_run(resumed_run_id, tags=owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]})
             return resumed_run_id
         if not is_nested:
             close_abandoned_runs(experiment_id)
@@ -194,7 +193,7 @@ def _deliver_of_earlier_part(run_id: str) -> None:
 
     folder = mlflow.get_run(run_id).data.tags.get(_FOLDER_TAG)
     if folder is not None:
-        Outbox(Path(folder), run_id).deliver(at_once=True)
+        deliver_all(Path(folder))
 
 
 def _write_last(outbox: Outbox, tags: dict[str, str], log_file: Path) -> None:

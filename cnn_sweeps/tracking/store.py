@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -63,12 +64,13 @@ def _answering_uri(named: str | None) -> str:
     uri = named or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
     if uri.startswith(("http://", "https://")):
         try:
+            _pass_on_credentials(uri)
             uri = _without_credentials(uri)
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
                 pass
         except urllib.error.HTTPError:
             pass  # it answers; what it thinks of /health is its own affair
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise TrackingOutageError(
                 f"tracking.uri={hide_passwords(uri)}: the tracking server does not answer ({reason}); "
@@ -81,13 +83,24 @@ def _answering_uri(named: str | None) -> str:
     return uri
 
 
-def _without_credentials(uri: str) -> str:
+def _pass_on_credentials(uri: str) -> None:
     """Hand user and password of a server's address to MLflow apart from it."""
     parts = urllib.parse.urlsplit(uri)
     if parts.username and parts.password:
         os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password)
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urllib.parse.urlsplit(uri)
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def is_recorded_as(uri: str, recorded: str) -> bool:
+    """Tell whether an address, perhaps with a password, is the one that a record names without it."""
+    if uri.startswith(("http://", "https://")):
+        return _without_credentials(uri) == recorded
+    return hide_passwords(uri) == recorded
 
 
 def _check_database(uri: str) -> None:

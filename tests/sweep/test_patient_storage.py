@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from cnn_sweeps import patience
 from cnn_sweeps.errors import StudyOutageError
+from cnn_sweeps.sweep.heartbeat import Heartbeat
 from cnn_sweeps.sweep.outcome import read_outcome
 from cnn_sweeps.sweep.patient_storage import PatientStorage
 from cnn_sweeps.sweep.storage import open_patient_storage
@@ -116,6 +117,25 @@ class AnswersLost(optuna.storages.InMemoryStorage):
 
     def set_trial_user_attr(self, *arguments):
         return self._lose("note", super().set_trial_user_attr(*arguments))
+
+
+def test_journal_that_cannot_be_reached_is_waited_for_and_told_and_goes_on_once_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
+    journal = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_patient_storage(str(journal)))
+    journal.rename(tmp_path / "away")
+    with pytest.raises(StudyOutageError, match=r"study\.journal: cannot be used for now"):
+        study.set_user_attr("key", 1)
+    (tmp_path / "away").rename(journal)
+    study.set_user_attr("key", 2)
+    assert study.user_attrs == {"key": 2}
+
+
+def test_first_sign_of_life_that_does_not_arrive_ends_nothing():
+    storage = AnswersLost()
+    study = optuna.create_study(storage=storage)
+    Heartbeat(storage).begin(study.ask()._trial_id)
+    assert storage.lost == {"note"}
 
 
 def test_request_whose_answer_was_lost_is_not_carried_out_twice():

@@ -96,6 +96,23 @@ def test_two_controllers_together_start_exactly_the_total(tmp_path):
     assert first.ledger.counts == second.ledger.counts == {"COMPLETE": 7}
 
 
+def test_trial_that_another_controller_took_before_it_was_signed_is_left_and_the_total_is_met(tmp_path, monkeypatch):
+    """As when the server that has the lock is restarted between the two."""
+    study = open_study(tmp_path, total=2)
+    ask = study._ask
+
+    def ask_and_lose():
+        monkeypatch.setattr(study, "_ask", ask)
+        trial = ask()
+        study.optuna_study.tell(trial.number, state=TrialState.FAIL)
+        return trial
+
+    monkeypatch.setattr(study, "_ask", ask_and_lose)
+    assert study.claim().number == 1
+    assert study.claim() is None
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+
+
 def test_of_equal_trials_the_first_one_is_best_whichever_ended_first(tmp_path):
     study = open_study(tmp_path)
     first, second = study.claim(), study.claim()
