@@ -50,6 +50,21 @@ def final_weights(run):
     return keras.saving.load_model(Path(folder, "artifacts/model.keras")).get_weights()
 
 
+def test_process_that_is_told_to_end_while_it_cleans_up_ends_all_the_same_and_without_a_traceback():
+    code = """if True:
+        import os, signal, time
+        from cnn_sweeps.signals import exit_on_signals
+        class Cleaned:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+        exit_on_signals()
+        Cleaned()
+        time.sleep(60)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     write_dark_and_light_photos(tmp_path / "photos")
     photos = ["data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"]
