@@ -24,10 +24,10 @@ def main() -> None:
     settings, directives = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which cancels the jobs
     with SLURMCluster(
-        cores=1,  # of Dask: a worker runs one trial at a time, on all of the job's
-        job_cpu=settings.cores,
+        cores=settings.cores,  # a worker runs one trial at a time, on all of them
         memory=settings.memory,
         processes=1,
+        nanny=False,  # which would set OMP_NUM_THREADS to 1
         job_extra_directives=directives,
         log_directory="outputs/slurm",
     ) as cluster:

@@ -27,6 +27,7 @@ from cnn_sweeps.sweep.machine import plan_workers
 
 _POLL_S = 0.1
 _ANSWER_S = 10.0
+_RESULT_S = 2.0  # during which all other jobs wait
 _LOST = ("KilledWorker", "NoValidWorkerError", "NoWorkerError", "WrongWorkerError")
 
 
@@ -183,9 +184,10 @@ class DaskExecutor:
             job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker} is gone"))
         elif job.dask.status == "finished":
             try:
-                result = cloudpickle.loads(job.dask.result(timeout=_ANSWER_S))
-            except TimeoutError:  # the worker may be gone
+                content = job.dask.result(timeout=_RESULT_S)
+            except Exception:  # the worker or the scheduler may be gone, which the next look tells
                 return False
+            result = cloudpickle.loads(content)
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
             else:

@@ -152,7 +152,7 @@ class Fleet:
             self.look(at_once=not self._asked)
             self._take_reports()
             if self.unfit:
-                raise ConfigError(f"hydra.launcher.address={self.address}: {' | '.join(self.unfit.values())}")
+                raise ConfigError(self.nobody())
             waited_s = time.monotonic() - began
             if self.ready and waited_s > _ANSWER_S:  # the others are busy with something else
                 return
@@ -168,6 +168,8 @@ class Fleet:
         wait_s, start = self._settings.wait_s, f"start one with `dask worker {self.address}`"
         if not self._present:
             return f"hydra.launcher.address={self.address}: no worker in {wait_s:g} s; {start}"
+        if self.unfit:
+            return f"hydra.launcher.address={self.address}: {' | '.join(self.unfit.values())}"
         names = ", ".join(str(about["name"]) for about in self._present.values())
         named = [about for worker, about in self._present.items() if self._is_named(worker, about)]
         if not named:

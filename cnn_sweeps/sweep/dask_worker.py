@@ -140,6 +140,7 @@ class _Slot:
             future = self._pool.call(_answer, job.call, timeout_s=job.timeout_s)
             while not future.done():
                 concurrent.futures.wait([future], _POLL_S)
+                self._pool.fail_forgotten()
                 if not is_wanted():
                     self._end_pool()
                     raise CancelledError
@@ -153,6 +154,8 @@ class _Slot:
 
     def end(self, sweep_id: str) -> None:
         """End the warm process of a sweep, if it is still there."""
+        if self._sweep_id != sweep_id:  # another sweep's job may hold the lock for hours
+            return
         with self._lock:
             if self._sweep_id == sweep_id:
                 self._end_pool()

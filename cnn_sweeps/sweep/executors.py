@@ -139,6 +139,7 @@ class WorkerExecutor:
     def wait(self, timeout_s: float) -> None:
         """Return when the first job is done, or after `timeout_s`."""
         concurrent.futures.wait(self._futures, timeout_s, concurrent.futures.FIRST_COMPLETED)
+        self._pool.fail_forgotten()
         self._futures = [future for future in self._futures if not future.done()]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -147,7 +148,15 @@ class WorkerExecutor:
         Raises:
             SweepError: if each one is lost.
         """
-        return call_until_worker_lasts(lambda: self._pool.call(function, *arguments).result())
+
+        def call_once() -> Any:
+            future = self._pool.call(function, *arguments)
+            self._futures.append(future)
+            while not future.done():
+                self.wait(_POLL_S)
+            return future.result()
+
+        return call_until_worker_lasts(call_once)
 
     def close(self) -> None:
         """End the workers."""

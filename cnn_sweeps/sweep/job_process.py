@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,10 @@ def _undecorated(module: str, name: str) -> list[Any]:
     return held
 
 
+_KNOWN_TO_CONTROLLER = {"builtins", "cnn_sweeps", "hydra", "omegaconf", "optuna"}
+
 # What a worker process keeps between its jobs.
-_job_setup: tuple[HydraContext, DictConfig, TaskFunction] | None = None
+_job_setup: tuple[HydraContext, DictConfig, TaskFunction] | Exception | None = None
 
 
 def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
@@ -121,11 +124,16 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
-    hydra_context, config, task, singletons, prepare = cloudpickle.loads(jobs)
     setup_globals()
-    Singleton.set_state(singletons)
+    try:
+        hydra_context, config, task, singletons, prepare = cloudpickle.loads(jobs)
+        Singleton.set_state(singletons)
+        task_function = task.resolve()
+    except Exception as error:  # e.g. of a module that is not installed here: each job tells it
+        _job_setup = error
+        return
     _print_into(Path(config.hydra.sweep.dir), "workers.log")
-    _job_setup = (hydra_context, config, task.resolve())
+    _job_setup = (hydra_context, config, task_function)
     if prepare is not None:
         try:
             prepare()
@@ -154,18 +162,32 @@ class _Parcel:
     """A result on its way to the controller; arrives as the result itself."""
 
     def __init__(self, result: JobReturn) -> None:
-        self._content = cloudpickle.dumps(result)
+        self._content, self._traceback = cloudpickle.dumps(result), getattr(result, "traceback", "")
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return cloudpickle.loads, (self._content,)
+    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]:
+        return _open_parcel, (self._content, self._traceback)
+
+
+def _open_parcel(content: bytes, text: str) -> JobReturn:
+    """Give a result; a failure if it holds what only its worker can import."""
+    try:
+        result: JobReturn = cloudpickle.loads(content)
+    except Exception as error:
+        told = text.strip().rpartition("\n")[2] or f"what the job returned cannot be read here ({error})"
+        result = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(told))
+        result.traceback = text  # type: ignore[attr-defined]
+    return result
 
 
 def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
     """Run one job as Hydra's own launcher would, with all that it prints in its own folder.
 
     Raises:
-        Exception: of the job, if it says that there was no memory; any other is in the result.
+        MemoryError: if the job says in any way that there was no memory.
+        Exception: why this process cannot run jobs; that of the job is in the result.
     """
+    if isinstance(_job_setup, Exception):
+        raise _portable(_job_setup).with_traceback(None)  # which would grow from job to job
     assert _job_setup is not None
     hydra_context, config, task_function = _job_setup
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
@@ -181,10 +203,14 @@ def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if result.status == JobStatus.FAILED and is_out_of_memory(result._return_value):
-        raise result._return_value
+    if result.status == JobStatus.FAILED:
+        error = result._return_value
+        result.traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]  # pickling loses it
+        result.return_value = _portable(error)
+        if is_out_of_memory(error):
+            raise result._return_value
     result.worker_mb = own_memory_mb()  # type: ignore[attr-defined]
-    return _Parcel(_portable(result))
+    return _Parcel(result)
 
 
 def _print_into(folder: Path, name: str) -> None:
@@ -198,14 +224,11 @@ def _print_into(folder: Path, name: str) -> None:
     faulthandler.enable()
 
 
-def _portable(result: JobReturn) -> JobReturn:
-    """Keep the traceback of a failed job, which pickling loses, and replace an exception that cannot be pickled."""
-    if result.status != JobStatus.FAILED:
-        return result
-    error = result._return_value
-    result.traceback = "".join(traceback.format_exception(error))  # type: ignore[attr-defined]
-    try:
-        cloudpickle.loads(cloudpickle.dumps(error))
-    except Exception:
-        result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
-    return result
+def _portable(error: BaseException) -> BaseException:
+    """Give an exception that the controller can read, and without importing what only a job needs, as TensorFlow."""
+    if type(error).__module__.partition(".")[0] in _KNOWN_TO_CONTROLLER:
+        with suppress(Exception):
+            cloudpickle.loads(cloudpickle.dumps(error))
+            return error
+    kind = MemoryError if is_out_of_memory(error) else RuntimeError
+    return kind(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)

@@ -6,8 +6,9 @@ import multiprocessing
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -50,14 +51,20 @@ class WorkerPool:
     def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Future[Any]:
         """Run any importable function in a free worker."""
         slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
-        if self._is_spent(slot):
+        if self._is_spent(slot) or not self._pools[slot].active:  # pebble gives one up whose worker dies between jobs
             self._pools[slot].stop()  # type: ignore[no-untyped-call]
             self._pools[slot].join()
-        if not self._pools[slot].active:  # pebble gives a pool up when its worker dies between two jobs
             self._pools[slot] = self._start_pool(slot)
         future: ProcessFuture[Any] = self._pools[slot].schedule(function, arguments, timeout=timeout_s)
         self._busy[slot] = future
         return future
+
+    def fail_forgotten(self) -> None:
+        """End the futures that pebble leaves waiting when it gives a pool up: of a job that came in that moment."""
+        for slot, future in self._busy.items():
+            if not future.done() and not self._pools[slot].active:
+                with suppress(InvalidStateError):
+                    future.set_exception(BrokenProcessPool("its worker process died before the job"))
 
     def _is_spent(self, slot: int) -> bool:
         """Tell whether the last job left its worker with more memory than it may keep, or got none in the middle."""

@@ -50,6 +50,13 @@ def go_wrong(fault, x):
         raise TrialPruned
     if fault == "unpicklable":
         raise Unpicklable("cannot travel", 1)
+    if fault in ("foreign error", "foreign value"):  # of a module that only this process can import
+        sys.path.insert(0, "only_here")
+        import foreign
+
+        if fault == "foreign error":
+            raise foreign.ForeignError("bad")
+        return foreign.ForeignError("bad")
     if fault == "hang":
         time.sleep(600)
     if fault == "stuck":  # in C code that lets no thread of Python run

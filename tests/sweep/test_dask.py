@@ -82,6 +82,17 @@ def test_trials_end_on_a_cluster_as_they_do_here_and_the_workers_outlive_them(cl
     assert not [pid for pid in pids(app) if psutil.pid_exists(int(pid))]
 
 
+def test_application_that_a_worker_cannot_import_stops_the_sweep_with_the_reason(cluster, app, monkeypatch):
+    (app / "lacking.py").write_text("import os\nif 'HERE' not in os.environ: raise ImportError('no lacking there')\n")
+    program = (app / "app.py").read_text().replace("    returned =", "    lacking.__name__\n    returned =")
+    (app / "app.py").write_text(f"import lacking\n{program}")
+    monkeypatch.setenv("HERE", "1")
+    output = sweep(app, *on(cluster, "x=range(0,6)"), succeeds=False)
+    assert "error: 3 trials in a row failed at the same place (ImportError: no lacking there)" in output
+    assert states(app)["FAIL"] == 3
+    assert runs(app) == []
+
+
 @pytest.mark.parametrize("restriction", ["hydra.launcher.resources={GPU: 1}", "hydra.launcher.workers=['nann*']"])
 def test_only_workers_that_are_meant_get_trials(cluster, app, restriction):
     output = sweep(app, *on(cluster, restriction, "x=1,2,3", "hydra.sweeper.n_jobs=auto"))

@@ -1,11 +1,19 @@
 """Jobs in worker processes: what they print, how they fail, and that one takes no other along."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from omegaconf import OmegaConf
-from sweep_app import last_trials, runs, states, sweep, trials, write_app, xs
+from pebble import ProcessFuture
+from sweep_app import last_trials, runs, states, sweep, trials, wait_until, write_app, xs
+
+from cnn_sweeps.sweep.machine import WorkerPlan
+from cnn_sweeps.sweep.outcome import is_lost_worker
+from cnn_sweeps.sweep.workers import WorkerPool
 
 
 @pytest.fixture
@@ -36,6 +44,18 @@ def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
     assert [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs] == [2, 7]
     for x in (1, 4):
         assert "in go_wrong" in (app / "out/study" / str(ended[x].number) / "error.txt").read_text()
+
+
+def test_what_only_a_worker_can_import_fails_its_own_trial_and_reaches_no_other_process(app):
+    (app / "only_here").mkdir()
+    (app / "only_here/foreign.py").write_text("class ForeignError(Exception): ...\n")
+    output = sweep(app, "x=0,1,2", "++faults={0:'foreign error',1:'foreign value'}")
+    ended = last_trials(app)
+    assert [ended[x].state.name for x in range(3)] == ["FAIL", "FAIL", "COMPLETE"]
+    assert ended[0].user_attrs["error"] == "RuntimeError: ForeignError: bad"
+    assert "what the job returned cannot be read here (No module named 'foreign')" in ended[1].user_attrs["error"]
+    assert "in go_wrong" in (app / "out/study/0/error.txt").read_text()
+    assert "Traceback" not in output
 
 
 def test_job_over_its_time_fails_alone(app):
@@ -100,6 +120,23 @@ def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_jo
     output = sweep(app, "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
     assert output.startswith("hydra.launcher.n_jobs=none: should be auto or a number of jobs at once, at least 1\n")
     assert "Traceback" not in output
+
+
+def test_job_that_comes_in_the_moment_in_which_its_worker_dies_does_not_wait_for_ever(tmp_path):
+    """Pebble forgets a job that it is given between the worker's death and giving up the pool."""
+    setup = cloudpickle.dumps((str(tmp_path), [], {}, b"no jobs"))
+    pool = WorkerPool(WorkerPlan([{}], max_worker_mb=10_000, reason=""), setup)
+    try:
+        pid = pool.call(os.getpid).result(30)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not pool._pools[0].active, "the pool's end")
+        forgotten = ProcessFuture()
+        pool._busy[0] = forgotten  # as one that pebble never hears of again
+        pool.fail_forgotten()
+        assert is_lost_worker(forgotten.exception(0))
+        assert pool.call(os.getpid).result(30) != pid
+    finally:
+        pool.close()
 
 
 # What workers keep, and what they get of the machine.
