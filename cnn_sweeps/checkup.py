@@ -25,8 +25,8 @@ from cnn_sweeps.evidence import (
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.sweep.kept_study import StudyRecord, read_study, reopen_study
 from cnn_sweeps.sweep.places import check_study_exists, default_storage, sweep_folder
+from cnn_sweeps.sweep.recovery import SharedStudy
 from cnn_sweeps.sweep.storage import cut_unfinished_line
-from cnn_sweeps.sweep.study import SweepStudy
 from cnn_sweeps.sweep_files import read_files
 from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as
@@ -134,8 +134,8 @@ class _Repairs:
         self._sweep, self._evidence = sweep, evidence
 
     @cached_property
-    def _study(self) -> SweepStudy:
-        return reopen_study(self._sweep.place, self._evidence.study)
+    def _study(self) -> SharedStudy:
+        return reopen_study(self._sweep.place, self._sweep.study)
 
     def make(self, repair: Repair) -> None:
         """Do what a repair says."""

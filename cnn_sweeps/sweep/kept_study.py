@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import json_to_distribution
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 
@@ -18,10 +16,8 @@ from cnn_sweeps.locks import file_lock
 from cnn_sweeps.owners import OwnerState, owner_state
 from cnn_sweeps.sweep.definition import DEFINITION, settings_id_of
 from cnn_sweeps.sweep.ledger import OWNER, TrialLedger
-from cnn_sweeps.sweep.settings import SweepSettings
-from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.storage import describe_storage, has_lock, lock_file, open_to_read
-from cnn_sweeps.sweep.study import SET_ASIDE, SweepStudy, is_abandoned
+from cnn_sweeps.sweep.recovery import SET_ASIDE, SharedStudy, is_abandoned
+from cnn_sweeps.sweep.storage import describe_storage, has_lock, lock_file, open_patient_storage, open_to_read
 
 
 @dataclass(frozen=True)
@@ -110,38 +106,10 @@ def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> Stu
     )
 
 
-def reopen_study(storage: str, record: StudyRecord) -> SweepStudy:
-    """Open the study as its sweep does when it goes on, to do what needs no sampler and no pruner.
+def reopen_study(storage: str, name: str) -> SharedStudy:
+    """Open the study to be mended.
 
     Raises:
         StudyError: if the storage cannot be written.
     """
-    definition = record.user_attrs[DEFINITION]
-    space = SearchSpace(
-        distributions={key: json_to_distribution(json.dumps(each)) for key, each in definition["space"].items()},
-        fixed=[],
-        is_named=True,
-        listed={},
-    )
-    settings = SweepSettings(
-        sampler={"_target_": "optuna.samplers.RandomSampler"},
-        pruner={"_target_": "optuna.pruners.NopPruner"},
-        direction=list(definition["directions"]),
-        storage=storage,
-        study_name=record.name,
-        n_trials=None,
-        n_jobs=1,
-        max_failure_rate=1.0,
-        params={},
-        custom_search_space=None,
-        preset_group=None,
-        enqueue=[],
-        deterministic=True,
-        max_retries=0,
-        max_identical_failures=1,
-        trial_timeout_s=None,
-        timeout_s=None,
-        on_change="refuse",
-        application=None,
-    )
-    return SweepStudy(space, settings, len(record.trials), definition["settings"])
+    return SharedStudy(optuna.load_study(study_name=name, storage=open_patient_storage(storage)), storage)

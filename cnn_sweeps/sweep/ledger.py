@@ -114,3 +114,14 @@ def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
 def point_key(params: dict[str, Any]) -> str:
     """Give a text that is equal for equal parameters."""
     return json.dumps(params, sort_keys=True)
+
+
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Give what is known of a trial's parameters, whether it was suggested or only queued."""
+    return queued_params(trial) | trial.params
+
+
+def queued_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Give the parameters that a trial was queued with; none if the sampler chose them."""
+    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return fixed
