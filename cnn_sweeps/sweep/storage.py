@@ -91,7 +91,7 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         if isinstance(storage, dict):
             return _checked(instantiate(storage, _convert_="all"))
         if storage.startswith("redis"):
-            return _open_redis(storage)
+            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         if storage.startswith(_SQLITE):
@@ -109,7 +109,7 @@ def open_to_read(storage: str) -> optuna.storages.BaseStorage:
         if "://" not in storage:
             return optuna.storages.JournalStorage(JournalFileBackend(storage))
         if storage.startswith("redis"):
-            return _open_redis(storage)
+            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         return optuna.storages.RDBStorage(storage, skip_table_creation=True)
@@ -128,14 +128,15 @@ def _errors_told(storage: str | dict[str, Any]) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _open_database(address: str, _process: int) -> optuna.storages.RDBStorage:
-    """Keep the connections for the next trial of this process."""
+def _open_database(address: str, _process: int) -> optuna.storages.BaseStorage:
+    """Keep the connections, and the finished trials that were read, for the next trial of this process."""
     check_database(address, "Optuna")
     if address.startswith(_SQLITE):
-        return optuna.storages.RDBStorage(address)
+        return optuna.storages.get_storage(address)
     making_tables = _advisory_lock(address, "tables") if _is_postgresql(address) else nullcontext()
     with making_tables:  # which fails where two do it at once
-        return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})  # the server may be restarted
+        database = optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True})  # it may be restarted
+    return optuna.storages.get_storage(database)
 
 
 def open_patient_storage(storage: str | dict[str, Any]) -> PatientStorage:
@@ -156,7 +157,9 @@ def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy
     return proxy
 
 
-def _open_redis(url: str) -> optuna.storages.JournalStorage:
+@lru_cache(maxsize=1)
+def _open_redis(url: str, _process: int) -> optuna.storages.JournalStorage:
+    """Keep what was read of the journal for the next trial of this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         backend = JournalRedisBackend(url)

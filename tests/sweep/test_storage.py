@@ -12,7 +12,14 @@ import optuna
 import pytest
 
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, has_lock, lock_file, open_storage
+from cnn_sweeps.sweep.storage import (
+    controllers_lock,
+    describe_storage,
+    has_lock,
+    lock_file,
+    open_patient_storage,
+    open_storage,
+)
 
 
 @pytest.fixture
@@ -42,6 +49,16 @@ def test_relative_path_is_a_journal_in_the_working_folder(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path / "elsewhere")
     names = optuna.get_all_study_names(open_storage("../studies/a.journal"))
     assert (names, (tmp_path / "studies" / "a.journal").is_file()) == (["here"], True)
+
+
+@pytest.mark.parametrize("storage", ["{folder}/study.journal", "sqlite:///{folder}/study.db"], indirect=True)
+def test_next_trial_of_a_process_finds_what_was_read_of_the_study(storage):
+    """Else a pruner, which looks at all trials, would read all of them anew in each trial."""
+    study = optuna.create_study(study_name="study", storage=open_patient_storage(storage))
+    study.tell(study.ask(), 0.5)
+    (before,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
+    (after,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
+    assert before is after
 
 
 def test_storage_of_optuna_is_built_by_its_target():
