@@ -223,8 +223,9 @@ def costs_of_trainings(num_trials: int, postgresql: str) -> list[Cost]:
             time.sleep(0.25)
         assert controller.returncode == 0
     trials = optuna.load_study(study_name=name, storage=postgresql).get_trials(deepcopy=False)
-    ends = sorted(trial.datetime_complete.timestamp() for trial in trials if trial.datetime_complete is not None)
-    assert len(ends) == num_trials
+    trained = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]  # not what was tried again
+    assert len(trained) == num_trials
+    ends = sorted(trial.datetime_complete.timestamp() for trial in trained)
     return [next(before for before, after in pairwise(samples) if after.time_s > end) for end in ends]
 
 
