@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.schema import SPLIT_NAMES
 
 
@@ -100,7 +101,7 @@ class ImageDataset:
 
     def image_name(self, index: int) -> str:
         """Name the image for a person."""
-        return self.file_names[index] if self.file_names is not None else f"image {index}"
+        return for_terminal(self.file_names[index]) if self.file_names is not None else f"image {index}"
 
 
 def digest_images(images: NDArray[np.uint8]) -> NDArray[np.str_]:

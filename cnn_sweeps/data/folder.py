@@ -12,6 +12,7 @@ import numpy as np
 from cnn_sweeps.data.cache import DecodedImages, load_decoded
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 
 _SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -60,7 +61,7 @@ def load_folder(
     files = [file for file in found if file.path not in links]
     decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
     reasons = links | {files[i].path: reason for i, reason in decoded.bad_files.items()}
-    bad_files = [f"{path.relative_to(folder)} {reason}" for path, reason in reasons.items()]
+    bad_files = [f"{for_terminal(path.relative_to(folder))} {reason}" for path, reason in reasons.items()]
     if bad_files and on_bad_image == "error":
         raise DataError(
             f"data.root={root}: {len(bad_files)} of {len(found)} files cannot be used: {'; '.join(bad_files)}; "

@@ -14,6 +14,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cnn_sweeps.evaluation.estimates import NUM_BINS, Estimate, Labels, confidence_bins
 from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.names import for_picture
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -72,8 +73,9 @@ def draw_confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str],
         axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
     if readable:
         ticks = range(len(class_names))
-        axes.set_xticks(ticks, class_names, rotation=45 if len(class_names) > 2 else 0)
-        axes.set_yticks(ticks, class_names)
+        shown = [for_picture(name) for name in class_names]
+        axes.set_xticks(ticks, shown, rotation=45 if len(class_names) > 2 else 0)
+        axes.set_yticks(ticks, shown)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
@@ -136,8 +138,8 @@ def draw_scores(
     classes, of the predicted class, for right and wrong predictions.
     """
     if len(class_names) == 2:
-        scores, is_second, names = probabilities[:, 1], labels == 1, class_names
-        label = f"probability of {class_names[1]}"
+        scores, is_second, names = probabilities[:, 1], labels == 1, tuple(map(for_picture, class_names))
+        label = f"probability of {names[1]}"
     else:
         scores, is_second, names = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, ("wrong", "right")
         label = "probability of the predicted class"
@@ -172,7 +174,11 @@ def _one_against_the_rest(
     classes = [1] if len(class_names) == 2 else range(len(class_names))
     for i in classes:
         if (is_class := labels == i).any():
-            style = {"color": COLOURS[i], "label": class_names[i]} if _can_be_named(class_names) else {"color": "0.3"}
+            style = (
+                {"color": COLOURS[i], "label": for_picture(class_names[i])}
+                if _can_be_named(class_names)
+                else {"color": "0.3"}
+            )
             yield is_class, probabilities[:, i], {"linewidth": 1.5, **style}
 
 

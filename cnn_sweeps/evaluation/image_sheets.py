@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnn_sweeps.evaluation.estimates import Labels
 from cnn_sweeps.evaluation.figures import DPI
 from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.names import for_picture
 
 NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones
@@ -117,5 +118,4 @@ def _verdict(label: int, row: Floats, class_names: Sequence[str]) -> str:
 
 def _shortened(name: str) -> str:
     """Give the end of a long name, which tells files apart."""
-    plain = name.replace("$", r"\$")  # else matplotlib reads formulas
-    return plain if len(plain) <= _LONGEST_NAME else f"…{plain[1 - _LONGEST_NAME :]}"
+    return for_picture(name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}")

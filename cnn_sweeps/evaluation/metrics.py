@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn_sweeps.names import for_terminal
+
 _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
 
 Floats = NDArray[np.float64]
@@ -55,7 +57,7 @@ def per_class_report(probabilities: Floats, labels: NDArray[np.int64], class_nam
         labels,
         probabilities.argmax(axis=1),
         labels=known,
-        target_names=list(class_names),
+        target_names=[for_terminal(name) for name in class_names],
         digits=3,
         zero_division=0,
     )
