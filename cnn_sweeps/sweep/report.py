@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from cnn_sweeps.names import for_csv
+
 _WIDTH, _HEIGHT, _DPI = 9.0, 5.0, 110
 _LONGEST_LEGEND = 12  # trials
 
@@ -27,7 +29,8 @@ def write_report(study: optuna.Study, objective_names: Sequence[str], folder: Pa
         objective_names: one for each direction.
         folder: that exists.
     """
-    study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+    table = study.trials_dataframe().rename(columns=for_csv)
+    table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
     mpl.use("Agg")  # Optuna draws with pyplot
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all that is drawn afterwards

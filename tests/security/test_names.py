@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 from conftest import TINY, compose
@@ -28,6 +29,7 @@ from cnn_sweeps.names import OnlyPrintable, block_for_markdown, for_csv, for_mar
 from cnn_sweeps.prediction import Prediction
 from cnn_sweeps.prediction_output import csv_table, summarize, terminal_table
 from cnn_sweeps.sweep.progress import Progress
+from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.targets import call_target
 from cnn_sweeps.tracking.models import ModelRecord
 
@@ -99,6 +101,18 @@ def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
     assert not [cell for cell in cells if cell.startswith("=")]
     told = capsys.readouterr().out + summarize(Counter([hostile]), ModelRecord((hostile, "other"), (8, 8, 1), 0.5))
     assert "\x1b" not in text + told
+
+
+def test_table_of_a_study_is_never_computed(tmp_path):
+    study = optuna.create_study()
+    study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
+    write_report(study, ["val_log_loss"], tmp_path)
+    header, values = csv.reader((tmp_path / "trials.csv").read_text().splitlines())
+    assert dict(zip(header, values, strict=True)).items() >= {
+        ("value", "-1.0"),
+        ("user_attrs_=1+1", "'@SUM(A1)"),
+        ("user_attrs_lines", for_terminal(FORGES_A_LINE)),
+    }
 
 
 FORMULA = r"$\frac$"
