@@ -45,9 +45,9 @@ class BadFiles:
             raise DataError(f"{self.count:,} of {num_files:,} files are no usable images and were left out, as named")
 
 
-def printable(path: Path) -> str:
-    """Give a path as one line that a terminal shows as it is."""
-    text = str(path)
+def printable(name: Path | str) -> str:
+    """Give a path or a text as one line that a terminal shows as it is."""
+    text = str(name)
     return text if text.isprintable() else ascii(text)
 
 
