@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -156,6 +157,15 @@ def test_links_out_of_a_folder_and_pictures_too_large_are_named_and_left_out(pho
         f"left out: {album}/wide.png is too large (100,000 x 1 pixels; at most 65,535 a side)",
     ]
     predict([str(album / "outside.png"), "model=tiniest", uri])  # a link that is named is meant
+
+
+@pytest.mark.timeout(60)
+def test_named_pipe_is_named_and_not_waited_for(photos, uri, capsys):
+    os.mkfifo("pipe.png")
+    message = refusal(predict, "pipe.png", photos[1][0], "model=tiniest", uri, "--csv", "table.csv")
+    assert message == "1 of 2 files are no usable images and were left out, as named"
+    assert capsys.readouterr().err == "left out: pipe.png is a named pipe, not a file\n"
+    assert len(Path("table.csv").read_text().splitlines()) == 2
 
 
 def test_images_and_folders_are_taken_once_each_in_their_order(photos, uri):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -228,7 +229,8 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
                 raise DataError(f"{path}: there is no such file or folder; name images, or folders of them")
             files = list_image_files(path) if path.is_dir() else [path]
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); name images, or folders of them") from error
+            place = error.filename or path
+            raise DataError(f"{place}: cannot be read ({error.strerror}); name images, or folders of them") from error
         if not files:
             raise DataError(f"{path}: there is no image in this folder; name one that holds images at any depth")
         found |= dict.fromkeys(files)
@@ -253,15 +255,19 @@ def list_image_files(folder: Path) -> list[Path]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not _is_hidden(path.relative_to(folder)) and path.name.lower() not in _NO_IMAGES
-    ]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    files: list[Path] = []
+    left = [folder]  # not by recursion: folders may be nested as deep as the disk allows
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(path)
+                elif path.is_file() and entry.name.lower() not in _NO_IMAGES:
+                    files.append(path)
+    return sorted(files)
 
 
 def _subfolders(folder: Path) -> list[Path]:
