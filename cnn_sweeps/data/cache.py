@@ -170,7 +170,7 @@ def _remove_leftovers(cache_dir: Path) -> None:
                 _UNFINISHED_NAME.fullmatch(left.name)
                 and not left.is_symlink()
                 and (left / _MARK).read_text() == _MARK_TEXT
-                and time.time() - left.stat().st_mtime > _LEFTOVER_AFTER_S
+                and time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _LEFTOVER_AFTER_S
             ):
                 _remove(left)
 

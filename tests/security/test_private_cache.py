@@ -89,7 +89,8 @@ def leave(cache_dir, name=LEFT, *, mark=cache._MARK_TEXT, age_s=2 * 24 * 3600):
     (folder / "images.u8").write_bytes(b"pixels")
     if mark is not None:
         (folder / cache._MARK).write_text(mark)
-    os.utime(folder, (time.time() - age_s,) * 2)
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time.time() - age_s,) * 2)
     return folder
 
 
@@ -98,6 +99,13 @@ def test_what_a_killed_process_left_is_removed_after_a_day(files, tmp_path):
     load(files, tmp_path / "cache")
     assert not left.exists()
     assert young.exists()
+
+
+def test_what_a_living_process_still_writes_into_is_not_removed_however_long_ago_it_began(files, tmp_path):
+    left = leave(tmp_path / "cache")
+    os.utime(left / "images.u8")
+    load(files, tmp_path / "cache")
+    assert left.exists()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,8 @@ def test_folder_without_our_exact_name_and_mark_is_never_removed(name, mark, fil
 def test_files_of_others_in_such_a_folder_stay(files, tmp_path):
     left = leave(tmp_path / "cache")
     (left / "chapter.txt").write_text("thesis")
-    os.utime(left, (0, 0))
+    for path in (left / "chapter.txt", left):
+        os.utime(path, (0, 0))
     load(files, tmp_path / "cache")
     assert [file.name for file in left.iterdir()] == ["chapter.txt"]
 
