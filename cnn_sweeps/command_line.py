@@ -30,6 +30,8 @@ from cnn_sweeps.whole_files import is_disk_full
 
 _PACKAGE = Path(__file__).parent
 _HARDLY_ANY_BYTES = 2**20
+_MOST_CHARACTERS = 200  # of what a library says
+_FIX_MEMORY = "set a smaller training.batch_size, data.image_size or model.filters, or give fewer images"
 CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()))
 """The config groups: inside the package in a wheel, beside it in a checkout."""
 
@@ -79,6 +81,12 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
             if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not is_disk_full(error):
                 raise
             sys.exit(f"error: {_explain_full_disk(error, HydraConfig.get().runtime.output_dir)}")
+        except Exception as error:
+            has_no_memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+            if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not has_no_memory:
+                raise
+            said = " ".join(str(error).split())[:_MOST_CHARACTERS]
+            sys.exit(f"error: there is not enough memory ({said}); {_FIX_MEMORY}")
 
     try:
         search_path = _search_path()

@@ -13,11 +13,11 @@ from hydra.types import RunMode
 
 from cnn_sweeps.assembly import (
     build_network,
+    describe_data,
     load_data,
     load_data_once,
     native_messages_off,
     prepare_libraries,
-    tell_data,
 )
 from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
@@ -57,11 +57,14 @@ def run_experiment(config: RunConfig, reproduction: Reproduction | None = None) 
     store = look_for_store() if trial is None else patiently(look_for_store, log.warning)
     role = trial or reproduction
     dataset, split = load_data(config) if trial is None else load_data_once(config)
-    tell_data(dataset, split)
+    told = describe_data(dataset, split)
+    for line in told:
+        log.info("%s", line)
     counts = split.counts(dataset)
     if role is not None:
         role.check_data(dataset)
     if trial is not None:
+        trial.tell_data(told)
         dataset, split = without_test_images(dataset, split)
     finals: list[dict[str, float]] = []
     trainings = plan_trainings(config, dataset, split)

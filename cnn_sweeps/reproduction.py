@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.comparison import Comparison, Pair
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.dataset import ImageDataset
@@ -26,6 +27,7 @@ from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
 
+_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _MATTERS = ("version.", "git.", "platform")  # tags
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
@@ -147,6 +149,8 @@ def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:
     recorded = OmegaConf.create(record.config)
     assert isinstance(recorded, DictConfig)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
+    if recorded.data.get("_target_") == _FOLDER_SOURCE:  # into which folder to write is not for a record to say
+        places.setdefault("cache_dir", OmegaConf.load(Path(CONF_DIR, "data", "folder.yaml")).cache_dir)
     if unknown := sorted(places.keys() - recorded.data.keys()):
         raise ConfigError(f"data.{unknown[0]}={places[unknown[0]]}: {record.name} has no such setting; leave it out")
     tracking = {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
@@ -171,7 +175,7 @@ def _check_folder(config: RunConfig, record: RunRecord) -> None:
         DataError: if it is not.
     """
     root = config.data.get("root")
-    if config.data["_target_"] == "cnn_sweeps.data.load_folder" and not Path(str(root)).expanduser().is_dir():
+    if config.data["_target_"] == _FOLDER_SOURCE and not Path(str(root)).expanduser().is_dir():
         raise DataError(f"data.root={root}: there is no such folder; {_describe_images(record)}")
 
 

@@ -22,6 +22,7 @@ from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.description import describe_sweep
 from cnn_sweeps.errors import ConfigError, StudyOutageError, TrackingError, TrackingOutageError
 from cnn_sweeps.leftovers import remove_checkpoints, settle_runs
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.owners import is_here
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
@@ -40,7 +41,7 @@ from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID
+from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class CnnSweep(SweepApplication):
     _searched: tuple[str, ...] = ()
     _listed_root = ""
     _fixed: dict[str, Any] | None = None
+    _is_data_told = False
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
@@ -159,6 +161,12 @@ class CnnSweep(SweepApplication):
             self._run.list_view(self._name, searched, list(metrics), ascending=is_lower_better)
             self._run.log_params(fixed)  # so that a comparison with the sweep's run finds only searched keys to differ
         self._searched = searched
+
+    def news(self, study: SweepStudy) -> list[str]:
+        """Give, once, what the first trial to load the images said of them."""
+        told = None if self._is_data_told else study.optuna_study.user_attrs.get(DATA_TOLD)
+        self._is_data_told = self._is_data_told or told is not None
+        return [for_terminal(str(line)) for line in told or []]
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that repeats a finished one under its own run."""

@@ -23,7 +23,7 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
-DATA, PROGRAM, STORE = "data.fingerprint", "program", "tracking.uri"
+DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -94,6 +94,11 @@ class TrialRun:
                 f"data: {dataset.source} holds other images than when the study {self._trial.study.study_name} began; "
                 "choose another hydra.sweeper.study_name"
             )
+
+    def tell_data(self, lines: Sequence[str]) -> None:
+        """Have the sweep's controller say what there is to say of the images, unless another trial did."""
+        if DATA_TOLD not in self._trial.study.user_attrs:
+            self._trial.study.set_user_attr(DATA_TOLD, list(lines))
 
     def begin_training(self, progress: TrainingProgress) -> bool:
         """Tell whether this training's epochs are to be reported: those of the first one, as of every other trial."""

@@ -122,6 +122,13 @@ def test_only_the_best_trial_is_tested(swept):
     assert sweep_log(swept.folder).count("on the test images, once") == 1
 
 
+def test_sweep_says_of_its_images_what_a_run_says_before_its_first_trial_ends(swept):
+    said = [line.split(maxsplit=2)[2] for line in sweep_log(swept.folder).splitlines()]
+    start = said.index("synthetic: 36 train, 12 val, 12 test images of 2 classes")
+    assert said[start + 1] == "classes: stripes 0 degrees (30), stripes 90 degrees (30)"
+    assert said[start + 2].startswith("trial   0 ")
+
+
 def test_sweeps_run_keeps_table_pictures_and_log(swept):
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(swept.parent.info.run_id)}
     pictures = {"timeline", "history", "learning_curves", "slice", "importance", "parallel_coordinates", "contour"}
@@ -184,6 +191,7 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
     assert tested == {str(swept.study.best_trial.number), str(study.best_trial.number)}
     said = sweep_log(swept.folder)
     assert said.count("on the test images, once") == len(tested)
+    assert said.count("classes: stripes 0 degrees (30), ") == 2  # at each start
     if len(tested) == 1:
         assert f"trial {study.best_trial.number} was tested before" in said
 

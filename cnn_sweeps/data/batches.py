@@ -105,5 +105,3 @@ def _decode(file: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8] 
         return decode_image(file, *image_shape)
     except DataError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"

@@ -32,6 +32,7 @@ class ImageDataset:
         image_digests: str, (N,), equal for equal pixels; None: computed when needed.
         content_ids: str, (N,), tell images apart whatever their size here, so that the split does not depend on it;
             None: the digests.
+        notes: what a person should know of them, one line each, told at each start.
 
     Raises:
         DataError: if the parts do not fit together, or a class has no image.
@@ -47,6 +48,7 @@ class ImageDataset:
     skipped_files: Sequence[str] = ()
     image_digests: NDArray[np.str_] | None = None
     content_ids: NDArray[np.str_] | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""

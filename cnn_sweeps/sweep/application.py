@@ -47,6 +47,10 @@ class SweepApplication:
     def update(self, study: SweepStudy) -> None:
         """Bring the record up to date; called every few seconds while trials end."""
 
+    def news(self, study: SweepStudy) -> list[str]:  # noqa: ARG002
+        """Give what is to be said since the last call; called every second or so while trials run."""
+        return []
+
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Record a trial that is not run since it repeats a finished one, before the study is told."""
 

@@ -154,6 +154,7 @@ class _Sweep:
         return ranking
 
     def _run_trials(self) -> None:
+        self._say_news()  # of a study that goes on
         self._recover()
         while True:
             self._fill_slots()
@@ -231,12 +232,17 @@ class _Sweep:
 
     def _collect(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""
+        self._say_news()
         outcomes = [self._tell(*job) for job in list(self._running.values()) if job[1].done()]
         for outcome, number in outcomes:
             self._check_failures(outcome, number)
         if time.monotonic() - self._recorded > _RECORD_EVERY_S:
             self._application.update(self._study)
             self._recorded = time.monotonic()
+
+    def _say_news(self) -> None:
+        for line in self._application.news(self._study):
+            self._progress.say(line)
 
     def _tell(self, trial: Trial, future: Future[JobReturn]) -> tuple[Outcome, int]:
         try:
