@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 
+_DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
 _VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
 
 
@@ -45,6 +46,8 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
     """
     if missing := sorted({"data", "model", "optimizer"} - plain.keys()):
         raise ConfigError(f"{', '.join(missing)}: no value given")
+    if unknown := sorted(str(key) for key in plain if not isinstance(key, str) or key in _DERIVED):
+        raise ConfigError(f"{', '.join(unknown)}: no such setting here; remove it")
     optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
     schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
     own = {key: optimizer[key] for key in optimizer if key not in schedule}

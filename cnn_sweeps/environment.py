@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from cnn_sweeps.passwords import (
     Replacement,
     hide_passwords,
+    hide_passwords_of_word,
     replace_secrets_of_value,
     replace_secrets_of_word,
     split_names,
@@ -51,15 +52,16 @@ def move_passwords(config: DictConfig) -> None:
     overrides = config.hydra.overrides
     names: dict[str, None] = {}
     with read_write(config), open_dict(config), read_write(config.hydra):
-        given = set()
+        given, typed = set(), {}
         for words in (overrides.hydra, overrides.task):
             for position, word in enumerate(_raw(words)):
                 given.add(_key_of(word))
+                typed[word.lstrip("+")] = hide_passwords_of_word(word).lstrip("+")
                 words[position] = replace_secrets_of_word(word, _Mover(_key_of(word), names))
         for key, value in list(_leaves(_raw(config))):
             is_derived = key.startswith(_DERIVED)
             if is_derived:
-                moved = hide_passwords(value) if isinstance(value, str) else value
+                moved = _hide_typed(value, typed) if isinstance(value, str) else value
             else:
                 moved = _without_secrets(value, _Mover(key, names))
             if moved == value:
@@ -90,6 +92,13 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{key}.")
         elif isinstance(value, (str, list)):
             yield f"{prefix}{key}", value
+
+
+def _hide_typed(text: str, typed: dict[str, str]) -> str:
+    """Hide the secrets of a text that holds overrides as they were typed."""
+    for word, hidden in typed.items():
+        text = text.replace(word, hidden)
+    return hide_passwords(text)
 
 
 def _without_secrets(value: Any, move: Replacement) -> Any:

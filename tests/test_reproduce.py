@@ -388,6 +388,20 @@ def test_run_of_another_program_is_refused(change, made, again, forge):
     )
 
 
+def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(made, again, forge, monkeypatch):
+    monkeypatch.syspath_prepend(str(made.folder))
+    (made.folder / "own_data.py").write_text("def load():\n    raise SystemExit('called')\n")
+    config = artifact(made.single, "config.yaml")
+    own = re.sub(r"^data:\n(  .*\n)*", "data:\n  _target_: own_data.load\n", config, flags=re.MULTILINE)
+    forged, before = forge(made.single, config=own), num_runs()
+    assert again(forged).code == (
+        f"error: {forged.info.run_id}: its config.yaml: would call own_data.load, which is not ours; "
+        "if you know what it does, add allow_target=own_data.load"
+    )
+    assert again(forged, "allow_target=other", "allow_target=own_data.load").code == "called"
+    assert num_runs() == before
+
+
 def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
     config = artifact(made.single, "config.yaml")
     older = config.replace("  padding: same\n", "").replace("seed: 0\n", "seed: 0\nspeed: 1\n", 1)
@@ -406,6 +420,7 @@ def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
         (["a", "b"], "a b: give the id of one run"),
         (["a", "model.l2=0"], "model.l2: no such setting; allowed: tracking.uri, data.root"),
         (["a", "--multirun"], "unrecognized arguments: --multirun"),
+        (["a", "allow_target=a b"], "allow_target=a b: should be PACKAGE.MODULE.FUNCTION or PACKAGE.MODULE"),
         (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number, at least 0"),
         (
             ["a", "tracking.uri=sqlite:///nothing.db"],
