@@ -10,6 +10,9 @@ import sys
 import pytest
 from conftest import TINY
 
+_LIMIT_S = 1200  # only a hanging process reaches it
+pytestmark = pytest.mark.timeout(_LIMIT_S)
+
 RUN = [*TINY, "training.epochs=1", "tracking.log_model=false"]
 SWEEP = ["--multirun", *RUN, "model.dropout=0.1,0.2", "hydra.sweeper.n_jobs=2"]
 
@@ -31,7 +34,7 @@ def train(folder, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=_LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
