@@ -47,8 +47,33 @@ def test_help_and_configuration(folder):
     assert "  filters:\n  - 4\n  - 8\n" in train(folder, *RUN, "--cfg", "job")
 
 
-def test_run(folder):
-    assert "validation images: log loss" in train(folder, *RUN)
+MINE = """\
+import cnn_sweeps.data
+from hydra.experimental.callback import Callback
+
+
+def load():
+    return cnn_sweeps.data.load_synthetic(60, 2, 16, 1, 0.2, 0)
+
+
+class Mine(Callback):
+    def on_run_start(self, config, **more):
+        print("called back")
+"""
+
+
+def test_run_with_functions_of_the_users_own(folder, monkeypatch):
+    (folder / "my_functions.py").write_text(MINE)
+    (folder / "mine/data").mkdir(parents=True)
+    (folder / "mine/data/mine.yaml").write_text("_target_: my_functions.load\n")
+    (folder / "mine/hydra/callbacks").mkdir(parents=True)
+    callbacks = "# @package hydra.callbacks\nmine: {_target_: my_functions.Mine}\n"
+    (folder / "mine/hydra/callbacks/mine.yaml").write_text(callbacks)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    words = [word for word in RUN if not word.startswith("data")]
+    shown = train(folder, "--config-dir", "mine", *words, "data=mine", "+hydra/callbacks=mine")
+    assert "called back" in shown
+    assert "validation images: log loss" in shown
 
 
 @pytest.mark.parametrize("launcher", ["workers", "basic", "joblib", "dask"])

@@ -402,6 +402,20 @@ def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(ma
     assert num_runs() == before
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "[" * 100_000}, "its data.json does not say of which images it was made"),
+        ({"data": '{"images": 3}'}, "its data.json does not say of which images it was made"),
+        ({"config": "a: " + "x" * 2_000_000}, "its config.yaml are too large to be of this program"),
+    ],
+)
+def test_files_that_are_none_of_ours_are_refused_in_one_line(change, told, made, again, forge):
+    code = again(forge(made.single, **change)).code
+    assert code.startswith("error: ")
+    assert told in code
+
+
 def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
     config = artifact(made.single, "config.yaml")
     older = config.replace("  padding: same\n", "").replace("seed: 0\n", "seed: 0\nspeed: 1\n", 1)
