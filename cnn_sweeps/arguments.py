@@ -20,10 +20,13 @@ SEE_HELP = "--help shows what there is"
 class CommandLine(argparse.ArgumentParser):
     """Reads flags, names (of files, or of runs), and settings as key=value, in any order."""
 
-    def __init__(self, help_text: str, required: Sequence[str], optional: Sequence[str]) -> None:
-        """Know the help, and the keys of the settings that must and that may be given."""
+    def __init__(
+        self, help_text: str, required: Sequence[str], optional: Sequence[str], repeatable: Sequence[str] = ()
+    ) -> None:
+        """Know the help, and the keys of the settings that must, that may, and that may repeatedly be given."""
         super().__init__(allow_abbrev=False)
-        self._help, self._required, self._keys = help_text, required, [*required, *optional]
+        self._help, self._required, self._repeatable = help_text, required, repeatable
+        self._keys = [*required, *optional, *repeatable]
         self.add_argument("words", nargs="*")
 
     def format_help(self) -> str:
@@ -35,7 +38,7 @@ class CommandLine(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {SEE_HELP}")
 
     def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
-        """Give the flags, the names, and the settings that are given.
+        """Give the flags, the names, and the settings that are given; commas between what is given repeatedly.
 
         Raises:
             ConfigError: if a setting is unknown, missing, empty or given twice.
@@ -52,6 +55,9 @@ class CommandLine(argparse.ArgumentParser):
             if key not in self._keys:
                 hint = f"; the file is ./{word}" if Path(word).exists() else ""
                 raise ConfigError(f"{key}: no such setting; allowed: {', '.join(self._keys)}{hint}")
+            if key in self._repeatable and value:
+                settings[key] = f"{settings[key]},{value}" if key in settings else value
+                continue
             if key in settings or not value:
                 raise ConfigError(f"{word}: {'given twice' if value else 'it has no value'}; give {key} one value")
             settings[key] = value

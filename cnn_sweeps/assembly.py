@@ -48,7 +48,7 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
 
 
 def import_libraries() -> None:

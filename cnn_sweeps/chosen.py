@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from cnn_sweeps.assembly import build_network, load_data_once, prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.config import check_config
+from cnn_sweeps.config import check_values
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import plan_trainings
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.tracking.store import find_store
 
 if TYPE_CHECKING:
@@ -49,15 +50,16 @@ class KeptTrial(NamedTuple):
     progress: TrainingProgress
 
 
-def load_kept(folder: Path, number: int, data_fingerprint: str) -> KeptTrial:
+def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> KeptTrial:
     """Read what a trial left in its folder, and load its images.
 
     Raises:
+        ConfigError: if its configuration names anything that the sweep's own does not.
         DataError: if the images are others now, of which the test images may have been trained on.
     """
-    composed = OmegaConf.load(folder / _CONFIG_FILE)
-    assert isinstance(composed, DictConfig)
-    config = check_config(composed)
+    what, text = f"{folder / _CONFIG_FILE}", (folder / _CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
+    tree = parse_stored(text, what)
+    config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
     dataset, split = load_data_once(config)
     if dataset.fingerprint != data_fingerprint:
         raise DataError(
@@ -75,7 +77,13 @@ def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
 
 
 def evaluate_trial(
-    folder: str, tags: dict[str, str], value: float, data_fingerprint: str, on_test: bool, keep_model: bool
+    folder: str,
+    tags: dict[str, str],
+    value: float,
+    data_fingerprint: str,
+    on_test: bool,
+    keep_model: bool,
+    trusted: Trusted,
 ) -> list[str]:
     """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
 
@@ -88,6 +96,7 @@ def evaluate_trial(
         data_fingerprint: of the images that the trial was trained on.
         on_test: whether to measure on the test images.
         keep_model: whether to log and register the model.
+        trusted: what the trial's configuration may name.
 
     Raises:
         DataError: if the images are others now, of which the test images may have been trained on.
@@ -96,7 +105,7 @@ def evaluate_trial(
     with logged_to(Path(folder) / "evaluation.log"):
         from cnn_sweeps.tracking import runs
 
-        trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint)
+        trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint, trusted)
         lines = []
         with runs.reopened_run(find_store(trained.config.tracking), tags["trial.run_id"]):
             evaluation, final = trained.evaluate(on_test=on_test)
@@ -131,11 +140,11 @@ def logged_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _load_trained(folder: Path, number: int, data_fingerprint: str) -> TrainedNetwork:
+def _load_trained(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> TrainedNetwork:
     from cnn_sweeps.data.pipeline import image_tensor
     from cnn_sweeps.trained import TrainedNetwork
 
-    config, dataset, split, progress = load_kept(folder, number, data_fingerprint)
+    config, dataset, split, progress = load_kept(folder, number, data_fingerprint, trusted)
     network = build_network(config, dataset, len(split.train))
     network.model.load_weights(folder / WEIGHTS_FILE)
     return TrainedNetwork(

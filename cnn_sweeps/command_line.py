@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cnn_sweeps.errors import UserError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.signals import exit_on_signals
+from cnn_sweeps.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.whole_files import is_disk_full
 
 _PACKAGE = Path(__file__).parent
@@ -34,6 +35,8 @@ _MOST_CHARACTERS = 200  # of what a library says
 _FIX_MEMORY = "set a smaller training.batch_size, data.image_size or model.filters, or give fewer images"
 CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()))
 """The config groups: inside the package in a wheel, beside it in a checkout."""
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Which defaults Hydra is to use: before 1.4 it asks for that, from 1.4 on it advises against it."""
 
 _HELP = """\
 Train a CNN on a folder of images, with every setting composed by Hydra and every run recorded in MLflow.
@@ -92,7 +95,8 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         search_path = _search_path()
         if {"--help", "-h"} & set(sys.argv):
             _show_help(search_path)
-        hydra.main(version_base="1.3", config_path=search_path, config_name="config")(run_task)()
+        with trusting(_named_by_user(search_path)):
+            hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(run_task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback or _is_bug(error):
             raise
@@ -130,6 +134,14 @@ def _search_path() -> str:
         sys.exit(f"error: --config-dir={known.config_dir}: no such folder; give one that holds config groups")
     sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
     return str(Path(known.config_dir).absolute())
+
+
+def _named_by_user(search_path: str) -> Iterator[str]:
+    """Give what the user's own command line and folder of config groups name for Hydra itself to call."""
+    for word in sys.argv[1:]:
+        yield from targets_in_text(word)
+    if search_path != CONF_DIR:
+        yield from targets_in_folder(Path(search_path))
 
 
 def _show_help(search_path: str) -> None:

@@ -15,6 +15,7 @@ from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
 from cnn_sweeps.description import describe_run
+from cnn_sweeps.environment import job_overrides
 from cnn_sweeps.repeats import average_metrics
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.tracking import runs
@@ -109,7 +110,7 @@ def output_dir() -> Path:
 
 
 def _overrides(role: Role) -> list[str]:
-    return list(HydraConfig.get().overrides.task) if role is None else role.overrides
+    return job_overrides() if role is None else role.overrides
 
 
 def _command(role: Role) -> str:

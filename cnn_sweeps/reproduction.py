@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.comparison import Comparison, Pair
-from cnn_sweeps.config import check_config
+from cnn_sweeps.config import check_values
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.records import RunRecord, TrainingRecord, read_measured, read_record, record_reproduction
@@ -35,14 +35,15 @@ _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who t
 class Reproduction:
     """One run as the reproduction of a recorded one."""
 
-    def __init__(self, record: RunRecord, composed: DictConfig) -> None:
+    def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
         """Of a recorded run, with the settings that are not the run's own from `composed`.
 
         Raises:
-            ConfigError: if the recorded settings are not those of this code.
+            ConfigError: if the recorded settings are not those of this code, or would call what is not allowed.
         """
         self.is_pruned = False
-        self.config = _restore_config(record, composed)
+        self.config = _restore_config(record, composed, allowed_targets)
+        self.overrides = _recorded_overrides(record)
         self._record = record
         self._new_run_id = ""
         first = next(iter(record.measured.values()))
@@ -58,11 +59,6 @@ class Reproduction:
     def command(self) -> str:
         """The command that made the recorded run."""
         return self._record.tags["command"]
-
-    @cached_property
-    def overrides(self) -> list[str]:
-        """The recorded run's overrides."""
-        return OmegaConf.to_container(OmegaConf.create(self._record.overrides))  # type: ignore[return-value]
 
     @property
     def tags(self) -> dict[str, str]:
@@ -114,13 +110,14 @@ class Reproduction:
         return comparison
 
 
-def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
+def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> Reproduction:
     """Read a recorded run and say what differs from then; imports no TensorFlow.
 
     Args:
         run_id: of the recorded run.
         composed: of which `tracking.uri`, `training.checkpoint_dir` and, if they are there, `data.root` and
             `data.cache_dir` say where things are now.
+        allowed_targets: functions, or modules of them, that the recorded settings may call beside ours and Keras's.
 
     Raises:
         UserError: if the run is not there, or cannot be made again.
@@ -128,7 +125,7 @@ def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
     store = find_existing_store(composed.tracking.uri)
     prepare_libraries()
     record = read_record(store, run_id)
-    reproduction = Reproduction(record, composed)
+    reproduction = Reproduction(record, composed, allowed_targets)
     _check_folder(reproduction.config, record)
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)
     for line in describe_differences(record.tags, describe_process()):
@@ -145,20 +142,34 @@ def _use_recorded_threads(record: RunRecord) -> None:
         log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
 
 
-def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:
-    recorded = OmegaConf.create(record.config)
-    assert isinstance(recorded, DictConfig)
+def _recorded_overrides(record: RunRecord) -> list[str]:
+    overrides = parse_stored(record.overrides, f"{record.run_id}: its overrides.yaml")
+    if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
+        raise ConfigError(f"{record.run_id}: its overrides.yaml is no list of overrides")
+    return overrides
+
+
+def _restore_config(record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str]) -> RunConfig:
+    what = f"{record.run_id}: its config.yaml"
+    recorded = parse_stored(record.config, what)
+    groups = ("data", "tracking", "training")
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):
+        raise ConfigError(f"{what} is no configuration of a run")
+    data, tracking, training = (dict(recorded[group]) for group in groups)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
-    if recorded.data.get("_target_") == _FOLDER_SOURCE:  # into which folder to write is not for a record to say
+    if data.get("_target_") == _FOLDER_SOURCE:  # into which folder to write is not for a record to say
         places.setdefault("cache_dir", OmegaConf.load(Path(CONF_DIR, "data", "folder.yaml")).cache_dir)
-    if unknown := sorted(places.keys() - recorded.data.keys()):
+    if unknown := sorted(places.keys() - data.keys()):
         raise ConfigError(f"data.{unknown[0]}={places[unknown[0]]}: {record.name} has no such setting; leave it out")
-    tracking = {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
-    training = {"checkpoint_dir": composed.training.checkpoint_dir}
-    restored = OmegaConf.merge(recorded, {"resume": False, "tracking": tracking, "training": training, "data": places})
-    assert isinstance(restored, DictConfig)
+    if "${" in str(tracking.get("run_name")):  # which is the recorded run's
+        tracking["run_name"] = None
+    tracking |= {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
+    training |= {"checkpoint_dir": composed.training.checkpoint_dir}
+    tree = recorded | {"resume": False, "tracking": tracking, "training": training, "data": data | places}
+    advice = "if you know what it does, add allow_target={}"
+    values = trusted_values(tree, Trusted(allowed_targets), what, advice)
     try:
-        return check_config(restored)
+        return check_values(values, tree)
     except ConfigError as error:
         commit = record.tags.get("git.commit")
         code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags['version.cnn-sweeps']}"

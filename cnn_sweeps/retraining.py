@@ -11,6 +11,7 @@ import numpy as np
 from cnn_sweeps.assembly import build_network, prepare_libraries
 from cnn_sweeps.chosen import KeptTrial, load_kept, logged_to, registered_name
 from cnn_sweeps.data.split import balanced_class_weights
+from cnn_sweeps.stored_config import Trusted
 from cnn_sweeps.tracking.store import find_store
 
 ALIAS = "retrained"
@@ -25,6 +26,7 @@ def retrain_trial(
     threshold: float | None,
     on_test: bool,
     keep_model: bool,
+    trusted: Trusted,
 ) -> list[str]:
     """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
 
@@ -38,6 +40,7 @@ def retrain_trial(
         threshold: the trial's decision threshold, of two classes.
         on_test: whether to measure the network on the test images, once.
         keep_model: whether to log and register it.
+        trusted: what the trial's configuration may name.
 
     Returns:
         What to say of it.
@@ -50,7 +53,7 @@ def retrain_trial(
     with logged_to(log_file):
         from cnn_sweeps.tracking import runs
 
-        kept = load_kept(Path(folder), number, data_fingerprint)
+        kept = load_kept(Path(folder), number, data_fingerprint, trusted)
         tracking = replace(kept.config.tracking, run_name=None)
         name = f"trial {number} retrained on train + validation"
         with runs.tracked_run(find_store(tracking), tracking, name, kept.config.settings, log_file, tags=tags):

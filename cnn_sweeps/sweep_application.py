@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -29,6 +31,7 @@ from cnn_sweeps.patience import patiently
 from cnn_sweeps.repeats import final_metric
 from cnn_sweeps.retraining import retrain_trial
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.stored_config import Trusted, trusted_of
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
 from cnn_sweeps.sweep.ledger import ERROR, OWNER, trial_tags
@@ -37,6 +40,7 @@ from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.storage import is_only_here
 from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.targets import targets_in_folder
 from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
@@ -63,6 +67,7 @@ class CnnSweep(SweepApplication):
     _listed_root = ""
     _fixed: dict[str, Any] | None = None
     _is_data_told = False
+    _trusted = Trusted()
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
         """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
@@ -72,6 +77,7 @@ class CnnSweep(SweepApplication):
             DataError: if the folder of images is missing or empty.
         """
         self._config = checked = check_config(config)
+        self._trust(checked)
         known = checked.settings if self._fixed is None else self._fixed
         self._fixed = {key: value for key, value in known.items() if checked.settings.get(key) == value}
         self._store = self._store or find_store(checked.tracking)
@@ -89,6 +95,13 @@ class CnnSweep(SweepApplication):
             )
         return checked.settings_of_result
 
+    def _trust(self, config: RunConfig) -> None:
+        """Let the configuration that a trial keeps name what this sweep's own does, and its config groups do."""
+        sources = [each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file"]
+        in_groups = [] if self._trusted.targets else [t for each in sources for t in targets_in_folder(Path(each))]
+        trusted = trusted_of(config, *self._trusted.targets, *in_groups)
+        self._trusted = Trusted(trusted.targets, {*trusted.texts, *self._trusted.texts})
+
     def only_here(self) -> list[tuple[str, str]]:
         """Give `tracking.uri` if it is a file or a server that no other machine can reach."""
         if self._store == "databricks" or not is_only_here(self._store):
@@ -103,6 +116,8 @@ class CnnSweep(SweepApplication):
             TrackingError: if the store cannot be used.
         """
         gc.enable()  # which was off for a quick start
+        if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
+            os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
         prepare_libraries()
         forget_data()
         self._study, self._folder = study, folder
@@ -232,6 +247,7 @@ class CnnSweep(SweepApplication):
             metrics.get("decision_threshold"),
             self._config.evaluate_best > 0,
             self._config.tracking.log_model,
+            self._trusted,
         )
         study.set_user_attr(_RETRAINED, number)
         return lines
@@ -287,6 +303,7 @@ class CnnSweep(SweepApplication):
             self._study.optuna_study.user_attrs[DATA],
             on_test,
             keep_model,
+            self._trusted,
         )
 
     def end(self, status: str) -> None:

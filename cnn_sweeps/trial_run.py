@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.commands import command_to_repeat
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.environment import job_overrides
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
@@ -65,7 +66,7 @@ class TrialRun:
     @property
     def overrides(self) -> list[str]:
         """The trial's overrides."""
-        return list(HydraConfig.get().overrides.task)
+        return job_overrides()
 
     @property
     def tags(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ os.environ.update(
 import hydra
 import pytest
 
-from cnn_sweeps.command_line import CONF_DIR, run_application
+from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE, run_application
 from cnn_sweeps.config import check_config
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.train import train
@@ -32,7 +32,7 @@ TINY = TINY_DATA + TINY_CNN
 
 def compose(*overrides: str) -> RunConfig:
     """Compose and check a configuration as the command line would."""
-    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         return check_config(hydra.compose("config", list(overrides)))
 
 

@@ -11,9 +11,10 @@ LAYERS = [
     ["locks", "names", "owners", "passwords", "signals"],
     ["errors", "commands", "threads"],
     ["patience", "whole_files"],
-    ["schema", "targets", "arguments", "environment"],
+    ["schema", "arguments", "environment"],
+    ["targets"],
     ["command_line"],
-    ["config"],
+    ["config", "stored_config"],
     ["databases"],
     # within a layer, each line may use the ones before it
     ["data.dataset", "data.decode"],

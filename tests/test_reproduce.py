@@ -388,6 +388,34 @@ def test_run_of_another_program_is_refused(change, made, again, forge):
     )
 
 
+def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(made, again, forge, monkeypatch):
+    monkeypatch.syspath_prepend(str(made.folder))
+    (made.folder / "own_data.py").write_text("def load():\n    raise SystemExit('called')\n")
+    config = artifact(made.single, "config.yaml")
+    own = re.sub(r"^data:\n(  .*\n)*", "data:\n  _target_: own_data.load\n", config, flags=re.MULTILINE)
+    forged, before = forge(made.single, config=own), num_runs()
+    assert again(forged).code == (
+        f"error: {forged.info.run_id}: its config.yaml: would call own_data.load, which is not ours; "
+        "if you know what it does, add allow_target=own_data.load"
+    )
+    assert again(forged, "allow_target=other", "allow_target=own_data.load").code == "called"
+    assert num_runs() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "[" * 100_000}, "its data.json does not say of which images it was made"),
+        ({"data": '{"images": 3}'}, "its data.json does not say of which images it was made"),
+        ({"config": "a: " + "x" * 2_000_000}, "its config.yaml are too large to be of this program"),
+    ],
+)
+def test_files_that_are_none_of_ours_are_refused_in_one_line(change, told, made, again, forge):
+    code = again(forge(made.single, **change)).code
+    assert code.startswith("error: ")
+    assert told in code
+
+
 def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
     config = artifact(made.single, "config.yaml")
     older = config.replace("  padding: same\n", "").replace("seed: 0\n", "seed: 0\nspeed: 1\n", 1)
@@ -406,6 +434,7 @@ def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
         (["a", "b"], "a b: give the id of one run"),
         (["a", "model.l2=0"], "model.l2: no such setting; allowed: tracking.uri, data.root"),
         (["a", "--multirun"], "unrecognized arguments: --multirun"),
+        (["a", "allow_target=a b"], "allow_target=a b: should be PACKAGE.MODULE.FUNCTION or PACKAGE.MODULE"),
         (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number, at least 0"),
         (
             ["a", "tracking.uri=sqlite:///nothing.db"],

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import optuna
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy import Connection, create_engine, text
@@ -30,6 +29,7 @@ from cnn_sweeps.locks import file_lock
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
 from cnn_sweeps.sweep.patient_storage import PatientStorage, may_pass
+from cnn_sweeps.targets import build
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         raise StudyError(f"hydra.sweeper.storage={storage}: trials run in processes of their own; name a file")
     with _errors_told(storage):
         if isinstance(storage, dict):
-            return _checked(instantiate(storage, _convert_="all"))
+            return _checked(build(storage))
         if storage.startswith("redis"):
             return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.passwords import hide_passwords_of_word
 from cnn_sweeps.threads import count_threads
 
 THREADS_TAG = "cpu.threads"
@@ -26,7 +26,7 @@ def describe_process() -> dict[str, str]:
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
     tags[THREADS_TAG] = str(count_threads())
-    tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
+    tags["command"] = shlex.join(["python", *map(hide_passwords_of_word, sys.orig_argv[1:])])
     return tags | owner_tags() | _git_tags()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
+_MAX_FILE_BYTES = 1_000_000  # ours have 2,000; with a thousand classes 100,000
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,14 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     _check_whole(run)
     _check_files(run, client)
     texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
-    data = json.loads(texts["data.json"])
+    try:
+        data = json.loads(texts["data.json"])
+        num_images = {split: sum(of_class.values()) for split, of_class in data["images"].items()}
+        data_source, data_fingerprint = str(data["source"]), str(data["fingerprint"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TrackingError(
+            f"{run_id}: its data.json does not say of which images it was made; give another"
+        ) from error
     return RunRecord(
         run_id=run_id,
         name=run.info.run_name,
@@ -92,9 +100,9 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         tags=dict(run.data.tags),
         config=texts["config.yaml"],
         overrides=texts["overrides.yaml"],
-        data_source=data["source"],
-        data_fingerprint=data["fingerprint"],
-        num_images={split: sum(of_class.values()) for split, of_class in data["images"].items()},
+        data_source=data_source,
+        data_fingerprint=data_fingerprint,
+        num_images=num_images,
         measured=read_measured(run_id),
     )
 
@@ -117,7 +125,10 @@ def _check_whole(run: Run) -> None:
 
 
 def _check_files(run: Run, client: MlflowClient) -> None:
-    missing = _NEEDED_FILES - {file.path for file in client.list_artifacts(run.info.run_id)}
+    files = client.list_artifacts(run.info.run_id)
+    missing = _NEEDED_FILES - {file.path for file in files}
+    if large := [file.path for file in files if file.path in _NEEDED_FILES and (file.file_size or 0) > _MAX_FILE_BYTES]:
+        raise TrackingError(f"{run.info.run_id}: its {', '.join(sorted(large))} are too large to be of this program")
     if missing:
         raise TrackingError(
             f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
