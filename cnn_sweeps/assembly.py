@@ -19,6 +19,7 @@ from cnn_sweeps.data.split import Split, split_dataset
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.process import keep_git_from_helpers
 
 if TYPE_CHECKING:
     import keras
@@ -44,6 +45,7 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
+    keep_git_from_helpers()
 
 
 def import_libraries() -> None:
