@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -160,6 +161,12 @@ def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy
 @lru_cache(maxsize=1)
 def _open_redis(url: str, _process: int) -> optuna.storages.JournalStorage:
     """Keep what was read of the journal for the next trial of this process."""
+    if multiprocessing.parent_process() is None:  # else a worker, whose controller has said so
+        log.warning(
+            "hydra.sweeper.storage=%s: whoever can write to this Redis can run programs as you, since Optuna unpickles "
+            "what it holds; see that nobody else can, or use PostgreSQL",
+            describe_storage(url),
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         backend = JournalRedisBackend(url)
