@@ -22,6 +22,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.names import for_terminal
 from cnn_sweeps.schema import SPLIT_NAMES, RunConfig
 from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.process import keep_git_from_helpers
 
 if TYPE_CHECKING:
     import keras
@@ -49,6 +50,7 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
+    keep_git_from_helpers()
 
 
 def import_libraries() -> None:

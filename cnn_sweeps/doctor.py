@@ -26,7 +26,7 @@ may not be changed now.
 Settings, if the sweep was given them:
   hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
   hydra.sweep.dir=PATH         the sweep's folder; without it outputs/sweeps/NAME
-  tracking.uri=URI             where the sweep is recorded; without it where the study says that it is
+  tracking.uri=URI             where the sweep is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
   dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
 
 Flags:

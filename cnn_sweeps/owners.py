@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Collection, Mapping
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import psutil
 
 OwnerState = Literal["alive", "dead", "elsewhere", "unknown"]
-"""Of a process; `elsewhere`: on another host, where it cannot be seen; `unknown`: nobody signed."""
+"""Of a process; `elsewhere`: on another host, where it cannot be seen; `unknown`: nobody signed, or in no sense."""
 
 _CLOCK_SLACK_S = 60  # a process's start time shifts when the machine's clock is set
 
@@ -37,7 +38,7 @@ def has_owner_died(tags: Mapping[str, str]) -> bool:
 def owner_state(tags: Mapping[str, str], dead_hosts: Collection[str] = ()) -> OwnerState:
     """Tell what is known of the process that `owner_tags` named; all those of `dead_hosts` are taken to be gone."""
     host = tags.get("owner.host")
-    if host is None:
+    if host is None or not _names_a_process(tags):
         return "unknown"
     if host in dead_hosts:
         return "dead"
@@ -51,3 +52,11 @@ def owner_state(tags: Mapping[str, str], dead_hosts: Collection[str] = ()) -> Ow
     except psutil.NoSuchProcess:
         return "dead"
     return "dead" if abs(started - float(tags["owner.started"])) >= _CLOCK_SLACK_S else "alive"
+
+
+def _names_a_process(tags: Mapping[str, str]) -> bool:
+    """Tell whether tags, which anybody may have written, have a process's number and start."""
+    try:
+        return 0 < int(tags["owner.pid"]) < 2**31 and math.isfinite(float(tags["owner.started"]))
+    except (KeyError, TypeError, ValueError):
+        return False

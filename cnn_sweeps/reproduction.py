@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _MATTERS = ("version.", "git.", "platform")  # tags
+_MOST_THREADS = 1024
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
 
@@ -58,7 +59,7 @@ class Reproduction:
     @property
     def command(self) -> str:
         """The command that made the recorded run."""
-        return self._record.tags["command"]
+        return self._record.tags.get("command", "")
 
     @property
     def tags(self) -> dict[str, str]:
@@ -136,8 +137,11 @@ def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Seq
 
 def _use_recorded_threads(record: RunRecord) -> None:
     """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
-    recorded, here = int(record.tags.get(THREADS_TAG, 0)), count_threads()
-    if recorded not in (0, here):
+    told, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
+    recorded = int(told) if told.isdecimal() and len(told) < 9 else 0
+    if not 1 <= recorded <= _MOST_THREADS:
+        log.warning("%s=%.40r of the recorded run makes no sense; threads to compute with: %d", THREADS_TAG, told, here)
+    elif recorded != here:
         os.environ |= thread_settings(recorded)
         log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
 
@@ -172,7 +176,7 @@ def _restore_config(record: RunRecord, composed: DictConfig, allowed_targets: Se
         return check_values(values, tree)
     except ConfigError as error:
         commit = record.tags.get("git.commit")
-        code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags['version.cnn-sweeps']}"
+        code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags.get('version.cnn-sweeps')}"
         raise ConfigError(
             f"{record.run_id}: the settings of {record.name} do not fit this code ({_ADVICE.sub('', str(error))}); "
             f"reproduce it with the code that made it, {code}"
@@ -204,7 +208,7 @@ def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) ->
     changed = [key for key in sorted(keys) if recorded[key] != now.get(key)]
     lines = [f"differs: {key} was {recorded[key]}, is {now.get(key, 'unknown')}" for key in changed]
     if recorded.get("git.dirty") == "true":
-        lines.append(f"the recorded code had changes that are not in commit {recorded['git.commit']}")
+        lines.append(f"the recorded code had changes that are not in commit {recorded.get('git.commit')}")
     return lines or ["code, packages and machine are the recorded ones"]
 
 

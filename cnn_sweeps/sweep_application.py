@@ -34,7 +34,7 @@ from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.stored_config import Trusted, trusted_of
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.executors import Executor
-from cnn_sweeps.sweep.ledger import ERROR, OWNER, trial_tags
+from cnn_sweeps.sweep.ledger import error_of, owner_of, trial_tags
 from cnn_sweeps.sweep.progress import summarize
 from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.sweep.space import by_setting
@@ -45,7 +45,7 @@ from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID
+from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID, folder_of, run_id_of
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class CnnSweep(SweepApplication):
         """Give `tracking.uri` if it is a file or a server that no other machine can reach."""
         if self._store == "databricks" or not is_only_here(self._store):
             return []
-        fix = "run `mlflow server --host 0.0.0.0` where both reach it, and set tracking.uri=http://HOST:5000"
+        fix = "run `mlflow server` where both reach it, with a password (docs/servers.md), and set tracking.uri to it"
         return [(f"tracking.uri={hide_passwords(self._store)}", fix)]
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
@@ -136,7 +136,7 @@ class CnnSweep(SweepApplication):
                 self._store,
                 tracking.experiment_name,
                 self._name,
-                study.optuna_study.user_attrs.get(STUDY_RUN_ID),
+                run_id_of(study.optuna_study.user_attrs),
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
                 | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
                 describe_sweep(objective, study.total, about),
@@ -194,8 +194,8 @@ class CnnSweep(SweepApplication):
         metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
         # the settings too, so that a comparison of the two finds no difference
         params = by_setting(trial.params)
-        if RUN_ID in original.user_attrs:
-            params = patiently(partial(self._run.read_params, original.user_attrs[RUN_ID]), log.warning)
+        if run_id := run_id_of(original.user_attrs):
+            params = patiently(partial(self._run.read_params, run_id), log.warning)
         name = f"trial {trial.number}: equals trial {original.number}"
         trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
@@ -203,10 +203,10 @@ class CnnSweep(SweepApplication):
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
         if self._run is not None:
             for trial in trials:
-                run_ids = {trial.user_attrs[RUN_ID]} if RUN_ID in trial.user_attrs else set()
+                run_ids = {run_id} if (run_id := run_id_of(trial.user_attrs)) else set()
                 with suppress(TrackingOutageError):
                     run_ids |= set(self._run.find_trial(trial.number))  # a job may die before it notes its run
-                self._run.close_trials(sorted(run_ids), trial.user_attrs.get(ERROR, ""))
+                self._run.close_trials(sorted(run_ids), error_of(trial))
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
         """Test and register the best trials, draw the report; give what to say of it."""
@@ -255,6 +255,7 @@ class CnnSweep(SweepApplication):
     def _report_ablation(self, trials: Sequence[FrozenTrial], folder: Path) -> list[str]:
         """Write table and picture of an ablation, if the sweep is one; give them, and the verdicts, as text."""
         is_ablation = trials and all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
+        is_ablation = is_ablation and all(run_id_of(trial.user_attrs) for trial in trials)
         if not is_ablation or len(self._config.objective) > 1:
             return []
         from cnn_sweeps.evaluation.ablation import AblationTraining, write_ablation  # noqa: PLC0415  takes 2 s
@@ -275,7 +276,8 @@ class CnnSweep(SweepApplication):
         """Give the trials to test; at least the best one if its model is to be kept."""
         config = self._config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
-        recorded = [trial for trial in self._study.ranking() if FOLDER in trial.user_attrs]  # duplicates have none
+        # duplicates have no folder
+        recorded = [trial for trial in self._study.ranking() if folder_of(trial) and run_id_of(trial.user_attrs)]
         return recorded[:num_chosen]
 
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
@@ -283,7 +285,7 @@ class CnnSweep(SweepApplication):
         assert self._run is not None
         folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
-            owner = trial.user_attrs.get(OWNER, {})
+            owner = owner_of(trial)
             if not is_here(owner):
                 where = owner.get("owner.host")
                 return [f"trial {trial.number}: its weights are on {where}; the same command there tests it"]

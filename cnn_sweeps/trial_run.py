@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
+from optuna.trial import FrozenTrial
 
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.commands import command_to_repeat
@@ -16,7 +19,7 @@ from cnn_sweeps.environment import job_overrides
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
-from cnn_sweeps.sweep.ledger import RETRY_OF
+from cnn_sweeps.sweep.ledger import retry_of
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
@@ -24,7 +27,34 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
+_PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
 DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
+
+
+def run_id_of(attributes: Mapping[str, Any]) -> str | None:
+    """Give the run that a study, or a trial, notes; None if it notes none, or what cannot be a run's id."""
+    run_id = attributes.get(RUN_ID)
+    return run_id if isinstance(run_id, str) and _PLAIN_ID.fullmatch(run_id) else None
+
+
+def folder_of(trial: FrozenTrial) -> str | None:
+    """Give the folder that a trial notes, below the sweep's; None if it notes none, or what cannot be one."""
+    folder: Any = trial.user_attrs.get(FOLDER)
+    is_path = isinstance(folder, str) and "\0" not in folder
+    return folder if is_path and not Path(folder).is_absolute() and ".." not in Path(folder).parts else None
+
+
+def values_of(trial: FrozenTrial) -> list[float]:
+    """Give the objective of each of a trial's trainings, as far as it notes them."""
+    values: Any = trial.user_attrs.get(VALUES)
+    are_numbers = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+    return values if are_numbers else []
+
+
+def senseless_notes(trial: FrozenTrial) -> list[str]:
+    """Name the attributes of a trial that make no sense, of those that a run notes."""
+    known = {RUN_ID: run_id_of(trial.user_attrs), FOLDER: folder_of(trial), VALUES: values_of(trial)}
+    return [name for name, value in known.items() if not value and trial.user_attrs.get(name)]
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -46,7 +76,7 @@ class TrialRun:
     @property
     def is_retry(self) -> bool:
         """Whether an earlier trial of the same configuration was lost, so that its checkpoint may be there."""
-        return RETRY_OF in self._trial.user_attrs
+        return retry_of(self._trial.frozen) is not None
 
     @property
     def name(self) -> str:
@@ -61,7 +91,7 @@ class TrialRun:
     @property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
-        return command_to_repeat(self._trial.study.user_attrs.get(PROGRAM, ""), self.overrides)
+        return command_to_repeat(str(self._trial.study.user_attrs.get(PROGRAM, "")), self.overrides)
 
     @property
     def overrides(self) -> list[str]:
@@ -72,7 +102,7 @@ class TrialRun:
     def tags(self) -> dict[str, str]:
         """What tells the trial's run from others; it is a part of the sweep's."""
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
-        parent = self._trial.study.user_attrs.get(STUDY_RUN_ID)
+        parent = run_id_of(self._trial.study.user_attrs)
         return tags | ({PARENT_TAG: parent} if parent else {})
 
     def note_run(self, run_id: str) -> None:
@@ -126,9 +156,7 @@ class TrialRun:
         best = self._trial.best_trial()
         if best is None or len(finals) == self._config.repeats * self._config.folds:
             return False
-        return clearly_loses(
-            values, best.user_attrs.get(VALUES, []), minimize=OBJECTIVES[self._objective] == "minimize"
-        )
+        return clearly_loses(values, values_of(best), minimize=OBJECTIVES[self._objective] == "minimize")
 
     def may_be_chosen(self, final: dict[str, float]) -> bool:
         """Tell whether this training's weights may be asked for at the sweep's end: the first ones of a good trial."""

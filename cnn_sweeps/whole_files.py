@@ -93,7 +93,8 @@ def replace_whole(target: Path, content: bytes | memoryview) -> None:
     """
     unfinished = target.with_suffix(".unfinished")
     try:
-        with unfinished.open("wb") as file:
+        unfinished.unlink(missing_ok=True)  # of a process that was killed, or a link, which would be followed
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

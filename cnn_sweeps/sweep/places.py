@@ -73,7 +73,12 @@ def _studies_in_journal(journal: Path, study_name: str) -> list[str]:
     if start and start != _FIRST_OF_LINE:
         hint = f"an SQLite database; did you mean sqlite:///{journal}?" if start[:6] == b"SQLite" else "no journal"
         raise StudyError(f"hydra.sweeper.storage={journal}: is {hint}; name the study's")
-    return [json.loads(line)["study_name"] for line in lines]
+    try:
+        return [str(json.loads(line)["study_name"]) for line in lines]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StudyError(
+            f"hydra.sweeper.storage={journal}: makes no sense ({type(error).__name__}); name another"
+        ) from error
 
 
 def _studies_in_database(storage: str, file: Path) -> list[str]:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from cnn_sweeps.names import for_terminal, lines_for_terminal
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR, RETRIED, TrialLedger
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
 from cnn_sweeps.sweep.space import override_text
 
 _RANKED = 10
@@ -82,7 +82,7 @@ def describe_trial(trial: FrozenTrial) -> str:
     """Say in one line how a trial ended."""
     seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
     state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
-    notes = [trial.user_attrs[ERROR]] if ERROR in trial.user_attrs else []
+    notes = [error] if (error := error_of(trial)) else []
     if DUPLICATE_OF in trial.user_attrs:
         notes.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
     value = describe_values(trial) if trial.state == TrialState.COMPLETE else ""

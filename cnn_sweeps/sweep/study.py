@@ -14,15 +14,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.sweep.definition import DEFINITION, define_study, settings_id_of, why_not_continued
+from cnn_sweeps.sweep.definition import DEFINITION, check_definition, define_study, settings_id_of, why_not_continued
 from cnn_sweeps.sweep.heartbeat import Heartbeat
 from cnn_sweeps.sweep.ledger import (
-    ATTEMPT,
     DUPLICATE_OF,
     ERROR,
     OWNER,
     SETTINGS_ID,
     TrialLedger,
+    attempt_of,
+    check_trials,
     has_settings,
     known_params,
     point_key,
@@ -73,6 +74,7 @@ class SweepStudy(SharedStudy):
             )
             super().__init__(optuna_study, settings.storage)
             self._check_definition(definition)
+            check_trials(self.name, self.trials)
             self._ledger = self._new_ledger()
         is_shared = server_address(settings.storage) is not None  # else a file, which would grow with every beat
         self._heartbeat = Heartbeat(storage) if is_shared else None
@@ -90,6 +92,7 @@ class SweepStudy(SharedStudy):
         before = study.user_attrs.get(DEFINITION)
         if before is None:  # a new study, or one that another program made
             before = definition | {"directions": [each.name.lower() for each in study.directions]}
+        check_definition(study.study_name, before)
         if reason := why_not_continued(before, definition, self._settings.on_change):
             raise StudyError(f"hydra.sweeper.study_name={study.study_name}: {reason}")
         if study.user_attrs.get(DEFINITION) != definition:
@@ -176,7 +179,7 @@ class SweepStudy(SharedStudy):
             return known
         if outcome.error:
             trial.set_user_attr(ERROR, outcome.error[:2000])
-        attempt = trial.user_attrs.get(ATTEMPT, 0)
+        attempt = attempt_of(trial.user_attrs)
         if outcome is INTERRUPTED or (outcome.is_lost and attempt < self._settings.max_retries):
             with self.exclusively():
                 is_lost = outcome is not INTERRUPTED

@@ -21,7 +21,7 @@ from cnn_sweeps.sweep.definition import describe_study
 from cnn_sweeps.sweep.executors import Executor, JobsAhead, choose_executor
 from cnn_sweeps.sweep.failures import FailureLimits
 from cnn_sweeps.sweep.interruption import Interruption
-from cnn_sweeps.sweep.ledger import OWNER
+from cnn_sweeps.sweep.ledger import owner_of, senseless_attributes
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
@@ -154,6 +154,9 @@ class _Sweep:
         return ranking
 
     def _run_trials(self) -> None:
+        for trial in self._study.trials:
+            if wrong := senseless_attributes(trial):
+                self._progress.say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
         self._say_news()  # of a study that goes on
         self._recover()
         while True:
@@ -177,7 +180,7 @@ class _Sweep:
         """Wait for another controller's trials, which may yet be left to this one."""
         if not self._is_waiting_told:
             running = [trial for trial in self._study.trials if trial.state == TrialState.RUNNING]
-            owners = [trial.user_attrs.get(OWNER, {}) for trial in running]
+            owners = [owner_of(trial) for trial in running]
             where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
             self._progress.say(f"waiting for {len(running)} trials of {'; '.join(sorted(where))}; Ctrl-C ends it")
             self._is_waiting_told = True

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyOutageError
 from cnn_sweeps.patience import Backoff, patiently
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, OWNER, SETTINGS_ID, has_settings, trial_tags
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, SETTINGS_ID, has_settings, owner_of, trial_tags
 from cnn_sweeps.sweep.samplers import build_pruner
 from cnn_sweeps.sweep.storage import open_patient_storage
 
@@ -135,7 +135,7 @@ class JobTrial:
             return otherwise
 
     def _completed(self) -> list[FrozenTrial]:
-        settings_id = self.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")
+        settings_id = owner_of(self.frozen).get(SETTINGS_ID, "")
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return [trial for trial in complete if has_settings(trial, settings_id)]
 

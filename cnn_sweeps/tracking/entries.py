@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, Field
+
+from cnn_sweeps.plain_files import check_plain_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +22,23 @@ if TYPE_CHECKING:
 MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
 """The files of a model's entry: the network, and float32 (1, height, width, channels) in 0 to 1."""
 
+MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
+"""What a model's entry may require."""
+
 Content = dict[str, Any]
+
+
+def check_entry(kind: str, content: Content, *, has_files: bool) -> None:
+    """See that an entry that was read from a file is one that this program writes.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if kind not in _CONTENTS:
+        raise ValueError(f"{kind[:40]!r} is no kind of entry")
+    _CONTENTS[kind].model_validate(content)
+    if has_files != (kind in ("files", "model")):
+        raise ValueError(f"an entry of {kind} {'has no' if has_files else 'has'} files")
 
 
 def write_entry(run_id: str, kind: str, content: Content, files: Path | None) -> Any:
@@ -115,6 +134,55 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     return str(logged.model_uri)
 
 
+def _check_folder(path: str) -> str:
+    return "/".join(map(check_plain_name, path.split("/")))
+
+
+_Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
+_Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\w.+!-]+$")]
+
+
+class _Metrics(BaseModel):
+    metrics: list[tuple[str, float, _Milliseconds, Annotated[int, Field(ge=-(2**53), lt=2**53)]]]
+
+
+class _Params(BaseModel):
+    params: dict[str, str]
+
+
+class _Tags(BaseModel):
+    tags: dict[str, str]
+
+
+class _Data(BaseModel):
+    dataset: dict[str, str | None]
+    context: str
+
+
+class _Files(BaseModel):
+    path: Annotated[str, AfterValidator(_check_folder)] | None
+
+
+class _End(BaseModel):
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    end_time: _Milliseconds
+
+
+class _Model(BaseModel):
+    metadata: dict[str, Any]
+    num_outputs: Annotated[int, Field(ge=1)]
+    requirements: list[_Requirement]
+
+
+_CONTENTS: dict[str, type[BaseModel]] = {
+    "metrics": _Metrics,
+    "params": _Params,
+    "tags": _Tags,
+    "data": _Data,
+    "files": _Files,
+    "end": _End,
+    "model": _Model,
+}
 _WRITERS: dict[str, Callable[[MlflowClient, str, Content, Path | None], Any]] = {
     "metrics": _write_metrics,
     "params": _write_params,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import find_existing_store, registered_models, store_errors, unknown_as
+from cnn_sweeps.tracking.store import find_existing_store, is_run_id, registered_models, store_errors, unknown_as
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
 
 MODEL_FORMS = "an alias (champion), NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model"
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ABOUT_FILE = "MLmodel"
 
 
@@ -96,7 +94,7 @@ def _parse(text: str) -> _Reference:
         raise ModelError(f"model={text}: {missing}; give {MODEL_FORMS}")
     if slash:
         return _Reference(text, name=name, version=version)
-    if _RUN_ID.fullmatch(text):
+    if is_run_id(text):
         return _Reference(text, run_id=text)
     name, _, alias = text.rpartition("@")
     return _Reference(text, name=name or None, alias=alias)
@@ -157,7 +155,7 @@ def _read_record(folder: Path, text: str) -> ModelRecord:
     try:
         about = yaml.safe_load((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
         return TypeAdapter(ModelRecord).validate_python(about["metadata"][RECORD_KEY])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValidationError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
         raise ModelError(
             f"model={text}: its {_ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE
+from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE, MODEL_PACKAGES
 from cnn_sweeps.tracking.outbox import write
 from cnn_sweeps.tracking.store import store_errors
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
 RECORD_KEY = "cnn_sweeps"
 """What a model's record is called in its MLflow metadata."""
 KERAS_FILE = f"artifacts/{MODEL_FILE}"
@@ -66,7 +65,7 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
     content = {
         "metadata": record.as_metadata(),
         "num_outputs": model.output_shape[1],
-        "requirements": [f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS],
+        "requirements": [f"{package}=={version(package)}" for package in MODEL_PACKAGES],
     }
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / MODEL_FILE)
@@ -98,9 +97,10 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
         champion = client.get_model_version_by_alias(name, "champion")
     except MlflowException:
         champion = None
-    if champion is not None and _comparable(champion.tags) == _comparable(tags):
-        before = float(champion.tags["objective.value"])
-        if before <= value if minimize else before >= value:
+    before = None if champion is None else _objective_value(champion.tags)
+    if champion is not None and before is not None and _comparable(champion.tags) == _comparable(tags):
+        is_better = value < before if minimize else value > before
+        if not is_better:
             return (
                 f"registered as {name} version {registered.version}; "
                 f"version {champion.version} stays champion with {before:.4g}"
@@ -121,3 +121,11 @@ def register_beside(name: str, model_uri: str, tags: dict[str, str], alias: str)
 
 def _comparable(tags: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key.startswith("comparable.")}
+
+
+def _objective_value(tags: dict[str, str]) -> float | None:
+    """Give the objective that a version's tags, which anybody may have written, tell; None if that is no number."""
+    try:
+        return float(tags["objective.value"])
+    except (KeyError, ValueError):
+        return None

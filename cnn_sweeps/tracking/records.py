@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.passwords import hide_passwords
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
-_MAX_FILE_BYTES = 1_000_000  # ours have 2,000; with a thousand classes 100,000
+_MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
+
+
+class _Data(BaseModel):
+    source: str
+    fingerprint: str
+    images: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,13 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         run = client.get_run(run_id)
     _check_whole(run)
     _check_files(run, client)
-    texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
     try:
-        data = json.loads(texts["data.json"])
-        num_images = {split: sum(of_class.values()) for split, of_class in data["images"].items()}
-        data_source, data_fingerprint = str(data["source"]), str(data["fingerprint"])
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
+        data = _Data.model_validate_json(texts["data.json"])
+    except ValueError as error:
         raise TrackingError(
-            f"{run_id}: its data.json does not say of which images it was made; give another"
+            f"{run_id}: the files of the run {run.info.run_name} make no sense ({type(error).__name__}); "
+            "give another run"
         ) from error
     return RunRecord(
         run_id=run_id,
@@ -100,9 +106,9 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         tags=dict(run.data.tags),
         config=texts["config.yaml"],
         overrides=texts["overrides.yaml"],
-        data_source=data_source,
-        data_fingerprint=data_fingerprint,
-        num_images=num_images,
+        data_source=data.source,
+        data_fingerprint=data.fingerprint,
+        num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
         measured=read_measured(run_id),
     )
 
@@ -125,14 +131,17 @@ def _check_whole(run: Run) -> None:
 
 
 def _check_files(run: Run, client: MlflowClient) -> None:
-    files = client.list_artifacts(run.info.run_id)
-    missing = _NEEDED_FILES - {file.path for file in files}
-    if large := [file.path for file in files if file.path in _NEEDED_FILES and (file.file_size or 0) > _MAX_FILE_BYTES]:
-        raise TrackingError(f"{run.info.run_id}: its {', '.join(sorted(large))} are too large to be of this program")
+    sizes = {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
+    missing = _NEEDED_FILES - sizes.keys()
     if missing:
         raise TrackingError(
             f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
             "before its training began, or its files were removed; give another run"
+        )
+    if large := sorted(name for name in _NEEDED_FILES if sizes[name] > _MOST_BYTES):
+        raise TrackingError(
+            f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, and should "
+            f"have at most {_MOST_BYTES:,}; give another run"
         )
 
 

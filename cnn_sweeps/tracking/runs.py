@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.errors import TrackingOutageError, UserError
+from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
 from cnn_sweeps.schema import TrackingConfig
-from cnn_sweeps.tracking.outbox import Outbox, deliver_all, deliver_or_tell, opened, write
+from cnn_sweeps.tracking.outbox import Outbox, deliver_or_tell, opened, write
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
@@ -192,8 +192,17 @@ def _deliver_of_earlier_part(run_id: str) -> None:
     import mlflow
 
     folder = mlflow.get_run(run_id).data.tags.get(_FOLDER_TAG)
-    if folder is not None:
-        deliver_all(Path(folder))
+    if folder is None:
+        return
+    try:  # that run's own alone: anybody who writes to the store can have it name any folder
+        is_delivered = Outbox(Path(folder), run_id).deliver(at_once=True)
+    except TrackingOutageError:
+        raise
+    except TrackingError as error:
+        log.warning("%s", error)
+        return
+    if not is_delivered:
+        raise TrackingOutageError(f"{folder}: what waits there was not delivered; give the same command again")
 
 
 def _write_last(outbox: Outbox, tags: dict[str, str], log_file: Path) -> None:
