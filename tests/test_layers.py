@@ -8,7 +8,7 @@ import pytest
 import cnn_sweeps
 
 LAYERS = [
-    ["locks", "owners", "passwords", "signals"],
+    ["locks", "output", "owners", "passwords", "signals"],
     ["errors", "commands", "threads"],
     ["patience", "whole_files"],
     ["schema", "targets", "arguments", "environment"],

@@ -94,7 +94,8 @@ def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> d
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
     """Tell whether a failed trial is to be tried again as another one."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    is_left = bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    return trial.state == TrialState.FAIL and is_left and DUPLICATE_OF not in trial.user_attrs
 
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
