@@ -24,19 +24,15 @@ class LossyFile(io.FileIO):
 
 
 def open_lossy(file: str | int, *, like: io.TextIOWrapper | None = None) -> io.TextIOWrapper:
-    """Open a text file to append to, by its path or its number, that loses what it cannot take.
+    """Open a text file to append to, line by line, that loses what it cannot take.
 
     Args:
         file: its path, or the number of one that is open and stays so.
-        like: has the encoding to use, and is written line by line if this one is to be.
+        like: has the encoding to use, else UTF-8.
     """
     raw = LossyFile(file, "a") if isinstance(file, str) else LossyFile(file, "w", closefd=False)
     encoding, errors = ("utf-8", "backslashreplace") if like is None else (like.encoding, like.errors)
-    through = like is not None and like.write_through
-    by_line = like is not None and like.line_buffering
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=by_line, write_through=through
-    )
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)
 
 
 def outlive_display(*names: str) -> None:
@@ -77,9 +73,7 @@ def shown_whole() -> Iterator[None]:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         _discard()
-        sys.exit(
-            f"error: standard output cannot be written ({error.strerror}); make space for it, or show it elsewhere"
-        )
+        sys.exit(f"error: standard output cannot be written ({error.strerror}); make space, or show it elsewhere")
 
 
 def _discard() -> None:
