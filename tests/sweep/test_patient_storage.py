@@ -147,11 +147,13 @@ def test_request_whose_answer_was_lost_is_not_carried_out_twice():
     study = optuna.create_study(storage=PatientStorage(storage, "here"))
     study.enqueue_trial({"x": 1})
     assert [trial.system_attrs["fixed_params"] for trial in study.trials] == [{"x": 1}]
-    storage.lost.remove("create")
+    storage.lost = {"state"}
     trial = study.ask()
     assert trial.suggest_int("x", 0, 9) == 1
     assert study.ask().number == 1
     assert len(study.trials) == 2
+    assert storage.lost == {"state", "create"}
+    storage.lost.remove("state")
     trial.report(0.5, 1)
     trial.set_user_attr("key", 1)
     study.tell(trial, 1.0)
