@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.output import outlive_display, shown_whole
 from cnn_sweeps.signals import exit_on_signals
 
 _SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -72,11 +72,11 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     exit_on_signals()
+    outlive_display("stderr")
     try:
-        command(sys.argv[1:])
+        with shown_whole():
+            command(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -23,6 +23,7 @@ from cnn_sweeps.repeats import plan_trainings
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.whole_files import LogFile
 
 if TYPE_CHECKING:
     import keras
@@ -128,7 +129,7 @@ def evaluate_trial(
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """Have all that is logged in the block, from INFO on, go into a file alone."""
-    logger, handler = logging.getLogger(), logging.FileHandler(file)
+    logger, handler = logging.getLogger(), LogFile(file)
     handlers, level = logger.handlers, logger.level
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

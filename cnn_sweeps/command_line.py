@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_sweeps.errors import UserError
+from cnn_sweeps.output import outlive_display, shown_whole
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.signals import exit_on_signals
 from cnn_sweeps.targets import targets_in_folder, targets_in_text, trusting
@@ -73,6 +74,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     def run_task(config: DictConfig) -> Any:
         nonlocal task_began
         task_began = True
+        outlive_display()
         gc.enable()
         try:
             return task(config)
@@ -93,16 +95,15 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
 
     try:
         search_path = _search_path()
-        if {"--help", "-h"} & set(sys.argv):
-            _show_help(search_path)
-        with trusting(_named_by_user(search_path)):
-            hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(run_task)()
+        with shown_whole():
+            if {"--help", "-h"} & set(sys.argv):
+                _show_help(search_path)
+            with trusting(_named_by_user(search_path)):
+                hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(run_task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback or _is_bug(error):
             raise
         sys.exit(f"error: {hide_passwords(_explain(error))}")
-    except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, yaml.YAMLError, OSError) as error:
         if isinstance(error, OSError) and is_disk_full(error) and not wants_traceback:
             sys.exit(f"error: {_explain_full_disk(error, os.curdir)}")

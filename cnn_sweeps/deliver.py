@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.passwords import hide_passwords
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def deliver(arguments: Sequence[str]) -> None:
     folders = [Path(name) for name in names]
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
+    outlive_display()
     from cnn_sweeps.assembly import prepare_libraries
 
     prepare_libraries()

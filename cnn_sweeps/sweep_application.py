@@ -6,11 +6,11 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -22,7 +22,7 @@ from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.description import describe_sweep
-from cnn_sweeps.errors import ConfigError, StudyOutageError, TrackingError, TrackingOutageError
+from cnn_sweeps.errors import ConfigError, DiskError, OutageError, TrackingError, TrackingOutageError
 from cnn_sweeps.leftovers import remove_checkpoints, settle_runs
 from cnn_sweeps.names import for_terminal
 from cnn_sweeps.owners import is_here
@@ -49,6 +49,7 @@ from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
 _RETRAINED = "retrained.trial"  # of a study
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 
@@ -149,8 +150,9 @@ class CnnSweep(SweepApplication):
     def update(self, study: SweepStudy) -> None:
         """Record counts by state and the best value so far, unless the store is away: newer ones will follow."""
         assert self._run is not None
-        if not self._run.is_waiting():
-            self._record(study)
+        with suppress(DiskError):  # the store is away and the disk full
+            if not self._run.is_waiting():
+                self._record(study)
 
     def _record(self, study: SweepStudy) -> None:
         assert self._run is not None
@@ -184,7 +186,11 @@ class CnnSweep(SweepApplication):
         return [for_terminal(str(line)) for line in told or []]
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
-        """Record a trial that repeats a finished one under its own run."""
+        """Record a trial that repeats a finished one under its own run.
+
+        Raises:
+            TrackingOutageError: if the store is away; to be called again then.
+        """
         assert self._run is not None
         values = original.values if original.state == TrialState.COMPLETE else []
         tags = trial_tags(self._study.name, trial.number, trial.user_attrs) | {
@@ -195,7 +201,7 @@ class CnnSweep(SweepApplication):
         # the settings too, so that a comparison of the two finds no difference
         params = by_setting(trial.params)
         if run_id := run_id_of(original.user_attrs):
-            params = patiently(partial(self._run.read_params, run_id), log.warning)
+            params = self._run.read_params(run_id)
         name = f"trial {trial.number}: equals trial {original.number}"
         trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
 
@@ -237,7 +243,7 @@ class CnnSweep(SweepApplication):
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
             return [f"trial {number} was retrained before"]
-        metrics = self._run.read_metrics(trial.user_attrs[RUN_ID])
+        metrics = _patiently(self._run.read_metrics, trial.user_attrs[RUN_ID])
         lines: list[str] = executor.call(
             retrain_trial,
             str(self._folder / trial.user_attrs[FOLDER]),
@@ -265,8 +271,8 @@ class CnnSweep(SweepApplication):
             AblationTraining(
                 arm=trial.params["ablation"],
                 seed=trial.params["seed"],
-                metrics=self._run.read_metrics(trial.user_attrs[RUN_ID]),
-                val_log_losses=self._run.read_history(trial.user_attrs[RUN_ID], "val_log_loss"),
+                metrics=_patiently(self._run.read_metrics, trial.user_attrs[RUN_ID]),
+                val_log_losses=_patiently(self._run.read_history, trial.user_attrs[RUN_ID], "val_log_loss"),
             )
             for trial in sorted(trials, key=lambda trial: trial.number)
         ]
@@ -290,14 +296,16 @@ class CnnSweep(SweepApplication):
                 where = owner.get("owner.host")
                 return [f"trial {trial.number}: its weights are on {where}; the same command there tests it"]
             return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
-        done = self._run.read_tags_of_finished(run_id)
+        done = _patiently(self._run.read_tags_of_finished, run_id)
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
         keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
         if not on_test and not keep_model:
             if "test.evaluated" in done:
-                return [f"trial {trial.number} was tested before: {describe_test(self._run.read_metrics(run_id))}"]
+                tested = describe_test(_patiently(self._run.read_metrics, run_id))
+                return [f"trial {trial.number} was tested before: {tested}"]
             return [f"trial {trial.number}: its model was registered before"] if "registered.model" in done else []
-        return executor.call(  # type: ignore[no-any-return]
+        return _patiently(  # what is cut off is done again
+            executor.call,
             evaluate_trial,
             str(folder),
             {"study": self._study.name, "trial.number": str(trial.number), "trial.run_id": run_id},
@@ -311,8 +319,14 @@ class CnnSweep(SweepApplication):
     def end(self, status: str) -> None:
         """Close the sweep's run."""
         if self._run is not None:
-            with suppress(StudyOutageError, TrackingOutageError):
+            with suppress(OutageError):
                 self._record(self._study)
                 remove_checkpoints(Path(self._config.training.checkpoint_dir), self._study.trials)
-            self._run.log_files(self._folder / "sweep.log")
+            with suppress(DiskError):
+                self._run.log_files(self._folder / "sweep.log")
             self._run.end(status)
+
+
+def _patiently(function: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Call what may be called again, and wait where the store is away for a while."""
+    return patiently(partial(function, *arguments), log.warning)

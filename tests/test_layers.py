@@ -8,7 +8,7 @@ import pytest
 import cnn_sweeps
 
 LAYERS = [
-    ["locks", "names", "owners", "passwords", "plain_files", "signals"],
+    ["locks", "names", "output", "owners", "passwords", "plain_files", "signals"],
     ["errors", "commands", "threads"],
     ["patience", "whole_files"],
     ["schema", "arguments", "environment"],

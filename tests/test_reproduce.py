@@ -405,9 +405,12 @@ def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(ma
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"data": "[" * 100_000}, "its data.json does not say of which images it was made"),
-        ({"data": '{"images": 3}'}, "its data.json does not say of which images it was made"),
-        ({"config": "a: " + "x" * 2_000_000}, "its config.yaml are too large to be of this program"),
+        ({"data": "[" * 100_000}, "make no sense (ValidationError); give another run"),
+        ({"data": '{"images": 3}'}, "make no sense (ValidationError); give another run"),
+        (
+            {"config": "a: " + "x" * 2_000_000},
+            "config.yaml of the run forged has 2,000,003 bytes, and should have at most 1,048,576",
+        ),
     ],
 )
 def test_files_that_are_none_of_ours_are_refused_in_one_line(change, told, made, again, forge):

@@ -38,6 +38,7 @@ from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.sweeps import SweepRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -223,14 +224,15 @@ def test_group_that_is_swept_is_a_parameter_of_the_trials_and_the_sweeps_run_has
 def test_pruned_trials_leave_finished_runs_and_no_checkpoint_and_the_sweep_says_that_none_completed(
     run_train, tmp_path
 ):
-    run_train(
-        *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
-        *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
-    )
+    with pytest.raises(SystemExit, match=r"no trial completed: 0 done, 2 pruned, 0 failed.*choose a more patient"):
+        run_train(
+            *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
+            *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
+        )
     study = study_in(tmp_path)
     assert [(trial.state.name, trial.last_step) for trial in study.trials] == [("PRUNED", 1)] * 2
     parent = parent_run(study)
-    assert parent.info.status == "FINISHED"
+    assert parent.info.status == "FAILED"
     assert parent.data.metrics["trials.pruned"] == 2
     children = child_runs(parent)
     assert [run.info.status for run in children] == ["FINISHED"] * 2
@@ -437,10 +439,23 @@ def test_evaluate_best_false_tests_nothing_and_keeps_the_model(run_train, tmp_pa
     assert not any(file.path == "test_report.txt" for file in mlflow.MlflowClient().list_artifacts(run.info.run_id))
 
 
-def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trials_place_in_the_test(
-    run_train, tmp_path
+def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_trials_place_in_the_test(
+    run_train, tmp_path, monkeypatch
 ):
     """Points that leave out a key which has one value only are equal once they are sampled."""
+    record, attempts = SweepRun.record_trial, []
+
+    def is_away(*_):
+        raise ConnectionError("away")
+
+    def record_if_there(self, *arguments):
+        attempts.append(len(list(sweep_folder(tmp_path).glob("*/train.log"))))
+        with monkeypatch.context() as patch:
+            if len(attempts) == 1:  # the store goes away with the run half made
+                patch.setattr(self._client, "log_batch", is_away)
+            return record(self, *arguments)
+
+    monkeypatch.setattr(SweepRun, "record_trial", record_if_there)
     point, worse = "model.dropout:0.1", "model.dropout:0.5"
     run_train(
         *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),
@@ -449,7 +464,9 @@ def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trial
         f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{worse}}}]",
     )
     study = study_in(tmp_path)
+    assert attempts == [1, 2]  # the other trial was run meanwhile
     original, duplicate, other = study.trials
+    assert len(child_runs(parent_run(study))) == 3
     assert original.params == duplicate.params
     assert original.value == duplicate.value < other.value
     parent = parent_run(study)

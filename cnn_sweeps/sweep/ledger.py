@@ -157,7 +157,8 @@ def _is_number(value: Any) -> TypeGuard[int]:
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
     """Tell whether a failed trial is to be tried again as another one."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    is_left = bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    return trial.state == TrialState.FAIL and is_left and DUPLICATE_OF not in trial.user_attrs
 
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:

@@ -20,6 +20,7 @@ from cnn_sweeps.sweep.ledger import (
     DUPLICATE_OF,
     ERROR,
     OWNER,
+    RETRIED,
     SETTINGS_ID,
     TrialLedger,
     attempt_of,
@@ -30,7 +31,7 @@ from cnn_sweeps.sweep.ledger import (
     queued_params,
 )
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome
-from cnn_sweeps.sweep.patient_storage import PatientStorage
+from cnn_sweeps.sweep.patient_storage import MARK, PatientStorage
 from cnn_sweeps.sweep.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.samplers import build_pruner, build_sampler, check_sampler
 from cnn_sweeps.sweep.settings import SweepSettings
@@ -106,6 +107,13 @@ class SweepStudy(SharedStudy):
         self._ledger = self._new_ledger()
 
     @property
+    def failed(self) -> list[FrozenTrial]:
+        """The failed trials that are not tried again as others."""
+        known = self._set_aside
+        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
+        return [trial for trial in failed if not trial.user_attrs.get(RETRIED) and trial.number not in known]
+
+    @property
     def ledger(self) -> TrialLedger:
         """What the trials add up to now."""
         self._ledger.read(self.trials)
@@ -130,6 +138,8 @@ class SweepStudy(SharedStudy):
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
                 trial = self._ask()
+                if self._drop_if_doubled(trial):
+                    continue
                 try:
                     trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
                 except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
@@ -140,6 +150,19 @@ class SweepStudy(SharedStudy):
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
+
+    def _drop_if_doubled(self, trial: Trial) -> bool:
+        """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
+        frozen, trials = self._frozen(trial), self.trials
+        mark = frozen.system_attrs.get(MARK)
+        first = next((each.number for each in trials if each.system_attrs.get(MARK) == mark), trial.number)
+        if mark is None or first == trial.number:
+            return False
+        trial.set_user_attr(DUPLICATE_OF, first)
+        trial.set_user_attr(RETRIED, value=True)
+        trial.set_user_attr(ERROR, f"the request for trial {first} was sent twice")
+        self._tell(trial, TrialState.FAIL, None)
+        return True
 
     def _ask(self) -> Trial:
         try:

@@ -17,11 +17,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.errors import OutageError, StudyOutageError, SweepError
+from cnn_sweeps.output import outlive_display
+from cnn_sweeps.patience import Backoff, patiently
 from cnn_sweeps.sweep.definition import describe_study
 from cnn_sweeps.sweep.executors import Executor, JobsAhead, choose_executor
 from cnn_sweeps.sweep.failures import FailureLimits
 from cnn_sweeps.sweep.interruption import Interruption
-from cnn_sweeps.sweep.ledger import owner_of, senseless_attributes
+from cnn_sweeps.sweep.ledger import RETRIED, error_of, owner_of, senseless_attributes
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
@@ -54,6 +56,7 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
+    outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
@@ -86,7 +89,7 @@ def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[F
     finally:
         progress.close()
         executor.close()
-        with suppress(StudyOutageError):  # who goes on with the study finds them left
+        with suppress(OutageError):  # who goes on with the study finds them left
             sweep.abandon_running_trials()
         plan.application.end(status)
     if sweep.interruption.is_asked_for and not sweep.is_over:
@@ -120,6 +123,8 @@ class _Sweep:
         self._study, self._plan, self._settings = study, plan, plan.settings
         self._executor, self._progress, self._folder, self._application = executor, progress, folder, plan.application
         self._running: dict[int, tuple[Trial, Future[JobReturn]]] = {}
+        self._duplicates: list[tuple[Trial, FrozenTrial]] = []  # with what they repeat; not recorded yet
+        self._backoff, self._is_outage_told = Backoff(), False
         self._started = self._recorded = time.monotonic()
         self._shown = 0.0
         self._is_waiting_told = False
@@ -147,11 +152,29 @@ class _Sweep:
             self._report()
             raise
         ranking = self._report()
-        if self.is_over and ranking:
+        if self.is_over:
+            self._check_success(ranking)
             with self._interruptible():
                 for line in self._application.finish(self._study, self._executor):
                     self._progress.say(line)
         return ranking
+
+    def _check_success(self, ranking: list[FrozenTrial]) -> None:
+        """See that a trial has completed; those that failed are tried again when the sweep is continued."""
+        if ranking:
+            return
+        counts, failed = self._study.ledger.counts, self._study.failed
+        self._study.set_aside([trial.number for trial in failed])
+        if failed:
+            last = f"the last failure: {error_of(failed[-1]) or 'not known'}; "
+            advice = f"{last}correct the cause and give the same command, which tries them again, with"
+        elif counts["PRUNED"]:
+            advice = "choose a more patient hydra/sweeper/pruner, and a larger hydra.sweeper.n_trials, to go on with"
+        else:
+            advice = f"give it more time than hydra.sweeper.timeout_s={self._settings.timeout_s} to go on with"
+        raise SweepError(
+            f"no trial completed: {describe_counts(counts)}; {advice} hydra.sweeper.study_name={self._study.name}"
+        )
 
     def _run_trials(self) -> None:
         for trial in self._study.trials:
@@ -161,11 +184,15 @@ class _Sweep:
         self._recover()
         while True:
             self._fill_slots()
+            self._record_duplicates()
             self._show()
             if self._running or self._lacks_slots():
                 with self._interruptible():
                     self._executor.wait(_POLL_S)
                 self._collect()
+            elif self._duplicates:
+                with self._interruptible():
+                    patiently(self._record_first_duplicate, self._progress.say)
             elif self._may_go_on() and self._study.ledger.counts["RUNNING"]:
                 self._wait_for_others()
             else:
@@ -197,8 +224,9 @@ class _Sweep:
 
     def abandon_running_trials(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
-        trials = [self._study.tell(trial, INTERRUPTED) for trial, _ in self._running.values()]
-        self._running = {}
+        under_way = [*self._running.values(), *self._duplicates]
+        trials = [self._study.tell(trial, INTERRUPTED) for trial, _ in under_way]
+        self._running, self._duplicates = {}, []
         if trials:
             self._application.close_lost(trials)
 
@@ -225,20 +253,40 @@ class _Sweep:
             self._plan.extend(trial)
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
         if original is not None:
-            self._application.record_duplicate(trial, original)
-            told = self._study.tell_duplicate(trial, original)
+            self._duplicates.append((trial, original))
             del self._running[trial.number]
-            self._progress.say(describe_trial(told))
+            self._record_duplicates()
             return
         overrides = [*(override_text(key, value) for key, value in trial.params.items()), *self._plan.space.fixed]
         self._running[trial.number] = (trial, self._executor.submit(overrides, trial.number))
 
+    def _record_duplicates(self) -> None:
+        """Record and tell what repeats finished trials; while the record cannot be written, it waits for that."""
+        while self._duplicates and self._backoff.is_over:
+            try:
+                with self._backoff.noting_outages():
+                    self._record_first_duplicate()
+            except StudyOutageError:
+                raise
+            except OutageError as error:
+                if not self._is_outage_told:
+                    self._progress.say(f"{error}; trials that equal others wait for it, those that run go on")
+                self._is_outage_told = True
+
+    def _record_first_duplicate(self) -> None:
+        trial, original = self._duplicates[0]
+        self._application.record_duplicate(trial, original)
+        told = self._study.tell_duplicate(trial, original)
+        del self._duplicates[0]
+        self._is_outage_told = False
+        self._progress.say(describe_trial(told))
+
     def _collect(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""
         self._say_news()
-        outcomes = [self._tell(*job) for job in list(self._running.values()) if job[1].done()]
-        for outcome, number in outcomes:
-            self._check_failures(outcome, number)
+        told = [self._tell(*job) for job in list(self._running.values()) if job[1].done()]
+        for outcome, trial in told:
+            self._check_failures(outcome, trial)
         if time.monotonic() - self._recorded > _RECORD_EVERY_S:
             self._application.update(self._study)
             self._recorded = time.monotonic()
@@ -247,7 +295,7 @@ class _Sweep:
         for line in self._application.news(self._study):
             self._progress.say(line)
 
-    def _tell(self, trial: Trial, future: Future[JobReturn]) -> tuple[Outcome, int]:
+    def _tell(self, trial: Trial, future: Future[JobReturn]) -> tuple[Outcome, FrozenTrial]:
         try:
             result: JobReturn | BaseException = future.exception() or future.result()
         except CancelledError as error:
@@ -260,7 +308,7 @@ class _Sweep:
         if not isinstance(result, JobReturn):
             self._application.close_lost([told])
         self._progress.say(describe_trial(told))
-        return outcome, trial.number
+        return outcome, told
 
     def _keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
         folder = self._folder / str(number)
@@ -270,13 +318,16 @@ class _Sweep:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
-    def _check_failures(self, outcome: Outcome, number: int) -> None:
+    def _check_failures(self, outcome: Outcome, trial: FrozenTrial) -> None:
         """Stop the sweep if going on makes no sense; its failures are tried again when it is continued."""
-        num_failed, total = self._study.ledger.counts["FAIL"], self._study.total
-        told = self._failure_limits.check(outcome, number, num_failed=num_failed, total=total)
+        is_retried, counts = bool(trial.user_attrs.get(RETRIED)), self._study.ledger.counts
+        told = self._failure_limits.check(
+            outcome, trial.number, is_retried=is_retried, counts=counts, total=self._study.total
+        )
         if told is None:
             return
-        self._study.set_aside(told.to_try_again)
+        every = [each.number for each in self._study.failed]
+        self._study.set_aside(told.to_try_again if counts["COMPLETE"] else every)
         if outcome.traceback and not outcome.is_told:
             self._progress.say(outcome.traceback.rstrip())
         advice = f"correct the cause and give the same command with hydra.sweeper.study_name={self._study.name}"

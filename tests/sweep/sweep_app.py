@@ -14,7 +14,7 @@ import psutil
 from optuna.storages.journal import JournalFileBackend
 
 APP = """\
-import ctypes, os, signal, sys, threading, time
+import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import hydra
@@ -40,6 +40,8 @@ def go_wrong(fault, x):
         raise ValueError(f"x is {x}")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "leave":
+        os._exit(0)
     if fault == "exit":
         sys.exit(3)
     if fault == "memory":
@@ -59,7 +61,11 @@ def go_wrong(fault, x):
         return foreign.ForeignError("bad")
     if fault == "hang":
         time.sleep(600)
+    if fault == "child":
+        subprocess.Popen(["sleep", "600"])
+        wait_until(lambda: Path("go").exists())
     if fault == "stuck":  # in C code that lets no thread of Python run
+        subprocess.Popen(["sleep", "600"])
         Path("stuck").touch()
         ctypes.PyDLL(None).sleep(600)
     if fault == "pause":
