@@ -169,7 +169,6 @@ class _Cnn:
     dense_units: Widths
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
     padding: Literal["same", "valid"]
 
 
@@ -179,7 +178,6 @@ class _Residual:
     blocks_per_stage: Count
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
 
 
 @dataclass(config=_forbid_unknown)
