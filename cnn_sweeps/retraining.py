@@ -80,6 +80,7 @@ def _retrain(kept: KeptTrial, number: int, threshold: float | None, *, on_test: 
         metrics = train_metrics(network.model)
         check_finite(metrics, epoch)
         runs.log_metrics(metrics, step=epoch)
+    network.measure_batch_statistics(source, seed=config.seed, batch_size=config.training.batch_size)
     lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
     predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
     if on_test and len(split.test):

@@ -174,7 +174,6 @@ class _Cnn:
     dense_units: Widths
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
     padding: Literal["same", "valid"]
 
 
@@ -184,7 +183,6 @@ class _Residual:
     blocks_per_stage: Annotated[int, Strict(), Field(ge=1, le=100)]
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
 
 
 @dataclass(config=_forbid_unknown)

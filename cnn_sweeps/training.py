@@ -91,6 +91,7 @@ def train(
         epoch_started = time.perf_counter()
         train_epoch(network, source, seed, config.batch_size, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
+        network.measure_batch_statistics(source, seed=seed, batch_size=config.batch_size)
         metrics = _epoch_metrics(model, validate()) | {
             "epoch_s": time.perf_counter() - epoch_started,
             "images_per_s": num_images / train_s,

@@ -168,7 +168,6 @@ def test_dogs_vs_cats_has_the_seed_notebooks_settings():
         "model.dropout": 0.5,
         "model.l2": 1e-3,
         "data.root": "images",
-        "model.batch_norm_momentum": 0.99,
         "model.padding": "valid",
         "optimizer.learning_rate": 1e-3,
         "optimizer.decay_rate": 0.9,

@@ -45,7 +45,7 @@ LAYERS = [
     ["sweep.application", "sweep.failures", "sweep.interruption"],
     ["sweep.preparation"],
     ["sweep.sweeper"],
-    ["replicas"],
+    ["replicas", "batch_statistics"],
     ["repeats", "epoch_record", "network", "prediction", "conversion", "comparison", "description"],
     ["training", "prediction_output", "sweep_files"],
     ["results"],

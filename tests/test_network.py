@@ -102,7 +102,6 @@ def test_what_does_not_change_the_graph_uses_the_same_network(change):
     [
         "model.dropout=0",
         "model.filters=[4,4]",
-        "model.batch_norm_momentum=0.8",
         "optimizer=sgd",
         "optimizer.beta_1=0.8",
         "optimizer.schedule=constant",

@@ -5,9 +5,11 @@ import os
 import re
 import shlex
 import signal
+from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 
+import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import psutil
 import pytest
 from conftest import TINY, compose
 from PIL import Image
+from test_batch_statistics import differences
 from tiny_sweeps import (
     IN_THIS_PROCESS,
     STUDY,
@@ -388,6 +391,9 @@ def test_best_configuration_is_retrained_on_training_and_validation_images(run_t
     outputs = model.predict(data.images[test].astype(np.float32) / 255)
     measured = summarize(class_probabilities(outputs), data.labels[test])
     assert measured["log_loss"] == pytest.approx(again.data.metrics["test_log_loss"], rel=1e-5)
+    kept = Path(mlflow.artifacts.download_artifacts("models:/retrained-synthetic@retrained"), "artifacts/model.keras")
+    whole = np.setdiff1d(np.arange(60), test)
+    assert differences(keras.saving.load_model(kept), data.images[whole]).max() < 0.01
 
     run_train(*sweep, "hydra.sweeper.n_trials=2")
     assert f"trial {study.best_trial.number} was retrained before" in sweep_log(tmp_path)
