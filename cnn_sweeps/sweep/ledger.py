@@ -99,10 +99,25 @@ def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Give the trial that tries this one again, or that one, and so on; the trial itself if none does."""
-    retries = {each.user_attrs[RETRY_OF]: each for each in trials if RETRY_OF in each.user_attrs}
+    retries = {retried: each for each in trials if (retried := _retried(each)) is not None}
     while trial.number in retries:
         trial = retries[trial.number]
     return trial
+
+
+def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Give the trials that this one tries again, the last one first; `trials` are all of the study, by number."""
+    attempts: list[FrozenTrial] = []
+    while (number := _retried(trial)) is not None:
+        trial = trials[number]
+        attempts.append(trial)
+    return attempts
+
+
+def _retried(trial: FrozenTrial) -> int | None:
+    """Give the number of the trial that this one tries again, which is an earlier one, whatever a study says."""
+    number = trial.user_attrs.get(RETRY_OF)
+    return number if isinstance(number, int) and 0 <= number < trial.number else None
 
 
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
