@@ -23,7 +23,7 @@ from cnn_sweeps.repeats import plan_trainings
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.tracking.store import find_store
-from cnn_sweeps.whole_files import LogFile
+from cnn_sweeps.whole_files import LogFile, replace_whole
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +40,19 @@ def keep(folder: Path, config: RunConfig, model: keras.Model, progress: Training
     OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
     (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch]))
     model.save_weights(folder / WEIGHTS_FILE)
+
+
+def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
+    """Copy what `keep` left in the folder of an earlier attempt; give how that went, or None if nothing is there."""
+    if not (earlier / WEIGHTS_FILE).exists():
+        return None
+    for name in (_CONFIG_FILE, _HISTORY_FILE, WEIGHTS_FILE):  # the weights last: where they are, the others are
+        replace_whole(folder / name, (earlier / name).read_bytes())
+    return _load_progress(folder)
+
+
+def _load_progress(folder: Path) -> TrainingProgress:
+    return TrainingProgress(*json.loads((folder / _HISTORY_FILE).read_text()))
 
 
 class KeptTrial(NamedTuple):
@@ -67,8 +80,7 @@ def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted
             f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
         )
     training = plan_trainings(config, dataset, split)[0]
-    progress = TrainingProgress(*json.loads((folder / _HISTORY_FILE).read_text()))
-    return KeptTrial(training.config, dataset, training.split, progress)
+    return KeptTrial(training.config, dataset, training.split, _load_progress(folder))
 
 
 def registered_name(config: RunConfig, dataset: ImageDataset) -> str:

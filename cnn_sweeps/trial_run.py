@@ -20,6 +20,7 @@ from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.ledger import retry_of
+from cnn_sweeps.sweep.places import trial_folder
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
@@ -110,6 +111,13 @@ class TrialRun:
         hydra = HydraConfig.get()
         self._trial.note(RUN_ID, run_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
+
+    def earlier_folders(self) -> list[Path]:
+        """Give the folders of the lost trials that this one tries again, the last one first."""
+        sweep = Path(HydraConfig.get().sweep.dir)
+        return [
+            trial_folder(sweep, trial.number, trial.user_attrs.get(FOLDER)) for trial in self._trial.earlier_attempts()
+        ]
 
     def check_data(self, dataset: ImageDataset) -> None:
         """See that the images are those of the study's other trials.

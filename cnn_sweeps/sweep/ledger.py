@@ -163,10 +163,19 @@ def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Give the trial that tries this one again, or that one, and so on; the trial itself if none does."""
-    retries = {retry_of(each): each for each in trials}
+    retries = {retried: each for each in trials if (retried := retry_of(each)) is not None}
     while trial.number in retries:
         trial = retries[trial.number]
     return trial
+
+
+def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Give the trials that this one tries again, the last one first; `trials` are all of the study, by number."""
+    attempts: list[FrozenTrial] = []
+    while (number := retry_of(trial)) is not None:
+        trial = trials[number]
+        attempts.append(trial)
+    return attempts
 
 
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:

@@ -60,12 +60,13 @@ class SharedStudy:
     def recover(self, dead_hosts: Collection[str] = ()) -> list[FrozenTrial]:
         """Fail the running trials whose controller is dead and queue them again as new ones; give them.
 
-        Of a host in `dead_hosts` all controllers are taken to be dead; those of other hosts are once they are silent.
+        Of a host in `dead_hosts` all controllers are taken to be dead; others that cannot be seen are once they are
+        silent.
         """
         with self.exclusively():
             running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
             elsewhere = [trial for trial in running if owner_state(owner_of(trial)) == "elsewhere"]
-            silent = self._listener.silent(elsewhere)
+            silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
             causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
             abandoned = [trial for trial in running if is_abandoned(trial, self._storage, dead_hosts)]
             causes |= {trial.number: "its controller died" for trial in abandoned}

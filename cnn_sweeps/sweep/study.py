@@ -36,7 +36,9 @@ from cnn_sweeps.sweep.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.samplers import build_pruner, build_sampler, check_sampler
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, open_storage, server_address
+from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, open_storage
+
+_CLAIMING = "claiming"  # what the heartbeat is told instead of a trial that has no number yet
 
 
 class SweepStudy(SharedStudy):
@@ -77,8 +79,7 @@ class SweepStudy(SharedStudy):
             self._check_definition(definition)
             check_trials(self.name, self.trials)
             self._ledger = self._new_ledger()
-        is_shared = server_address(settings.storage) is not None  # else a file, which would grow with every beat
-        self._heartbeat = Heartbeat(storage) if is_shared else None
+        self._heartbeat = Heartbeat(storage, optuna_study._study_id)
 
     def _new_ledger(self) -> TrialLedger:
         is_single = len(self._settings.direction) == 1
@@ -131,12 +132,19 @@ class SweepStudy(SharedStudy):
 
     def claim(self) -> Trial | None:
         """Start the next trial and give it; None if as many as the study's total have been started."""
+        try:
+            return self._claim()
+        finally:
+            self._heartbeat.end(_CLAIMING)
+
+    def _claim(self) -> Trial | None:
         while True:
             with self.exclusively():
                 num_started = self.ledger.num_started
                 if num_started >= self.total:
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
+                self._heartbeat.begin(_CLAIMING)  # before it signs, so that no trial is without signs of life
                 trial = self._ask()
                 if self._drop_if_doubled(trial):
                     continue
@@ -145,8 +153,7 @@ class SweepStudy(SharedStudy):
                 except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
                     continue
                 if self.ledger.num_started <= self.total:
-                    if self._heartbeat is not None:
-                        self._heartbeat.begin(trial._trial_id)
+                    self._heartbeat.begin(trial.number)
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
@@ -196,9 +203,8 @@ class SweepStudy(SharedStudy):
 
         What another controller has taken over meanwhile stays as it is.
         """
-        if self._heartbeat is not None:
-            self._heartbeat.end(trial._trial_id)
         if (known := self._frozen(trial)).state.is_finished():
+            self._heartbeat.end(trial.number)
             return known
         if outcome.error:
             trial.set_user_attr(ERROR, outcome.error[:2000])
@@ -211,12 +217,14 @@ class SweepStudy(SharedStudy):
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
         try:
-            return super()._tell(trial, state, values)
+            told = super()._tell(trial, state, values)
         except RuntimeError as error:
             if "Study.stop" not in str(error):
                 raise
-        self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
-        return self._frozen(trial)
+            self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
+            told = self._frozen(trial)
+        self._heartbeat.end(told.number)
+        return told
 
     def ranking(self) -> list[FrozenTrial]:
         """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""

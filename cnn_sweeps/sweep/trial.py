@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyOutageError
 from cnn_sweeps.patience import Backoff, patiently
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, SETTINGS_ID, has_settings, owner_of, trial_tags
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, SETTINGS_ID, earlier_attempts, has_settings, owner_of, trial_tags
 from cnn_sweeps.sweep.samplers import build_pruner
 from cnn_sweeps.sweep.storage import open_patient_storage
 
@@ -69,6 +69,10 @@ class JobTrial:
     def tags(self) -> dict[str, str]:
         """What tells the trial from others in a record."""
         return trial_tags(self.study.study_name, self.number, self.user_attrs)
+
+    def earlier_attempts(self) -> list[FrozenTrial]:
+        """Give the trials that this one tries again, the last one first."""
+        return earlier_attempts(self.frozen, self.study.get_trials(deepcopy=False))
 
     def note(self, key: str, value: Any) -> None:
         """Keep something with the trial, JSON types, that it cannot do without.

@@ -65,10 +65,10 @@ def tracked_run(
         is_nested = outer is not None or PARENT_TAG in tags
         all_tags = tags | {_FOLDER_TAG: str(folder)}
         start = partial(_start_run, uri, config, name, resumed_run_id, all_tags, is_nested=is_nested)
-        run_id = patiently(start, log.warning) if is_nested else start()
+        run_id, known = patiently(start, log.warning) if is_nested else start()
         with opened(Outbox(folder, run_id)):
-            if run_id != resumed_run_id:
-                write("params", {"params": {key: hide_passwords(str(value)) for key, value in settings.items()}})
+            if new := {key: hide_passwords(str(value)) for key, value in settings.items() if key not in known}:
+                write("params", {"params": new})
             yield run_id
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
@@ -109,6 +109,33 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
         raise
     finally:
         _end_run(outbox, status)
+
+
+@store_errors()
+def find_part(run_id: str, name: str) -> str | None:
+    """Give the newest part of this name that a run of the store in use has.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    parts = client.search_runs(
+        [client.get_run(run_id).info.experiment_id],
+        f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.run_name = '{name}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return str(parts[0].info.run_id) if parts else None
+
+
+def adopt(part_id: str, run_id: str, folder: Path) -> None:
+    """Make a run a part of another one than before; in `folder` that waits for a store that does not answer."""
+    try:
+        Outbox(folder, part_id).write("tags", {"tags": {PARENT_TAG: run_id}})
+    except TrackingError as error:  # somebody has deleted it
+        log.warning("a part that was finished before is not shown below the run: %s", error)
 
 
 def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]], description: str) -> None:
@@ -167,14 +194,19 @@ def log_files(folder: Path) -> None:
 @store_errors()
 def _start_run(
     uri: str, config: TrackingConfig, name: str, resumed_run_id: str | None, tags: dict[str, str], *, is_nested: bool
-) -> str:
+) -> tuple[str, dict[str, str]]:
+    """Start a run, or go on with the resumed one; give its id and those of its parameters that it has."""
     import mlflow
 
     with connected(uri, config.experiment_name) as experiment_id:
         if resumed_run_id is not None and _has_run(resumed_run_id):
             _deliver_of_earlier_part(resumed_run_id)
-            mlflow.start_run(resumed_run_id, tags=owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]})
-            return resumed_run_id
+            mlflow.start_run(
+                resumed_run_id,
+                nested=mlflow.active_run() is not None,
+                tags=owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]},
+            )
+            return resumed_run_id, dict(mlflow.get_run(resumed_run_id).data.params)
         if not is_nested:
             close_abandoned_runs(experiment_id)
     run = mlflow.start_run(
@@ -184,7 +216,7 @@ def _start_run(
         tags=describe_process() | tags,
         log_system_metrics=False,
     )
-    return str(run.info.run_id)
+    return str(run.info.run_id), {}
 
 
 def _deliver_of_earlier_part(run_id: str) -> None:

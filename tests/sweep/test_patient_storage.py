@@ -121,6 +121,9 @@ class AnswersLost(optuna.storages.InMemoryStorage):
     def set_trial_user_attr(self, *arguments):
         return self._lose("note", super().set_trial_user_attr(*arguments))
 
+    def set_study_user_attr(self, *arguments):
+        return self._lose("sign", super().set_study_user_attr(*arguments))
+
 
 def test_journal_that_cannot_be_reached_is_waited_for_and_told_and_goes_on_once_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
@@ -138,8 +141,8 @@ def test_first_sign_of_life_that_does_not_arrive_ends_nothing():
     storage = AnswersLost()
     storage.lost.add("create")
     study = optuna.create_study(storage=storage)
-    Heartbeat(storage).begin(study.ask()._trial_id)
-    assert storage.lost == {"create", "note"}
+    Heartbeat(storage, study._study_id).begin(0)
+    assert storage.lost == {"create", "sign"}
 
 
 def test_request_whose_answer_was_lost_is_not_carried_out_twice():
