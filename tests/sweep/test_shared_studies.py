@@ -1,6 +1,7 @@
 """Studies in PostgreSQL that controllers on several hosts share: no trial too many, and none lost."""
 
 import socket
+import threading
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 from test_study import complete, open_study, run_all, run_as_process
+from waiting import wait_until
 
 from cnn_sweeps import patience
 from cnn_sweeps.errors import StudyError
@@ -26,6 +28,14 @@ def address(postgres):
 @pytest.fixture
 def open_shared(address, request, tmp_path):
     return lambda **settings: open_study(tmp_path, storage=address, name=request.node.name, **settings)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time by which signs of life are listened for, which passes only as the test says; signs come quickly."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _seconds: time.sleep(0.02))
+    monkeypatch.setattr(heartbeat, "time", clock)
+    return clock
 
 
 @contextmanager
@@ -66,9 +76,7 @@ def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(add
     assert run_as_process(tmp_path, waiting) == 0
 
 
-def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(
-    open_shared, address, request, tmp_path, monkeypatch
-):
+def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_shared, address, request, tmp_path, clock):
     code = f"""
         import socket
         socket.gethostname = lambda: "elsewhere"
@@ -76,15 +84,14 @@ def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(
         os._exit(9)
     """
     assert run_as_process(tmp_path, code) == 9
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.2)
-    study, began = open_shared(total=2), time.monotonic()
+    study = open_shared(total=2)
     (lost,) = study.trials
     assert (lost.user_attrs["owner"]["owner.host"], HEARTBEAT in lost.user_attrs) == ("elsewhere", True)
     complete(study, study.claim())
     assert study.claim() is None
     while not (recovered := study.recover()):
-        time.sleep(0.05)
-    assert 1.0 <= time.monotonic() - began < 5.0
+        clock.now += 0.9 * heartbeat.EVERY_S
+    assert clock.now / heartbeat.EVERY_S == pytest.approx(5.4)  # the first look at more than five beats of silence
     assert [(trial.number, trial.state.name) for trial in recovered] == [(0, "FAIL")]
     assert recovered[0].user_attrs["error"] == "its controller gives no sign of life any more"
     again = study.claim()
@@ -94,32 +101,35 @@ def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(
     assert study.ledger.counts == {"COMPLETE": 2, "RETRIED": 1}
 
 
-def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_shared, monkeypatch):
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.2)
-    theirs, mine = open_shared(), open_shared()
+def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_shared, clock):
+    threads, theirs, mine = set(threading.enumerate()), open_shared(), open_shared()
     with on_another_host():
         trial = theirs.claim()
-    signs, deadline = set(), time.monotonic() + 1.6
-    while time.monotonic() < deadline:
+    signs = set()
+
+    def is_new_sign():
+        sign = mine.trials[0].user_attrs[HEARTBEAT]
+        return sign not in signs and not signs.add(sign)
+
+    for _ in range(8):
+        wait_until(is_new_sign, "a sign of life")
+        clock.now += 0.9 * heartbeat.EVERY_S
         assert mine.recover() == []
-        signs.add(mine.trials[0].user_attrs[HEARTBEAT])
-        time.sleep(0.05)
-    assert len(signs) > 5
     complete(theirs, trial)
-    time.sleep(0.5)
-    last = mine.trials[0]
-    time.sleep(0.5)
-    assert (last.state.name, mine.trials[0].user_attrs) == ("COMPLETE", last.user_attrs)
+    begun = {thread for thread in threading.enumerate() if thread.name == "heartbeat"} - threads
+    wait_until(lambda: not any(thread.is_alive() for thread in begun), "the end of the signs")
+    (last,) = mine.trials
+    assert last.state.name == "COMPLETE"
 
 
-def test_what_comes_of_a_trial_after_it_was_taken_over_does_not_count(open_shared, monkeypatch):
+def test_what_comes_of_a_trial_after_it_was_taken_over_does_not_count(open_shared, monkeypatch, request):
     monkeypatch.setattr(heartbeat, "EVERY_S", 1000)
     theirs, mine = open_shared(total=1), open_shared(total=1)
     with on_another_host():
         trial = theirs.claim()
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.1)
+    clock = request.getfixturevalue("clock")  # theirs goes by the other one, and says nothing for so long
     while not mine.recover():
-        time.sleep(0.02)
+        clock.now += 0.9 * heartbeat.EVERY_S
     again = mine.claim()
     assert complete(theirs, trial).state == TrialState.FAIL
     complete(mine, again, 0.25)
