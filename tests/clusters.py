@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from tiny_sweeps import wait_until
+from waiting import wait_until
 
 
 class Cluster:

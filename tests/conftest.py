@@ -1,20 +1,25 @@
 """What all tests share: quiet libraries, one MLflow store, and ways to compose and to run."""
 
+import functools
 import os
-import sys
+import shutil
 from pathlib import Path
 
 os.environ.update(
-    TF_CPP_MIN_LOG_LEVEL="3", MLFLOW_LOGGING_LEVEL="WARNING", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true"
+    TF_CPP_MIN_LOG_LEVEL="3",
+    MLFLOW_LOGGING_LEVEL="WARNING",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="600s",  # on a busy machine
 )
 
 import hydra
 import pytest
 
-from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE, run_application
+from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.config import check_config
+from cnn_sweeps.locks import file_lock
 from cnn_sweeps.schema import RunConfig
-from cnn_sweeps.train import train
 
 # The smallest run that goes through everything.
 TINY_DATA = [
@@ -27,19 +32,36 @@ TINY_DATA = [
     "training.batch_size=16",
 ]
 TINY_CNN = ["model.filters=[4,8]", "model.dense_units=[8,4]"]
-TINY = TINY_DATA + TINY_CNN
+TINY = [*TINY_DATA, *TINY_CNN, "evaluation.pictures=none"]  # drawing takes as long as all the rest
 
 
+@functools.cache
 def compose(*overrides: str) -> RunConfig:
-    """Compose and check a configuration as the command line would."""
+    """Compose and check a configuration as the command line would; nobody changes it."""
     with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         return check_config(hydra.compose("config", list(overrides)))
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a MLflow database that all runs of the session share; making one takes seconds."""
-    return tmp_path_factory.mktemp("mlflow")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to be copied; making one takes seconds, so that the processes share it."""
+    import mlflow
+
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with file_lock(folder / "empty.lock", wait=True):
+        file = folder / "empty.db"
+        if not file.exists():
+            mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """The folder of a MLflow database that all runs of the session share."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -70,15 +92,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
 @pytest.fixture
 def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the command `python -m cnn_sweeps.train ARGUMENTS` in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    from tiny_sweeps import train_command
 
-    def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        run_application(train)
-
-    return run
+    return train_command(monkeypatch, tmp_path, store)
 
 
 @pytest.fixture(scope="session")

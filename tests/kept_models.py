@@ -69,6 +69,5 @@ def started_command(module, folder, *arguments):
         env={key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )

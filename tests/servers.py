@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from waiting import LONGEST_S
 
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 _SUPERUSER = "postgres"  # of the databases and, under root, of the processes, since PostgreSQL refuses to run as root
@@ -42,9 +43,9 @@ class _Server:
         """What the server has said."""
         return (self._folder / "terminal.txt").read_text()
 
-    def start(self, timeout_s=60):
+    def start(self):
         """Start it, or start it again, and wait until it answers."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + LONGEST_S
         while True:
             with (self._folder / "terminal.txt").open("a") as output:
                 self._process = subprocess.Popen(
@@ -72,7 +73,7 @@ class _Server:
     def _end(self, number):
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        self._process.wait(30)
+        self._process.wait()
 
 
 class Postgres(_Server):
@@ -142,7 +143,7 @@ class TrackingServer(_Server):
 
     def answers(self):
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=30) as answer:
                 return answer.status == 200
         except OSError:
             return False

@@ -19,7 +19,6 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
 
@@ -35,7 +34,7 @@ def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(ar
         "runpy.run_module('cnn_sweeps.train', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, argument], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, argument], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     imported = set(done.stdout.split("IMPORTED")[1].split())
     assert "hydra" in imported
@@ -126,7 +125,6 @@ def test_tab_completion_offers_options_and_settings(typed, offered, tmp_path):
         env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
         capture_output=True,
         text=True,
-        timeout=60,
         check=True,
     )
     assert offered in done.stdout.split()
@@ -134,5 +132,5 @@ def test_tab_completion_offers_options_and_settings(typed, offered, tmp_path):
 
 def test_output_that_is_no_longer_read_is_no_error(tmp_path):
     line = f"{sys.executable} -m cnn_sweeps.train --help | head -1"
-    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -1,10 +1,11 @@
 """How often finished epochs are kept, and that none is lost when the training ends."""
 
-import time
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 
+from cnn_sweeps import epoch_record
 from cnn_sweeps.epoch_record import EpochRecord
 from cnn_sweeps.schema import TrackingConfig
 from cnn_sweeps.tracking.runs import tracked_run
@@ -40,13 +41,20 @@ def test_first_epoch_is_kept_at_once_and_short_ones_after_it_together(recorded):
     assert len(saved) == 1  # the training is over, so that its checkpoint is of no use
 
 
-def test_epoch_is_kept_again_once_enough_time_has_passed(recorded):
-    saved = []
-    with EpochRecord(lambda: saved.append(time.sleep(0.05)), max_share_of_time=0.5) as record:
+def test_epoch_is_kept_again_once_enough_time_has_passed(recorded, monkeypatch):
+    clock, saved_at = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(epoch_record, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def save():
+        saved_at.append(clock.now)
+        clock.now += 0.05
+
+    with EpochRecord(save, max_share_of_time=0.5) as record:
         add_epochs(record, (1, 2))
-        time.sleep(0.3)
-        add_epochs(record, (3,))
-    assert len(saved) == 2
+        for epoch in (3, 4, 5):
+            clock.now += 0.06
+            add_epochs(record, (epoch,))
+    assert saved_at == pytest.approx([0.0, 0.17])
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])

@@ -42,7 +42,8 @@ def artifact(run, name) -> Path:
 
 
 def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, last_run, tmp_path):
-    run_train(*TINY, "regularization=full", "model.l2=0.01", "training.class_weight=balanced", "hydra.run.dir=here")
+    drawn = [*TINY, "evaluation.pictures=best", "hydra.run.dir=here"]
+    run_train(*drawn, "regularization=full", "model.l2=0.01", "training.class_weight=balanced")
     run = last_run()
     client = mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
@@ -104,7 +105,7 @@ def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_t
 
 
 def test_many_classes_have_metrics_and_pictures_but_no_threshold(run_train, last_run):
-    run_train(*TINY, "data.num_classes=3", "tracking.log_model=false")
+    run_train(*TINY, "evaluation.pictures=best", "data.num_classes=3", "tracking.log_model=false")
     run = last_run()
     assert {f"test_{name}" for name in METRICS} <= set(run.data.metrics)
     assert not any("threshold" in name for name in run.data.metrics)

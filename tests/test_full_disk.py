@@ -110,7 +110,8 @@ def test_study_on_a_full_disk_is_told_stays_whole_and_goes_on_once_there_is_spac
 
 
 def test_run_on_a_full_disk_is_told_in_one_line_and_the_same_command_works_once_there_is_space(disk, run_train):
-    command = [*TINY, f"hydra.run.dir={disk.folder}/here", "tracking.log_model=false"]
+    drawn = "evaluation.pictures=best"
+    command = [*TINY, drawn, f"hydra.run.dir={disk.folder}/here", "tracking.log_model=false"]
     disk.fill(but_for=20_000)  # for the settings, and not for the pictures
     with pytest.raises(SystemExit) as error:
         run_train(*command)

@@ -2,6 +2,8 @@
 
 import threading
 
+from waiting import LONGEST_S
+
 from cnn_sweeps.locks import file_lock
 
 
@@ -11,14 +13,14 @@ def test_lock_whose_file_its_holder_removed_still_has_one_holder_at_a_time(tmp_p
     def wait_for_it():
         with file_lock(path, wait=True):
             has_it.set()
-            may_end.wait(10)
+            may_end.wait(LONGEST_S)
 
     waiting = threading.Thread(target=wait_for_it)
     with file_lock(path, wait=True):
         waiting.start()
         assert not has_it.wait(0.3)
         path.unlink()
-    assert has_it.wait(10)
+    assert has_it.wait(LONGEST_S)
     with file_lock(path, wait=False) as is_mine:
         assert not is_mine
     may_end.set()

@@ -21,7 +21,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in, wait_until
+from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in
+from waiting import LONGEST_S, wait_until
 
 PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
 ARGUMENTS = ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4"]
@@ -42,7 +43,7 @@ def browser():
     alone = ["background-networking", "component-update", "sync", "quic", "gpu"]
     with sync_playwright() as playwright:
         options = ["--no-first-run", *(f"--disable-{service}" for service in alone)]
-        expect.set_options(timeout=30_000)
+        expect.set_options(timeout=1000 * LONGEST_S)
         browser = playwright.chromium.launch(executable_path=program, args=options)
         yield browser
         browser.close()
@@ -52,7 +53,7 @@ def browser():
 def swept(browser, tmp_path_factory):
     """A folder in which a sweep was run, its runs, and the address of `mlflow ui` there."""
     folder = tmp_path_factory.mktemp("swept")
-    with command_in(folder, folder) as run:
+    with command_in(folder, folder, draws_sweeps=True) as run:
         run(*ARGUMENTS)
     runs = all_runs(folder)
     (sweep,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
@@ -76,12 +77,12 @@ def mlflow_ui(folder):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait()
 
 
 def _answers(address):
     try:
-        with urllib.request.urlopen(address, timeout=2):
+        with urllib.request.urlopen(address, timeout=30):
             return True
     except OSError:
         return False
@@ -91,6 +92,7 @@ def _answers(address):
 def page(browser, swept):
     """A page of someone who has never been there: nothing is kept in the browser."""
     context = browser.new_context(viewport={"width": 1340, "height": 800})
+    context.set_default_timeout(1000 * LONGEST_S)
     page = context.new_page()
     close_assistant = page.get_by_role("button", name="Close")
     page.add_locator_handler(close_assistant, lambda button: button.click())

@@ -81,7 +81,7 @@ def check_whole(run):
     assert run.data.params["model.l2"]
     assert run.data.tags["mlflow.note.content"]
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "data.json", "learning_curves.png", "test_report.txt", "logs"} <= files
+    assert {"config.yaml", "data.json", "test_report.txt", "logs"} <= files
     (kept,) = run.outputs.model_outputs
     assert mlflow.pyfunc.load_model(f"models:/{kept.model_id}").metadata.metadata["cnn_sweeps"]["image_shape"]
 

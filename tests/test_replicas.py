@@ -15,7 +15,7 @@ from test_training import Run
 def folder(tmp_path_factory):
     """What the process with two devices leaves."""
     folder = tmp_path_factory.mktemp("two_devices")
-    subprocess.run([sys.executable, Path(__file__).with_name("two_devices.py"), folder], check=True, timeout=200)
+    subprocess.run([sys.executable, Path(__file__).with_name("two_devices.py"), folder], check=True)
     return folder
 
 

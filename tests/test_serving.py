@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from kept_models import tiny_images
 from PIL import Image
+from waiting import LONGEST_S, wait_until
 
 from cnn_sweeps.predict import predict
 
@@ -48,20 +48,18 @@ def address(store, kept_run, tmp_path_factory):
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 120
-        while not answers(f"http://127.0.0.1:{port}/ping"):
-            assert process.poll() is None, (folder / "terminal.txt").read_text()
-            assert time.monotonic() < deadline, (folder / "terminal.txt").read_text()
-            time.sleep(0.1)
+        ping = f"http://127.0.0.1:{port}/ping"
+        wait_until(lambda: process.poll() is not None or answers(ping), "the server")
+        assert process.poll() is None, (folder / "terminal.txt").read_text()
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         process.terminate()  # which MLflow passes on to the server
-        process.wait(30)
+        process.wait()
 
 
 def answers(address):
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=30) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -72,7 +70,7 @@ def ask(address, inputs):
     content = json.dumps({"inputs": inputs}).encode()
     request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=LONGEST_S) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -145,6 +143,6 @@ def test_kept_network_loads_with_keras_alone(kept_run, tmp_path):
         "assert not {'cnn_sweeps', 'mlflow'} & set(sys.modules)\n"
     )
     loaded = [sys.executable, "-c", script, str(Path(folder, "artifacts/model.keras"))]
-    shown = subprocess.run(loaded, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    shown = subprocess.run(loaded, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout == "(None, 1)\n"
     assert not [file for file in Path(folder).rglob("*") if file.suffix in (".pkl", ".pickle", ".cloudpickle")]

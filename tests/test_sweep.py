@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,7 +27,6 @@ from tiny_sweeps import (
     all_runs,
     child_runs,
     command_in,
-    finish,
     measured_on_test,
     parent_run,
     run_of,
@@ -34,8 +34,9 @@ from tiny_sweeps import (
     study_in,
     sweep_folder,
     sweep_log,
-    wait_until,
+    train_command,
 )
+from waiting import wait_until
 
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
@@ -61,14 +62,14 @@ def newest_run():
 
 # A plain sweep.
 
-PLAIN = [*SWEEP, IN_THIS_PROCESS, "tracking.experiment_name=plain sweep"]
+PLAIN = [*SWEEP, IN_THIS_PROCESS, "tracking.experiment_name=plain sweep", "evaluation.pictures=best"]
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, store):
     """What `python -m cnn_sweeps.train --multirun` with four trials leaves."""
     folder = tmp_path_factory.mktemp("swept")
-    with command_in(folder, store) as run:
+    with command_in(folder, store, draws_sweeps=True) as run:
         run(*PLAIN, "hydra.sweeper.n_trials=4")
     study = study_in(folder)
     parent = parent_run(study)
@@ -323,8 +324,8 @@ def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, 
     assert loser.data.metrics["num_parameters"] > study.best_value
 
 
-def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path):
-    run_train(
+def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(monkeypatch, store, tmp_path):
+    train_command(monkeypatch, tmp_path, store, draws_sweeps=True)(
         *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[4,8],[4,4]"),
         "objective=[val_log_loss,num_parameters]",
         *("hydra.sweeper.direction=[minimize,minimize]", "tracking.log_model=false"),
@@ -518,7 +519,7 @@ def test_interpolation_on_the_command_line_is_resolved_in_each_trial(run_train, 
 
 def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(run_train, tmp_path):
     run_train(
-        *SWEEP, "hydra.sweeper.n_trials=3", "regularization=full", "evaluate_best=false", "tracking.log_model=false"
+        *SWEEP, "hydra.sweeper.n_trials=2", "regularization=full", "evaluate_best=false", "tracking.log_model=false"
     )
     trials = study_in(tmp_path).trials
     owners = {run_of(trial).data.tags["owner.pid"] for trial in trials}
@@ -542,54 +543,37 @@ def trials_in_training(folder, epochs):
     ]
 
 
-def test_trial_whose_worker_is_killed_is_tried_again_and_nothing_is_left_running(tmp_path):
-    long = ["training.epochs=60", "training.early_stopping.enabled=false", "tracking.log_model=false"]
-    arguments = [
-        "hydra.sweeper.n_trials=2",
-        "hydra.sweeper.n_jobs=2",
-        "hydra/sweeper/pruner=none",
-        "evaluate_best=false",
-    ]
+def test_trial_whose_worker_is_killed_is_resumed_and_sigterm_closes_all_runs_and_leaves_the_trials_to_the_same_command(
+    tmp_path, empty_database
+):
+    """That such sweeps end as if nothing had happened: tests/faults."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    long = ["training.epochs=10000", "training.early_stopping.enabled=false", "hydra/sweeper/pruner=none"]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
-    with started(tmp_path, *SWEEP, *long, *arguments) as process:
-        steps = range(5, 40)
-        wait_until(lambda: process.poll() is not None or trials_in_training(tmp_path, steps), "a training")
-        victim = trials_in_training(tmp_path, steps)[0]
-        killed_id = victim.user_attrs["mlflow.run_id"]
+    def in_training(number):
+        return [trial for trial in trials_in_training(tmp_path, range(5, 10_000)) if trial.number == number]
+
+    with started(tmp_path, *SWEEP, *long, "hydra.sweeper.n_trials=1") as process:
+        wait_until(lambda: process.poll() is not None or in_training(0), "the trial")
+        killed_id = in_training(0)[0].user_attrs["mlflow.run_id"]
         worker = psutil.Process(int(client.get_run(killed_id).data.tags["owner.pid"]))
         assert process.pid in [parent.pid for parent in worker.parents()]
         worker.send_signal(signal.SIGKILL)
-        finish(tmp_path, process)
-
-    trials = study_in(tmp_path).trials
-    lost = trials[victim.number]
-    assert (lost.state.name, lost.user_attrs["retried"]) == ("FAIL", True)
-    assert lost.user_attrs["error"] == "the worker process died (exit code -9)"
-    (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == lost.number)
-    assert (again.state.name, again.params) == ("COMPLETE", lost.params)
-    assert sorted(again.intermediate_values) == list(range(1, 61))
-    assert [trial.state.name for trial in trials if trial.number != lost.number] == ["COMPLETE"] * 2
-    runs = {run.info.run_id: run for run in all_runs(tmp_path)}
-    assert (runs[killed_id].info.status, runs[killed_id].data.tags["trial.state"]) == ("KILLED", "FAIL")
-    retry = runs[again.user_attrs["mlflow.run_id"]]
-    assert (retry.data.tags["trial.retry_of"], retry.data.tags["trial.state"]) == (str(lost.number), "COMPLETE")
-    assert "resuming after epoch" in (sweep_folder(tmp_path) / str(again.number) / "train.log").read_text()
-    assert sorted(run.info.status for run in runs.values()) == ["FINISHED"] * 3 + ["KILLED"]
-    assert list((tmp_path / "outputs/checkpoints").glob("*.npz")) == []
-
-
-def test_sigterm_closes_all_runs_and_leaves_the_trials_to_the_same_command(tmp_path):
-    long = ["training.epochs=1000", "training.early_stopping.enabled=false", "hydra/sweeper/pruner=none"]
-    with started(tmp_path, *SWEEP, *long, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2") as process:
-        wait_until(lambda: process.poll() is not None or len(trials_in_training(tmp_path, range(2, 1000))) == 2, "both")
+        wait_until(lambda: process.poll() is not None or in_training(1), "the second try")
+        (again,) = in_training(1)
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait() == 143
+
     study = study_in(tmp_path)
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING", "WAITING"]
-    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, None, 0, 1]
-    runs = all_runs(tmp_path)
-    assert [run.info.status for run in runs] == ["KILLED"] * 3
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
+    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, 1]
+    assert study.trials[0].user_attrs["error"] == "the worker process died (exit code -9)"
+    assert again.params == study.trials[0].params
+    assert "resuming after epoch" in (sweep_folder(tmp_path) / "1" / "train.log").read_text()
+    assert [run.info.status for run in all_runs(tmp_path)] == ["KILLED"] * 3
+    assert client.get_run(killed_id).data.tags["trial.state"] == "FAIL"
+    assert run_of(again).data.tags["trial.retry_of"] == "0"
     assert parent_run(study).data.metrics["trials.retried"] == 2
 
 

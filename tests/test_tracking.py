@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from tiny_sweeps import wait_until
+from waiting import wait_until
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.owners import owner_tags
@@ -177,6 +177,24 @@ def test_process_that_is_killed_while_it_makes_the_database_leaves_none_that_can
     assert {file.name for file in tmp_path.glob("new.db*")} == {"new.db", "new.db.lock"}
     experiments = mlflow.MlflowClient(uri).search_experiments()
     assert {each.name for each in experiments} == {"Default", "first"}
+
+
+def test_processes_that_begin_at_once_share_the_new_database_and_the_experiment(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new.db"
+    code = (
+        "import sys; from cnn_sweeps.tracking.store import connected\n"
+        "import mlflow; print('ready', flush=True); sys.stdin.readline()\n"
+        f"with connected({uri!r}, 'first') as experiment_id: print(experiment_id)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ids = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(ids) == 1
 
 
 # A sweep's run.

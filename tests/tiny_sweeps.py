@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
 from cnn_sweeps.command_line import run_application
+from cnn_sweeps.sweep import report
 from cnn_sweeps.train import train
 
 STUDY = "tiny"
@@ -77,19 +77,33 @@ def measured_on_test(run):
     return {name for name in run.data.metrics if name.startswith("test_")}
 
 
+def train_command(patch, folder, store, *, draws_sweeps=False):
+    """Give a function that runs the command in this process, in a folder; the pictures of sweeps take most of its time.
+
+    Args:
+        patch: undoes at its end what this changes.
+        folder: to work in.
+        store: the folder of the MLflow database.
+        draws_sweeps: whether a sweep's own pictures are drawn, for the tests that look at them.
+    """
+    patch.chdir(folder)
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    patch.setenv("HYDRA_FULL_ERROR", "0")
+    if not draws_sweeps:
+        patch.setattr(report, "_pictures", lambda _study, _objective_names: {})
+
+    def run(*arguments):
+        patch.setattr(sys, "argv", ["train", *arguments])
+        run_application(train)
+
+    return run
+
+
 @contextmanager
-def command_in(folder, store):
+def command_in(folder, store, *, draws_sweeps=False):
     """Give what `run_train` gives, for longer than one test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-
-        def run(*arguments):
-            patch.setattr(sys, "argv", ["train", *arguments])
-            run_application(train)
-
-        yield run
+        yield train_command(patch, folder, store, draws_sweeps=draws_sweeps)
 
 
 @contextmanager
@@ -112,9 +126,9 @@ def started(folder, *arguments):
                 left.kill()
 
 
-def finish(folder, process, timeout_s=150):
+def finish(folder, process):
     """Wait for the process's good end."""
-    assert process.wait(timeout_s) == 0, Path(folder, "terminal.txt").read_text()
+    assert process.wait() == 0, Path(folder, "terminal.txt").read_text()
 
 
 def processes_in(folder):
@@ -125,10 +139,3 @@ def processes_in(folder):
             if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return [process for process in found if process.pid != os.getpid()]
-
-
-def wait_until(is_true, what, timeout_s=90):
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.02)

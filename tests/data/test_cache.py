@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import LONGEST_S
 
 from cnn_sweeps.data import cache
 from cnn_sweeps.data.cache import load_decoded
@@ -190,7 +191,7 @@ def load_when_both_decode(barrier, files, cache_dir, result):
 
     def wait_and_decode(path, *shape):
         if path == files[0]:
-            barrier.wait(timeout=60)  # the other process is building, too
+            barrier.wait(timeout=LONGEST_S)  # the other process is building, too
         return decode_image(path, *shape)
 
     cache.decode_image = wait_and_decode
@@ -209,7 +210,7 @@ def test_two_processes_that_build_at_once_leave_one_whole_cache(tmp_path, monkey
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     for result in results:
         np.testing.assert_array_equal(np.load(result), pixels)
@@ -292,15 +293,15 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were(tmp_path, m
     def resize_overlapping(image, *args, **kwargs):
         if image.width == 3:
             narrow_is_inside.set()
-            wide_is_inside.wait(timeout=20)
+            wide_is_inside.wait(timeout=LONGEST_S)
         else:
             wide_is_inside.set()
-            narrow_is_done.wait(timeout=20)
+            narrow_is_done.wait(timeout=LONGEST_S)
         return resize(image, *args, **kwargs)
 
     def decode_in_turn(path, *shape):
         if path == wide:
-            narrow_is_inside.wait(timeout=20)
+            narrow_is_inside.wait(timeout=LONGEST_S)
         pixels = decode_image(path, *shape)
         if path == narrow:
             narrow_is_done.set()

@@ -9,9 +9,7 @@ from itertools import cycle, islice
 from faults import Fault
 from invariants import violations
 from sweep_under_test import EPOCHS, SweepUnderTest
-
-LONGEST_WAIT_S = 120  # for a moment; beyond, the sweep hangs
-LONGEST_END_S = 60  # of a controller that was asked to end
+from waiting import LONGEST_S
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ class Campaign:
         injected = fault.inject(victim)
         sweep.wait(lambda: False, draw.uniform(0.2, 1) * fault.lasts_s)
         fault.heal(injected)
-        if fault.ends_victim and not sweep.wait(lambda: victim.poll() is not None, LONGEST_END_S):
-            self._wrong.append(f"{name}: the controller did not end within {LONGEST_END_S} s")
+        if fault.ends_victim and not sweep.wait(lambda: victim.poll() is not None, LONGEST_S):
+            self._wrong.append(f"{name}: the controller did not end within {LONGEST_S} s")
             victim.kill()
         codes = self._take_leave()
         self._say(f"{name} ({before}): {'ended with ' + ', '.join(map(str, codes)) if codes else 'goes on'}")
@@ -100,10 +98,10 @@ class Campaign:
         sweep, moment = self._sweep, injection.moment
         for _ in range(3):
             self._keep_running()
-            is_reached = sweep.wait(lambda: moment.is_reached(sweep) or sweep.is_told(), LONGEST_WAIT_S)
+            is_reached = sweep.wait(lambda: moment.is_reached(sweep) or sweep.is_told(), LONGEST_S)
             delay_s = draw.uniform(0, moment.longest_delay_s)
             sweep.wait(lambda: False, delay_s - (sweep.age_s() if moment.from_start else 0))
-            sweep.wait(lambda: injection.fault.victims(sweep), LONGEST_WAIT_S)
+            sweep.wait(lambda: injection.fault.victims(sweep), LONGEST_S)
             if is_reached and sweep.living() and (victims := injection.fault.victims(sweep)):
                 return victims
         return []
@@ -130,7 +128,7 @@ class Campaign:
             self._end_of_controllers()
 
     def _end_of_controllers(self) -> int | None:
-        self._sweep.wait(lambda: False, LONGEST_WAIT_S + 5 * self._sweep.num_trials)
+        self._sweep.wait(lambda: False, LONGEST_S + 5 * self._sweep.num_trials)
         if self._sweep.living():
             self._wrong.append(f"the sweep does not end; {self._sweep.last_words()}")
             self._sweep.end()

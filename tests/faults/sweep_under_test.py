@@ -35,6 +35,7 @@ class SweepUnderTest:
         database: in which the study is; None: a journal file.
         tracking_server: that has the record; None: an SQLite database.
         cluster: on which the trials run; None: in worker processes of the controller.
+        n_jobs: trials that a controller runs at once.
         controllers: the processes that were started and not yet taken leave of.
     """
 
@@ -43,6 +44,7 @@ class SweepUnderTest:
     database: Postgres | None = None
     tracking_server: TrackingServer | None = None
     cluster: Cluster | None = None
+    n_jobs: int = 2
     controllers: list[subprocess.Popen] = field(default_factory=list)
 
     def __post_init__(self):
@@ -55,8 +57,8 @@ class SweepUnderTest:
         program = [sys.executable, "-u", "-m", "cnn_sweeps.train", "--multirun"]
         trial = [*TINY, f"training.epochs={EPOCHS}", f"tracking.uri={self.tracking_uri}"]
         study = [f"hydra.sweeper.study_name={STUDY}", f"hydra.sweeper.storage='{self.storage}'"]
-        sweep = [f"hydra.sweeper.n_trials={self.num_trials}", "hydra.sweeper.n_jobs=2", "hydra/sweeper/pruner=none"]
-        sweep += ["hydra.sweeper.max_retries=1000"]
+        sweep = [f"hydra.sweeper.n_trials={self.num_trials}", f"hydra.sweeper.n_jobs={self.n_jobs}"]
+        sweep += ["hydra/sweeper/pruner=none", "hydra.sweeper.max_retries=1000"]
         if self.cluster is not None:
             sweep += ["hydra/launcher=dask", f"hydra.launcher.address={self.cluster.address}"]
         return [*program, *trial, *study, *sweep]

@@ -16,6 +16,7 @@ from invariants import violations
 from servers import started_tracking_server
 from sweep_under_test import SweepUnderTest
 from tiny_sweeps import sweep_log
+from waiting import LONGEST_S
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -23,12 +24,13 @@ NUM_INJECTIONS = int(os.environ.get("CNN_SWEEPS_INJECTIONS", "4"))
 NUM_TRIALS = int(os.environ.get("CNN_SWEEPS_TRIALS", "6"))
 SEED = int(os.environ.get("CNN_SWEEPS_SEED", "0"))
 IS_LONG = "CNN_SWEEPS_INJECTIONS" in os.environ
+NUM_JOBS = 2 if IS_LONG else 1  # each has a worker, whose imports are what such a short sweep costs
 only_in_the_long_form = pytest.mark.skipif(not IS_LONG, reason="a part of the long form: set CNN_SWEEPS_INJECTIONS")
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    under_test = SweepUnderTest(tmp_path, NUM_TRIALS)
+    under_test = SweepUnderTest(tmp_path, NUM_TRIALS, n_jobs=NUM_JOBS)
     yield under_test
     under_test.end()
 
@@ -40,7 +42,7 @@ def sweep_on_small_disk(tmp_path):
     mounted = subprocess.run(command, check=False, capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    under_test = SweepUnderTest(tmp_path, NUM_TRIALS)
+    under_test = SweepUnderTest(tmp_path, NUM_TRIALS, n_jobs=NUM_JOBS)
     yield under_test
     under_test.end()
     subprocess.run(["umount", "--lazy", tmp_path], check=True)  # this process still has the record's database open
@@ -57,18 +59,18 @@ def disturb(sweep, faults, num_injections):
     assert not wrong, "\n".join([*lines, *wrong])
 
 
-@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+@pytest.mark.timeout(900 + 300 * NUM_INJECTIONS)
 def test_sweep_whose_processes_are_killed_stopped_and_starved_ends_as_if_nothing_had_happened(sweep):
     disturb(sweep, FAULTS if IS_LONG else FREQUENT, NUM_INJECTIONS)
 
 
-@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+@pytest.mark.timeout(900 + 300 * NUM_INJECTIONS)
 def test_sweep_whose_disk_is_full_for_a_while_ends_as_if_nothing_had_happened(sweep_on_small_disk):
     disturb(sweep_on_small_disk, [FULL_DISK], max(1, NUM_INJECTIONS // 8))
 
 
 @only_in_the_long_form
-@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+@pytest.mark.timeout(900 + 300 * NUM_INJECTIONS)
 def test_sweep_whose_servers_crash_ends_as_if_nothing_had_happened(tmp_path, tmp_path_factory, postgres):
     with started_tracking_server(tmp_path_factory.mktemp("server")) as server:
         under_test = SweepUnderTest(tmp_path, NUM_TRIALS, database=postgres, tracking_server=server)
@@ -79,7 +81,7 @@ def test_sweep_whose_servers_crash_ends_as_if_nothing_had_happened(tmp_path, tmp
 
 
 @only_in_the_long_form
-@pytest.mark.timeout(300 + 60 * NUM_INJECTIONS)
+@pytest.mark.timeout(900 + 300 * NUM_INJECTIONS)
 def test_sweep_whose_cluster_falls_apart_ends_as_if_nothing_had_happened(tmp_path, tmp_path_factory):
     pytest.importorskip("distributed", reason="the extra `dask` is not installed")
     with a_cluster(tmp_path_factory.mktemp("cluster"), "first", "second") as cluster:
@@ -90,10 +92,10 @@ def test_sweep_whose_cluster_falls_apart_ends_as_if_nothing_had_happened(tmp_pat
             under_test.end()
 
 
-@pytest.mark.timeout(240 + 10 * NUM_TRIALS)
+@pytest.mark.timeout(900 + 60 * NUM_TRIALS)
 def test_two_controllers_at_once_make_one_sweep_and_test_its_best_trial_once(sweep):
     first, second = sweep.start(), sweep.start()
-    sweep.wait(lambda: False, 200 + 10 * NUM_TRIALS)
+    sweep.wait(lambda: False, LONGEST_S + 60 * NUM_TRIALS)
     assert sweep.take_leave() == [0, 0], sweep.last_words()
     assert violations(sweep) == []
     trials = sweep.trials()

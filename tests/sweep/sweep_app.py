@@ -1,17 +1,20 @@
 """A small Hydra application to sweep over, in processes of its own, and what it leaves."""
 
+import io
 import os
+import runpy
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import optuna
 import psutil
+import pytest
 from optuna.storages.journal import JournalFileBackend
+from waiting import wait_until
 
 APP = """\
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -28,7 +31,7 @@ class Unpicklable(Exception):
 
 
 def wait_until(is_true):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not is_true():
         if time.monotonic() > deadline:
             raise RuntimeError("waited too long")
@@ -60,14 +63,14 @@ def go_wrong(fault, x):
             raise foreign.ForeignError("bad")
         return foreign.ForeignError("bad")
     if fault == "hang":
-        time.sleep(600)
+        time.sleep(3600)
     if fault == "child":
-        subprocess.Popen(["sleep", "600"])
+        subprocess.Popen(["sleep", "3600"])
         wait_until(lambda: Path("go").exists())
     if fault == "stuck":  # in C code that lets no thread of Python run
-        subprocess.Popen(["sleep", "600"])
+        subprocess.Popen(["sleep", "3600"])
         Path("stuck").touch()
-        ctypes.PyDLL(None).sleep(600)
+        ctypes.PyDLL(None).sleep(3600)
     if fault == "pause":
         time.sleep(0.15)
     if fault == "wait":  # for the test
@@ -159,22 +162,48 @@ def started(folder, *overrides, program=("app.py",)):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def sweep(folder, *overrides, succeeds=True, program=("app.py",)):
     """Run a sweep to its end; give what it prints."""
     with started(folder, *overrides, program=program) as process:
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate()[0]
     assert (process.returncode == 0) == succeeds, output
     return output
 
 
-def wait_until(is_true, what):
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.01)
+def sweep_here(folder, *overrides, succeeds=True):
+    """Run a sweep to its end in this process, whose imports are done, where no process is the point; give the same."""
+    return run_here(folder, "--multirun", "hydra/launcher=basic", *overrides, succeeds=succeeds)
+
+
+def run_here(folder, *arguments, succeeds=True):
+    """Run the application in this process."""
+    of_folder = {file.stem for file in folder.glob("*.py")}
+    output, code = io.StringIO(), 0
+    with (
+        chdir(folder),
+        redirect_stdout(output),
+        redirect_stderr(output),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["app.py", *arguments])
+        patch.syspath_prepend(folder)
+        for variable in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
+            patch.delenv(variable, raising=False)
+        try:
+            runpy.run_path("app.py", run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+            if isinstance(code, str):
+                print(code)
+        finally:
+            for name in of_folder:
+                sys.modules.pop(name, None)
+    assert (code in (0, None)) == succeeds, output.getvalue()
+    return output.getvalue()
 
 
 def runs(folder):

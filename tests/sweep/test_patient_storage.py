@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -60,10 +61,9 @@ def test_database_that_stays_away_is_told_in_one_line_without_its_password_and_t
     assert "cannot be used for now" in str(error.value)
     assert postgres.password not in str(error.value)
     monkeypatch.setattr(patience, "PATIENCE_S", 60.0)
-    started = time.monotonic()
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=time.monotonic))  # which cannot sleep
     with pytest.raises(StudyOutageError):
         study.tell(trial, 1.0)
-    assert time.monotonic() - started < 1
 
 
 def test_trial_trains_on_unpruned_while_the_database_is_away_and_reports_later(

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_app import last_trials, runs, sweep, wait_until, write_app, xs
+from sweep_app import last_trials, runs, sweep, write_app, xs
+from waiting import LONGEST_S, wait_until
 
 CLUSTER = Path(__file__).parents[2] / "docs" / "slurm_cluster.py"
 # One of Debian's on this machine comes with tests/slurm_node.sh start.
@@ -49,7 +50,7 @@ def test_sweep_runs_on_dask_workers_that_are_slurm_jobs_and_end_with_the_cluster
     with subprocess.Popen(command, cwd=app, stdout=subprocess.PIPE, text=True) as cluster:
         address = cluster.stdout.readline().strip()
         with Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=LONGEST_S)
             assert set(client.run(os.getenv, "SLURM_JOB_ID").values()) == set(queued_jobs())
         dask = ["hydra/launcher=dask", f"hydra.launcher.address={address}", "hydra.sweeper.n_jobs=2"]
         sweep(app, *dask, "x=range(0,4)", "++faults={0:'wait for partner'}")

@@ -10,7 +10,8 @@ import cloudpickle
 import pytest
 from omegaconf import OmegaConf
 from pebble import ProcessFuture
-from sweep_app import last_trials, runs, states, sweep, trials, wait_until, write_app, xs
+from sweep_app import last_trials, run_here, runs, states, sweep, trials, write_app, xs
+from waiting import LONGEST_S, wait_until
 
 from cnn_sweeps.sweep import workers
 from cnn_sweeps.sweep.machine import WorkerPlan
@@ -62,7 +63,7 @@ def test_what_only_a_worker_can_import_fails_its_own_trial_and_reaches_no_other_
 
 
 def test_job_over_its_time_fails_alone(app):
-    sweep(app, "x=0,1,2,3", "++faults={1:hang}", "hydra.sweeper.trial_timeout_s=1.5", "hydra.sweeper.n_jobs=2")
+    sweep(app, "x=0,1,2,3", "++faults={1:hang}", "hydra.sweeper.trial_timeout_s=15", "hydra.sweeper.n_jobs=2")
     ended = last_trials(app)
     assert [ended[x].state.name for x in range(4)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert "hydra.sweeper.trial_timeout_s" in ended[1].user_attrs["error"]
@@ -102,10 +103,11 @@ def test_application_that_is_a_module_is_swept_and_named_as_one(tmp_path):
     assert sorted(xs(tmp_path)) == [1, 2, 3]
 
 
-def test_values_reach_the_job_as_they_were_written(app):
+def test_values_reach_the_job_as_they_were_written_one_job_after_another_in_one_worker(app):
     values = ["it's, so", 'say "so"', "", "a=b {c} [d]", "ä ö", "1", "null", "$x", "back\\\\slash"]
     texts = ["it\\'s, so", *values[1:]]
     sweep(app, "text=" + ",".join(f"'{text}'" for text in texts))
+    assert len({pid for _, pid, _ in runs(app)}) == 1  # a worker runs one job after another
     saved = [Path(folder, ".hydra", "config.yaml") for _, _, folder in runs(app)]
     assert [OmegaConf.load(file).text for file in saved] == values
 
@@ -130,14 +132,14 @@ def test_job_that_comes_in_the_moment_in_which_its_worker_dies_does_not_wait_for
     setup = cloudpickle.dumps((str(tmp_path), [], {}, b"no jobs"))
     pool = WorkerPool(WorkerPlan([{}], max_worker_mb=10_000, reason=""), setup)
     try:
-        pid = pool.call(os.getpid).result(30)
+        pid = pool.call(os.getpid).result(LONGEST_S)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not pool._pools[0].active, "the pool's end")
         forgotten = ProcessFuture()
         pool._busy[0] = forgotten  # as one that pebble never hears of again
         pool.fail_forgotten()
         assert is_lost_worker(forgotten.exception(0))
-        assert pool.call(os.getpid).result(30) != pid
+        assert pool.call(os.getpid).result(LONGEST_S) != pid
     finally:
         pool.close()
 
@@ -165,11 +167,6 @@ def test_worker_that_leaves_while_it_starts_fails_its_job_and_pool_ends_whatever
 
 
 # What workers keep, and what they get of the machine.
-
-
-def test_worker_runs_one_job_after_another(app):
-    sweep(app, "x=1,2,3")
-    assert len({pid for _, pid, _ in runs(app)}) == 1
 
 
 def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app):
@@ -205,7 +202,7 @@ def test_number_of_workers_that_is_left_to_the_machine_is_said(app):
     ],
 )
 def test_what_the_machine_cannot_give_is_refused_before_there_is_a_study(app, overrides, message):
-    output = sweep(app, "x=0,1", *overrides, succeeds=False)
+    output = run_here(app, "--multirun", "x=0,1", *overrides, succeeds=False)
     assert message in output
     assert "Traceback" not in output
     assert not (app / "studies").exists()
@@ -230,10 +227,10 @@ def test_each_worker_is_prepared_once_before_its_first_job(app):
 @pytest.mark.parametrize(
     ("end", "num_lost"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 3),
         ("os._exit(0)", 1),
-        ("raise MemoryError", 3),
-        ("raise SystemExit", 3),
+        ("raise MemoryError", 1),
+        ("raise SystemExit", 1),
     ],
 )
 def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app, end, num_lost):
