@@ -90,6 +90,7 @@ class EarlyStoppingConfig:
 
     enabled: Switch
     patience: Count
+    min_steps: Annotated[int, Strict(), Field(ge=0)] = 0  # runs of before there was a choice do not record it
 
 
 @dataclass(config=_forbid_unknown)

@@ -14,6 +14,7 @@ TRIAL = [
     "regularization=full",
     "training.epochs=4",
     "training.early_stopping.patience=2",
+    "training.early_stopping.min_steps=0",
     "optimizer.learning_rate=0.01",
     "augmentation.shift_fraction=0.2",
 ]
