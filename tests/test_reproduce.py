@@ -180,7 +180,7 @@ def test_commands_hide_passwords_and_what_was_for_the_one_time():
     overrides = ["tracking.uri=postgresql://me:secret@host/runs", "resume=true", "data.root=my photos"]
     assert (
         command_to_repeat("python -m a", overrides)
-        == "python -m a tracking.uri=postgresql://me:***@host/runs 'data.root=my photos'"
+        == "python -m a 'tracking.uri=postgresql://me:***@host/runs' 'data.root=my photos'"
     )
 
 
