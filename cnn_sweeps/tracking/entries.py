@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
 from cnn_sweeps.plain_files import check_plain_name
+from cnn_sweeps.tracking.store import check_place_of_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,10 +56,14 @@ def write_entry(run_id: str, kind: str, content: Content, files: Path | None) ->
 
     Raises:
         MlflowException, OSError: if that cannot be done.
+        TrackingError: if the store has its files where the user's password may not go.
     """
     from mlflow import MlflowClient
 
-    return _WRITERS[kind](MlflowClient(), run_id, content, files)
+    client = MlflowClient()
+    if files is not None:
+        check_place_of_files(client.get_run(run_id).info.artifact_uri)
+    return _WRITERS[kind](client, run_id, content, files)
 
 
 def _write_metrics(client: MlflowClient, run_id: str, content: Content, _files: Path | None) -> None:

@@ -15,7 +15,14 @@ from pydantic import TypeAdapter
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import find_existing_store, is_run_id, registered_models, store_errors, unknown_as
+from cnn_sweeps.tracking.store import (
+    check_place_of_files,
+    find_existing_store,
+    is_run_id,
+    registered_models,
+    store_errors,
+    unknown_as,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -111,7 +118,9 @@ def _folder_of(reference: _Reference, uri: str | None) -> Iterator[Path]:
     with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
         with store_errors():
             mlflow.set_tracking_uri(store)
-            found = _locate(reference, mlflow.MlflowClient())
+            client = mlflow.MlflowClient()
+            found = _locate(reference, client)
+            check_place_of_files(_place_of(found, client))
             folder = mlflow.artifacts.download_artifacts(artifact_uri=found, dst_path=temporary)
         yield Path(folder)
 
@@ -141,6 +150,15 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
     if len(holders) > 1:
         raise ModelError(f"model={text}: {', '.join(holders)} have this alias; write model={holders[0]}@{text}")
     return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
+
+
+def _place_of(address: str, client: MlflowClient) -> str:
+    """Give where the store says that the files of a model are, of its address there."""
+    name = address.removeprefix("models:/")
+    if "/" in name:  # a version, which is of a model with an id
+        address = client.get_model_version_download_uri(*name.split("/"))
+        name = address.removeprefix("models:/")
+    return str(client.get_logged_model(name).artifact_location) if address.startswith("models:/") else address
 
 
 def _describe_registry(client: MlflowClient) -> str:

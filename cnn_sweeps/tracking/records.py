@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
-from cnn_sweeps.tracking.store import store_errors, unknown_as
+from cnn_sweeps.tracking.store import check_place_of_files, store_errors, unknown_as
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,6 +89,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     with unknown_as(TrackingError(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows")):
         run = client.get_run(run_id)
     _check_whole(run)
+    check_place_of_files(run.info.artifact_uri)
     _check_files(run, client)
     try:
         texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}

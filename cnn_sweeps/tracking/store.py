@@ -116,6 +116,31 @@ def is_recorded_as(uri: str, recorded: str) -> bool:
     return hide_passwords(uri) == recorded
 
 
+def check_place_of_files(address: str) -> None:
+    """See that files are on no other MLflow server than the one in use: MLflow would send it the user's password.
+
+    Whoever may make an experiment on a server says where its files are.
+
+    Args:
+        address: where the store says that the files of a run, or of a model, are.
+
+    Raises:
+        TrackingError: if they are, and there is a password.
+    """
+    import mlflow
+    from mlflow.utils.credentials import get_default_host_creds
+
+    uri = mlflow.get_tracking_uri()
+    place, server = urllib.parse.urlsplit(address), urllib.parse.urlsplit(uri)
+    is_server = place.scheme in ("http", "https", "mlflow-artifacts") and place.netloc not in ("", server.netloc)
+    known = get_default_host_creds(address)  # type: ignore[no-untyped-call]
+    if is_server and any((known.password, known.token, known.auth, known.aws_sigv4)):
+        raise TrackingError(
+            f"tracking.uri={hide_passwords(uri)}: has the files at {address[:200]!r}, another server, to which your "
+            "password would be sent, too; choose another tracking.experiment_name, or work without a password"
+        )
+
+
 def _check_database(uri: str) -> None:
     from cnn_sweeps.databases import DATABASES, check_database, is_unavailable
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.outbox import Outbox, deliver_all, find_outboxes
 from cnn_sweeps.tracking.records import read_record
 from cnn_sweeps.tracking.runs import _deliver_of_earlier_part
+from cnn_sweeps.tracking.store import check_place_of_files
 from cnn_sweeps.tracking.sweeps import SweepRun
 from cnn_sweeps.tracking.views import view_tags
 from cnn_sweeps.trial_run import folder_of, run_id_of, senseless_notes, values_of
@@ -301,6 +303,37 @@ def test_file_that_a_record_names_as_its_store_is_neither_read_nor_written(named
 def test_address_that_makes_no_sense_is_told_in_one_line(content, waiting):
     (waiting / "about.json").write_text(content)
     assert "cannot be delivered (about.json" in refusal(str(waiting.parents[1]))
+
+
+def test_experiment_whose_maker_keeps_its_files_on_another_server_gets_no_password(stranger, client, uri, tmp_path):
+    """A colleague on the same tracking server may have made it."""
+    place = f"{stranger.uri}/api/2.0/mlflow-artifacts/artifacts"
+    experiment = client.create_experiment(f"of {stranger.uri}", artifact_location=place)
+    run_id = client.create_run(experiment, tags={"version.cnn-sweeps": "1"}).info.run_id
+    with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
+        Outbox(tmp_path, run_id).write("files", {"path": None}, Path(__file__))
+    with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
+        read_record(uri, run_id)
+    assert stranger.asked == []
+
+
+@pytest.mark.parametrize(
+    ("place", "is_refused"),
+    [
+        ("http://evil:5000/a", True),
+        ("mlflow-artifacts://evil:5000/a", True),
+        ("https://server:5000/a", False),
+        ("mlflow-artifacts:/a", False),
+        ("/data/mlruns", False),
+        ("s3://bucket/a", False),
+    ],
+)
+def test_password_goes_with_files_to_the_tracking_server_alone(place, is_refused, stranger, monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://server:5000")
+    with pytest.raises(TrackingError) if is_refused else nullcontext():
+        check_place_of_files(place)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    check_place_of_files(place)
 
 
 def test_record_of_the_users_store_is_delivered_wherever_its_password_is(waiting, client, monkeypatch, uri):
