@@ -158,7 +158,6 @@ def test_links_out_of_a_folder_and_pictures_too_large_are_named_and_left_out(pho
     predict([str(album / "outside.png"), "model=tiniest", uri])  # a link that is named is meant
 
 
-@pytest.mark.timeout(60)
 def test_named_pipe_is_named_and_not_waited_for(photos, uri, capsys):
     os.mkfifo("pipe.png")
     message = refusal(predict, "pipe.png", photos[1][0], "model=tiniest", uri, "--csv", "table.csv")
