@@ -61,7 +61,7 @@ def run_experiment(config: RunConfig, reproduction: Reproduction | None = None) 
     counts = split.counts(dataset)
     if role is not None:
         role.check_data(dataset)
-    if trial is not None:
+    if trial is not None or (reproduction is not None and not reproduction.is_tested):
         dataset, split = without_test_images(dataset, split)
     finals: list[dict[str, float]] = []
     trainings = plan_trainings(config, dataset, split)

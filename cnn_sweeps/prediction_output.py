@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from cnn_sweeps.data.batches import printable
-from cnn_sweeps.prediction import Prediction, second_class_threshold
+from cnn_sweeps.prediction import Prediction
 from cnn_sweeps.tracking.models import ModelRecord
 from cnn_sweeps.whole_files import written_whole
 
@@ -75,7 +75,7 @@ def summarize(counts: Counter[str], record: ModelRecord) -> str:
     found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
-        summary += f" ({record.class_names[1]} from a probability of {second_class_threshold(record):g} on)"
+        summary += f" ({record.class_names[1]} from a probability of {record.decision_threshold:g} on)"
     return summary
 
 
