@@ -9,6 +9,12 @@ from cnn_sweeps.names import block_for_markdown, for_markdown
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.threads import current_thread_settings
 
+WINNER_NOTE = (
+    "The best trial, its epoch and, of two classes, its decision threshold were all chosen on the same validation "
+    "images: its value there is too good for new images. The test images chose nothing; they tell what to expect."
+)
+"""Said once wherever a sweep's best value is shown."""
+
 
 def describe_run(
     command: str, run_id: str, dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]], *, part: str
@@ -50,6 +56,8 @@ def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) ->
             f"Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:",
             *_block(about["command"]),
             *(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command"),
+            "",
+            WINNER_NOTE,
         ]
     )
 

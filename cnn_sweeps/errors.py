@@ -26,6 +26,12 @@ class UserError(Exception):
         super().__init__(for_terminal(hide_passwords(message)))
 
 
+def describe_error(error: BaseException) -> str:
+    """Give kind and text of an exception that is no UserError, as one line that is not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
 class ConfigError(UserError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another one."""
 

@@ -66,6 +66,7 @@ def run_experiment(config: RunConfig, reproduction: Reproduction | None = None) 
         role.check_data(dataset)
     if trial is not None:
         trial.tell_data(told)
+    if trial is not None or (reproduction is not None and not reproduction.is_tested):
         dataset, split = without_test_images(dataset, split)
     trainings = plan_trainings(config, dataset, split)
     with ExitStack() as contexts:

@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from cnn_sweeps.names import for_csv, for_terminal
-from cnn_sweeps.prediction import Prediction, second_class_threshold
+from cnn_sweeps.prediction import Prediction
 from cnn_sweeps.tracking.models import ModelRecord
 from cnn_sweeps.whole_files import written_whole
 
@@ -75,9 +75,8 @@ def summarize(counts: Counter[str], record: ModelRecord) -> str:
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
-        summary += (
-            f" ({for_terminal(record.class_names[1])} from a probability of {second_class_threshold(record):g} on)"
-        )
+        second = for_terminal(record.class_names[1])
+        summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
     return summary
 
 

@@ -52,6 +52,11 @@ class Reproduction:
         self._num_trainings = 0
 
     @property
+    def is_tested(self) -> bool:
+        """Whether the recorded run has measured test images: of a trial that was not chosen only the others are."""
+        return any(name.startswith("test_") for each in self._record.measured.values() for name in each.final)
+
+    @property
     def name(self) -> str:
         """What the run is called."""
         return f"reproduction of {self._record.name}"

@@ -15,6 +15,7 @@ OBJECTIVES = {
     "num_parameters": "minimize",
 }
 """What a sweep may optimise, and in which direction."""
+_THRESHOLD_METRIC = "evaluation.threshold_metric"
 
 
 def _check_objective(value: Any) -> list[str]:
@@ -255,7 +256,7 @@ class RunConfig:
     @property
     def settings_of_weights(self) -> dict[str, Any]:
         """Those settings that the weights of one training depend on."""
-        beside = ("objective", "repeats", "folds")
+        beside = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
         return {key: value for key, value in self.settings_of_result.items() if key not in beside}
 
     @property
@@ -270,7 +271,11 @@ class RunConfig:
             "training.checkpoint_dir",
             "data.cache_dir",
         )
-        return {key: value for key, value in self.settings.items() if not key.startswith(beside)}
+        known = self.settings
+        settings = {key: value for key, value in known.items() if not key.startswith(beside)}
+        if "val_accuracy" in self.objective:  # which is at the threshold
+            settings[_THRESHOLD_METRIC] = known[_THRESHOLD_METRIC]
+        return settings
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -21,8 +21,9 @@ from cnn_sweeps.chosen import WEIGHTS_FILE, describe_test, evaluate_trial
 from cnn_sweeps.commands import describe_command
 from cnn_sweeps.config import check_config
 from cnn_sweeps.data.folder import list_folder
-from cnn_sweeps.description import describe_sweep
+from cnn_sweeps.description import WINNER_NOTE, describe_sweep
 from cnn_sweeps.errors import ConfigError, DiskError, OutageError, TrackingError, TrackingOutageError
+from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.leftovers import remove_checkpoints, settle_runs
 from cnn_sweeps.names import for_terminal
 from cnn_sweeps.owners import is_here
@@ -58,6 +59,7 @@ class CnnSweep(SweepApplication):
     """Trials are runs of `cnn_sweeps.train`."""
 
     prepare_worker = staticmethod(import_libraries)
+    about_ranking = WINNER_NOTE
     _config: RunConfig
     _folder: Path
     _study: SweepStudy
@@ -170,7 +172,8 @@ class CnnSweep(SweepApplication):
             return
         assert self._fixed is not None
         objectives = self._config.objective
-        metrics = dict.fromkeys(map(final_metric, [*objectives, "val_log_loss", "val_accuracy"]))
+        shown = [*objectives, "val_log_loss", "val_accuracy", "val_accuracy_of_commonest_class"]
+        metrics = dict.fromkeys(map(final_metric, shown))
         is_lower_better = OBJECTIVES[objectives[0]] == "minimize"
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: value for key, value in self._fixed.items() if key not in searched and not key.startswith(groups)}
@@ -221,10 +224,12 @@ class CnnSweep(SweepApplication):
         patiently(partial(deliver_all, self._folder), log.warning)  # what follows reads the trials' records
         lines = []
         with study.exclusively():  # so that of two controllers one tests
-            for rank, trial in enumerate(self._chosen()):
+            chosen = self._chosen()
+            for rank, trial in enumerate(chosen):
                 lines += self._evaluate(trial, executor, is_best=rank == 0)
             if self._config.retrain_best:
                 lines += self._retrain(executor)
+        lines += self._warn_of_chance(chosen[:1])
         with tempfile.TemporaryDirectory() as folder:
             write_report(study.optuna_study, self._config.objective, Path(folder))
             lines += self._report_ablation(study.ranking(), Path(folder))
@@ -232,6 +237,16 @@ class CnnSweep(SweepApplication):
                 text = (self._folder / name).read_text(encoding="utf-8")
                 Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
             self._run.log_files(Path(folder))
+        return lines
+
+    def _warn_of_chance(self, trials: Sequence[FrozenTrial]) -> list[str]:
+        """Say of trials that they are no better than naming the commonest class."""
+        assert self._run is not None
+        lines = []
+        with suppress(TrackingOutageError):  # all is done by then
+            for trial in trials:
+                no_better = describe_no_better(self._run.read_metrics(trial.user_attrs[RUN_ID]))
+                lines += [f"warning: trial {trial.number}: {no_better}"] if no_better else []
         return lines
 
     def _retrain(self, executor: Executor) -> list[str]:
@@ -243,14 +258,12 @@ class CnnSweep(SweepApplication):
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
             return [f"trial {number} was retrained before"]
-        metrics = _patiently(self._run.read_metrics, trial.user_attrs[RUN_ID])
         lines: list[str] = executor.call(
             retrain_trial,
             str(self._folder / trial.user_attrs[FOLDER]),
             trial.number,
             {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
             study.user_attrs[DATA],
-            metrics.get("decision_threshold"),
             self._config.evaluate_best > 0,
             self._config.tracking.log_model,
             self._trusted,

@@ -17,7 +17,6 @@ from PIL import Image
 
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
-from cnn_sweeps.prediction import choose_classes
 from cnn_sweeps.tracking.models import ModelRecord, log_model
 from cnn_sweeps.tracking.outbox import Outbox, opened
 
@@ -118,15 +117,6 @@ def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept
     assert {row["class"] for row in read_json("table.json")} == {CLASSES[1]}
     summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} from a probability of {lowest / 2:g} on)\n"
     assert capsys.readouterr().out == summary
-
-
-@pytest.mark.parametrize(
-    ("threshold", "chosen"), [(None, [0, 1, 1]), (0.5, [0, 1, 1]), (0.7, [0, 0, 1]), (0.3, [1, 1, 1])]
-)
-def test_threshold_itself_is_enough_for_the_second_class(threshold, chosen):
-    record = ModelRecord(("no", "yes"), (8, 8, 3), threshold)
-    probabilities = np.array([[0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
-    assert choose_classes(probabilities, record) == chosen
 
 
 def test_bad_files_are_named_and_left_out_and_the_others_predicted(photos, uri, capsys):

@@ -15,6 +15,7 @@ from tiny_sweeps import (
     IN_THIS_PROCESS,
     child_runs,
     command_in,
+    measured_on_test,
     parent_run,
     run_of,
     study_in,
@@ -214,6 +215,8 @@ def test_trial_of_a_sweep_agrees_bit_for_bit_as_a_single_run(made, again):
     name = made.trials[1].info.run_name
     assert done.run.info.run_name == f"reproduction of {name}"
     assert "trial.number" not in done.run.data.tags
+    assert not measured_on_test(done.run)  # as of the trial, which was not chosen
+    assert "final_val_accuracy" in measured(done.run)
     for metric in ("val_log_loss", "val_accuracy"):
         assert measured(done.run)[metric] == measured(made.trials[1])[metric]
 

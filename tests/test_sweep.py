@@ -158,13 +158,25 @@ def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_wa
     assert version.tags["trial.run_id"] == best.user_attrs["mlflow.run_id"]
     assert float(version.tags["objective.value"]) == best.value
     run = mlflow.get_run(best.user_attrs["mlflow.run_id"])
-    assert version.tags["comparable.data"] == run.data.tags["data.fingerprint"]
+    assert version.tags["comparable.metric"] == "val_log_loss"
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
     outputs = model.predict(data.images[test].astype(np.float32) / 255)
-    measured = summarize(class_probabilities(outputs), data.labels[test])
+    threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
+    measured = summarize(class_probabilities(outputs), data.labels[test], threshold)
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
+    assert measured["accuracy"] == run.data.metrics["test_accuracy"]
+    assert threshold == run.data.metrics["decision_threshold"]
+
+
+def test_best_value_is_told_with_what_has_chosen_it_and_the_commands_come_last(swept):
+    said = sweep_log(swept.folder)
+    note = "were all chosen on the same validation images"
+    assert said.count(note) == 1
+    assert swept.parent.data.tags["mlflow.note.content"].count(note) == 1
+    order = ["Ranking, 4 of 4", note, "on the test images, once", "alias champion", "The best configuration"]
+    assert sorted(order, key=said.index) == order
 
 
 def test_printed_command_of_the_best_trial_reproduces_its_value_exactly(swept, run_train):
@@ -289,6 +301,7 @@ def test_repeats_and_folds_make_a_trial_the_mean_of_its_child_runs(run_train, tm
     assert study.best_value == pytest.approx(mean(values), rel=1e-12)
     assert run.data.metrics["final_val_log_loss"] == study.best_value
     assert run.data.metrics["final_val_log_loss_se"] == pytest.approx(stdev(values) / 2)
+    assert run.data.metrics["decision_threshold"] == trainings[0].data.metrics["decision_threshold"]  # which is tested
     assert (run.data.tags["trial.number"], run.data.tags["trial.state"]) == ("0", "COMPLETE")
     assert {each.info.status for each in (run, *trainings)} == {"FINISHED"}
     assert not any("trial.number" in each.data.tags or measured_on_test(each) for each in trainings)
@@ -308,6 +321,7 @@ def test_single_run_with_repeats_records_the_mean_of_its_child_runs(run_train):
         values = [run.data.metrics[name] for run in trainings]
         assert group.data.metrics[name] == pytest.approx(mean(values))
         assert group.data.metrics[f"{name}_se"] == pytest.approx(stdev(values) / 2**0.5)
+    assert "decision_threshold" not in group.data.metrics  # each has its own
 
 
 def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, tmp_path):
@@ -355,8 +369,14 @@ def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_f
     best = str(swept.study.best_trial.number)
     assert drawn(swept.children) == {number: number == best for number in ("0", "1", "2", "3")}
     every = [*SWEEP, IN_THIS_PROCESS, "tracking.log_model=false", "evaluate_best=false", "training.epochs=1"]
-    run_train(*every, "hydra.sweeper.n_trials=2", "evaluation.pictures=all")
-    assert drawn(child_runs(parent_run(study_in(tmp_path)))) == {"0": True, "1": True}
+    accuracy = ["objective=val_accuracy", "hydra.sweeper.direction=maximize", "evaluation.threshold_metric=accuracy"]
+    run_train(*every, *accuracy, "hydra.sweeper.n_trials=2", "evaluation.pictures=all")
+    study = study_in(tmp_path)
+    assert drawn(child_runs(parent_run(study))) == {"0": True, "1": True}
+    for trial in study.trials:  # what is optimised is at the threshold, what pruning sees is at 0.5
+        metrics = run_of(trial).data.metrics
+        assert trial.value == metrics["final_val_accuracy"] >= metrics["final_val_accuracy_at_half"]
+        assert trial.intermediate_values == {1: metrics["val_accuracy"]}
 
 
 def test_every_trial_has_all_validation_metrics_with_intervals(swept):
@@ -366,7 +386,10 @@ def test_every_trial_has_all_validation_metrics_with_intervals(swept):
             assert f"interval/final_val_{name}_low" in run.data.metrics
 
 
-def test_best_configuration_is_retrained_on_training_and_validation_images(run_train, tmp_path):
+def test_best_configuration_is_retrained_on_training_and_validation_images_whatever_cannot_be_drawn(
+    run_train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cnn_sweeps.evaluation.figures.draw_roc_curve", lambda *_: 1 / 0)
     experiment = "tracking.experiment_name=retrained"
     sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true"]
     run_train(*sweep, "hydra.sweeper.n_trials=2")
@@ -385,13 +408,18 @@ def test_best_configuration_is_retrained_on_training_and_validation_images(run_t
         client.get_model_version_by_alias("retrained-synthetic", alias) for alias in ("champion", "retrained")
     )
     assert champion.version != retrained.version
+    failure = f"warning: trial {study.best_trial.number}: roc_curve.png cannot be drawn (ZeroDivisionError: division by"
+    assert failure in sweep_log(tmp_path)
     assert retrained.tags["retrained.images"] == "48"  # of 60, 12 of them for the test
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
     model = mlflow.pyfunc.load_model("models:/retrained-synthetic@retrained")
     outputs = model.predict(data.images[test].astype(np.float32) / 255)
-    measured = summarize(class_probabilities(outputs), data.labels[test])
+    threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
+    assert threshold == best.data.metrics["decision_threshold"] == again.data.metrics["decision_threshold"]
+    measured = summarize(class_probabilities(outputs), data.labels[test], threshold)
     assert measured["log_loss"] == pytest.approx(again.data.metrics["test_log_loss"], rel=1e-5)
+    assert measured["accuracy"] == again.data.metrics["test_accuracy"]
     kept = Path(mlflow.artifacts.download_artifacts("models:/retrained-synthetic@retrained"), "artifacts/model.keras")
     whole = np.setdiff1d(np.arange(60), test)
     assert differences(keras.saving.load_model(kept), data.images[whole]).max() < 0.01

@@ -20,6 +20,9 @@ class SweepApplication:
     """An importable function that each worker of `hydra/launcher=workers` runs before its first job, such as one that
     imports what takes seconds; static."""
 
+    about_ranking = ""
+    """What to say below the ranking of the trials; nothing if it is empty."""
+
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """Check the configuration of one trial before any is run, and give the settings that its result depends on.
 

@@ -149,14 +149,17 @@ class _Sweep:
         try:
             self._run_trials()
         except SweepError:
-            self._report()
+            self._say_commands(self._report())
             raise
         ranking = self._report()
-        if self.is_over:
-            self._check_success(ranking)
-            with self._interruptible():
-                for line in self._application.finish(self._study, self._executor):
-                    self._progress.say(line)
+        try:
+            if self.is_over:
+                self._check_success(ranking)
+                with self._interruptible():
+                    for line in self._application.finish(self._study, self._executor):
+                        self._progress.say(line)
+        finally:
+            self._say_commands(ranking)
         return ranking
 
     def _check_success(self, ranking: list[FrozenTrial]) -> None:
@@ -351,16 +354,23 @@ class _Sweep:
         study, say = self._study, self._progress.say
         ranking, num_objectives = study.ranking(), len(self._settings.direction)
         say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
-        if not self._has_total:
-            say(f"To go on:\n  {self.command_to_go_on}")
         if not ranking:
             say("no trial completed; the reasons are above and in the trials' folders")
             return ranking
         say(describe_ranking(ranking, num_objectives))
-        best = [override_text(key, value) for key, value in ranking[0].params.items()]
-        say(f"The best configuration, to run by itself:\n  {describe_command([*self._plan.space.fixed, *best])}")
+        if self._application.about_ranking:
+            say(self._application.about_ranking)
         _write_results(ranking, num_objectives, self._folder / "optimization_results.yaml")
         return ranking
+
+    def _say_commands(self, ranking: list[FrozenTrial]) -> None:
+        """Say, below all that came out, which commands go on from here."""
+        if not self._has_total:
+            self._progress.say(f"To go on:\n  {self.command_to_go_on}")
+        if ranking:
+            best = [override_text(key, value) for key, value in ranking[0].params.items()]
+            command = describe_command([*self._plan.space.fixed, *best])
+            self._progress.say(f"The best configuration, to run by itself:\n  {command}")
 
 
 def _write_results(ranking: list[FrozenTrial], num_objectives: int, file: Path) -> None:

@@ -113,7 +113,7 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     """`metadata`: kept with it; `num_outputs`: numbers for each image; `requirements`: as pip takes them."""
     import mlflow
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     assert files is not None
     # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
@@ -121,6 +121,7 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, content["num_outputs"]))]),
+        params=ParamSchema([ParamSpec("classes", DataType.boolean, default=False)]),  # names instead of probabilities
     )
     if mlflow.active_run() is None:  # MLflow takes the experiment from what is active
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)

@@ -161,7 +161,8 @@ def read_measured(run_id: str) -> dict[str, TrainingRecord]:
 
 def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
     history = client.get_metric_history(run.info.run_id, "val_log_loss")
-    final = {name: value for name, value in run.data.metrics.items() if name.startswith(("final_", "test_"))}
+    compared = ("final_", "test_", "decision_threshold")
+    final = {name: value for name, value in run.data.metrics.items() if name.startswith(compared)}
     return TrainingRecord({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
 
 
