@@ -18,7 +18,8 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.schema import TARGET_ARGUMENTS
 
 _KERAS_OPTIMIZERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Muon", "Nadam", "RMSprop", "SGD"),
+    *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam"),
+    *("RMSprop", "ScheduleFreeAdamW", "SGD"),
 )
 OFFERED = tuple(dict.fromkeys([*TARGET_ARGUMENTS, *(f"keras.optimizers.{name}" for name in _KERAS_OPTIMIZERS)]))
 """What this project and Keras offer to configurations: all that a configuration from elsewhere may call.

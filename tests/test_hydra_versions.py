@@ -66,12 +66,12 @@ def test_run_with_functions_of_the_users_own(folder, monkeypatch):
     (folder / "my_functions.py").write_text(MINE)
     (folder / "mine/data").mkdir(parents=True)
     (folder / "mine/data/mine.yaml").write_text("_target_: my_functions.load\n")
-    (folder / "mine/hydra/callbacks").mkdir(parents=True)
-    callbacks = "# @package hydra.callbacks\nmine: {_target_: my_functions.Mine}\n"
-    (folder / "mine/hydra/callbacks/mine.yaml").write_text(callbacks)
+    (folder / "mine/experiment").mkdir()
+    callback = "# @package _global_\nhydra: {callbacks: {mine: {_target_: my_functions.Mine}}}\n"
+    (folder / "mine/experiment/mine.yaml").write_text(callback)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     words = [word for word in RUN if not word.startswith("data")]
-    shown = train(folder, "--config-dir", "mine", *words, "data=mine", "+hydra/callbacks=mine")
+    shown = train(folder, "--config-dir", "mine", *words, "data=mine", "experiment=mine")
     assert "called back" in shown
     assert "validation images: log loss" in shown
 
