@@ -26,7 +26,7 @@ every epoch and the final metrics, recorded and now. Exit codes: 0 if they agree
 Settings, of where things are now:
   tracking.uri=URI              where the run is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
   data.root=PATH                the folder of the same images
-  data.cache_dir=PATH           for decoded images
+  data.cache_dir=PATH           for decoded images; without it ~/.cache/cnn_sweeps, whatever the run had
   training.checkpoint_dir=PATH  for finished epochs
   hydra.run.dir=PATH            for log and pictures
 What is recorded may call this project's functions and Keras's optimizers, and reads no environment variable. Yours, for

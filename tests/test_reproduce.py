@@ -91,6 +91,7 @@ def again(made, store, monkeypatch):
     """Type `python -m cnn_sweeps.reproduce ...` in the folder of `made`; give what comes out."""
     monkeypatch.chdir(made.folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    monkeypatch.setenv("HOME", str(made.folder))  # where decoded images are kept, whatever the run says
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
 
     def reproduce_run(run, *arguments, log="log"):
