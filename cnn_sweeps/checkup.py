@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cnn_sweeps.checkpoint import FOLDER as CHECKPOINTS
 from cnn_sweeps.checkpoint import remove_checkpoint
 from cnn_sweeps.diagnosis import diagnose
 from cnn_sweeps.errors import StudyError, TrackingError
@@ -31,9 +32,8 @@ from cnn_sweeps.sweep_files import read_files
 from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
-from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
+from cnn_sweeps.trial_run import RUN_ID, STORE, STUDY_RUN_ID, subfolder_of
 
-_CHECKPOINT_DIR = "training.checkpoint_dir"
 _MOST_PASSES = 4  # mending one thing may show another
 
 
@@ -47,6 +47,7 @@ class Sweep:
         folder: of the sweep; None: `outputs/sweeps/NAME`.
         uri: of MLflow's store; None: the one that the study notes.
         dead_hosts: hosts all of whose processes are taken to be dead.
+        checkpoint_dir: the trainings' checkpoints; never a folder that only a run or a study names.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Sweep:
     folder: Path | None = None
     uri: str | None = None
     dead_hosts: Collection[str] = ()
+    checkpoint_dir: Path = CHECKPOINTS
 
     @property
     def place(self) -> str:
@@ -72,10 +74,8 @@ class Sweep:
         noted = [trial.user_attrs[RUN_ID] for trial in study.trials if RUN_ID in trial.user_attrs]
         store = self._find_store(study)
         record = read_sweep(store, self.study, study.user_attrs.get(STUDY_RUN_ID), noted, self.dead_hosts)
-        folders = [trial.user_attrs[FOLDER] for trial in study.trials if FOLDER in trial.user_attrs]
-        runs = record.runs.values()
-        checkpoint_folders = {Path(run.params[_CHECKPOINT_DIR]) for run in runs if _CHECKPOINT_DIR in run.params}
-        files = read_files(self.folder or sweep_folder(self.study), folders, self.place, checkpoint_folders)
+        subfolders = [subfolder_of(trial) for trial in study.trials]
+        files = read_files(self.folder or sweep_folder(self.study), subfolders, self.place, self.checkpoint_dir)
         unknown = {run_id for run_id in files.checkpoints.values() if run_id} - record.runs.keys()
         return Evidence(study, record, files, read_parents(unknown))
 

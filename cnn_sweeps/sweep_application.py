@@ -40,7 +40,7 @@ from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID
+from cnn_sweeps.trial_run import DATA, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID, subfolder_of
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class CnnSweep(SweepApplication):
         """Train the best trial's configuration on training and validation images, unless that was done before."""
         assert self._run is not None
         trial = next(iter(self._chosen()), None)
-        if trial is None or not (self._folder / trial.user_attrs[FOLDER] / WEIGHTS_FILE).exists():
+        if trial is None or not (self._folder / subfolder_of(trial) / WEIGHTS_FILE).exists():
             return []
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
@@ -217,7 +217,7 @@ class CnnSweep(SweepApplication):
         metrics = self._run.read_metrics(trial.user_attrs[RUN_ID])
         lines: list[str] = executor.call(
             retrain_trial,
-            str(self._folder / trial.user_attrs[FOLDER]),
+            str(self._folder / subfolder_of(trial)),
             trial.number,
             {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
             study.user_attrs[DATA],
@@ -257,7 +257,7 @@ class CnnSweep(SweepApplication):
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
         """Test the trial unless that was done before; register the best one."""
         assert self._run is not None
-        folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
+        folder, run_id = self._folder / subfolder_of(trial), trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
             owner = trial.user_attrs.get(OWNER, {})
             if not is_here(owner):

@@ -31,21 +31,21 @@ class SweepFiles:
     waiting: Mapping[Path, int]
 
 
-def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_folders: Collection[Path]) -> SweepFiles:
+def read_files(folder: Path, subfolders: Collection[str], storage: str, checkpoint_dir: Path) -> SweepFiles:
     """Look at a sweep's files; a folder that is not there holds nothing.
 
     Args:
         folder: of the sweep's files.
-        noted: the trials' folders, relative to it, as the study notes them.
+        subfolders: the trials', relative to it.
         storage: of the study.
-        checkpoint_folders: of the trials.
+        checkpoint_dir: the folder of the trainings' checkpoints.
     """
     journal = journal_file(storage)
-    there = {path.name for path in folder.glob("*/")} | {each for each in noted if (folder / each).is_dir()}
+    there = {path.name for path in folder.glob("*/")} | {each for each in subfolders if (folder / each).is_dir()}
     return SweepFiles(
         folder=folder,
         subfolders=frozenset(there),
         cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
-        checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
+        checkpoints=left_checkpoints(checkpoint_dir),
         waiting={each.folder: each.num_waiting for each in find_outboxes(folder) if each.folder is not None},
     )

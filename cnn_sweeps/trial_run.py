@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
+from optuna.trial import FrozenTrial
 
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.commands import command_to_repeat
@@ -17,7 +18,7 @@ from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.ledger import RETRY_OF
-from cnn_sweeps.sweep.places import trial_folder
+from cnn_sweeps.sweep.places import trial_subfolder
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
@@ -26,6 +27,11 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
 DATA, PROGRAM, STORE = "data.fingerprint", "program", "tracking.uri"
+
+
+def subfolder_of(trial: FrozenTrial) -> str:
+    """Give the folder of a trial's files, relative to the sweep's; always below that."""
+    return trial_subfolder(trial.number, trial.user_attrs.get(FOLDER))
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -85,9 +91,7 @@ class TrialRun:
     def earlier_folders(self) -> list[Path]:
         """Give the folders of the lost trials that this one tries again, the last one first."""
         sweep = Path(HydraConfig.get().sweep.dir)
-        return [
-            trial_folder(sweep, trial.number, trial.user_attrs.get(FOLDER)) for trial in self._trial.earlier_attempts()
-        ]
+        return [sweep / subfolder_of(trial) for trial in self._trial.earlier_attempts()]
 
     def check_data(self, dataset: ImageDataset) -> None:
         """See that the images are those of the study's other trials.

@@ -9,7 +9,6 @@ from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
 from cnn_sweeps import experiment, recording, training
-from cnn_sweeps.tracking import runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -71,7 +70,6 @@ def uninterrupted(store, tmp_path_factory):
     ("where", "num_trained"),
     [
         ((training, "train_epoch", 2), 2),  # in the first part
-        ((runs, "_end_run", 1), 2),  # while its run is ended
         ((recording.Group, "keep", 1), 2),  # it has ended and is not kept yet
         ((recording.Group, "keep", 1, "after"), 1),  # between the parts
         ((experiment, "record_start", 2), 1),  # the second part's run is there, and nothing in it

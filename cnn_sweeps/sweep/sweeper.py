@@ -217,6 +217,9 @@ class _Sweep:
     def _start(self, trial: Trial) -> None:
         never_run: Future[JobReturn] = Future()
         self._running[trial.number] = (trial, never_run)
+        if foreign := sorted(trial.params.keys() - self._plan.space.distributions.keys()):
+            self._refuse(trial, foreign)
+            return
         if self._plan.extend is not None:
             self._plan.extend(trial)
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
@@ -228,6 +231,13 @@ class _Sweep:
             return
         overrides = [*(override_text(key, value) for key, value in trial.params.items()), *self._plan.space.fixed]
         self._running[trial.number] = (trial, self._executor.submit(overrides, trial.number))
+
+    def _refuse(self, trial: Trial, foreign: Sequence[str]) -> None:
+        """End a trial that somebody else has queued with parameters that would become any overrides of a command."""
+        reason = f"was queued in the study with {', '.join(map(repr, foreign))}, which this command does not search"
+        told = self._study.tell(trial, Outcome(TrialState.FAIL, error=f"{reason}; queue it without"))
+        del self._running[trial.number]
+        self._progress.say(describe_trial(told))
 
     def _collect(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""
@@ -297,7 +307,8 @@ class _Sweep:
             say("no trial completed; the reasons are above and in the trials' folders")
             return ranking
         say(describe_ranking(ranking, num_objectives))
-        best = [override_text(key, value) for key, value in ranking[0].params.items()]
+        searched = ranking[0].params.keys() if self._plan.extend else self._plan.space.distributions.keys()
+        best = [override_text(key, value) for key, value in ranking[0].params.items() if key in searched]
         say(f"The best configuration, to run by itself:\n  {describe_command([*self._plan.space.fixed, *best])}")
         _write_results(ranking, num_objectives, self._folder / "optimization_results.yaml")
         return ranking
