@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     import keras
 
 
+FOLDER = Path("outputs/checkpoints")
+"""Of all checkpoints, as `conf/training/default.yaml` has it."""
+
 _CUT_OFF = ".unfinished"  # suffix of what is being saved
+_NAME = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{8}}(\.npz|\.lock|{re.escape(_CUT_OFF)})")
+_ABOUT = (
+    "cnn_sweeps_checkpoint"  # the first array of each file, so that what was cut off can be told from others' files
+)
+_ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
 
 
 @dataclass
@@ -100,7 +109,7 @@ class Checkpoint:
 
     def _write(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+        np.savez(content, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **arrays)
         with disk_errors(self._path, "the same command with resume=true"):
             replace_whole(self._path, content.getbuffer())
 
@@ -117,7 +126,7 @@ class Checkpoint:
         if not self._path.exists():
             return None
         with np.load(self._path) as content:
-            about: dict[str, Any] = json.loads(str(content["about"]))
+            about: dict[str, Any] = json.loads(str(content[_ABOUT]))
         return about
 
     def restore(self, model: keras.Model) -> TrainingProgress:
@@ -129,7 +138,7 @@ class Checkpoint:
         if not self._path.exists():
             return TrainingProgress()
         with np.load(self._path) as content:
-            about = json.loads(str(content["about"]))
+            about = json.loads(str(content[_ABOUT]))
             variables = {f"model_{i}": variable for i, variable in enumerate(model.variables)}
             variables |= {f"optimizer_{i}": variable for i, variable in enumerate(model.optimizer.variables)}
             kept = {name: content[name].shape for name in content.files if name.startswith(("model_", "optimizer_"))}
@@ -187,11 +196,12 @@ def claim_checkpoint(
 
 
 def left_checkpoints(folder: Path) -> dict[Path, str]:
-    """Give the checkpoints that ended processes have left, with the ids of their runs.
+    """Give the checkpoints that ended processes have left, with the ids of their runs; no file of anybody else.
 
     The id is empty if nothing can be resumed: the process was killed while it saved its first epoch.
     """
-    files = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix in (".npz", _CUT_OFF)}
+    names = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
+    files = names - {name for name in names if name.exists() and not _is_ours(name)}
     return {path: _readable_run_id(path) for path in sorted(files) if _is_left(path)}
 
 
@@ -216,7 +226,9 @@ def _readable_run_id(path: Path) -> str:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint's files, unless a process is at work on it."""
+    """Remove a checkpoint's files, unless a process is at work on it, or they are not ours."""
+    if not any(_is_ours(path.with_suffix(suffix)) for suffix in (".npz", _CUT_OFF)):
+        return
     with file_lock(path.with_suffix(".lock"), wait=False) as is_free:
         if is_free:
             _remove(path)
@@ -224,14 +236,28 @@ def remove_checkpoint(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     for suffix in (".npz", _CUT_OFF, ".lock"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+        if _is_ours(file := path.with_suffix(suffix)):
+            file.unlink(missing_ok=True)
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether a file has a name as only `claim_checkpoint` gives it, and begins as a checkpoint does, or is empty.
+
+    Its folder is the user's choice, and may hold other files.
+    """
+    if not _NAME.fullmatch(file.name) or file.is_symlink() or not file.is_file():
+        return False
+    with file.open("rb") as content:
+        beginning = content.read(_ABOUT_AT + len(_ABOUT))
+    return not beginning or beginning[_ABOUT_AT:] == _ABOUT.encode()
 
 
 def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
-    for cut_off in folder.glob(f"{key}-*{_CUT_OFF}"):
+    for cut_off in filter(_is_ours, folder.glob(f"{key}-*{_CUT_OFF}")):
         if not cut_off.with_suffix(".npz").exists():
             remove_checkpoint(cut_off.with_suffix(".npz"))
-    left = sorted(folder.glob(f"{key}-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+    ours = filter(_is_ours, folder.glob(f"{key}-*.npz"))
+    left = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in left:
         if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
             return path

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
+from cnn_sweeps.checkpoint import FOLDER as CHECKPOINTS
 from cnn_sweeps.checkpoint import remove_checkpoint
 from cnn_sweeps.diagnosis import diagnose
 from cnn_sweeps.errors import StudyError, TrackingError, TrackingOutageError
@@ -31,9 +32,8 @@ from cnn_sweeps.sweep_files import read_files
 from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
-from cnn_sweeps.trial_run import STORE, folder_of, run_id_of
+from cnn_sweeps.trial_run import STORE, run_id_of, subfolder_of
 
-_CHECKPOINT_DIR = "training.checkpoint_dir"
 _NOTHING: Mapping[Path, str] = MappingProxyType({})
 _MOST_PASSES = 4  # mending one thing may show another
 
@@ -48,6 +48,7 @@ class Sweep:
         folder: of the sweep; None: `outputs/sweeps/NAME`.
         uri: of MLflow's store; None: the environment's, or the default.
         dead_hosts: hosts all of whose processes are taken to be dead.
+        checkpoint_dir: the trainings' checkpoints; never a folder that only a run or a study names.
     """
 
     study: str
@@ -55,6 +56,7 @@ class Sweep:
     folder: Path | None = None
     uri: str | None = None
     dead_hosts: Collection[str] = ()
+    checkpoint_dir: Path = CHECKPOINTS
 
     @property
     def place(self) -> str:
@@ -76,10 +78,8 @@ class Sweep:
         noted = [run_id for trial in study.trials if (run_id := run_id_of(trial.user_attrs))]
         store = self._find_store(study)
         record = read_sweep(store, self.study, run_id_of(study.user_attrs), noted, self.dead_hosts)
-        folders = [folder for trial in study.trials if (folder := folder_of(trial))]
-        runs = record.runs.values()
-        checkpoint_folders = {Path(run.params[_CHECKPOINT_DIR]) for run in runs if _CHECKPOINT_DIR in run.params}
-        files = read_files(self.folder or sweep_folder(self.study), folders, self.place, checkpoint_folders, refused)
+        folder, subfolders = self.folder or sweep_folder(self.study), [subfolder_of(trial) for trial in study.trials]
+        files = read_files(folder, subfolders, self.place, self.checkpoint_dir, refused)
         unknown = {run_id for run_id in files.checkpoints.values() if run_id} - record.runs.keys()
         return Evidence(study, record, files, read_parents(unknown))
 

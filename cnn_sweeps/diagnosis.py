@@ -18,7 +18,7 @@ from cnn_sweeps.evidence import (
 from cnn_sweeps.owners import is_here
 from cnn_sweeps.run_diagnosis import check_runs
 from cnn_sweeps.sweep.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
-from cnn_sweeps.trial_run import folder_of, senseless_notes
+from cnn_sweeps.trial_run import FOLDER, senseless_notes, subfolder_of
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
@@ -105,11 +105,11 @@ def _retries(evidence: Evidence) -> Iterator[Finding]:
 def _folders(evidence: Evidence) -> Iterator[Finding]:
     folder, trials = evidence.files.folder, evidence.study.trials
     for trial in trials:
-        noted, run = folder_of(trial), evidence.noted_run(trial)
+        subfolder, run = subfolder_of(trial), evidence.noted_run(trial)
         is_elsewhere = run is not None and "owner.host" in run.tags and not is_here(run.tags)
-        if noted is not None and noted not in evidence.files.subfolders and not is_elsewhere:
+        if FOLDER in trial.user_attrs and subfolder not in evidence.files.subfolders and not is_elsewhere:
             yield Finding(
-                f"trial {trial.number} has written into {folder / noted}, and it is not there",
+                f"trial {trial.number} has written into {folder / subfolder}, and it is not there",
                 "its log, and its weights if it was among the best, are lost; what it measured is in MLflow",
             )
     for name in sorted(evidence.files.subfolders):

@@ -27,14 +27,16 @@ may not be changed now.
 Settings, if the sweep was given them:
   hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
   hydra.sweep.dir=PATH         the sweep's folder; without it outputs/sweeps/NAME
+  training.checkpoint_dir=PATH the folder of unfinished trainings; without it outputs/checkpoints
   tracking.uri=URI             where the sweep is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
   dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
 
 Flags:
   --fix   mend, as the sweep itself does when it goes on; refused while it is running. No result is removed, and no
-          value is made up.
+          value is made up. Of files only unfinished trainings are removed, in the folder above and by their own mark.
 """
-_SETTINGS = ("hydra.sweeper.storage", "hydra.sweep.dir", "tracking.uri", "dead_host")
+_CHECKPOINTS = "training.checkpoint_dir"
+_SETTINGS = ("hydra.sweeper.storage", "hydra.sweep.dir", _CHECKPOINTS, "tracking.uri", "dead_host")
 _IS_LEFT = 2
 
 
@@ -58,11 +60,13 @@ def doctor(arguments: Sequence[str]) -> None:
     from cnn_sweeps.assembly import prepare_libraries
 
     prepare_libraries()
+    from cnn_sweeps.checkpoint import FOLDER
     from cnn_sweeps.checkup import Sweep, find_disagreements, mend
 
     folder = Path(settings["hydra.sweep.dir"]) if "hydra.sweep.dir" in settings else None
     dead_hosts = [settings["dead_host"]] if "dead_host" in settings else []
-    sweep = Sweep(name, storage, folder, settings.get("tracking.uri"), dead_hosts)
+    checkpoints = Path(settings[_CHECKPOINTS]) if _CHECKPOINTS in settings else FOLDER
+    sweep = Sweep(name, storage, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
     num_mended = num_left = 0
     for finding, is_mended in mend(sweep) if flags.fix else ((each, False) for each in find_disagreements(sweep)):
         who = "mended" if is_mended else "for you" if finding.repair is None else "for --fix"

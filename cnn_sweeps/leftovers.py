@@ -26,9 +26,12 @@ def settle_runs(sweep_run: SweepRun, trials: Sequence[FrozenTrial]) -> None:
 
 
 def remove_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> None:
-    """Remove what trials that were killed have kept, if they are not to be tried again."""
+    """Remove what trials that were killed have kept, if they are not to be tried again, and what nobody can resume."""
     noting = {run_id: trial for trial in trials if (run_id := run_id_of(trial.user_attrs))}
     for path, run_id in left_checkpoints(folder).items():
+        if not run_id:
+            remove_checkpoint(path)
+            continue
         trial = noting.get(run_id) or noting.get(read_parents([run_id]).get(run_id, ""))
         if trial is not None and last_attempt(trial, trials).state.is_finished():
             remove_checkpoint(path)

@@ -46,7 +46,7 @@ from cnn_sweeps.tracking.outbox import deliver_all
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.tracking.sweeps import SweepRun, open_sweep_run
-from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID, folder_of, run_id_of
+from cnn_sweeps.trial_run import DATA, DATA_TOLD, FOLDER, PROGRAM, RUN_ID, STORE, STUDY_RUN_ID, run_id_of, subfolder_of
 
 log = logging.getLogger(__name__)
 
@@ -253,14 +253,14 @@ class CnnSweep(SweepApplication):
         """Train the best trial's configuration on training and validation images, unless that was done before."""
         assert self._run is not None
         trial = next(iter(self._chosen()), None)
-        if trial is None or not (self._folder / trial.user_attrs[FOLDER] / WEIGHTS_FILE).exists():
+        if trial is None or not (self._folder / subfolder_of(trial) / WEIGHTS_FILE).exists():
             return []
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
             return [f"trial {number} was retrained before"]
         lines: list[str] = executor.call(
             retrain_trial,
-            str(self._folder / trial.user_attrs[FOLDER]),
+            str(self._folder / subfolder_of(trial)),
             trial.number,
             {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
             study.user_attrs[DATA],
@@ -296,13 +296,15 @@ class CnnSweep(SweepApplication):
         config = self._config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
         # duplicates have no folder
-        recorded = [trial for trial in self._study.ranking() if folder_of(trial) and run_id_of(trial.user_attrs)]
+        recorded = [
+            trial for trial in self._study.ranking() if FOLDER in trial.user_attrs and run_id_of(trial.user_attrs)
+        ]
         return recorded[:num_chosen]
 
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
         """Test the trial unless that was done before; register the best one."""
         assert self._run is not None
-        folder, run_id = self._folder / trial.user_attrs[FOLDER], trial.user_attrs[RUN_ID]
+        folder, run_id = self._folder / subfolder_of(trial), trial.user_attrs[RUN_ID]
         if not (folder / WEIGHTS_FILE).exists():
             owner = owner_of(trial)
             if not is_here(owner):

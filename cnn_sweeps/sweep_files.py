@@ -35,30 +35,30 @@ class SweepFiles:
 
 def read_files(
     folder: Path,
-    noted: Collection[str],
+    subfolders: Collection[str],
     storage: str,
-    checkpoint_folders: Collection[Path],
+    checkpoint_dir: Path,
     refused: Mapping[Path, str],
 ) -> SweepFiles:
     """Look at a sweep's files; a folder that is not there holds nothing.
 
     Args:
         folder: of the sweep's files.
-        noted: the trials' folders, relative to it, as the study notes them.
+        subfolders: the trials', relative to it.
         storage: of the study.
-        checkpoint_folders: of the trials.
+        checkpoint_dir: the folder of the trainings' checkpoints.
         refused: folders of what the tracking store has refused to take, each with the reason.
     """
     outboxes = {each.folder: each for each in find_outboxes(folder) if each.folder is not None}
     senseless = {place: reason for place, each in outboxes.items() if (reason := each.why_senseless())}
     undeliverable = senseless | {place: reason for place, reason in refused.items() if place in outboxes}
     journal = journal_file(storage)
-    there = {path.name for path in folder.glob("*/")} | {each for each in noted if (folder / each).is_dir()}
+    there = {path.name for path in folder.glob("*/")} | {each for each in subfolders if (folder / each).is_dir()}
     return SweepFiles(
         folder=folder,
         subfolders=frozenset(there),
         cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
-        checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
+        checkpoints=left_checkpoints(checkpoint_dir),
         waiting={place: each.num_waiting for place, each in outboxes.items() if place not in undeliverable},
         undeliverable=undeliverable,
     )

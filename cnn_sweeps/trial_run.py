@@ -20,7 +20,7 @@ from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.ledger import retry_of
-from cnn_sweeps.sweep.places import trial_folder
+from cnn_sweeps.sweep.places import trial_subfolder
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
@@ -38,13 +38,6 @@ def run_id_of(attributes: Mapping[str, Any]) -> str | None:
     return run_id if isinstance(run_id, str) and _PLAIN_ID.fullmatch(run_id) else None
 
 
-def folder_of(trial: FrozenTrial) -> str | None:
-    """Give the folder that a trial notes, below the sweep's; None if it notes none, or what cannot be one."""
-    folder: Any = trial.user_attrs.get(FOLDER)
-    is_path = isinstance(folder, str) and "\0" not in folder
-    return folder if is_path and not Path(folder).is_absolute() and ".." not in Path(folder).parts else None
-
-
 def values_of(trial: FrozenTrial) -> list[float]:
     """Give the objective of each of a trial's trainings, as far as it notes them."""
     values: Any = trial.user_attrs.get(VALUES)
@@ -54,8 +47,17 @@ def values_of(trial: FrozenTrial) -> list[float]:
 
 def senseless_notes(trial: FrozenTrial) -> list[str]:
     """Name the attributes of a trial that make no sense, of those that a run notes."""
-    known = {RUN_ID: run_id_of(trial.user_attrs), FOLDER: folder_of(trial), VALUES: values_of(trial)}
+    known = {
+        RUN_ID: run_id_of(trial.user_attrs),
+        FOLDER: subfolder_of(trial) == trial.user_attrs.get(FOLDER),
+        VALUES: values_of(trial),
+    }
     return [name for name, value in known.items() if not value and trial.user_attrs.get(name)]
+
+
+def subfolder_of(trial: FrozenTrial) -> str:
+    """Give the folder of a trial's files, relative to the sweep's; always below that."""
+    return trial_subfolder(trial.number, trial.user_attrs.get(FOLDER))
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -115,9 +117,7 @@ class TrialRun:
     def earlier_folders(self) -> list[Path]:
         """Give the folders of the lost trials that this one tries again, the last one first."""
         sweep = Path(HydraConfig.get().sweep.dir)
-        return [
-            trial_folder(sweep, trial.number, trial.user_attrs.get(FOLDER)) for trial in self._trial.earlier_attempts()
-        ]
+        return [sweep / subfolder_of(trial) for trial in self._trial.earlier_attempts()]
 
     def check_data(self, dataset: ImageDataset) -> None:
         """See that the images are those of the study's other trials.

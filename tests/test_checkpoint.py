@@ -109,9 +109,10 @@ def test_what_a_process_that_was_killed_in_its_first_save_has_written_is_removed
     (left,) = tmp_path.glob("*.npz")
     left.rename(left.with_suffix(".unfinished"))
     assert left_checkpoints(tmp_path) == {left: ""}
-    (tmp_path / "emptied-by_a_power_cut.npz").touch()
-    assert left_checkpoints(tmp_path) == {left: "", tmp_path / "emptied-by_a_power_cut.npz": ""}
-    (tmp_path / "emptied-by_a_power_cut.npz").unlink()
+    emptied = tmp_path / f"{'0' * 24}-{'0' * 8}.npz"  # by a power cut
+    emptied.touch()
+    assert left_checkpoints(tmp_path) == {left: "", emptied: ""}
+    emptied.unlink()
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
         assert checkpoint.read_run_id() is None
     assert list(tmp_path.iterdir()) == []

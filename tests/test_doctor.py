@@ -16,6 +16,7 @@ from kept_models import SLOW, refusal, started_command
 from optuna.trial import FrozenTrial, TrialState
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
+from cnn_sweeps.checkpoint import Checkpoint
 from cnn_sweeps.checkup import Sweep, find_disagreements
 from cnn_sweeps.diagnosis import diagnose
 from cnn_sweeps.doctor import doctor
@@ -453,6 +454,15 @@ def test_sweep_that_was_left_alone_has_nothing_to_find(copied, capsys):
     assert Path(f"outputs/sweeps/{NAME}/study.journal").read_bytes() == journal
 
 
+CHECKPOINTS = Path("outputs/checkpoints")
+
+
+def leave_checkpoint(letter, run_id):
+    path = CHECKPOINTS / f"{letter * 24}-{'0' * 8}.npz"
+    Checkpoint(path).save_parts([], run_id)
+    return path
+
+
 def leave_what_a_killed_controller_leaves(study, client):
     """As if it had been killed while it tested the first trial and another worker had just begun a fourth one."""
     dead = owner_tags() | {"owner.started": "1000.0"}
@@ -468,8 +478,7 @@ def leave_what_a_killed_controller_leaves(study, client):
     client.update_run(parent, status="RUNNING")
     client.set_tag(parent, "owner.started", "1000.0")
     client.log_metric(parent, "trials.complete", 1)
-    checkpoints = Path("outputs/checkpoints")
-    np.savez(checkpoints / "key-of_first.npz", about=f'{{"run_id": "{first}"}}')
+    leave_checkpoint("a", first)
     with Path(f"outputs/sweeps/{NAME}/study.journal").open("ab") as journal:
         journal.write(b'{"op_code":8,"wor')
     return unnoted
@@ -480,9 +489,8 @@ def change_more(study, client, unnoted):
     _, second, third = (trial.user_attrs["mlflow.run_id"] for trial in study.trials[:3])
     client.set_tag(second, "trial.state", "RUNNING")
     client.set_tag(third, "mlflow.parentRunId", "0" * 32)
-    checkpoints = Path("outputs/checkpoints")
-    np.savez(checkpoints / "key-of_unnoted.npz", about=f'{{"run_id": "{unnoted}"}}')
-    (checkpoints / "key-cut_off.unfinished").write_bytes(b"PK")
+    leave_checkpoint("b", unnoted)
+    leave_checkpoint("c", "").rename(CHECKPOINTS / f"{'c' * 24}-{'0' * 8}.unfinished")
 
 
 def test_what_a_killed_controller_leaves_is_put_right_when_the_sweep_goes_on(copied, run_train, capsys):
@@ -512,8 +520,8 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
         r"run \w+ \(seed 1\) is RUNNING and the process that made it is dead",
         "the sweep's run .* is RUNNING and no controller lives",
         "the sweep's run .* has trials.complete=1.0 for 3.0",
-        "key-cut_off.npz has nothing to resume",
-        "key-of_first.npz is of trial 0, which is COMPLETE",
+        "c-00000000.npz has nothing to resume",
+        "a-00000000.npz is of trial 0, which is COMPLETE",
     ]
     for what in expected:
         assert sum(bool(re.search(what, line)) for line in lines) == 1, (what, lines)
@@ -531,7 +539,7 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
     assert (closed.info.status, closed.data.tags["trial.state"]) == ("KILLED", "FAIL")
     assert closed.data.tags["error"] == "its controller died"
     assert client.get_run(study.user_attrs["mlflow.run_id"]).info.status == "KILLED"
-    assert [path.name for path in Path("outputs/checkpoints").glob("*.npz")] == ["key-of_unnoted.npz"]
+    assert [path.name for path in Path("outputs/checkpoints").glob("*.npz")] == [f"{'b' * 24}-00000000.npz"]
     assert not list(Path("outputs").rglob("*.unfinished"))
 
 
@@ -589,7 +597,7 @@ def test_fix_is_refused_while_a_controller_lives(copied, capsys):
 
 def test_trial_of_another_host_is_mended_if_that_one_is_said_to_be_dead(copied, capsys):
     study, _ = copied
-    study.ask({}).set_user_attr("owner", owner_tags() | {"owner.host": "another"})
+    study.ask({}).set_user_attr("owner", owner_tags() | {"owner.host": "another", "owner.boot": "another"})
     lines, code = run_doctor(capsys, "--fix")
     assert (len(lines), code) == (2, 2)
     assert "process" in lines[0]

@@ -8,12 +8,11 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
-from cnn_sweeps import completion, experiment, recording, training
-from cnn_sweeps.tracking import runs
+from cnn_sweeps import experiment, recording, training
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-QUICK = ["repeats=2", "tracking.log_model=false", "training.early_stopping.enabled=false"]
+QUICK = ["repeats=2", "tracking.log_model=false", "training.early_stopping.enabled=false", "evaluation.pictures=none"]
 VARYING = ("_s", "_s_se", "images_per_s")  # what a clock measures
 
 
@@ -71,15 +70,11 @@ def uninterrupted(store, tmp_path_factory):
     ("where", "num_trained"),
     [
         ((training, "train_epoch", 2), 2),  # in the first part
-        ((completion, "finish_run", 1), 2),  # before the first part is measured
-        ((runs, "_end_run", 1), 2),  # while its run is ended
         ((recording.Group, "keep", 1), 2),  # it has ended and is not kept yet
         ((recording.Group, "keep", 1, "after"), 1),  # between the parts
         ((experiment, "record_start", 2), 1),  # the second part's run is there, and nothing in it
         ((training, "train_epoch", 4), 1),  # in the second part
-        ((recording.Group, "keep", 2, "after"), 0),
         ((experiment, "record_group", 1), 0),  # before the averages
-        ((experiment, "record_group", 1, "after"), 0),
     ],
 )
 def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_not_been(
@@ -105,7 +100,7 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     metrics, by_part = uninterrupted
     assert measured(whole) == metrics
     assert {part.info.run_name: (measured(part), epochs(part)) for part in parts} == by_part
-    assert all(part.data.params["model.l2"] == "0.0" for part in parts)
+    assert all("model.l2" in run.data.params for run in [whole, *parts])
     assert list(Path(tmp_path, "outputs/checkpoints").iterdir()) == []
 
 

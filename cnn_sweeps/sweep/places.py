@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.passwords import hide_passwords
@@ -21,17 +22,17 @@ def sweep_folder(study_name: str) -> Path:
     return _SWEEPS / study_name
 
 
-def trial_folder(sweep: Path, number: int, noted: str | None) -> Path:
-    """Give the folder of a trial's files, below the sweep's.
+def trial_subfolder(number: int, noted: Any) -> str:
+    """Give the folder of a trial's files, relative to the sweep's.
 
     Args:
-        sweep: the sweep's folder.
-        number: of the trial.
-        noted: what the study says, relative to `sweep`, which counts only if it lies below it: others write there, too.
+        number: of the trial, which names its folder.
+        noted: another name that the study says; it counts only if it lies below the sweep's folder, wherever that is:
+            others may write to the study, too.
     """
-    if noted is not None and sweep.resolve() in (sweep / noted).resolve().parents:
-        return sweep / noted
-    return sweep / str(number)
+    parts = PurePath(noted).parts if isinstance(noted, str) else ()
+    is_below = parts and ".." not in parts and not PurePath(noted).is_absolute()
+    return str(PurePath(noted)) if is_below else str(number)
 
 
 def default_storage(study_name: str) -> str:

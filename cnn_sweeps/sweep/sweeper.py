@@ -252,6 +252,9 @@ class _Sweep:
     def _start(self, trial: Trial) -> None:
         never_run: Future[JobReturn] = Future()
         self._running[trial.number] = (trial, never_run)
+        if foreign := sorted(trial.params.keys() - self._plan.space.distributions.keys()):
+            self._refuse(trial, foreign)
+            return
         if self._plan.extend is not None:
             self._plan.extend(trial)
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
@@ -282,6 +285,13 @@ class _Sweep:
         told = self._study.tell_duplicate(trial, original)
         del self._duplicates[0]
         self._is_outage_told = False
+        self._progress.say(describe_trial(told))
+
+    def _refuse(self, trial: Trial, foreign: Sequence[str]) -> None:
+        """End a trial that somebody else has queued with parameters that would become any overrides of a command."""
+        reason = f"was queued in the study with {', '.join(map(repr, foreign))}, which this command does not search"
+        told = self._study.tell(trial, Outcome(TrialState.FAIL, error=f"{reason}; queue it without"))
+        del self._running[trial.number]
         self._progress.say(describe_trial(told))
 
     def _collect(self) -> None:
@@ -368,7 +378,9 @@ class _Sweep:
         if not self._has_total:
             self._progress.say(f"To go on:\n  {self.command_to_go_on}")
         if ranking:
-            best = [override_text(key, value) for key, value in ranking[0].params.items()]
+            params = ranking[0].params
+            searched = params.keys() if self._plan.extend else self._plan.space.distributions.keys()
+            best = [override_text(key, value) for key, value in params.items() if key in searched]
             command = describe_command([*self._plan.space.fixed, *best])
             self._progress.say(f"The best configuration, to run by itself:\n  {command}")
 

@@ -1,0 +1,119 @@
+"""What a study says is data: others may write to it, and it neither becomes code nor names folders."""
+
+import re
+import shutil
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from tiny_sweeps import IN_THIS_PROCESS, SWEEP, run_of, study_in, sweep_folder, sweep_log
+
+from cnn_sweeps.sweep import storage
+from cnn_sweeps.sweep.ledger import earlier_attempts, last_attempt
+from cnn_sweeps.sweep.places import trial_subfolder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+QUICK = [*SWEEP, IN_THIS_PROCESS, "training.epochs=1", "tracking.log_model=false"]
+
+
+def add_waiting_trial(folder, **values):
+    """Queue a trial as anybody can who may write to the study; its parameters need no search space."""
+    params = {"model.dropout": 0.25} | values
+    distributions = {name: CategoricalDistribution([value]) for name, value in values.items()}
+    distributions["model.dropout"] = FloatDistribution(0.0, 0.7)
+    trial = create_trial(state=TrialState.WAITING, params=params, distributions=distributions)
+    study_in(folder).add_trial(trial)
+
+
+def test_waiting_trial_with_names_that_the_command_does_not_search_is_not_run_and_the_sweep_goes_on(
+    run_train, tmp_path
+):
+    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
+    foreign = {"data._target_": "my_code.run", "+data.config": "{_target_: my_code.run}", "hydra.run.dir": "elsewhere"}
+    (tmp_path / "my_code.py").write_text("from pathlib import Path\ndef run(**_): Path('was run').touch()\n")
+    add_waiting_trial(tmp_path, **foreign)
+    run_train(*QUICK, "hydra.sweeper.n_trials=3", "evaluate_best=false")
+    first, refused, third = study_in(tmp_path).trials
+    assert (first.state.name, refused.state.name, third.state.name) == ("COMPLETE", "FAIL", "COMPLETE")
+    told = "was queued in the study with '+data.config', 'data._target_', 'hydra.run.dir', which this command does not"
+    assert told in refused.user_attrs["error"]
+    assert told in sweep_log(tmp_path)
+    assert not (sweep_folder(tmp_path) / "1").exists()
+    assert not (tmp_path / "was run").exists()
+
+
+def test_waiting_trial_with_names_of_the_search_space_is_run(run_train, tmp_path):
+    """The parameters of one that is only queued, as `optuna.Study.enqueue_trial` does it, are those of the space."""
+    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
+    add_waiting_trial(tmp_path)
+    study_in(tmp_path).enqueue_trial({"model.dropout": 0.5, "data._target_": "my_code.run"})
+    run_train(*QUICK, "hydra.sweeper.n_trials=3", "evaluate_best=false")
+    _, second, third = study_in(tmp_path).trials
+    assert [trial.state.name for trial in (second, third)] == ["COMPLETE"] * 2
+    assert [trial.params["model.dropout"] for trial in (second, third)] == [0.25, 0.5]
+    assert "data._target_" not in third.params
+
+
+def test_best_command_has_no_names_that_the_command_does_not_search(run_train, tmp_path):
+    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
+    params = {"model.dropout": 0.25, "data._target_": "my_code.run"}
+    distributions = {name: CategoricalDistribution([value]) for name, value in params.items()}
+    better = create_trial(params=params, distributions=distributions, value=-1.0)
+    study_in(tmp_path).add_trial(better)
+    run_train(*QUICK, "hydra.sweeper.n_trials=2", "evaluate_best=false")
+    command = sweep_log(tmp_path).rpartition("to run by itself:\n")[2]
+    assert "model.dropout=0.25" in command
+    assert "my_code" not in command
+
+
+def test_folder_that_a_trial_notes_outside_the_sweeps_is_neither_read_nor_written(run_train, tmp_path):
+    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
+    own, elsewhere = sweep_folder(tmp_path) / "0", tmp_path / "elsewhere"
+    shutil.copytree(own, elsewhere)
+    (elsewhere / "config.yaml").write_text("data: {_target_: my_code.run}\n")
+    before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}
+    _note_folder(tmp_path, str(elsewhere))
+    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=1")
+    assert "test_accuracy" in run_of(study_in(tmp_path).trials[0]).data.metrics
+    assert (own / "evaluation.log").exists()
+    assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")} == before
+
+
+def _note_folder(folder, noted):
+    """Change what the study's journal says of the trial's folder; Optuna itself changes no finished trial."""
+    journal = sweep_folder(folder) / "study.journal"
+    text, changed = re.subn('"folder": ?"0"', f'"folder":"{noted}"', journal.read_text())
+    assert changed == 1
+    journal.write_text(text)
+    storage._open_journal.cache_clear()  # which knows how far it was read
+
+
+@pytest.mark.parametrize(
+    ("noted", "subfolder"),
+    [
+        ("3", "3"),
+        ("trial 3", "trial 3"),
+        ("lr=0.1/3", "lr=0.1/3"),
+        ("../other/3", "3"),
+        ("inside/../../other", "3"),
+        ("/etc", "3"),
+        ("..", "3"),
+        (".", "3"),
+        ("", "3"),
+        (None, "3"),
+        (["/etc"], "3"),
+    ],
+)
+def test_folder_of_a_trial_is_below_its_sweeps_whatever_the_study_says(noted, subfolder):
+    assert trial_subfolder(3, noted) == subfolder
+
+
+def test_trials_that_say_that_they_try_each_other_again_end_nothing():
+    study = optuna.create_study()
+    for retried in (1, 0, "x", -1, 4, 9):
+        study.add_trial(create_trial(value=0.0, user_attrs={"retry_of": retried}))
+    trials = study.trials
+    assert [last_attempt(trial, trials).number for trial in trials] == [1, 1, 2, 3, 4, 5]
+    assert [[each.number for each in earlier_attempts(trial, trials)] for trial in trials] == [[], [0], [], [], [], []]
