@@ -197,7 +197,8 @@ class CnnSweep(SweepApplication):
             if self._config.retrain_best:
                 lines += self._retrain(executor)
         with tempfile.TemporaryDirectory() as folder:
-            write_report(study.optuna_study, self._config.objective, Path(folder))
+            with_pictures = self._config.evaluation.pictures != "none"
+            write_report(study.optuna_study, self._config.objective, Path(folder), with_pictures=with_pictures)
             lines += self._report_ablation(study.ranking(), Path(folder))
             for name in ("multirun.yaml", "optimization_results.yaml"):
                 text = (self._folder / name).read_text(encoding="utf-8")
