@@ -27,7 +27,7 @@ def measure(size: int, channels: int, repeats: int) -> None:
     random = np.random.default_rng(0)
     batch = tf.constant(random.random((BATCH_SIZE, size, size, channels), np.float32))
     labels = tf.constant(random.integers(0, 2, (BATCH_SIZE, 1)))
-    fused = build_cnn((size, size, channels), 2, [32, 64, 128], [128, 64], 0.5, 1e-3, 0.9, "same")
+    fused = build_cnn((size, size, channels), 2, [32, 64, 128], [128, 64], 0.5, 1e-3, "same")
     models = {"Keras": plain_copy(fused), "fused": fused}
     steps = {}
     for name, model in models.items():

@@ -91,12 +91,12 @@ def write_arrays(file: Path, options: list[str]) -> None:
     import hydra
     import numpy as np
 
-    from cnn_sweeps.command_line import CONF_DIR
+    from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
     from cnn_sweeps.config import check_config
     from cnn_sweeps.data.split import split_dataset
     from cnn_sweeps.targets import call_target
 
-    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         config = check_config(hydra.compose("config", options))
     data = call_target("data", config.data)
     split = split_dataset(data, config.split.val_fraction, config.split.test_fraction, config.split.seed)

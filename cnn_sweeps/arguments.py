@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.output import outlive_display, shown_whole
 from cnn_sweeps.signals import exit_on_signals
 
 _SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -20,10 +20,13 @@ SEE_HELP = "--help shows what there is"
 class CommandLine(argparse.ArgumentParser):
     """Reads flags, names (of files, or of runs), and settings as key=value, in any order."""
 
-    def __init__(self, help_text: str, required: Sequence[str], optional: Sequence[str]) -> None:
-        """Know the help, and the keys of the settings that must and that may be given."""
+    def __init__(
+        self, help_text: str, required: Sequence[str], optional: Sequence[str], repeatable: Sequence[str] = ()
+    ) -> None:
+        """Know the help, and the keys of the settings that must, that may, and that may repeatedly be given."""
         super().__init__(allow_abbrev=False)
-        self._help, self._required, self._keys = help_text, required, [*required, *optional]
+        self._help, self._required, self._repeatable = help_text, required, repeatable
+        self._keys = [*required, *optional, *repeatable]
         self.add_argument("words", nargs="*")
 
     def format_help(self) -> str:
@@ -35,7 +38,7 @@ class CommandLine(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {SEE_HELP}")
 
     def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
-        """Give the flags, the names, and the settings that are given.
+        """Give the flags, the names, and the settings that are given; commas between what is given repeatedly.
 
         Raises:
             ConfigError: if a setting is unknown, missing, empty or given twice.
@@ -52,6 +55,9 @@ class CommandLine(argparse.ArgumentParser):
             if key not in self._keys:
                 hint = f"; the file is ./{word}" if Path(word).exists() else ""
                 raise ConfigError(f"{key}: no such setting; allowed: {', '.join(self._keys)}{hint}")
+            if key in self._repeatable and value:
+                settings[key] = f"{settings[key]},{value}" if key in settings else value
+                continue
             if key in settings or not value:
                 raise ConfigError(f"{word}: {'given twice' if value else 'it has no value'}; give {key} one value")
             settings[key] = value
@@ -66,11 +72,11 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     exit_on_signals()
+    outlive_display("stderr")
     try:
-        command(sys.argv[1:])
+        with shown_whole():
+            command(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)

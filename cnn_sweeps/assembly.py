@@ -7,18 +7,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cnn_sweeps.config import check_image_fits
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, split_dataset
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.names import for_terminal
+from cnn_sweeps.schema import SPLIT_NAMES, RunConfig
 from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.process import keep_git_from_helpers
 
 if TYPE_CHECKING:
     import keras
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MOST_ITEMS = 12  # of a list that is told
+_MOST_CHARACTERS = 200  # of one of them
 _NUM_KEPT_NETWORKS = 8  # with what is compiled for one of them takes some 30 MB
 _networks: dict[str, Network] = {}
 """The networks that this process trained last, by what tells their graphs apart."""
@@ -43,7 +49,8 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # never used, and its trial semaphore is complained about at exit
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
+    keep_git_from_helpers()
 
 
 def import_libraries() -> None:
@@ -95,19 +102,34 @@ def load_data_once(config: RunConfig) -> tuple[ImageDataset, Split]:
     return dataset, split
 
 
-def tell_data(dataset: ImageDataset, split: Split) -> None:
-    """Say how many images there are for what, and what is odd about them."""
-    counts = {name: f"{len(getattr(split, name))} {name}" for name in ("train", "val", "test")}
-    log.info("%s: %s images of %d classes", dataset.name, ", ".join(counts.values()), len(dataset.class_names))
+def describe_data(dataset: ImageDataset, split: Split) -> list[str]:
+    """Say in a few lines how many images there are for what and of which class, and what is odd about them."""
+    counts = {name: f"{len(getattr(split, name))} {name}" for name in SPLIT_NAMES}
+    used = np.concatenate([getattr(split, name) for name in SPLIT_NAMES])
+    of_class = np.bincount(dataset.labels[used], minlength=len(dataset.class_names)).tolist()
+    classes = [f"{for_terminal(name)} ({count:,})" for name, count in zip(dataset.class_names, of_class, strict=True)]
+    lines = [
+        f"{for_terminal(dataset.name)}: {', '.join(counts.values())} images of {len(dataset.class_names)} classes",
+        f"classes: {_cut(classes, ', ')}",
+        *map(for_terminal, dataset.notes),
+    ]
     if split.num_duplicates:
-        log.info("%d images repeat another one; equal images are in one split", split.num_duplicates)
+        lines.append(f"{split.num_duplicates} images repeat another one; equal images are in one split")
     for names, what in (
         (dataset.skipped_files, "files are no usable images and were skipped"),
         (split.left_out, "images equal one in a later split and are left out"),
         (split.conflicts, "groups of equal images have different classes"),
     ):
         if names:
-            log.warning("%d %s: %s", len(names), what, "; ".join(names))
+            lines.append(f"{len(names)} {what}: {_cut([*map(for_terminal, names)], '; ')}")
+    return lines
+
+
+def _cut(items: Sequence[str], separator: str) -> str:
+    """List the first items, and say how many more there are: the whole list is in the run's record."""
+    shown = [item if len(item) <= _MOST_CHARACTERS else f"{item[:_MOST_CHARACTERS]}..." for item in items[:_MOST_ITEMS]]
+    more = len(items) - len(shown)
+    return separator.join([*shown, *([f"and {more:,} more"] if more else [])])
 
 
 def forget_data() -> None:

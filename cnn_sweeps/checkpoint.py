@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -50,8 +50,24 @@ class TrainingProgress:
         return len(self.history)
 
 
+@dataclass(frozen=True)
+class FinishedPart:
+    """One of a run's trainings that has come to its end.
+
+    Attributes:
+        run_id: of its MLflow run.
+        final: its final metrics.
+    """
+
+    run_id: str
+    final: dict[str, float]
+
+
 class Checkpoint:
-    """Where one run keeps the last epoch that it saved. `claim_checkpoint` gives it to one process at a time."""
+    """Where one run keeps the last epoch that it saved, or, of several trainings, those that are finished.
+
+    `claim_checkpoint` gives it to one process at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         """Keep it at `path`, a file that may not exist yet."""
@@ -71,6 +87,18 @@ class Checkpoint:
         arrays = {f"model_{i}": np.asarray(v) for i, v in enumerate(model.variables)}
         arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
         arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
+        self._write(about, arrays)
+
+    def save_parts(self, parts: Sequence[FinishedPart], run_id: str) -> None:
+        """Replace what is kept by the finished trainings of a run that has several.
+
+        Raises:
+            DiskError: if the disk cannot take it; what was kept before is still there.
+        """
+        kept = [[part.run_id, {name: float(value) for name, value in part.final.items()}] for part in parts]
+        self._write({"run_id": run_id, "parts": kept}, {})
+
+    def _write(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         with disk_errors(self._path, "the same command with resume=true"):
@@ -78,10 +106,19 @@ class Checkpoint:
 
     def read_run_id(self) -> str | None:
         """Give the id of the MLflow run that is to go on; None for a new run."""
+        about = self._read_about()
+        return None if about is None else str(about["run_id"])
+
+    def read_parts(self) -> list[FinishedPart]:
+        """Give the finished trainings of the run, in their order; none for a new run."""
+        return [FinishedPart(*part) for part in (self._read_about() or {}).get("parts", [])]
+
+    def _read_about(self) -> dict[str, Any] | None:
         if not self._path.exists():
             return None
         with np.load(self._path) as content:
-            return str(json.loads(str(content["about"]))["run_id"])
+            about: dict[str, Any] = json.loads(str(content["about"]))
+        return about
 
     def restore(self, model: keras.Model) -> TrainingProgress:
         """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come.
@@ -156,6 +193,13 @@ def left_checkpoints(folder: Path) -> dict[Path, str]:
     """
     files = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix in (".npz", _CUT_OFF)}
     return {path: _readable_run_id(path) for path in sorted(files) if _is_left(path)}
+
+
+def remove_checkpoints_of(run_ids: Collection[str], folder: Path) -> None:
+    """Remove what ended processes have left of these runs."""
+    for path, run_id in left_checkpoints(folder).items():
+        if run_id in run_ids:
+            remove_checkpoint(path)
 
 
 def _is_left(path: Path) -> bool:

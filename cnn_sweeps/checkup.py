@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from cnn_sweeps.checkpoint import remove_checkpoint
 from cnn_sweeps.diagnosis import diagnose
-from cnn_sweeps.errors import StudyError, TrackingError
+from cnn_sweeps.errors import StudyError, TrackingError, TrackingOutageError
 from cnn_sweeps.evidence import (
     AmendRun,
     CutJournal,
@@ -29,11 +29,12 @@ from cnn_sweeps.sweep.recovery import SharedStudy
 from cnn_sweeps.sweep.storage import cut_unfinished_line
 from cnn_sweeps.sweep_files import read_files
 from cnn_sweeps.tracking.outbox import deliver_all
-from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as
+from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_sweep
-from cnn_sweeps.trial_run import FOLDER, RUN_ID, STORE, STUDY_RUN_ID
+from cnn_sweeps.trial_run import STORE, folder_of, run_id_of
 
 _CHECKPOINT_DIR = "training.checkpoint_dir"
+_NOTHING: Mapping[Path, str] = MappingProxyType({})
 _MOST_PASSES = 4  # mending one thing may show another
 
 
@@ -45,7 +46,7 @@ class Sweep:
         study: the study's name.
         storage: of the study; None: the journal in the sweep's folder.
         folder: of the sweep; None: `outputs/sweeps/NAME`.
-        uri: of MLflow's store; None: the one that the study notes.
+        uri: of MLflow's store; None: the environment's, or the default.
         dead_hosts: hosts all of whose processes are taken to be dead.
     """
 
@@ -60,8 +61,11 @@ class Sweep:
         """The storage's."""
         return self.storage or default_storage(self.study)
 
-    def collect(self) -> Evidence:
+    def collect(self, refused: Mapping[Path, str] = _NOTHING) -> Evidence:
         """Read the records, without changing anything.
+
+        Args:
+            refused: folders of what MLflow's store has refused to take, each with the reason.
 
         Raises:
             StudyError: if there is no such study, or its storage cannot be read.
@@ -69,36 +73,41 @@ class Sweep:
         """
         check_study_exists(self.place, self.study)
         study = read_study(self.place, self.study, self.dead_hosts)
-        noted = [trial.user_attrs[RUN_ID] for trial in study.trials if RUN_ID in trial.user_attrs]
+        noted = [run_id for trial in study.trials if (run_id := run_id_of(trial.user_attrs))]
         store = self._find_store(study)
-        record = read_sweep(store, self.study, study.user_attrs.get(STUDY_RUN_ID), noted, self.dead_hosts)
-        folders = [trial.user_attrs[FOLDER] for trial in study.trials if FOLDER in trial.user_attrs]
+        record = read_sweep(store, self.study, run_id_of(study.user_attrs), noted, self.dead_hosts)
+        folders = [folder for trial in study.trials if (folder := folder_of(trial))]
         runs = record.runs.values()
         checkpoint_folders = {Path(run.params[_CHECKPOINT_DIR]) for run in runs if _CHECKPOINT_DIR in run.params}
-        files = read_files(self.folder or sweep_folder(self.study), folders, self.place, checkpoint_folders)
+        files = read_files(self.folder or sweep_folder(self.study), folders, self.place, checkpoint_folders, refused)
         unknown = {run_id for run_id in files.checkpoints.values() if run_id} - record.runs.keys()
         return Evidence(study, record, files, read_parents(unknown))
 
     def _find_store(self, study: StudyRecord) -> str:
-        """Give the address of the store that the study notes, with the password if there is one."""
-        noted, given = study.user_attrs.get(STORE), self.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        if noted is not None and not is_recorded_as(given, noted):
-            if self.uri or "***" in noted:
-                told = f"tracking.uri={hide_passwords(given)}: " if given else ""
-                raise TrackingError(
-                    f"{told}the study {self.study} is recorded in {noted}; name it with tracking.uri=URI"
-                )
-            given = noted
+        """Give the address of the user's store, having seen that the study is recorded there.
+
+        Another one that the study notes is not used: whoever wrote the study would get the user's password.
+        """
+        noted, given = study.user_attrs.get(STORE), user_uri(self.uri)
+        if noted is not None and not is_recorded_as(given, str(noted)):
+            raise TrackingError(
+                f"tracking.uri={hide_passwords(given)}: the study {self.study} is recorded in {str(noted)[:200]!r}; "
+                "if that is yours, too, name it with tracking.uri=URI"
+            )
         return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
 
 
-def find_disagreements(sweep: Sweep) -> list[Finding]:
+def find_disagreements(sweep: Sweep, refused: Mapping[Path, str] = _NOTHING) -> list[Finding]:
     """Give where Optuna, MLflow and the disk disagree about a sweep; nothing is changed.
+
+    Args:
+        sweep: where they are.
+        refused: see `Sweep.collect`.
 
     Raises:
         UserError: if one of them cannot be read.
     """
-    return diagnose(sweep.collect())
+    return diagnose(sweep.collect(refused))
 
 
 def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
@@ -108,8 +117,9 @@ def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
         StudyError: if a controller of the sweep lives.
         UserError: if one of the records cannot be read or written.
     """
+    refused: dict[Path, str] = {}
     for _ in range(_MOST_PASSES):
-        evidence = sweep.collect()
+        evidence = sweep.collect(refused)
         if evidence.owners_at_work:
             raise StudyError(
                 f"{sweep.study}: living processes are at work on it ({', '.join(evidence.owners_at_work)}); "
@@ -117,13 +127,20 @@ def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
             )
         repairs, num_made = _Repairs(sweep, evidence), 0
         for finding in diagnose(evidence):
-            if finding.repair is not None:
+            if finding.repair is None:
+                continue
+            num_made += 1
+            try:
                 repairs.make(finding.repair)
-                num_made += 1
+            except TrackingError as error:
+                if not isinstance(finding.repair, DeliverRecord) or isinstance(error, TrackingOutageError):
+                    raise
+                refused[finding.repair.folder] = str(error).rpartition(";")[0]  # without the advice
+            else:
                 yield finding, True
         if not num_made:
             break
-    for finding in find_disagreements(sweep):
+    for finding in find_disagreements(sweep, refused):
         yield finding, False
 
 
@@ -141,7 +158,7 @@ class _Repairs:
         """Do what a repair says."""
         match repair:
             case DeliverRecord(folder):
-                deliver_all(folder)
+                deliver_all(folder, _raise)
             case CutJournal(path):
                 cut_unfinished_line(path)
             case RecoverTrials():
@@ -156,3 +173,7 @@ class _Repairs:
             for run in self._evidence.runs_of(trial):
                 if (repair := due_ending(trial, run)) is not None:
                     self.make(repair)
+
+
+def _raise(error: TrackingError) -> None:
+    raise error

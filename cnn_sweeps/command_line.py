@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_sweeps.errors import UserError
+from cnn_sweeps.output import outlive_display, shown_whole
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.signals import exit_on_signals
+from cnn_sweeps.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.whole_files import is_disk_full
 
 _PACKAGE = Path(__file__).parent
 _HARDLY_ANY_BYTES = 2**20
+_MOST_CHARACTERS = 200  # of what a library says
+_FIX_MEMORY = "set a smaller training.batch_size, data.image_size or model.filters, or give fewer images"
 CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()))
 """The config groups: inside the package in a wheel, beside it in a checkout."""
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Which defaults Hydra is to use: before 1.4 it asks for that, from 1.4 on it advises against it."""
 
 _HELP = """\
 Train a CNN on a folder of images, with every setting composed by Hydra and every run recorded in MLflow.
@@ -68,6 +74,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     def run_task(config: DictConfig) -> Any:
         nonlocal task_began
         task_began = True
+        outlive_display()
         gc.enable()
         try:
             return task(config)
@@ -79,18 +86,24 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
             if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not is_disk_full(error):
                 raise
             sys.exit(f"error: {_explain_full_disk(error, HydraConfig.get().runtime.output_dir)}")
+        except Exception as error:
+            has_no_memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+            if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not has_no_memory:
+                raise
+            said = " ".join(str(error).split())[:_MOST_CHARACTERS]
+            sys.exit(f"error: there is not enough memory ({said}); {_FIX_MEMORY}")
 
     try:
         search_path = _search_path()
-        if {"--help", "-h"} & set(sys.argv):
-            _show_help(search_path)
-        hydra.main(version_base="1.3", config_path=search_path, config_name="config")(run_task)()
+        with shown_whole():
+            if {"--help", "-h"} & set(sys.argv):
+                _show_help(search_path)
+            with trusting(_named_by_user(search_path)):
+                hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(run_task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback or _is_bug(error):
             raise
         sys.exit(f"error: {hide_passwords(_explain(error))}")
-    except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, yaml.YAMLError, OSError) as error:
         if isinstance(error, OSError) and is_disk_full(error) and not wants_traceback:
             sys.exit(f"error: {_explain_full_disk(error, os.curdir)}")
@@ -122,6 +135,14 @@ def _search_path() -> str:
         sys.exit(f"error: --config-dir={known.config_dir}: no such folder; give one that holds config groups")
     sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
     return str(Path(known.config_dir).absolute())
+
+
+def _named_by_user(search_path: str) -> Iterator[str]:
+    """Give what the user's own command line and folder of config groups name for Hydra itself to call."""
+    for word in sys.argv[1:]:
+        yield from targets_in_text(word)
+    if search_path != CONF_DIR:
+        yield from targets_in_folder(Path(search_path))
 
 
 def _show_help(search_path: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.passwords import hide_passwords, hide_passwords_of_word
 
 _ONCE = ("resume=",)  # what was for the one time
 
@@ -27,7 +27,8 @@ def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
         overrides: of the run.
     """
     lasting = [override for override in overrides if not override.lstrip("+").startswith(_ONCE)]
-    return hide_passwords(" ".join([program, *map(shlex.quote, lasting)]))
+    words = [shlex.quote(hide_passwords_of_word(override)) for override in lasting]
+    return " ".join([hide_passwords(program), *words])
 
 
 def _program_and_flags() -> tuple[list[str], list[str]]:

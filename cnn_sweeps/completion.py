@@ -1,23 +1,46 @@
-"""What is done with a network once it is trained: measured, recorded, drawn, kept."""
+"""What is done with a network once it is trained: measured, recorded, kept, drawn."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from cnn_sweeps import chosen
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.tracking import runs
 from cnn_sweeps.trained import TrainedNetwork
 from cnn_sweeps.trial_run import TrialRun
 
+log = logging.getLogger(__name__)
+
+HINT = (
+    "learning_curves.png shows whether it still learned at the end; try training.epochs, optimizer.learning_rate, "
+    "regularization=none, more images, or, where one class is rare, training.class_weight=balanced"
+)
+
 
 def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
-    """Measure the final weights on all images, draw and keep the model; give the metrics."""
+    """Measure the final weights on all images, keep the model, and draw; give the metrics.
+
+    Metrics and model come first, so that nothing that is drawn or written of them can lose them.
+    """
     evaluation, final = trained.evaluate(on_test=True)
     final = trained.measure_train(final)
     trained.log(final, evaluation)
-    trained.draw(results_dir, evaluation)
+    warnings = []
     if trained.config.tracking.log_model:
-        trained.log_model(evaluation.threshold)
+        try:
+            trained.log_model(evaluation.threshold, results_dir)
+        except ModelError as error:
+            warnings.append(str(error))
+    warnings += trained.report(results_dir, evaluation)
+    if (no_better := describe_no_better(final)) is not None:
+        warnings.append(no_better)
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    if no_better is not None:
+        log.info("hint: %s", HINT)
     return final
 
 
@@ -29,10 +52,11 @@ def finish_trial(trained: TrainedNetwork, trial: TrialRun, folder: Path, *, is_p
         final = trained.measure_train(final)
     if trial.may_be_chosen(final):
         final = final if needs_gap else trained.measure_train(final)
-        chosen.keep(folder, trained.config, trained.model, trained.progress)
+        chosen.keep(folder, trained.config, trained.model, trained.progress, evaluation.threshold)
     trained.log(final, evaluation)
     if trained.config.evaluation.pictures == "all":
-        trained.draw(folder / "results", evaluation)
+        for failure in trained.report(folder / "results", evaluation):
+            log.warning("warning: %s", failure)
     if not is_part:
         runs.set_tags({runs.STATE_TAG: "COMPLETE"})
     return final

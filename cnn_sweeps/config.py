@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+
+_DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
+_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
 
 
 def check_config(composed: DictConfig) -> RunConfig:
@@ -30,11 +35,23 @@ def check_config(composed: DictConfig) -> RunConfig:
         raise ConfigError(" ".join(str(error).split())) from error
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no value given; add {missing[0]}=VALUE to the command")
+    return check_values(plain, name_variables(OmegaConf.to_container(composed, resolve=False), copy.deepcopy(plain)))
+
+
+def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunConfig:
+    """Turn a configuration's values, and what is to be recorded of them, into a checked one.
+
+    Raises:
+        ConfigError: as `check_config` does.
+    """
+    if missing := sorted({"data", "model", "optimizer"} - plain.keys()):
+        raise ConfigError(f"{', '.join(missing)}: no value given")
+    if unknown := sorted(str(key) for key in plain if not isinstance(key, str) or key in _DERIVED):
+        raise ConfigError(f"{', '.join(unknown)}: no such setting here; remove it")
     optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
     schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
     own = {key: optimizer[key] for key in optimizer if key not in schedule}
-    for_the_record = _with_variables_named(OmegaConf.to_container(composed, resolve=False), copy.deepcopy(plain))
-    plain |= {"optimizer": own, "schedule": schedule, "resolved": for_the_record}
+    plain = plain | {"optimizer": own, "schedule": schedule, "resolved": for_the_record}
 
     problems = _problems(ScheduleConfig, schedule, "optimizer.")
     for group in ("data", "model", "optimizer"):
@@ -50,14 +67,36 @@ def check_config(composed: DictConfig) -> RunConfig:
     return config
 
 
-def _with_variables_named(raw: Any, resolved: Any) -> Any:
-    """Put back the interpolations of environment variables, which may be secret, unless they are decoded (numbers)."""
+def name_variables(raw: Any, resolved: Any) -> Any:
+    """Give the resolved configuration with the names of environment variables, which may be secret, for what they hold.
+
+    By whatever way it came there; but numbers stay, which `oc.decode` made of them.
+    """
+    names = set(_VARIABLE.findall(str(raw)))
+    held = {value: name for name in sorted(names) if (value := os.environ.get(name))}
+    return _named(raw, resolved, held)
+
+
+def _named(raw: Any, resolved: Any, held: dict[str, str]) -> Any:
     if isinstance(raw, dict) and isinstance(resolved, dict):
-        return {key: _with_variables_named(raw[key], resolved[key]) for key in resolved}
+        return {key: _named(raw[key], resolved[key], held) for key in resolved}
     if isinstance(raw, list) and isinstance(resolved, list):
-        return [_with_variables_named(*pair) for pair in zip(raw, resolved, strict=True)]
-    is_named = isinstance(raw, str) and "${oc.env:" in raw and "${oc.decode:" not in raw
-    return raw if is_named else resolved
+        return [_named(*pair, held) for pair in zip(raw, resolved, strict=True)]
+    if not (isinstance(raw, str) and "${" in raw):
+        return resolved
+    return raw if isinstance(resolved, str) and _VARIABLE.search(raw) else _without_values(resolved, held)
+
+
+def _without_values(resolved: Any, held: dict[str, str]) -> Any:
+    """Replace in all texts what variables hold by their names."""
+    if isinstance(resolved, dict):
+        return {key: _without_values(value, held) for key, value in resolved.items()}
+    if isinstance(resolved, list):
+        return [_without_values(value, held) for value in resolved]
+    if isinstance(resolved, str):
+        for value in sorted(held, key=len, reverse=True):
+            resolved = resolved.replace(value, f"${{oc.env:{held[value]}}}")
+    return resolved
 
 
 def smallest_cnn_image(num_blocks: int, padding: str) -> int:

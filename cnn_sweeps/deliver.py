@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.passwords import hide_passwords
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ Examples:
   python -m cnn_sweeps.deliver outputs
   python -m cnn_sweeps.deliver outputs/sweeps/first tracking.uri=http://127.0.0.1:5000
 
-A folder is searched at any depth. What was delivered is removed from it, so that a second time there is nothing to do.
-What cannot be delivered stays, and the exit code is then 1.
+A folder is searched at any depth, and links in it are not followed. What was delivered is removed from it, so that a
+second time there is nothing to do. What cannot be delivered stays, and the exit code is then 1.
 
 Settings:
-  tracking.uri=URI  the store, if it has another address by now, or a password, which is not kept; without it the one
-                    that the run was recorded in, with the password of MLFLOW_TRACKING_URI
+  tracking.uri=URI  the store; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder, and then only what was
+                    recorded there is delivered: your password goes to no address that you did not give
 """
 
 
@@ -43,6 +44,7 @@ def deliver(arguments: Sequence[str]) -> None:
     folders = [Path(name) for name in names]
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
+    outlive_display()
     from cnn_sweeps.assembly import prepare_libraries
 
     prepare_libraries()
@@ -52,6 +54,8 @@ def deliver(arguments: Sequence[str]) -> None:
     if not outboxes:
         print("nothing waits to be delivered")
     left = [error for outbox in outboxes if (error := _deliver(outbox, settings.get("tracking.uri")))]
+    for error in dict.fromkeys(left[1:]):
+        print(f"not delivered: {error}")
     if left:
         raise TrackingError(f"{len(left)} of {len(outboxes)} runs could not be delivered: {left[0]}")
 
@@ -60,28 +64,26 @@ def _deliver(outbox: Outbox, named_uri: str | None) -> str:
     """Deliver what waits of a run and say so; give why not, if that fails."""
     import mlflow
 
-    from cnn_sweeps.tracking.store import find_existing_store
+    from cnn_sweeps.tracking.store import find_existing_store, is_recorded_as, user_uri
 
+    uri = user_uri(named_uri)
     try:
-        uri = named_uri or _with_password(outbox.recorded_uri)
-    except FileNotFoundError:  # another process has delivered it meanwhile
-        return ""
-    try:
+        if named_uri is None and not is_recorded_as(uri, recorded := outbox.recorded_uri):
+            command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(outbox.folder), f"tracking.uri={recorded}"])
+            return (
+                f"{outbox.folder}: is for {recorded}, and MLFLOW_TRACKING_URI, or its default, is "
+                f"{hide_passwords(uri)}; if the former is yours, too, give {command}"
+            )
         mlflow.set_tracking_uri(find_existing_store(uri))
         num_waiting = outbox.num_waiting
         if not outbox.deliver(at_once=True):
             return f"{hide_passwords(uri)} does not answer; start it and give the same command again"
+    except FileNotFoundError:  # another process has delivered it meanwhile
+        return ""
     except UserError as error:
         return str(error)
     print(f"run {outbox.run_id}: {num_waiting} entries delivered to {hide_passwords(uri)}")
     return ""
-
-
-def _with_password(recorded_uri: str) -> str:
-    from cnn_sweeps.tracking.store import is_recorded_as
-
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if is_recorded_as(given, recorded_uri) else recorded_uri
 
 
 def main() -> None:

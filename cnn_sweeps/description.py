@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.names import block_for_markdown, for_markdown
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.threads import current_thread_settings
+
+WINNER_NOTE = (
+    "The best trial, its epoch and, of two classes, its decision threshold were all chosen on the same validation "
+    "images: its value there is too good for new images. The test images chose nothing; they tell what to expect."
+)
+"""Said once wherever a sweep's best value is shown."""
 
 
 def describe_run(
@@ -19,7 +26,7 @@ def describe_run(
         run_id: of what the command makes.
         dataset: the images.
         counts: of the images of each class in each split.
-        part: which part the run is; empty: the whole.
+        part: which part the run is, in words of our own; empty: the whole.
     """
     threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
@@ -29,7 +36,7 @@ def describe_run(
             *_block(" ".join([*threads, command])),
             "To do so and compare, metric by metric:",
             *_block(f"python -m cnn_sweeps.reproduce {run_id}"),
-            f"- **data**: {dataset.name}, from {hide_passwords(dataset.source)}",
+            f"- **data**: {for_markdown(dataset.name)}, from {for_markdown(hide_passwords(dataset.source))}",
             f"- **fingerprint**: {dataset.fingerprint}",
             f"- **images**: {numbers}, of {len(dataset.class_names)} classes",
         ]
@@ -48,10 +55,12 @@ def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) ->
         [
             f"Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:",
             *_block(about["command"]),
-            *(f"- **{key}**: {text}" for key, text in about.items() if key != "command"),
+            *(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command"),
+            "",
+            WINNER_NOTE,
         ]
     )
 
 
 def _block(command: str) -> list[str]:
-    return ["", "```bash", command, "```", ""]
+    return ["", block_for_markdown(command), ""]

@@ -17,8 +17,8 @@ from cnn_sweeps.evidence import (
 )
 from cnn_sweeps.owners import is_here
 from cnn_sweeps.run_diagnosis import check_runs
-from cnn_sweeps.sweep.ledger import OWNER, is_to_be_retried, last_attempt
-from cnn_sweeps.trial_run import FOLDER
+from cnn_sweeps.sweep.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
+from cnn_sweeps.trial_run import folder_of, senseless_notes
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
@@ -28,7 +28,8 @@ def diagnose(evidence: Evidence) -> list[Finding]:
     """
     if evidence.files.waiting:
         return list(_waiting(evidence))
-    checks = (_journal, _running_trials, _retries, check_runs, _folders, _checkpoints, _champions)
+    of_records = (_undeliverable, _senseless, _journal)
+    checks = (*of_records, _running_trials, _retries, check_runs, _folders, _checkpoints, _champions)
     return [finding for check in checks for finding in check(evidence)]
 
 
@@ -39,6 +40,21 @@ def _waiting(evidence: Evidence) -> Iterator[Finding]:
             "they are delivered, and all else is looked at then",
             DeliverRecord(folder),
         )
+
+
+def _undeliverable(evidence: Evidence) -> Iterator[Finding]:
+    for reason in evidence.files.undeliverable.values():
+        yield Finding(reason, "correct that, or remove it; MLflow does not have what waits there")
+
+
+def _senseless(evidence: Evidence) -> Iterator[Finding]:
+    for trial in evidence.study.trials:
+        for attribute in [*senseless_attributes(trial), *senseless_notes(trial)]:
+            value = repr(trial.user_attrs[attribute])[:80]
+            yield Finding(
+                f"trial {trial.number} has the attribute {attribute}={value}, which makes no sense",
+                "nothing reads it; no sweep of cnn-sweeps has written it, and the study lets none be removed",
+            )
 
 
 def _journal(evidence: Evidence) -> Iterator[Finding]:
@@ -52,7 +68,7 @@ def _journal(evidence: Evidence) -> Iterator[Finding]:
 
 def _running_trials(evidence: Evidence) -> Iterator[Finding]:
     for trial in evidence.study.trials:
-        owner = trial.user_attrs.get(OWNER, {})
+        owner = owner_of(trial)
         host, process = owner.get("owner.host"), owner.get("owner.pid")
         if trial.number in evidence.study.abandoned:
             dead = f"process {process} on {host}, its controller, is dead" if owner else "nobody signed it"
@@ -70,7 +86,8 @@ def _running_trials(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _age(trial: FrozenTrial) -> str:
-    assert trial.datetime_start is not None
+    if trial.datetime_start is None:
+        return "a time that it does not say"
     minutes = int((datetime.now() - trial.datetime_start).total_seconds() // 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
@@ -88,7 +105,7 @@ def _retries(evidence: Evidence) -> Iterator[Finding]:
 def _folders(evidence: Evidence) -> Iterator[Finding]:
     folder, trials = evidence.files.folder, evidence.study.trials
     for trial in trials:
-        noted, run = trial.user_attrs.get(FOLDER), evidence.noted_run(trial)
+        noted, run = folder_of(trial), evidence.noted_run(trial)
         is_elsewhere = run is not None and "owner.host" in run.tags and not is_here(run.tags)
         if noted is not None and noted not in evidence.files.subfolders and not is_elsewhere:
             yield Finding(

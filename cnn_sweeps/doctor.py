@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnn_sweeps.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.sweep.places import check_study_exists, default_storage
 from cnn_sweeps.tracking.store import find_existing_store
 
@@ -26,7 +27,7 @@ may not be changed now.
 Settings, if the sweep was given them:
   hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
   hydra.sweep.dir=PATH         the sweep's folder; without it outputs/sweeps/NAME
-  tracking.uri=URI             where the sweep is recorded; without it where the study says that it is
+  tracking.uri=URI             where the sweep is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
   dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
 
 Flags:
@@ -52,6 +53,8 @@ def doctor(arguments: Sequence[str]) -> None:
     check_study_exists(storage or default_storage(name), name)
     if "tracking.uri" in settings:
         find_existing_store(settings["tracking.uri"])
+    if flags.fix:
+        outlive_display()
     from cnn_sweeps.assembly import prepare_libraries
 
     prepare_libraries()

@@ -14,15 +14,22 @@ UserError
       +-- DiskError             a disk is full, or fails
 """
 
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.passwords import hide_passwords
 
 
 class UserError(Exception):
-    """What was wrong, what is allowed and how to fix it, in one line that holds no password."""
+    """What was wrong, what is allowed and how to fix it, in one printable line that holds no password."""
 
     def __init__(self, message: str) -> None:
         """Say it."""
-        super().__init__(hide_passwords(message))
+        super().__init__(for_terminal(hide_passwords(message)))
+
+
+def describe_error(error: BaseException) -> str:
+    """Give kind and text of an exception that is no UserError, as one line that is not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 class ConfigError(UserError):

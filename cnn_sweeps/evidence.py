@@ -10,11 +10,11 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.sweep.kept_study import StudyRecord
-from cnn_sweeps.sweep.ledger import ERROR
+from cnn_sweeps.sweep.ledger import error_of
 from cnn_sweeps.sweep_files import SweepFiles
 from cnn_sweeps.tracking.runs import STATE_TAG
 from cnn_sweeps.tracking.sweep_records import RunState, SweepRecord
-from cnn_sweeps.trial_run import RUN_ID, STUDY_RUN_ID
+from cnn_sweeps.trial_run import run_id_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Evidence:
     @property
     def sweep_run_id(self) -> str | None:
         """The sweep's own run, as the study notes it."""
-        return self.study.user_attrs.get(STUDY_RUN_ID)
+        return run_id_of(self.study.user_attrs)
 
     @cached_property
     def children(self) -> list[RunState]:
@@ -117,7 +117,7 @@ class Evidence:
 
     def noted_run(self, trial: FrozenTrial) -> RunState | None:
         """Give the run that a trial notes, if MLflow has it."""
-        return self.sweep.runs.get(trial.user_attrs.get(RUN_ID, ""))
+        return self.sweep.runs.get(run_id_of(trial.user_attrs) or "")
 
     def runs_of(self, trial: FrozenTrial) -> list[RunState]:
         """Give the runs that a trial notes, or that have its number."""
@@ -135,7 +135,8 @@ class Evidence:
     def _trials_by_run(self) -> dict[str, FrozenTrial]:
         numbers = {str(trial.number): trial for trial in self.study.trials}
         tagged = {run.run_id: numbers[run.trial_number] for run in self.children if run.trial_number in numbers}
-        return tagged | {trial.user_attrs[RUN_ID]: trial for trial in self.study.trials if RUN_ID in trial.user_attrs}
+        noted = {run_id: trial for trial in self.study.trials if (run_id := run_id_of(trial.user_attrs))}
+        return tagged | noted
 
 
 def due_ending(trial: FrozenTrial, run: RunState) -> AmendRun | None:
@@ -146,12 +147,12 @@ def due_ending(trial: FrozenTrial, run: RunState) -> AmendRun | None:
     is_being_tested = trial.state != TrialState.FAIL and run.status == "RUNNING" and run.owner in ("alive", "elsewhere")
     if not trial.state.is_finished() or is_being_tested:
         return None
-    if trial.state == TrialState.FAIL or trial.user_attrs.get(RUN_ID) != run.run_id:
+    if trial.state == TrialState.FAIL or run_id_of(trial.user_attrs) != run.run_id:
         status, state = run.status if run.status in ("FAILED", "KILLED") else "KILLED", "FAIL"
     else:
         status, state = "FINISHED", trial.state.name
     if (run.status, run.tags.get(STATE_TAG)) == (status, state):
         return None
-    is_unexplained = state == "FAIL" and ERROR in trial.user_attrs and "error" not in run.tags
-    reason = {"error": trial.user_attrs[ERROR]} if is_unexplained else {}
+    is_unexplained = state == "FAIL" and error_of(trial) and "error" not in run.tags
+    reason = {"error": error_of(trial)} if is_unexplained else {}
     return AmendRun(run.run_id, None if run.status == status else status, {STATE_TAG: state} | reason)

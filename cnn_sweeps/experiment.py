@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from cnn_sweeps import chosen
 from cnn_sweeps.assembly import (
     build_network,
+    describe_data,
     load_data,
     load_data_once,
     native_messages_off,
     prepare_libraries,
-    tell_data,
 )
-from cnn_sweeps.checkpoint import Checkpoint, TrainingProgress, claim_checkpoint
+from cnn_sweeps.checkpoint import Checkpoint, FinishedPart, TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, balanced_class_weights, without_test_images
 from cnn_sweeps.patience import patiently
-from cnn_sweeps.recording import Role, open_group, open_run, output_dir, record_group, record_start
+from cnn_sweeps.recording import Group, Role, open_group, open_run, output_dir, record_group, record_start
 from cnn_sweeps.repeats import Training, average_metrics, objective_values, plan_trainings
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.tracking.store import find_store
@@ -57,25 +58,33 @@ def run_experiment(config: RunConfig, reproduction: Reproduction | None = None) 
     store = look_for_store() if trial is None else patiently(look_for_store, log.warning)
     role = trial or reproduction
     dataset, split = load_data(config) if trial is None else load_data_once(config)
-    tell_data(dataset, split)
+    told = describe_data(dataset, split)
+    for line in told:
+        log.info("%s", line)
     counts = split.counts(dataset)
     if role is not None:
         role.check_data(dataset)
     if trial is not None:
+        trial.tell_data(told)
+    if trial is not None or (reproduction is not None and not reproduction.is_tested):
         dataset, split = without_test_images(dataset, split)
-    finals: list[dict[str, float]] = []
     trainings = plan_trainings(config, dataset, split)
-    is_group = len(trainings) > 1
-    group = open_group(store, config, dataset, split, counts, role) if is_group else nullcontext()
-    with group as group_id:
-        for training in trainings:
-            if (final := _run_training(training, dataset, counts, store, trial, role, group_id)) is None:
+    with ExitStack() as contexts:
+        group: Group | None = None
+        if len(trainings) > 1:
+            checkpoint = contexts.enter_context(_claim_checkpoint_of_group(config, dataset, trial))
+            finished = _finished_parts(checkpoint, trial)
+            group = contexts.enter_context(
+                open_group(store, config, dataset, split, counts, role, checkpoint, finished)
+            )
+        finals = group.finals if group is not None else []
+        while not (group and trial and finals and trial.clearly_loses(finals)) and len(finals) < len(trainings):
+            final = _run_training(trainings[len(finals)], dataset, counts, store, trial, role, group)
+            if final is None:
                 break
             finals.append(final)
-            if trial is not None and is_group and trial.clearly_loses(finals):
-                break
         is_pruned = len(finals) < len(trainings)
-        if is_group:
+        if group is not None:
             record_group(finals, trial, is_pruned=is_pruned)
     if trial is not None and is_pruned:
         trial.prune()
@@ -91,6 +100,22 @@ def _join_trial(config: RunConfig) -> TrialRun | None:
     return join_trial(config)
 
 
+def _finished_parts(checkpoint: Checkpoint, trial: TrialRun | None) -> list[FinishedPart]:
+    """Give the parts that an ended process has finished.
+
+    Of a trial they count only if what the first one left in the folder of a lost trial is still there: the weights to
+    be tested at the sweep's end, and the epochs that the study is to know.
+    """
+    finished = checkpoint.read_parts()
+    if trial is None or not finished:
+        return finished
+    for folder in trial.earlier_folders():
+        if (progress := chosen.take_over(folder, output_dir())) is not None:
+            trial.begin_training(progress)
+            return finished
+    return []
+
+
 def _run_training(
     training: Training,
     dataset: ImageDataset,
@@ -98,16 +123,34 @@ def _run_training(
     store: str,
     trial: TrialRun | None,
     role: Role,
-    group_id: str | None,
+    group: Group | None,
 ) -> dict[str, float] | None:
     """Train and record one network; give its final metrics, or None if the trial was pruned meanwhile."""
-    config, split, is_part = training.config, training.split, group_id is not None
+    with _claim_checkpoint(training, dataset, trial) as checkpoint:
+        run_id, final = _record_training(training, dataset, counts, store, trial, role, group, checkpoint)
+        if group is not None and final is not None:
+            group.keep(run_id, final)
+    return final
+
+
+def _record_training(
+    training: Training,
+    dataset: ImageDataset,
+    counts: dict[str, dict[str, int]],
+    store: str,
+    trial: TrialRun | None,
+    role: Role,
+    group: Group | None,
+    checkpoint: Checkpoint,
+) -> tuple[str, dict[str, float] | None]:
+    """Do what `_run_training` does, and give the id of the run, too."""
+    config, split, is_part = training.config, training.split, group is not None
     results_dir = output_dir() / "results" / (training.name.replace(" ", "_") if is_part else "")
     with ExitStack() as contexts:
-        checkpoint = contexts.enter_context(_claim_checkpoint(training, dataset, trial))
-        resumed = None if trial is not None or is_part else checkpoint.read_run_id()
         part = training.name if is_part else ""
-        run_id = contexts.enter_context(open_run(store, config, dataset, role, part, resumed))
+        kept = checkpoint.read_run_id()
+        left = group.find_left(part) if group is not None else kept if trial is None else None
+        run_id = contexts.enter_context(open_run(store, config, dataset, role, part, left))
         with native_messages_off():
             from cnn_sweeps import completion
             from cnn_sweeps.epoch_record import EpochRecord
@@ -115,11 +158,12 @@ def _run_training(
 
         network = build_network(config, dataset, len(split.train))
         progress = checkpoint.restore(network.model)
-        if progress.epochs_done or config.resume:
+        if progress.epochs_done or (config.resume and not is_part):
             log.info(f"resuming after epoch {progress.epochs_done}" if progress.epochs_done else "nothing to resume")
         save_checkpoint = partial(checkpoint.save, network.model, progress, run_id)
-        if run_id != resumed:
-            record_start(config, dataset, split, counts, role, results_dir, group_id or run_id, part, progress.history)
+        if run_id != kept:
+            whole_id = group.run_id if group is not None else run_id
+            record_start(config, dataset, split, counts, role, results_dir, whole_id, part, progress.history)
             save_checkpoint()
         if role is not None and not is_part:
             role.note_run(run_id)
@@ -129,19 +173,32 @@ def _run_training(
         if reporting is not None and reporting.is_pruned:
             log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
             runs.set_tags({} if is_part else {runs.STATE_TAG: "PRUNED"})
-            return None
+            return run_id, None
         if trial is None:
-            return completion.finish_run(trained, results_dir)
-        return completion.finish_trial(trained, trial, output_dir(), is_part=is_part)
+            return run_id, completion.finish_run(trained, results_dir)
+        return run_id, completion.finish_trial(trained, trial, output_dir(), is_part=is_part)
 
 
 def _claim_checkpoint(
     training: Training, dataset: ImageDataset, trial: TrialRun | None
 ) -> AbstractContextManager[Checkpoint]:
-    config = training.config
+    fold = {"fold": training.name if training.config.folds > 1 else ""}
+    return _claim(training.config, training.config.settings_of_weights | fold, dataset, trial)
+
+
+def _claim_checkpoint_of_group(
+    config: RunConfig, dataset: ImageDataset, trial: TrialRun | None
+) -> AbstractContextManager[Checkpoint]:
+    measured = {"evaluation.threshold_metric": config.evaluation.threshold_metric}
+    return _claim(config, config.settings_of_result | measured | {"fold": "all"}, dataset, trial)
+
+
+def _claim(
+    config: RunConfig, settings: dict[str, Any], dataset: ImageDataset, trial: TrialRun | None
+) -> AbstractContextManager[Checkpoint]:
     return claim_checkpoint(
         Path(config.training.checkpoint_dir),
-        config.settings_of_weights | {"fold": training.name if config.folds > 1 else ""},
+        settings,
         dataset.fingerprint,
         resume=config.resume or (trial is not None and trial.is_retry),
         is_trial=trial is not None,

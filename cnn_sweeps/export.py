@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.whole_files import check_target
 
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -48,6 +49,7 @@ def export(arguments: Sequence[str]) -> None:
         raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
     target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
     check_target(target, "output", may_exist=False)
+    outlive_display()
     from cnn_sweeps.assembly import native_messages_off, prepare_libraries
     from cnn_sweeps.data.folder import find_images
     from cnn_sweeps.tracking.kept_models import load_kept_model

@@ -12,21 +12,22 @@ from cnn_sweeps.evidence import due_ending
 from cnn_sweeps.sweep.ledger import RETRIED, last_attempt
 from cnn_sweeps.tracking.sweep_records import amend_run, read_parents, read_unsettled
 from cnn_sweeps.tracking.sweeps import SweepRun
-from cnn_sweeps.trial_run import RUN_ID
+from cnn_sweeps.trial_run import run_id_of
 
 
 def settle_runs(sweep_run: SweepRun, trials: Sequence[FrozenTrial]) -> None:
     """Give runs their trials' ends where a controller was killed before it did, or while it tested a trial."""
     retried = [trial.number for trial in trials if RETRIED in trial.user_attrs]
+    by_number: dict[str | None, FrozenTrial] = {str(trial.number): trial for trial in trials}
     for run in read_unsettled(sweep_run.run_id, sweep_run.experiment_id, retried):
-        number = int(run.trial_number or len(trials))
-        if number < len(trials) and (due := due_ending(trials[number], run)) is not None:
+        trial = by_number.get(run.trial_number)
+        if trial is not None and (due := due_ending(trial, run)) is not None:
             amend_run(due.run_id, due.status, due.tags)
 
 
 def remove_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> None:
     """Remove what trials that were killed have kept, if they are not to be tried again."""
-    noting = {trial.user_attrs[RUN_ID]: trial for trial in trials if RUN_ID in trial.user_attrs}
+    noting = {run_id: trial for trial in trials if (run_id := run_id_of(trial.user_attrs))}
     for path, run_id in left_checkpoints(folder).items():
         trial = noting.get(run_id) or noting.get(read_parents([run_id]).get(run_id, ""))
         if trial is not None and last_attempt(trial, trials).state.is_finished():

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from cnn_sweeps.batch_statistics import forget, measurable_layers, measuring_step
 from cnn_sweeps.data.pipeline import TrainingImages, epoch_order, training_batch
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.errors import ModelError
@@ -24,6 +25,8 @@ from cnn_sweeps.schema import AugmentationConfig
 # One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
 # few enough that a signal is answered within a second or two (128x128: 64 images).
 _PIXELS_A_CALL = 2**20
+# So many training images tell the statistics of batch normalization well enough, whatever their number.
+_MOST_MEASURED_IMAGES = 256
 _OWN_PACKAGES = ("keras", "cnn_sweeps")
 
 
@@ -42,6 +45,7 @@ class Network:
         self._learning_rate = learning_rate
         self._forward = _forward_of(model)
         self._run_steps = _training_of(model, augmentation, xla=xla)
+        self._measure = _measuring_of(model)
 
     @property
     def _state(self) -> list[Any]:
@@ -60,6 +64,20 @@ class Network:
         """Train some steps of an epoch; epochs and steps count from 0. What is done depends on the arguments alone."""
         numbers = (tf.constant(number, tf.int32) for number in (first_step, num_steps, batch_size))
         self._run_steps(source, tf.constant(seed, tf.int64), tf.constant(epoch, tf.int64), *numbers)
+
+    def measure_batch_statistics(self, source: TrainingImages, *, seed: int, batch_size: int) -> None:
+        """Measure by what batch normalization is to normalize from now on, on training images as they are.
+
+        Always on the same ones, at most 256, in equal parts of at least a training batch, if there are so many.
+        Training does not depend on it.
+        """
+        if not measurable_layers(self.model):
+            return
+        order = epoch_order(source, tf.constant(seed, tf.int64), tf.constant(0, tf.int64))[:_MOST_MEASURED_IMAGES]
+        num_parts = max(1, len(order) // max(batch_size, images_a_call(source.images)))
+        forget(self.model)
+        for i, part in enumerate(np.array_split(order.numpy(), num_parts)):
+            self._measure(source.images, tf.constant(part), tf.constant(1 / (i + 1), tf.float32))
 
     @property
     def num_graphs(self) -> int:
@@ -83,15 +101,31 @@ def images_a_call(images: tf.Tensor) -> int:
 
 
 def _forward_of(model: keras.Model) -> Any:
-    images_of_one_size = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
-
-    @tf.function(input_signature=[images_of_one_size, tf.TensorSpec((None,), tf.int64)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=_some_images_of(model))  # type: ignore[untyped-decorator]
     def forward(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-        with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
-            batch = tf.gather(images, indices)
-        return model(tf.cast(batch, tf.float32) / 255.0, training=False)
+        return model(_plain_batch(images, indices), training=False)
 
     return forward
+
+
+def _measuring_of(model: keras.Model) -> Any:
+    step = measuring_step(model)
+
+    @tf.function(input_signature=[*_some_images_of(model), tf.TensorSpec((), tf.float32)])  # type: ignore[untyped-decorator]
+    def measure(images: tf.Tensor, indices: tf.Tensor, weight: tf.Tensor) -> None:
+        step(_plain_batch(images, indices), weight)
+
+    return measure
+
+
+def _some_images_of(model: keras.Model) -> list[tf.TensorSpec]:
+    return [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8), tf.TensorSpec((None,), tf.int64)]
+
+
+def _plain_batch(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
+        batch = tf.gather(images, indices)
+    return tf.cast(batch, tf.float32) / 255.0
 
 
 def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:

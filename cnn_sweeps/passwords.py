@@ -1,34 +1,142 @@
-"""Keeps passwords out of what is recorded."""
+"""Keeps passwords out of what is recorded.
+
+Everything here takes time in proportion to the text: a traceback may hold megabytes.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import unquote
 
 _NAMED = r"\$\{[^{}]*\}"  # an interpolation such as ${oc.env:DB_PASSWORD}, which gives nothing away
-_USER = rf"(?:{_NAMED}|\$(?!\{{)|[^/@\s:'\"$])*"
-_QUOTE = r"['\"](?=[^\s,=/:{}\[\]]*@)"  # in a password, not at the end of a text
-_ARGUMENTS = "passw|pwd|passphrase|secret|token|credential|api_?key|access_?key|signature"
-_SECRETS = (  # what stands before a secret, and the secret
-    re.compile(rf"(://{_USER}:)((?:[^\s'\"]|{_QUOTE})+)(?=@)"),  # a password may hold what an address must not
-    re.compile(r"(https?://)([^/@\s:'\"]+)(?=@)"),
-    re.compile(rf"([?&;][\w.-]*(?:{_ARGUMENTS})[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE),
+_USER = re.compile(rf"://(?:{_NAMED}|\$(?!\{{)|[^/@\s:'\"$])*:")
+_PORT = re.compile(r"\d{1,5}(?![^/?#\s,;)\]}])")
+_TOKEN = re.compile(r"(?<=https://)[^/@\s:'\"]+(?=@)|(?<=http://)[^/@\s:'\"]+(?=@)")
+_ARGUMENT = re.compile(r"(?<=[?&;#])([\w.%-]+)=([^&;#\s'\"]+)")
+_ARGUMENT_OF_VALUE = re.compile(r"(?<=[?&;#])([\w.%-]+)=([^&;#]+)")
+_SECRET_NAME = re.compile(
+    "passw|pwd|passphrase|secret|token|credential|api_?key|access_?key|signature|^(?:options|sig|key|auth)$",
+    re.IGNORECASE,
 )
+_QUOTED_WORD = re.compile(r"([\w./@+~-]+=)(['\"])(.*)\2", re.DOTALL)
+_PLAIN_WORD = re.compile(r"([\w./@+~-]+=)([^'\"\[{(].*)", re.DOTALL)
+Replacement = Callable[[str], str]
 
 
 def hide_passwords(text: str) -> str:
     """Replace what is secret in every address of a text by ***.
 
     That is the password of postgresql://me:secret@host/studies, the token of https://token@host, and arguments such as
-    ?password=secret. What an interpolation names, as in postgresql://me:${oc.env:DB_PASSWORD}@host/studies, stays.
+    ?password=secret, &sig=secret or #access_token=secret; PostgreSQL's ?options= may hold any. What an interpolation
+    names, as in postgresql://me:${oc.env:DB_PASSWORD}@host/studies, stays.
     """
-    return replace_secrets(text, lambda _secret: "***")
+    return replace_secrets(text, _stars)
 
 
-def replace_secrets(text: str, replacement: Callable[[str], str]) -> str:
+def hide_passwords_of_word(word: str) -> str:
+    """Do what `hide_passwords` does to one word of a command line, KEY=VALUE, of which VALUE is one address or none.
+
+    So its password may hold spaces and quotes.
+    """
+    return replace_secrets_of_word(word, _stars)
+
+
+def replace_secrets(text: str, replacement: Replacement) -> str:
     """Replace the secrets that `hide_passwords` hides by what a function gives for each."""
-    for pattern in _SECRETS:
-        text = pattern.sub(
-            lambda found: found[1] + (found[2] if re.fullmatch(_NAMED, found[2]) else replacement(found[2])), text
-        )
-    return text
+    if not any(each in text for each in ("://", "?", "&", ";", "#")):
+        return text
+    text = "\n".join(_replace_in_line(line, replacement) for line in text.split("\n"))
+    return _replace_in_address(text, replacement, _ARGUMENT)
+
+
+def replace_secrets_of_value(value: str, replacement: Replacement) -> str:
+    """Replace the secrets of a text that is one address as a whole, or none."""
+    user = _USER.search(value)
+    if user is not None and (end := value.rfind("@")) > user.end():
+        value = value[: user.end()] + _replace(value[user.end() : end], replacement) + value[end:]
+    return _replace_in_address(value, replacement, _ARGUMENT_OF_VALUE)
+
+
+def replace_secrets_of_word(word: str, replacement: Replacement) -> str:
+    """Replace the secrets of an override, KEY=VALUE."""
+    if quoted := _QUOTED_WORD.fullmatch(word):
+        key, quote, value = quoted.groups()
+        return f"{key}{quote}{replace_secrets_of_value(value, replacement)}{quote}"
+    if plain := _PLAIN_WORD.fullmatch(word):
+        return plain[1] + replace_secrets_of_value(plain[2], replacement)
+    return replace_secrets(word, replacement)  # several values, or none
+
+
+def _stars(_secret: str) -> str:
+    return "***"
+
+
+def _replace(secret: str, replacement: Replacement) -> str:
+    return secret if re.fullmatch(_NAMED, secret) else replacement(secret)
+
+
+def split_names(secret: str) -> list[str]:
+    """Divide a secret into what it says itself and, at every second place, the interpolations in it."""
+    return re.split(f"({_NAMED})", secret)
+
+
+def _replace_in_address(text: str, replacement: Replacement, arguments: re.Pattern[str]) -> str:
+    def replace_argument(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        return f"{name}={_replace(value, replacement)}" if _SECRET_NAME.search(unquote(name)) else found[0]
+
+    text = _TOKEN.sub(lambda found: _replace(found[0], replacement), text)
+    return arguments.sub(replace_argument, text)
+
+
+def _replace_in_line(line: str, replacement: Replacement) -> str:
+    """Replace what stands between `://USER:` and the last @ of the same address.
+
+    What goes before each @ is looked at by itself, so that every character is looked at a few times at the most.
+    """
+    if "@" not in line or "://" not in line:
+        return line
+    *before_at, rest = line.split("@")
+    done: list[str] = []
+    secret: str | None = None  # that the last @ ended or was a part of
+    for part in before_at:
+        if secret is not None and _begin_of_address(part) == 0:
+            secret += f"@{part}"  # the password holds an @
+            continue
+        if secret is not None:
+            done.append(_replace(secret, replacement) + "@")
+            secret = None
+        begin = _begin_of_password(part)
+        if begin is None:
+            done.append(f"{part}@")
+        else:
+            done.append(part[:begin])
+            secret = part[begin:]
+    if secret is not None:
+        done.append(_replace(secret, replacement) + "@")
+    return "".join(done) + rest
+
+
+def _begin_of_password(part: str) -> int | None:
+    """Find where the password begins that ends a text, after `://USER:`."""
+    begin = _begin_of_address(part)
+    if found := _USER.search(part, begin):
+        return found.end() if found.end() < len(part) else None
+    # with spaces, unless it is an address without a user and what is said of it
+    for found in _USER.finditer(part, max(part.rfind("'"), part.rfind('"')) + 1):
+        if found.end() < len(part) and not part[found.end()].isspace() and not _PORT.match(part, found.end()):
+            return found.end()
+    return None
+
+
+def _begin_of_address(part: str) -> int:
+    """Find where an address may have begun that ends a text: after the last space, and the last quote of another text.
+
+    A quote belongs to a password if nothing follows it that separates texts.
+    """
+    words = part.split()
+    begin = len(part) - len(words[-1]) if words and not part[-1:].isspace() else len(part)
+    word = part[begin:]
+    separator = max(map(word.rfind, ",=/:{}[]"))
+    return begin + max(word.rfind("'", 0, separator), word.rfind('"', 0, separator)) + 1 if separator >= 0 else begin

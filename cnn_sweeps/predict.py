@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.whole_files import check_target
 
 _HELP = """\
@@ -48,6 +49,8 @@ def predict(arguments: Sequence[str]) -> None:
     for flag, target in (("--csv", flags.csv), ("--json", flags.json)):
         if target is not None:
             check_target(target, flag, may_exist=True)
+    if flags.csv is not None or flags.json is not None:
+        outlive_display()
     from cnn_sweeps.data.folder import find_images
 
     files, links = find_images([Path(name) for name in names])

@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from cnn_sweeps.data.batches import decoded_batches
-from cnn_sweeps.evaluation.metrics import class_probabilities
+from cnn_sweeps.evaluation.metrics import choose_classes, class_probabilities
 from cnn_sweeps.tracking.kept_models import KeptModel
-from cnn_sweeps.tracking.models import ModelRecord
 
 
 class Prediction(NamedTuple):
@@ -50,18 +47,7 @@ def predict_files(
 
     for paths, images in decoded_batches(files, record.image_shape, on_bad_file):
         probabilities = class_probabilities(forward(images).numpy())
-        for path, row, chosen in zip(paths, probabilities.tolist(), choose_classes(probabilities, record), strict=True):
+        classes = choose_classes(probabilities, record.decision_threshold).tolist()
+        for path, row, chosen in zip(paths, probabilities.tolist(), classes, strict=True):
             by_name = dict(zip(record.class_names, row, strict=True))
             yield Prediction(path, record.class_names[chosen], row[chosen], by_name)
-
-
-def choose_classes(probabilities: NDArray[np.float64], record: ModelRecord) -> list[int]:
-    """Give the class of each row of (N, C): the most probable, or of two the second from the record's threshold on."""
-    if probabilities.shape[1] > 2:
-        return [int(row.argmax()) for row in probabilities]
-    return [int(row[1] >= second_class_threshold(record)) for row in probabilities]
-
-
-def second_class_threshold(record: ModelRecord) -> float:
-    """Give the probability from which on the second of two classes is chosen."""
-    return 0.5 if record.decision_threshold is None else record.decision_threshold

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from cnn_sweeps.data.batches import printable
-from cnn_sweeps.prediction import Prediction, second_class_threshold
+from cnn_sweeps.names import for_csv, for_terminal
+from cnn_sweeps.prediction import Prediction
 from cnn_sweeps.tracking.models import ModelRecord
 from cnn_sweeps.whole_files import written_whole
 
@@ -23,13 +23,13 @@ Write = Callable[[Prediction], None]
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
     """Begin a table on the terminal; the files are all that can come."""
-    file_width = max(len(printable(file)) for file in files)
-    class_width = max(len(name) for name in (*class_names, "class"))
+    file_width = max(len(for_terminal(file)) for file in files)
+    class_width = max(len(for_terminal(name)) for name in (*class_names, "class"))
     tqdm.write(f"{'file':<{file_width}}  {'class':<{class_width}}  probability")
 
     def write(prediction: Prediction) -> None:
-        name, probability = prediction.class_name, prediction.probability
-        tqdm.write(f"{printable(prediction.path):<{file_width}}  {name:<{class_width}}  {probability:11.4f}")
+        name, probability = for_terminal(prediction.class_name), prediction.probability
+        tqdm.write(f"{for_terminal(prediction.path):<{file_width}}  {name:<{class_width}}  {probability:11.4f}")
 
     return write
 
@@ -39,11 +39,11 @@ def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
     """Write one row a file: file, class, its probability, and the probability of every class."""
     with _written(target) as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "class", "probability", *(f"probability.{name}" for name in class_names)])
+        rows.writerow(["file", "class", "probability", *(f"probability.{for_terminal(name)}" for name in class_names)])
 
         def write(prediction: Prediction) -> None:
             path, name, probability, by_name = prediction
-            rows.writerow([path, name, *map(_rounded, (probability, *by_name.values()))])
+            rows.writerow([for_csv(path), for_csv(name), *map(_rounded, (probability, *by_name.values()))])
 
         yield write
 
@@ -72,10 +72,11 @@ def json_table(target: Path) -> Iterator[Write]:
 
 def summarize(counts: Counter[str], record: ModelRecord) -> str:
     """Say how many images got which class."""
-    found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
-        summary += f" ({record.class_names[1]} from a probability of {second_class_threshold(record):g} on)"
+        second = for_terminal(record.class_names[1])
+        summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
     return summary
 
 

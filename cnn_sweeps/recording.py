@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.assembly import native_messages_off
+from cnn_sweeps.checkpoint import Checkpoint, FinishedPart, remove_checkpoints_of
 from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
 from cnn_sweeps.description import describe_run
+from cnn_sweeps.environment import job_overrides
+from cnn_sweeps.errors import DiskError
+from cnn_sweeps.patience import patiently
 from cnn_sweeps.repeats import average_metrics
 from cnn_sweeps.schema import RunConfig
 from cnn_sweeps.tracking import runs
@@ -22,6 +28,8 @@ from cnn_sweeps.tracking import runs
 if TYPE_CHECKING:
     from cnn_sweeps.reproduction import Reproduction
     from cnn_sweeps.trial_run import TrialRun
+
+log = logging.getLogger(__name__)
 
 Role: TypeAlias = "TrialRun | Reproduction | None"
 """What a run is beside itself; None: nothing."""
@@ -49,16 +57,69 @@ def open_run(
     return runs.tracked_run(store, tracking, name, settings, log_file, resumed_run_id=resumed, tags=tags)
 
 
+class Group:
+    """A run of several trainings, its parts, with those that are finished; they are kept until all are."""
+
+    def __init__(self, run_id: str, parts: Sequence[FinishedPart], checkpoint: Checkpoint, *, is_resumed: bool) -> None:
+        """Of a run that is open; `is_resumed`: an ended process has begun it."""
+        self.run_id = run_id
+        self._parts, self._checkpoint, self._is_resumed = list(parts), checkpoint, is_resumed
+        checkpoint.save_parts(self._parts, run_id)
+
+    @property
+    def finals(self) -> list[dict[str, float]]:
+        """The final metrics of the finished parts, in their order."""
+        return [part.final for part in self._parts]
+
+    def find_left(self, name: str) -> str | None:
+        """Give the run of an unfinished part that an ended process has begun."""
+        if not self._is_resumed:
+            return None
+        return patiently(partial(runs.find_part, self.run_id, name), log.warning)
+
+    def keep(self, run_id: str, final: dict[str, float]) -> None:
+        """Keep a finished part, so that it is not trained again if the run is interrupted."""
+        self._parts.append(FinishedPart(run_id, final))
+        try:
+            self._checkpoint.save_parts(self._parts, self.run_id)
+        except DiskError as error:
+            log.warning("%s; what was trained is recorded, and would be trained again after an interruption", error)
+
+
 @contextmanager
 def open_group(
-    store: str, config: RunConfig, dataset: ImageDataset, split: Split, counts: dict[str, dict[str, int]], role: Role
-) -> Iterator[str]:
-    """Record what several trainings have in common; the runs in the block are its parts. Gives its id."""
-    with open_run(store, config, dataset, role, "", None) as run_id:
+    store: str,
+    config: RunConfig,
+    dataset: ImageDataset,
+    split: Split,
+    counts: dict[str, dict[str, int]],
+    role: Role,
+    checkpoint: Checkpoint,
+    finished: Sequence[FinishedPart],
+) -> Iterator[Group]:
+    """Record what several trainings have in common; the runs in the block are its parts.
+
+    Args:
+        store, config, dataset, role: see `open_run`.
+        split, counts: see `record_start`.
+        checkpoint: of the whole run.
+        finished: parts that an ended process has finished.
+    """
+    left = checkpoint.read_run_id()
+    with open_run(store, config, dataset, role, "", left if role is None else None) as run_id:
         if role is not None:
             role.note_run(run_id)
-        record_start(config, dataset, split, counts, role, output_dir() / "results", run_id)
-        yield run_id
+        if run_id != left:
+            record_start(config, dataset, split, counts, role, output_dir() / "results", run_id)
+            for part in finished:
+                runs.adopt(part.run_id, run_id, output_dir())
+        if finished or config.resume:
+            total = config.repeats * config.folds
+            log.info(
+                "%s", f"{len(finished)} of {total} trainings were finished before" if left else "nothing to resume"
+            )
+        remove_checkpoints_of([part.run_id for part in finished], Path(config.training.checkpoint_dir))
+        yield Group(run_id, finished, checkpoint, is_resumed=run_id == left)
 
 
 def record_start(
@@ -109,7 +170,7 @@ def output_dir() -> Path:
 
 
 def _overrides(role: Role) -> list[str]:
-    return list(HydraConfig.get().overrides.task) if role is None else role.overrides
+    return job_overrides() if role is None else role.overrides
 
 
 def _command(role: Role) -> str:

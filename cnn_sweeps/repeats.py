@@ -55,10 +55,13 @@ def _name(seed: int, fold: int, num_folds: int) -> str:
 def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
     """Give the mean of each metric and, of several trainings, its standard error under the name with `_se`.
 
-    The error takes the trainings as independent, which folds, sharing training images, are not quite.
+    Each training is measured at its own decision threshold; of several none is given, since their mean is nobody's. The
+    error takes the trainings as independent, which folds, sharing training images, are not quite.
     """
     averaged = {}
     for name, values in _columns(finals):
+        if name == "decision_threshold" and len(values) > 1:
+            continue
         averaged[name] = float(values.mean())
         if len(values) > 1:
             averaged[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -29,35 +29,42 @@ Settings, of where things are now:
   data.cache_dir=PATH           for decoded images
   training.checkpoint_dir=PATH  for finished epochs
   hydra.run.dir=PATH            for log and pictures
+What is recorded may call this project's functions and Keras's optimizers, and reads no environment variable. Yours, for
+which you vouch:
+  allow_target=PACKAGE.MODULE.FUNCTION  a function that the recorded run may call, too, or a module; any number of them
 
 Flags:
   --tolerance NUMBER   largest relative difference that counts as agreement; {DEFAULT_TOLERANCE:g}
 """
 _SETTINGS = ("tracking.uri", "data.root", "data.cache_dir", "training.checkpoint_dir", "hydra.run.dir")
+_ALLOW = "allow_target"
 _DOES_NOT_AGREE = 2
 
 
-def _read_arguments(arguments: Sequence[str]) -> tuple[str, float, list[str]]:
-    """Give the run's id, the tolerance, and the settings as Hydra takes them.
+def _read_arguments(arguments: Sequence[str]) -> tuple[str, float, list[str], list[str]]:
+    """Give the run's id, the tolerance, the functions that it may call, and the settings as Hydra takes them.
 
     Raises:
         ConfigError: if any of them is missing or cannot be used.
     """
-    command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
+    command_line = CommandLine(_HELP, required=[], optional=_SETTINGS, repeatable=[_ALLOW])
     command_line.add_argument("--tolerance", type=float, default=DEFAULT_TOLERANCE)
     flags, run_ids, settings = command_line.read(arguments)
     if len(run_ids) != 1:
         raise ConfigError(f"{' '.join(run_ids) or 'no run'}: give the id of one run; {SEE_HELP}")
     if not flags.tolerance >= 0:
         raise ConfigError(f"--tolerance {flags.tolerance}: should be a number, at least 0")
-    return run_ids[0], flags.tolerance, [f"++{key}={value}" for key, value in settings.items()]
+    allowed = [name for name in settings.pop(_ALLOW, "").split(",") if name]
+    if not all(part.isidentifier() for name in allowed for part in name.split(".")):
+        raise ConfigError(f"{_ALLOW}={','.join(allowed)}: should be PACKAGE.MODULE.FUNCTION or PACKAGE.MODULE")
+    return run_ids[0], flags.tolerance, allowed, [f"++{key}={value}" for key, value in settings.items()]
 
 
 def main() -> None:
     """Do what the command line says."""
     gc.disable()  # as in `train`
     try:
-        run_id, tolerance, sys.argv[1:] = _read_arguments(sys.argv[1:])
+        run_id, tolerance, allowed, sys.argv[1:] = _read_arguments(sys.argv[1:])
     except ConfigError as error:
         sys.exit(f"error: {error}")
     from cnn_sweeps.command_line import run_application
@@ -66,7 +73,7 @@ def main() -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
         from cnn_sweeps.reproduction import prepare_reproduction
 
-        reproduction = prepare_reproduction(run_id, composed)
+        reproduction = prepare_reproduction(run_id, composed, allowed)
         from cnn_sweeps.experiment import run_experiment
 
         run_experiment(reproduction.config, reproduction)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnn_sweeps.assembly import prepare_libraries
 from cnn_sweeps.checkpoint import TrainingProgress
+from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.comparison import Comparison, Pair
-from cnn_sweeps.config import check_config
+from cnn_sweeps.config import check_values
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.records import RunRecord, TrainingRecord, read_measured, read_record, record_reproduction
@@ -26,26 +27,34 @@ from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
 
+_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _MATTERS = ("version.", "git.", "platform")  # tags
+_MOST_THREADS = 1024
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
 
 class Reproduction:
     """One run as the reproduction of a recorded one."""
 
-    def __init__(self, record: RunRecord, composed: DictConfig) -> None:
+    def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
         """Of a recorded run, with the settings that are not the run's own from `composed`.
 
         Raises:
-            ConfigError: if the recorded settings are not those of this code.
+            ConfigError: if the recorded settings are not those of this code, or would call what is not allowed.
         """
         self.is_pruned = False
-        self.config = _restore_config(record, composed)
+        self.config = _restore_config(record, composed, allowed_targets)
+        self.overrides = _recorded_overrides(record)
         self._record = record
         self._new_run_id = ""
         first = next(iter(record.measured.values()))
         self._pruned_after = max(first.val_log_loss, default=0) if record.was_pruned and not first.final else 0
         self._num_trainings = 0
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the recorded run has measured test images: of a trial that was not chosen only the others are."""
+        return any(name.startswith("test_") for each in self._record.measured.values() for name in each.final)
 
     @property
     def name(self) -> str:
@@ -55,12 +64,7 @@ class Reproduction:
     @property
     def command(self) -> str:
         """The command that made the recorded run."""
-        return self._record.tags["command"]
-
-    @cached_property
-    def overrides(self) -> list[str]:
-        """The recorded run's overrides."""
-        return OmegaConf.to_container(OmegaConf.create(self._record.overrides))  # type: ignore[return-value]
+        return self._record.tags.get("command", "")
 
     @property
     def tags(self) -> dict[str, str]:
@@ -112,13 +116,14 @@ class Reproduction:
         return comparison
 
 
-def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
+def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> Reproduction:
     """Read a recorded run and say what differs from then; imports no TensorFlow.
 
     Args:
         run_id: of the recorded run.
         composed: of which `tracking.uri`, `training.checkpoint_dir` and, if they are there, `data.root` and
             `data.cache_dir` say where things are now.
+        allowed_targets: functions, or modules of them, that the recorded settings may call beside ours and Keras's.
 
     Raises:
         UserError: if the run is not there, or cannot be made again.
@@ -126,7 +131,7 @@ def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
     store = find_existing_store(composed.tracking.uri)
     prepare_libraries()
     record = read_record(store, run_id)
-    reproduction = Reproduction(record, composed)
+    reproduction = Reproduction(record, composed, allowed_targets)
     _check_folder(reproduction.config, record)
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)
     for line in describe_differences(record.tags, describe_process()):
@@ -137,27 +142,46 @@ def prepare_reproduction(run_id: str, composed: DictConfig) -> Reproduction:
 
 def _use_recorded_threads(record: RunRecord) -> None:
     """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
-    recorded, here = int(record.tags.get(THREADS_TAG, 0)), count_threads()
-    if recorded not in (0, here):
+    told, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
+    recorded = int(told) if told.isdecimal() and len(told) < 9 else 0
+    if not 1 <= recorded <= _MOST_THREADS:
+        log.warning("%s=%.40r of the recorded run makes no sense; threads to compute with: %d", THREADS_TAG, told, here)
+    elif recorded != here:
         os.environ |= thread_settings(recorded)
         log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
 
 
-def _restore_config(record: RunRecord, composed: DictConfig) -> RunConfig:
-    recorded = OmegaConf.create(record.config)
-    assert isinstance(recorded, DictConfig)
+def _recorded_overrides(record: RunRecord) -> list[str]:
+    overrides = parse_stored(record.overrides, f"{record.run_id}: its overrides.yaml")
+    if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
+        raise ConfigError(f"{record.run_id}: its overrides.yaml is no list of overrides")
+    return overrides
+
+
+def _restore_config(record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str]) -> RunConfig:
+    what = f"{record.run_id}: its config.yaml"
+    recorded = parse_stored(record.config, what)
+    groups = ("data", "tracking", "training")
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):
+        raise ConfigError(f"{what} is no configuration of a run")
+    data, tracking, training = (dict(recorded[group]) for group in groups)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
-    if unknown := sorted(places.keys() - recorded.data.keys()):
+    if data.get("_target_") == _FOLDER_SOURCE:  # into which folder to write is not for a record to say
+        places.setdefault("cache_dir", OmegaConf.load(Path(CONF_DIR, "data", "folder.yaml")).cache_dir)
+    if unknown := sorted(places.keys() - data.keys()):
         raise ConfigError(f"data.{unknown[0]}={places[unknown[0]]}: {record.name} has no such setting; leave it out")
-    tracking = {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
-    training = {"checkpoint_dir": composed.training.checkpoint_dir}
-    restored = OmegaConf.merge(recorded, {"resume": False, "tracking": tracking, "training": training, "data": places})
-    assert isinstance(restored, DictConfig)
+    if "${" in str(tracking.get("run_name")):  # which is the recorded run's
+        tracking["run_name"] = None
+    tracking |= {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
+    training |= {"checkpoint_dir": composed.training.checkpoint_dir}
+    tree = recorded | {"resume": False, "tracking": tracking, "training": training, "data": data | places}
+    advice = "if you know what it does, add allow_target={}"
+    values = trusted_values(tree, Trusted(allowed_targets), what, advice)
     try:
-        return check_config(restored)
+        return check_values(values, tree)
     except ConfigError as error:
         commit = record.tags.get("git.commit")
-        code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags['version.cnn-sweeps']}"
+        code = f"commit {commit}" if commit else f"cnn-sweeps {record.tags.get('version.cnn-sweeps')}"
         raise ConfigError(
             f"{record.run_id}: the settings of {record.name} do not fit this code ({_ADVICE.sub('', str(error))}); "
             f"reproduce it with the code that made it, {code}"
@@ -171,7 +195,7 @@ def _check_folder(config: RunConfig, record: RunRecord) -> None:
         DataError: if it is not.
     """
     root = config.data.get("root")
-    if config.data["_target_"] == "cnn_sweeps.data.load_folder" and not Path(str(root)).expanduser().is_dir():
+    if config.data["_target_"] == _FOLDER_SOURCE and not Path(str(root)).expanduser().is_dir():
         raise DataError(f"data.root={root}: there is no such folder; {_describe_images(record)}")
 
 
@@ -189,7 +213,7 @@ def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) ->
     changed = [key for key in sorted(keys) if recorded[key] != now.get(key)]
     lines = [f"differs: {key} was {recorded[key]}, is {now.get(key, 'unknown')}" for key in changed]
     if recorded.get("git.dirty") == "true":
-        lines.append(f"the recorded code had changes that are not in commit {recorded['git.commit']}")
+        lines.append(f"the recorded code had changes that are not in commit {recorded.get('git.commit')}")
     return lines or ["code, packages and machine are the recorded ones"]
 
 

@@ -10,12 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 from cnn_sweeps.evidence import AmendRun, Evidence, Finding, due_ending
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.repeats import final_metric
-from cnn_sweeps.sweep.ledger import RETRY_OF, has_settings
+from cnn_sweeps.sweep.ledger import has_settings, retry_of
 from cnn_sweeps.sweep.progress import summarize
 from cnn_sweeps.sweep.space import by_setting, override_text, override_value
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.sweep_records import RunState
-from cnn_sweeps.trial_run import RUN_ID
+from cnn_sweeps.trial_run import run_id_of
 
 _SAME_COMMAND = "give the sweep's command again"
 
@@ -30,7 +30,7 @@ def _trial_runs(evidence: Evidence) -> Iterator[Finding]:
     for trial in evidence.study.trials:
         if not trial.state.is_finished():
             continue
-        state, noted_id = trial.state.name, trial.user_attrs.get(RUN_ID)
+        state, noted_id = trial.state.name, run_id_of(trial.user_attrs)
         run = evidence.noted_run(trial)
         if run is not None and not run.is_deleted:
             yield from _noted_run(evidence, trial, run)
@@ -59,7 +59,7 @@ def _noted_run(evidence: Evidence, trial: FrozenTrial, run: RunState) -> Iterato
             f"it is put below {evidence.sweep_run_id}",
             AmendRun(run.run_id, tags={PARENT_TAG: evidence.sweep_run_id}),
         )
-    original = trial.user_attrs.get(RETRY_OF)
+    original = retry_of(trial)
     if original is not None and run.tags.get("trial.retry_of") != str(original):
         yield Finding(
             f"{told} tries trial {original} again, its run {run.run_id} has trial.retry_of="
@@ -119,11 +119,11 @@ def _is_same(value: Any, recorded: str) -> bool:
 def _other_runs(evidence: Evidence, trial: FrozenTrial) -> Iterator[Finding]:
     """Look at runs that have the trial's number and are not the one that it notes."""
     for run in evidence.runs_of(trial):
-        if run.run_id == trial.user_attrs.get(RUN_ID):
+        if run.run_id == run_id_of(trial.user_attrs):
             continue
         if trial.state != TrialState.FAIL and run.status == "FINISHED":
             yield Finding(
-                f"trial {trial.number} notes run {trial.user_attrs.get(RUN_ID)}, and run {run.run_id} records it, too",
+                f"trial {trial.number} notes run {run_id_of(trial.user_attrs)}, and run {run.run_id} records it, too",
                 f"if it is not needed: mlflow runs delete --run-id {run.run_id}",
             )
         elif (repair := due_ending(trial, run)) is not None:
@@ -149,7 +149,7 @@ def _child_runs(evidence: Evidence) -> Iterator[Finding]:
 def _abandoned_runs(evidence: Evidence) -> Iterator[Finding]:
     """Find the parts of trials, and retrainings, that a dead process left RUNNING."""
     of_trials = {run.run_id for run in evidence.children if run.trial_number is not None}
-    of_trials |= {trial.user_attrs[RUN_ID] for trial in evidence.study.trials if RUN_ID in trial.user_attrs}
+    of_trials |= {run_id for trial in evidence.study.trials if (run_id := run_id_of(trial.user_attrs))}
     for run in evidence.sweep.runs.values():
         if run.is_deleted or run.status != "RUNNING":
             continue

@@ -15,6 +15,7 @@ OBJECTIVES = {
     "num_parameters": "minimize",
 }
 """What a sweep may optimise, and in which direction."""
+_THRESHOLD_METRIC = "evaluation.threshold_metric"
 
 
 def _check_objective(value: Any) -> list[str]:
@@ -34,12 +35,17 @@ def _check_evaluate_best(value: Any) -> int:
 
 def _check_image_size(value: Any) -> Any:
     sides = value if isinstance(value, list) else [value, value]
-    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
-        raise ValueError("should be a number of pixels or [height, width], each at least 1")
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LONGEST_SIDE for side in sides):
+        raise ValueError(
+            f"should be a number of pixels or [height, width], each at least 1 and at most {_LONGEST_SIDE}"
+        )
     return value
 
 
-Count = Annotated[int, Strict(), Field(ge=1)]
+# The upper bounds keep typing errors from TensorFlow, which may end the process over them.
+_LONGEST_SIDE = 8192
+Count = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
+Width = Annotated[int, Strict(), Field(ge=1, le=8192)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]
 Rate = Annotated[float, Strict(), Field(ge=0, lt=1)]
@@ -50,7 +56,7 @@ Switch = Annotated[bool, Strict()]
 Channels = Literal[1, 3]
 ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-Widths = Annotated[list[Count], Field(min_length=1)]
+Widths = Annotated[list[Width], Field(min_length=1, max_length=64)]
 Objectives = Annotated[list[str], PlainValidator(_check_objective)]
 NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
 Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
@@ -85,6 +91,7 @@ class EarlyStoppingConfig:
 
     enabled: Switch
     patience: Count
+    min_steps: Annotated[int, Strict(), Field(ge=0)] = 0  # runs of before there was a choice do not record it
 
 
 @dataclass(config=_forbid_unknown)
@@ -169,17 +176,15 @@ class _Cnn:
     dense_units: Widths
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
     padding: Literal["same", "valid"]
 
 
 @dataclass(config=_forbid_unknown)
 class _Residual:
     filters: Widths
-    blocks_per_stage: Count
+    blocks_per_stage: Annotated[int, Strict(), Field(ge=1, le=100)]
     dropout: Rate
     l2: Share
-    batch_norm_momentum: Fraction
 
 
 @dataclass(config=_forbid_unknown)
@@ -227,8 +232,8 @@ class RunConfig:
     seed: Seed
     resume: Switch
     objective: Objectives
-    repeats: Count
-    folds: Count
+    repeats: Annotated[int, Strict(), Field(ge=1, le=1000)]
+    folds: Annotated[int, Strict(), Field(ge=1, le=1000)]
     evaluate_best: NumBest
     retrain_best: Switch
     split: SplitConfig
@@ -251,7 +256,7 @@ class RunConfig:
     @property
     def settings_of_weights(self) -> dict[str, Any]:
         """Those settings that the weights of one training depend on."""
-        beside = ("objective", "repeats", "folds")
+        beside = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
         return {key: value for key, value in self.settings_of_result.items() if key not in beside}
 
     @property
@@ -266,7 +271,11 @@ class RunConfig:
             "training.checkpoint_dir",
             "data.cache_dir",
         )
-        return {key: value for key, value in self.settings.items() if not key.startswith(beside)}
+        known = self.settings
+        settings = {key: value for key, value in known.items() if not key.startswith(beside)}
+        if "val_accuracy" in self.objective:  # which is at the threshold
+            settings[_THRESHOLD_METRIC] = known[_THRESHOLD_METRIC]
+        return settings
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

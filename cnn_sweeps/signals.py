@@ -23,6 +23,11 @@ def exit_on_signals() -> None:
     sys.unraisablehook = _exit_again
 
 
+def is_exit_on_signal(error: BaseException) -> bool:
+    """Tell whether an exception ends this process because of a signal, not because some code wants it."""
+    return isinstance(error, SystemExit) and error.code in _ENDS
+
+
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 

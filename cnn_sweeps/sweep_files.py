@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnn_sweeps.checkpoint import left_checkpoints
@@ -22,6 +22,7 @@ class SweepFiles:
         checkpoints: those that no process is at work on, with the ids of their runs; an empty one if nothing can be
             resumed from it.
         waiting: folders of what the tracking store did not get since it was away, each with its number of entries.
+        undeliverable: such folders that it will never get, each with the reason.
     """
 
     folder: Path
@@ -29,9 +30,16 @@ class SweepFiles:
     cut_journal: Path | None
     checkpoints: Mapping[Path, str]
     waiting: Mapping[Path, int]
+    undeliverable: Mapping[Path, str] = field(default_factory=dict)
 
 
-def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_folders: Collection[Path]) -> SweepFiles:
+def read_files(
+    folder: Path,
+    noted: Collection[str],
+    storage: str,
+    checkpoint_folders: Collection[Path],
+    refused: Mapping[Path, str],
+) -> SweepFiles:
     """Look at a sweep's files; a folder that is not there holds nothing.
 
     Args:
@@ -39,7 +47,11 @@ def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_fo
         noted: the trials' folders, relative to it, as the study notes them.
         storage: of the study.
         checkpoint_folders: of the trials.
+        refused: folders of what the tracking store has refused to take, each with the reason.
     """
+    outboxes = {each.folder: each for each in find_outboxes(folder) if each.folder is not None}
+    senseless = {place: reason for place, each in outboxes.items() if (reason := each.why_senseless())}
+    undeliverable = senseless | {place: reason for place, reason in refused.items() if place in outboxes}
     journal = journal_file(storage)
     there = {path.name for path in folder.glob("*/")} | {each for each in noted if (folder / each).is_dir()}
     return SweepFiles(
@@ -47,5 +59,6 @@ def read_files(folder: Path, noted: Collection[str], storage: str, checkpoint_fo
         subfolders=frozenset(there),
         cut_journal=journal if journal is not None and has_unfinished_line(journal) else None,
         checkpoints={path: run_id for each in checkpoint_folders for path, run_id in left_checkpoints(each).items()},
-        waiting={each.folder: each.num_waiting for each in find_outboxes(folder) if each.folder is not None},
+        waiting={place: each.num_waiting for place, each in outboxes.items() if place not in undeliverable},
+        undeliverable=undeliverable,
     )

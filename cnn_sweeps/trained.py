@@ -11,10 +11,13 @@ from cnn_sweeps import results
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
+from cnn_sweeps.errors import ModelError, UserError, describe_error
 from cnn_sweeps.models import plain_copy
 from cnn_sweeps.results import Evaluation, Predict
 from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.sweep.outcome import is_out_of_memory
 from cnn_sweeps.tracking import models, runs
+from cnn_sweeps.whole_files import is_disk_full
 
 
 @dataclass(frozen=True)
@@ -46,22 +49,54 @@ class TrainedNetwork:
     def measure_train(self, final: dict[str, float]) -> dict[str, float]:
         """Add the metrics on training images, and the gap, to those on validation images."""
         val_log_loss = final["final_val_log_loss"]
-        return final | results.evaluate_on_train(self.predict, self.dataset, self.split, val_log_loss)
+        threshold = final.get("decision_threshold")
+        return final | results.evaluate_on_train(self.predict, self.dataset, self.split, threshold, val_log_loss)
 
     def log(self, final: dict[str, float], evaluation: Evaluation) -> None:
         """Record the final metrics and their intervals."""
         runs.log_metrics(final | evaluation.intervals, step=self.progress.epochs_done)
 
-    def draw(self, folder: Path, evaluation: Evaluation) -> None:
-        """Write texts and pictures of the evaluation and keep them with the run."""
-        from cnn_sweeps.pictures import write_pictures  # noqa: PLC0415  scikit-learn takes 1.4 s, most trials need none
+    def report(self, folder: Path, evaluation: Evaluation) -> list[str]:
+        """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.
 
-        write_pictures(folder, self.model, self.dataset, evaluation, self.progress, self.config.training)
+        Returns:
+            What to say of pictures that cannot be drawn.
+        """
         results.write_report(folder, self.dataset, evaluation.held_out)
-        runs.log_files(folder)
+        failures = []
+        if self.config.evaluation.pictures != "none":
+            from cnn_sweeps.pictures import write_pictures  # noqa: PLC0415  scikit-learn takes 1.4 s, few trials need it
 
-    def log_model(self, threshold: float | None) -> str | None:
-        """Keep the network with the run, of standard layers, with its record; give its address unless it waits."""
+            about = (self.model, self.dataset, evaluation, self.progress, self.config.training)
+            failures = write_pictures(folder, *about)
+        runs.log_files(folder)
+        return failures
+
+    def log_model(self, threshold: float | None, folder: Path) -> str | None:
+        """Keep the network with the run, of standard layers, with its record; give its address unless it waits.
+
+        Args:
+            threshold: the decision threshold, of two classes.
+            folder: for the weights, if that is all that can be kept.
+
+        Raises:
+            ModelError: if the network cannot be kept as one that loads by itself; its weights are in the folder then.
+            TrackingError: if the store refuses it.
+        """
         dataset = self.dataset
         record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
-        return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])
+        try:
+            return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])
+        except UserError:
+            raise
+        except Exception as error:  # whatever Keras makes of a user's own layer
+            if is_disk_full(error) or is_out_of_memory(error):
+                raise
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = folder / "final.weights.h5"
+            self.model.save_weights(weights)
+            runs.log_files(folder)
+            raise ModelError(
+                f"the network cannot be kept as a model that loads by itself ({describe_error(error)}); its weights "
+                f"are in {weights}, for `load_weights` of the network that your code builds"
+            ) from error

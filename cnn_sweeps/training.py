@@ -80,17 +80,19 @@ def train(
         TrainingError: if the loss is no longer finite.
     """
     model, num_images = network.model, len(source.positions)
+    steps_per_epoch = math.ceil(num_images / config.batch_size)
     started, num_graphs = time.perf_counter(), network.num_graphs
     network.train_steps(source, seed=seed, epoch=0, first_step=0, num_steps=0, batch_size=config.batch_size)
     if network.num_graphs > num_graphs:
         log.info("compiled in %.1f s", time.perf_counter() - started)
 
     first_epoch, started = progress.epochs_done, time.perf_counter()
-    while progress.epochs_done < config.epochs and not _has_stalled(progress, config):
+    while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
         epoch = progress.epochs_done + 1
         epoch_started = time.perf_counter()
         train_epoch(network, source, seed, config.batch_size, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
+        network.measure_batch_statistics(source, seed=seed, batch_size=config.batch_size)
         metrics = _epoch_metrics(model, validate()) | {
             "epoch_s": time.perf_counter() - epoch_started,
             "images_per_s": num_images / train_s,
@@ -172,9 +174,10 @@ def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.
     return True
 
 
-def _has_stalled(progress: TrainingProgress, config: TrainingConfig) -> bool:
-    waited = progress.epochs_done - progress.best_epoch
-    return config.early_stopping.enabled and waited >= config.early_stopping.patience
+def _has_stalled(progress: TrainingProgress, config: TrainingConfig, steps_per_epoch: int) -> bool:
+    stopping, waited = config.early_stopping, progress.epochs_done - progress.best_epoch
+    has_begun = progress.epochs_done * steps_per_epoch >= stopping.min_steps
+    return stopping.enabled and has_begun and waited >= stopping.patience
 
 
 def _epoch_line(metrics: dict[str, float], epoch: int, epochs: int, epoch_s: float, is_best: bool) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
+from optuna.trial import FrozenTrial
 
 from cnn_sweeps.checkpoint import TrainingProgress
 from cnn_sweeps.commands import command_to_repeat
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.environment import job_overrides
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.repeats import clearly_loses, objective_values
 from cnn_sweeps.schema import OBJECTIVES, RunConfig
-from cnn_sweeps.sweep.ledger import RETRY_OF
+from cnn_sweeps.sweep.ledger import retry_of
+from cnn_sweeps.sweep.places import trial_folder
 from cnn_sweeps.sweep.progress import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.trial import JobTrial, current_trial
@@ -23,7 +28,34 @@ from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
-DATA, PROGRAM, STORE = "data.fingerprint", "program", "tracking.uri"
+_PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
+DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
+
+
+def run_id_of(attributes: Mapping[str, Any]) -> str | None:
+    """Give the run that a study, or a trial, notes; None if it notes none, or what cannot be a run's id."""
+    run_id = attributes.get(RUN_ID)
+    return run_id if isinstance(run_id, str) and _PLAIN_ID.fullmatch(run_id) else None
+
+
+def folder_of(trial: FrozenTrial) -> str | None:
+    """Give the folder that a trial notes, below the sweep's; None if it notes none, or what cannot be one."""
+    folder: Any = trial.user_attrs.get(FOLDER)
+    is_path = isinstance(folder, str) and "\0" not in folder
+    return folder if is_path and not Path(folder).is_absolute() and ".." not in Path(folder).parts else None
+
+
+def values_of(trial: FrozenTrial) -> list[float]:
+    """Give the objective of each of a trial's trainings, as far as it notes them."""
+    values: Any = trial.user_attrs.get(VALUES)
+    are_numbers = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+    return values if are_numbers else []
+
+
+def senseless_notes(trial: FrozenTrial) -> list[str]:
+    """Name the attributes of a trial that make no sense, of those that a run notes."""
+    known = {RUN_ID: run_id_of(trial.user_attrs), FOLDER: folder_of(trial), VALUES: values_of(trial)}
+    return [name for name, value in known.items() if not value and trial.user_attrs.get(name)]
 
 
 def join_trial(config: RunConfig) -> TrialRun | None:
@@ -45,7 +77,7 @@ class TrialRun:
     @property
     def is_retry(self) -> bool:
         """Whether an earlier trial of the same configuration was lost, so that its checkpoint may be there."""
-        return RETRY_OF in self._trial.user_attrs
+        return retry_of(self._trial.frozen) is not None
 
     @property
     def name(self) -> str:
@@ -60,18 +92,18 @@ class TrialRun:
     @property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
-        return command_to_repeat(self._trial.study.user_attrs.get(PROGRAM, ""), self.overrides)
+        return command_to_repeat(str(self._trial.study.user_attrs.get(PROGRAM, "")), self.overrides)
 
     @property
     def overrides(self) -> list[str]:
         """The trial's overrides."""
-        return list(HydraConfig.get().overrides.task)
+        return job_overrides()
 
     @property
     def tags(self) -> dict[str, str]:
         """What tells the trial's run from others; it is a part of the sweep's."""
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
-        parent = self._trial.study.user_attrs.get(STUDY_RUN_ID)
+        parent = run_id_of(self._trial.study.user_attrs)
         return tags | ({PARENT_TAG: parent} if parent else {})
 
     def note_run(self, run_id: str) -> None:
@@ -79,6 +111,13 @@ class TrialRun:
         hydra = HydraConfig.get()
         self._trial.note(RUN_ID, run_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
+
+    def earlier_folders(self) -> list[Path]:
+        """Give the folders of the lost trials that this one tries again, the last one first."""
+        sweep = Path(HydraConfig.get().sweep.dir)
+        return [
+            trial_folder(sweep, trial.number, trial.user_attrs.get(FOLDER)) for trial in self._trial.earlier_attempts()
+        ]
 
     def check_data(self, dataset: ImageDataset) -> None:
         """See that the images are those of the study's other trials.
@@ -94,6 +133,11 @@ class TrialRun:
                 f"data: {dataset.source} holds other images than when the study {self._trial.study.study_name} began; "
                 "choose another hydra.sweeper.study_name"
             )
+
+    def tell_data(self, lines: Sequence[str]) -> None:
+        """Have the sweep's controller say what there is to say of the images, unless another trial did."""
+        if DATA_TOLD not in self._trial.study.user_attrs:
+            self._trial.study.set_user_attr(DATA_TOLD, list(lines))
 
     def begin_training(self, progress: TrainingProgress) -> bool:
         """Tell whether this training's epochs are to be reported: those of the first one, as of every other trial."""
@@ -120,9 +164,7 @@ class TrialRun:
         best = self._trial.best_trial()
         if best is None or len(finals) == self._config.repeats * self._config.folds:
             return False
-        return clearly_loses(
-            values, best.user_attrs.get(VALUES, []), minimize=OBJECTIVES[self._objective] == "minimize"
-        )
+        return clearly_loses(values, values_of(best), minimize=OBJECTIVES[self._objective] == "minimize")
 
     def may_be_chosen(self, final: dict[str, float]) -> bool:
         """Tell whether this training's weights may be asked for at the sweep's end: the first ones of a good trial."""

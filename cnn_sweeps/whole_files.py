@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cnn_sweeps.errors import ConfigError, DiskError
+from cnn_sweeps.output import open_lossy
 
 
 def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
@@ -36,10 +37,8 @@ def is_disk_full(error: BaseException | None) -> bool:
 class LogFile(logging.FileHandler):
     """A log that loses lines while the disk is full, without a traceback on the terminal for each."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """Tell what else went wrong."""
-        if not is_disk_full(sys.exc_info()[1]):
-            super().handleError(record)
+    def _open(self) -> io.TextIOWrapper:
+        return open_lossy(self.baseFilename)
 
 
 @contextmanager
@@ -93,7 +92,8 @@ def replace_whole(target: Path, content: bytes | memoryview) -> None:
     """
     unfinished = target.with_suffix(".unfinished")
     try:
-        with unfinished.open("wb") as file:
+        unfinished.unlink(missing_ok=True)  # of a process that was killed, or a link, which would be followed
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

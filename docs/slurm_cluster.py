@@ -4,6 +4,7 @@ pip install -e '.[slurm]'
 python docs/slurm_cluster.py 8 --cores 4 --memory 16GB --partition=gpu --gpus=1 --time=8:00:00
 
 Each of the 8 jobs is one worker, which has the cores and the memory. What else is given goes to sbatch.
+The cluster asks for no certificates: every user of the nodes can run programs in it as you.
 """
 
 from __future__ import annotations

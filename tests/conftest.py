@@ -16,7 +16,7 @@ os.environ.update(
 import hydra
 import pytest
 
-from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.config import check_config
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.schema import RunConfig
@@ -38,7 +38,7 @@ TINY = [*TINY_DATA, *TINY_CNN, "evaluation.pictures=none"]  # drawing takes as l
 @functools.cache
 def compose(*overrides: str) -> RunConfig:
     """Compose and check a configuration as the command line would; nobody changes it."""
-    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         return check_config(hydra.compose("config", list(overrides)))
 
 

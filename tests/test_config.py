@@ -84,6 +84,37 @@ def test_all_bad_values_are_named_at_once():
     assert all(key in str(error.value) for key in ("training.epochs=0", "model.l2=2", "optimizer.decay_rate=0"))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.image_size=1e6",
+        "data.image_size=1000000",
+        "data.image_size=[32,1000000]",
+        "data.num_images=1000000000000",
+        "model.filters=[1e9]",
+        "model.filters=[8,1000000000]",
+        "model.dense_units=[1000000000]",
+        "training.batch_size=1000000000000",
+        "training.epochs=1000000000000",
+        "training.early_stopping.patience=1000000000000",
+        "optimizer.decay_steps=1000000000000",
+        "repeats=1000000",
+        "folds=1000000",
+    ],
+)
+def test_absurd_sizes_are_refused_by_name(setting):
+    with pytest.raises(ConfigError, match=setting.split("=")[0].replace(".", r"\.")) as error:
+        compose("data=synthetic", setting)
+    assert "\n" not in str(error.value)
+
+
+def test_absurd_numbers_of_layers_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"model\.blocks_per_stage=1000000: should be less than or equal to 100"):
+        compose("model=residual", "model.blocks_per_stage=1000000")
+    with pytest.raises(ConfigError, match=r"model\.filters=.*should have at most 64 items"):
+        compose("model=residual", f"model.filters={[8] * 1000}")
+
+
 def test_fractions_that_leave_nothing_to_train_on_are_refused():
     with pytest.raises(ConfigError, match="sum must be below 1"):
         compose("split.val_fraction=0.5", "split.test_fraction=0.5")
@@ -137,7 +168,6 @@ def test_dogs_vs_cats_has_the_seed_notebooks_settings():
         "model.dropout": 0.5,
         "model.l2": 1e-3,
         "data.root": "images",
-        "model.batch_norm_momentum": 0.99,
         "model.padding": "valid",
         "optimizer.learning_rate": 1e-3,
         "optimizer.decay_rate": 0.9,

@@ -74,5 +74,6 @@ def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkey
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
-    run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
+    with pytest.raises(SystemExit, match="no trial completed"):
+        run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
     assert "0 done, 0 pruned, 0 failed, 0 running" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY
+from conftest import TINY, TINY_DATA
 from PIL import Image
 
 PROJECT = Path(__file__).parent.parent
@@ -18,6 +18,7 @@ METRICS = {
     *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
     *("log_loss", "brier_score", "expected_calibration_error"),
 }
+AT_THRESHOLD = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 PICTURES = {
     *("learning_curves", "confusion_matrix", "roc_curve", "pr_curve", "reliability", "scores"),
     *("grad_cam", "filters"),
@@ -87,7 +88,9 @@ def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_t
     run = last_run()
     metrics = run.data.metrics
     table = pd.read_csv(artifact(run, "test_metrics.csv")).set_index("metric")
-    assert set(table.index) == METRICS
+    assert set(table.index) == METRICS | {f"{name}_at_half" for name in AT_THRESHOLD} | {
+        *("accuracy_of_commonest_class", "decision_threshold")
+    }
     for name in METRICS:
         for kind in ("final_val", "test"):
             low, high = (metrics[f"interval/{kind}_{name}_{bound}"] for bound in ("low", "high"))
@@ -98,8 +101,12 @@ def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_t
             [metrics[key] for key in (f"test_{name}", f"interval/test_{name}_low", f"interval/test_{name}_high")]
         )
     assert 0 < metrics["decision_threshold"] < 1
-    assert metrics["final_val_f1_at_threshold"] >= metrics["final_val_f1"]
-    assert 0 <= metrics["test_f1_at_threshold"] <= 1
+    assert metrics["final_val_f1"] >= metrics["final_val_f1_at_half"]
+    assert {f"{kind}_{name}_at_half" for name in AT_THRESHOLD for kind in ("final_val", "test")} <= metrics.keys()
+    for kind in ("final_val", "test", "final_train"):
+        assert metrics[f"{kind}_accuracy_of_commonest_class"] == 0.5
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+    assert {m.step: m.value for m in history}[metrics["best_epoch"]] == metrics["final_val_accuracy_at_half"]
     (log,) = artifact(run, "logs").rglob("*.log")
     assert re.search(r"test images: log loss [\d.]+ \([\d.]+ to [\d.]+\), accuracy", log.read_text())
 
@@ -108,10 +115,166 @@ def test_many_classes_have_metrics_and_pictures_but_no_threshold(run_train, last
     run_train(*TINY, "evaluation.pictures=best", "data.num_classes=3", "tracking.log_model=false")
     run = last_run()
     assert {f"test_{name}" for name in METRICS} <= set(run.data.metrics)
-    assert not any("threshold" in name for name in run.data.metrics)
+    assert not any("threshold" in name or "at_half" in name for name in run.data.metrics)
+    assert run.data.metrics["test_accuracy_of_commonest_class"] == pytest.approx(1 / 3)
     assert {f"{name}.png" for name in PICTURES} <= {
         file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
     }
+
+
+@pytest.fixture(scope="module")
+def rare_class(tmp_path_factory):
+    """A folder with a split of its own, of two classes, hard to tell apart, one image in five of the second."""
+    folder, random = tmp_path_factory.mktemp("rare"), np.random.default_rng(0)
+    for split, number in (("train", 60), ("val", 40), ("test", 40)):
+        for i in range(number):
+            file = folder / split / ("light" if i % 5 == 0 else "dark") / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((random.integers(0, 200, (8, 8)) + 20 * (i % 5 == 0)).astype(np.uint8)).save(file)
+    return folder
+
+
+def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the_same(
+    run_train, last_run, rare_class, tmp_path
+):
+    """At the threshold that is kept with the model."""
+    from cnn_sweeps.predict import predict
+
+    run_train(
+        *("data=folder", f"data.root={rare_class}", "data.image_size=8", "data.channels=1", "data.cache_dir=cache"),
+        *("model.filters=[4]", "model.dense_units=[4]", "training.epochs=2", "hydra.run.dir=here"),
+    )
+    run = last_run()
+    metrics = run.data.metrics
+    predict([str(rare_class / "test"), f"model={run.info.run_id}", "--json", "table.json"])
+    table = json.loads(Path("table.json").read_text())
+    truth = [Path(row["file"]).parent.name for row in table]
+    predicted = [row["class"] for row in table]
+    right = [is_class == true for is_class, true in zip(predicted, truth, strict=True)]
+    assert metrics["test_accuracy"] == pytest.approx(np.mean(right))
+    recall = [np.mean([r for r, true in zip(right, truth, strict=True) if true == name]) for name in ("dark", "light")]
+    assert metrics["test_balanced_accuracy"] == pytest.approx(np.mean(recall))
+    at_half = [row["probabilities"]["light"] >= 0.5 for row in table]
+    assert metrics["test_accuracy_at_half"] == pytest.approx(
+        np.mean([s == (t == "light") for s, t in zip(at_half, truth, strict=True)])
+    )
+    assert metrics["test_accuracy"] != metrics["test_accuracy_at_half"]
+    assert metrics["test_accuracy_of_commonest_class"] == 0.8
+
+    told = (tmp_path / "here/train.log").read_text()
+    assert f"light from a probability of {metrics['decision_threshold']:g} on" in told
+    (line,) = (line for line in told.splitlines() if "test images: log loss" in line)
+    low, high = (metrics[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
+    assert line.endswith(
+        f"accuracy {metrics['test_accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+        f"{metrics['test_accuracy_at_half']:.3f} at 0.5, 0.800 by naming the commonest class"
+    )
+    is_no_better = metrics["test_accuracy"] <= 0.8
+    assert ("warning: the network is no better than naming the commonest class" in told) == is_no_better
+
+    report = (tmp_path / "here/results/test_report.txt").read_text()
+    assert re.search(rf"light +\S+ +{recall[1]:.3f}", report)
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    pixels = np.stack([np.asarray(Image.open(row["file"]))[:, :, None] for row in table]).astype(np.float32) / 255
+    assert model.predict(pixels, params={"classes": True}).tolist() == predicted
+
+
+OWN_NETWORKS = """
+import keras
+from keras import layers
+from cnn_sweeps.models import classification_head
+
+def constant(input_shape, num_classes, dropout, l2):
+    pixels = keras.Input(input_shape)
+    nothing = layers.Rescaling(0.0)(layers.Flatten()(pixels))
+    return keras.Model(pixels, classification_head(nothing, num_classes))
+
+def shared(input_shape, num_classes, dropout, l2):
+    pixels = keras.Input(input_shape)
+    once = layers.Conv2D(input_shape[2], 3, padding="same")
+    features = layers.GlobalAveragePooling2D()(once(once(pixels)))
+    return keras.Model(pixels, classification_head(features, num_classes))
+
+class Scaled(layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+def without_config(input_shape, num_classes, dropout, l2):
+    pixels = keras.Input(input_shape)
+    features = Scaled(lambda x: x * 2)(layers.Flatten()(pixels))
+    return keras.Model(pixels, classification_head(features, num_classes))
+"""
+
+
+@pytest.fixture
+def own_networks(tmp_path, monkeypatch):
+    """Give the settings that train one of OWN_NETWORKS."""
+    (tmp_path / "own_networks.py").write_text(OWN_NETWORKS)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    for name in ("constant", "shared", "without_config"):
+        text = f"_target_: own_networks.{name}\ndropout: ???\nl2: ???\n"
+        (tmp_path / f"conf/model/{name}.yaml").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_networks", raising=False)
+    return lambda name: ["--config-dir", "conf", f"model={name}", *TINY_DATA, "training.epochs=1", "hydra.run.dir=here"]
+
+
+def test_network_that_has_learned_nothing_is_told_after_the_results(run_train, own_networks, tmp_path):
+    run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
+    *_, results, warning, hint = (tmp_path / "here/train.log").read_text().splitlines()
+    assert "test images: log loss" in results
+    assert "warning: the network is no better than naming the commonest class: on the test images" in warning
+    assert "its accuracy is 0.500, that of the commonest class 0.500 (its balanced accuracy is 0.500)" in warning
+    assert "hint: " in hint
+    assert not list((tmp_path / "here/results").glob("*.png"))
+    assert (tmp_path / "here/results/test_report.txt").exists()
+
+
+def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train, last_run, monkeypatch, tmp_path):
+    def fail(*_args, **_options):
+        raise ValueError("no\n  such curve")
+
+    for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "image_sheets.draw_filters"):
+        monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
+    monkeypatch.setattr("cnn_sweeps.pictures.grad_cam", fail)
+    run_train(*TINY, "hydra.run.dir=here")
+    run = last_run()
+    assert run.info.status == "FINISHED"
+    assert "test_accuracy" in run.data.metrics
+    assert mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(np.zeros((1, 16, 16, 1), np.float32)).size
+    failed = {"roc_curve", "confusion_matrix", "filters", "grad_cam"}
+    told = (tmp_path / "here/train.log").read_text()
+    for name in failed:
+        assert f"warning: {name}.png cannot be drawn (ValueError: no such curve)\n" in told
+    assert "Traceback" not in told
+    kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    drawn = {name.removesuffix(".png") for name in kept if name.endswith(".png")}
+    assert drawn - {"mistakes"} == PICTURES - failed
+    assert "test_report.txt" in kept
+
+
+@pytest.mark.parametrize("name", ["shared", "without_config"])
+def test_network_that_is_hard_to_draw_or_to_keep_is_measured_and_its_weights_are_there(
+    name, run_train, last_run, own_networks, tmp_path
+):
+    run_train(*own_networks(name))
+    run = last_run()
+    assert run.info.status == "FINISHED"
+    assert "test_accuracy" in run.data.metrics
+    told = (tmp_path / "here/train.log").read_text()
+    assert "Traceback" not in told
+    kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert {"learning_curves.png", "confusion_matrix.png"} <= kept
+    cannot_be_kept = name == "without_config"
+    assert bool(run.outputs and run.outputs.model_outputs) != cannot_be_kept
+    assert ("final.weights.h5" in kept) == cannot_be_kept
+    assert ("warning: the network cannot be kept as a model that loads by itself (NotImplementedError: " in told) == (
+        cannot_be_kept
+    )
 
 
 def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(run_train, last_run, monkeypatch):

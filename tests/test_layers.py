@@ -8,12 +8,13 @@ import pytest
 import cnn_sweeps
 
 LAYERS = [
-    ["locks", "owners", "passwords", "signals"],
+    ["locks", "names", "output", "owners", "passwords", "plain_files", "signals"],
     ["errors", "commands", "threads"],
     ["patience", "whole_files"],
-    ["schema", "targets", "arguments", "environment"],
+    ["schema", "arguments", "environment"],
+    ["targets"],
     ["command_line"],
-    ["config"],
+    ["config", "stored_config"],
     ["databases"],
     # within a layer, each line may use the ones before it
     ["data.dataset", "data.decode"],
@@ -27,7 +28,8 @@ LAYERS = [
     ["evaluation.estimates"],
     ["evaluation.figures", "evaluation.grad_cam"],
     ["evaluation.image_sheets", "evaluation.ablation"],
-    ["tracking", "tracking.store", "tracking.served_model", "tracking.process", "tracking.views", "tracking.entries"],
+    ["tracking", "tracking.store", "tracking.served_model", "tracking.process", "tracking.views"],
+    ["tracking.entries"],
     ["tracking.outbox"],
     ["tracking.runs", "tracking.models"],
     ["tracking.sweeps", "tracking.kept_models", "tracking.records", "tracking.sweep_records"],
@@ -44,7 +46,7 @@ LAYERS = [
     ["sweep.application", "sweep.failures", "sweep.interruption"],
     ["sweep.preparation"],
     ["sweep.sweeper"],
-    ["replicas"],
+    ["replicas", "batch_statistics"],
     ["repeats", "epoch_record", "network", "prediction", "conversion", "comparison", "description"],
     ["training", "prediction_output", "sweep_files"],
     ["results"],

@@ -15,10 +15,9 @@ CNN = {
     "dense_units": [8, 4],
     "dropout": 0.5,
     "l2": 1e-3,
-    "batch_norm_momentum": 0.9,
     "padding": "same",
 }
-RESIDUAL = {"filters": [4, 8], "blocks_per_stage": 2, "dropout": 0.4, "l2": 1e-3, "batch_norm_momentum": 0.9}
+RESIDUAL = {"filters": [4, 8], "blocks_per_stage": 2, "dropout": 0.4, "l2": 1e-3}
 
 
 def of_kind(model, kind):

@@ -14,6 +14,7 @@ TRIAL = [
     "regularization=full",
     "training.epochs=4",
     "training.early_stopping.patience=2",
+    "training.early_stopping.min_steps=0",
     "optimizer.learning_rate=0.01",
     "augmentation.shift_fraction=0.2",
 ]
@@ -102,7 +103,6 @@ def test_what_does_not_change_the_graph_uses_the_same_network(change):
     [
         "model.dropout=0",
         "model.filters=[4,4]",
-        "model.batch_norm_momentum=0.8",
         "optimizer=sgd",
         "optimizer.beta_1=0.8",
         "optimizer.schedule=constant",

@@ -119,8 +119,11 @@ def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_comm
     assert len(waiting) > 5
 
     server.start()
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the folder knows
-    assert f"entries delivered to {server.uri}" in what_deliver_says(command[1])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the folder knows, but may be anybody's
+    with pytest.raises(TrackingError, match=f"is for {server.uri}") as refused:
+        deliver([command[1]])
+    named = str(refused.value).split()[-1]
+    assert f"entries delivered to {server.uri}" in what_deliver_says(command[1], named)
     check_whole(only_run("gone"))
     assert what_deliver_says("here") == "nothing waits to be delivered\n"
     assert not (tmp_path / "here/outbox").exists()

@@ -6,7 +6,7 @@ import hydra
 import pytest
 from conftest import compose
 
-from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.environment import move_passwords
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.passwords import hide_passwords
@@ -56,7 +56,7 @@ def test_launcher_that_sends_variables_sends_those_that_hold_the_passwords(monke
     """To the workers of a cluster, which were started without them."""
     monkeypatch.setenv("HYDRA_SWEEPER_STORAGE_PASSWORD", "")  # and be as it was afterwards
     words = ["hydra/launcher=dask", f"hydra.sweeper.storage=postgresql://me:{SECRET}@host/studies"]
-    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         composed = hydra.compose("config", words, return_hydra_config=True)
     move_passwords(composed)
     assert composed.hydra.launcher.environment == ["MLFLOW_TRACKING_URI", "HYDRA_SWEEPER_STORAGE_PASSWORD"]

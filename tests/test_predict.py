@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,10 +15,8 @@ import yaml
 from kept_models import SLOW, copy_model, outputs_for, refusal, started_command
 from PIL import Image
 
-from cnn_sweeps.data.batches import printable
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
-from cnn_sweeps.prediction import choose_classes
 from cnn_sweeps.tracking.models import ModelRecord, log_model
 from cnn_sweeps.tracking.outbox import Outbox, opened
 
@@ -120,15 +119,6 @@ def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept
     assert capsys.readouterr().out == summary
 
 
-@pytest.mark.parametrize(
-    ("threshold", "chosen"), [(None, [0, 1, 1]), (0.5, [0, 1, 1]), (0.7, [0, 0, 1]), (0.3, [1, 1, 1])]
-)
-def test_threshold_itself_is_enough_for_the_second_class(threshold, chosen):
-    record = ModelRecord(("no", "yes"), (8, 8, 3), threshold)
-    probabilities = np.array([[0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
-    assert choose_classes(probabilities, record) == chosen
-
-
 def test_bad_files_are_named_and_left_out_and_the_others_predicted(photos, uri, capsys):
     album = Path(shutil.copytree(photos[0], "album"))
     (album / "album 0/broken.jpg").write_bytes(b"no image")
@@ -158,6 +148,14 @@ def test_links_out_of_a_folder_and_pictures_too_large_are_named_and_left_out(pho
     predict([str(album / "outside.png"), "model=tiniest", uri])  # a link that is named is meant
 
 
+def test_named_pipe_is_named_and_not_waited_for(photos, uri, capsys):
+    os.mkfifo("pipe.png")
+    message = refusal(predict, "pipe.png", photos[1][0], "model=tiniest", uri, "--csv", "table.csv")
+    assert message == "1 of 2 files are no usable images and were left out, as named"
+    assert capsys.readouterr().err == "left out: pipe.png is a named pipe, not a file\n"
+    assert len(Path("table.csv").read_text().splitlines()) == 2
+
+
 def test_images_and_folders_are_taken_once_each_in_their_order(photos, uri):
     folder, files = photos
     arguments = [str(files[5]), "model=tiniest", str(folder), uri, "--json", "table.json", str(files[5])]
@@ -174,10 +172,6 @@ def test_table_that_is_there_is_replaced_only_by_a_whole_one(photos, uri, monkey
         predict([str(photos[0]), "model=tiniest", uri, "--csv", "table.csv"])
     assert [file.name for file in Path().iterdir()] == ["table.csv"]
     assert Path("table.csv").read_text() == "older"
-
-
-def test_name_that_a_terminal_would_act_on_is_shown_escaped():
-    assert printable(Path("a\n\x1b[31m.png")) == r"'a\n\x1b[31m.png'"
 
 
 # Models that there are not, or that cannot be used.

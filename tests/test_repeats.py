@@ -82,6 +82,12 @@ def test_average_of_one_training_is_the_training_and_has_no_standard_error():
     assert average_metrics([{"final_val_accuracy": 0.9}]) == {"final_val_accuracy": 0.9}
 
 
+def test_several_trainings_have_no_decision_threshold_in_common():
+    finals = [{"final_val_accuracy": 0.9, "decision_threshold": threshold} for threshold in (0.2, 0.6)]
+    assert average_metrics(finals).keys() == {"final_val_accuracy", "final_val_accuracy_se"}
+    assert average_metrics(finals[:1])["decision_threshold"] == 0.2
+
+
 def test_objectives_are_of_the_final_weights_in_the_order_asked_for():
     final = {
         "final_val_log_loss": 0.3,

@@ -16,6 +16,7 @@ from tiny_sweeps import (
     IN_THIS_PROCESS,
     child_runs,
     command_in,
+    measured_on_test,
     parent_run,
     run_of,
     study_in,
@@ -181,7 +182,7 @@ def test_commands_hide_passwords_and_what_was_for_the_one_time():
     overrides = ["tracking.uri=postgresql://me:secret@host/runs", "resume=true", "data.root=my photos"]
     assert (
         command_to_repeat("python -m a", overrides)
-        == "python -m a tracking.uri=postgresql://me:***@host/runs 'data.root=my photos'"
+        == "python -m a 'tracking.uri=postgresql://me:***@host/runs' 'data.root=my photos'"
     )
 
 
@@ -194,6 +195,7 @@ def test_run_with_repeats_records_the_mean_of_its_child_runs(made):
         values = [run.data.metrics[name] for run in trainings]
         assert made.group.data.metrics[name] == pytest.approx(mean(values))
         assert made.group.data.metrics[f"{name}_se"] == pytest.approx(stdev(values) / 2**0.5)
+    assert "decision_threshold" not in made.group.data.metrics  # each has its own
 
 
 # What comes out the same.
@@ -226,6 +228,8 @@ def test_trial_of_a_sweep_agrees_bit_for_bit_as_a_single_run(made, again):
     name = made.trials[1].info.run_name
     assert done.run.info.run_name == f"reproduction of {name}"
     assert "trial.number" not in done.run.data.tags
+    assert not measured_on_test(done.run)  # as of the trial, which was not chosen
+    assert "final_val_accuracy" in measured(done.run)
     for metric in ("val_log_loss", "val_accuracy"):
         assert measured(done.run)[metric] == measured(made.trials[1])[metric]
 
@@ -401,6 +405,37 @@ def test_run_of_another_program_is_refused(change, made, again, forge):
     )
 
 
+def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(made, again, forge, monkeypatch):
+    monkeypatch.syspath_prepend(str(made.folder))
+    (made.folder / "own_data.py").write_text("def load():\n    raise SystemExit('called')\n")
+    config = artifact(made.single, "config.yaml")
+    own = re.sub(r"^data:\n(  .*\n)*", "data:\n  _target_: own_data.load\n", config, flags=re.MULTILINE)
+    forged, before = forge(made.single, config=own), num_runs()
+    assert again(forged).code == (
+        f"error: {forged.info.run_id}: its config.yaml: would call own_data.load, which is not ours; "
+        "if you know what it does, add allow_target=own_data.load"
+    )
+    assert again(forged, "allow_target=other", "allow_target=own_data.load").code == "called"
+    assert num_runs() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": "[" * 100_000}, "make no sense (ValidationError); give another run"),
+        ({"data": '{"images": 3}'}, "make no sense (ValidationError); give another run"),
+        (
+            {"config": "a: " + "x" * 2_000_000},
+            "config.yaml of the run forged has 2,000,003 bytes, and should have at most 1,048,576",
+        ),
+    ],
+)
+def test_files_that_are_none_of_ours_are_refused_in_one_line(change, told, made, again, forge):
+    code = again(forge(made.single, **change)).code
+    assert code.startswith("error: ")
+    assert told in code
+
+
 def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
     config = artifact(made.single, "config.yaml")
     older = config.replace("  padding: same\n", "").replace("seed: 0\n", "seed: 0\nspeed: 1\n", 1)
@@ -419,6 +454,7 @@ def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
         (["a", "b"], "a b: give the id of one run"),
         (["a", "model.l2=0"], "model.l2: no such setting; allowed: tracking.uri, data.root"),
         (["a", "--multirun"], "unrecognized arguments: --multirun"),
+        (["a", "allow_target=a b"], "allow_target=a b: should be PACKAGE.MODULE.FUNCTION or PACKAGE.MODULE"),
         (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number, at least 0"),
         (
             ["a", "tracking.uri=sqlite:///nothing.db"],

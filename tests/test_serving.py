@@ -65,9 +65,9 @@ def answers(address):
         return False
 
 
-def ask(address, inputs):
+def ask(address, inputs, **beside):
     """Send what the README's curl sends; give the status and the answer."""
-    content = json.dumps({"inputs": inputs}).encode()
+    content = json.dumps({"inputs": inputs, **beside}).encode()
     request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=LONGEST_S) as answer:
@@ -90,9 +90,13 @@ def test_image_files_get_the_probabilities_that_predict_gives(form, count, addre
     status, answer = ask(address, [base64.b64encode(content).decode() for content in contents])
     arguments = [f"model={kept_run.info.run_id}", f"tracking.uri=sqlite:///{store}/mlflow.db"]
     predict([*(str(tmp_path / f"{i}.image") for i in range(count)), *arguments, "--json", str(tmp_path / "table")])
-    predicted = [list(row["probabilities"].values())[1:] for row in json.loads((tmp_path / "table").read_text())]
+    table = json.loads((tmp_path / "table").read_text())
+    predicted = [list(row["probabilities"].values())[1:] for row in table]
     assert status == 200
     np.testing.assert_allclose(answer["predictions"], predicted, atol=1e-6)
+    encoded_again = [base64.b64encode(content).decode() for content in contents]
+    classes = ask(address, encoded_again, params={"classes": True})
+    assert classes == (200, {"predictions": [row["class"] for row in table]})
 
 
 def test_pixels_get_the_probabilities_that_mlflow_gives_in_python(address, kept_run):

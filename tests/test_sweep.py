@@ -6,9 +6,11 @@ import re
 import shlex
 import shutil
 import signal
+from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 
+import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import psutil
 import pytest
 from conftest import TINY, compose
 from PIL import Image
+from test_batch_statistics import differences
 from tiny_sweeps import (
     IN_THIS_PROCESS,
     STUDY,
@@ -38,6 +41,7 @@ from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.sweeps import SweepRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -122,6 +126,13 @@ def test_only_the_best_trial_is_tested(swept):
     assert sweep_log(swept.folder).count("on the test images, once") == 1
 
 
+def test_sweep_says_of_its_images_what_a_run_says_before_its_first_trial_ends(swept):
+    said = [line.split(maxsplit=2)[2] for line in sweep_log(swept.folder).splitlines()]
+    start = said.index("synthetic: 36 train, 12 val, 12 test images of 2 classes")
+    assert said[start + 1] == "classes: stripes 0 degrees (30), stripes 90 degrees (30)"
+    assert said[start + 2].startswith("trial   0 ")
+
+
 def test_sweeps_run_keeps_table_pictures_and_log(swept):
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(swept.parent.info.run_id)}
     pictures = {"timeline", "history", "learning_curves", "slice", "importance", "parallel_coordinates", "contour"}
@@ -146,13 +157,25 @@ def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_wa
     assert version.tags["trial.run_id"] == best.user_attrs["mlflow.run_id"]
     assert float(version.tags["objective.value"]) == best.value
     run = mlflow.get_run(best.user_attrs["mlflow.run_id"])
-    assert version.tags["comparable.data"] == run.data.tags["data.fingerprint"]
+    assert version.tags["comparable.metric"] == "val_log_loss"
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
     outputs = model.predict(data.images[test].astype(np.float32) / 255)
-    measured = summarize(class_probabilities(outputs), data.labels[test])
+    threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
+    measured = summarize(class_probabilities(outputs), data.labels[test], threshold)
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
+    assert measured["accuracy"] == run.data.metrics["test_accuracy"]
+    assert threshold == run.data.metrics["decision_threshold"]
+
+
+def test_best_value_is_told_with_what_has_chosen_it_and_the_commands_come_last(swept):
+    said = sweep_log(swept.folder)
+    note = "were all chosen on the same validation images"
+    assert said.count(note) == 1
+    assert swept.parent.data.tags["mlflow.note.content"].count(note) == 1
+    order = ["Ranking, 4 of 4", note, "on the test images, once", "alias champion", "The best configuration"]
+    assert sorted(order, key=said.index) == order
 
 
 def test_printed_command_of_the_best_trial_reproduces_its_value_exactly(swept, run_train):
@@ -184,6 +207,7 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
     assert tested == {str(swept.study.best_trial.number), str(study.best_trial.number)}
     said = sweep_log(swept.folder)
     assert said.count("on the test images, once") == len(tested)
+    assert said.count("classes: stripes 0 degrees (30), ") == 2  # at each start
     if len(tested) == 1:
         assert f"trial {study.best_trial.number} was tested before" in said
 
@@ -218,14 +242,15 @@ def test_group_that_is_swept_is_a_parameter_of_the_trials_and_the_sweeps_run_has
 def test_pruned_trials_leave_finished_runs_and_no_checkpoint_and_the_sweep_says_that_none_completed(
     run_train, tmp_path
 ):
-    run_train(
-        *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
-        *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
-    )
+    with pytest.raises(SystemExit, match=r"no trial completed: 0 done, 2 pruned, 0 failed.*choose a more patient"):
+        run_train(
+            *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
+            *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
+        )
     study = study_in(tmp_path)
     assert [(trial.state.name, trial.last_step) for trial in study.trials] == [("PRUNED", 1)] * 2
     parent = parent_run(study)
-    assert parent.info.status == "FINISHED"
+    assert parent.info.status == "FAILED"
     assert parent.data.metrics["trials.pruned"] == 2
     children = child_runs(parent)
     assert [run.info.status for run in children] == ["FINISHED"] * 2
@@ -278,6 +303,7 @@ def test_repeats_and_folds_make_a_trial_the_mean_of_its_child_runs(run_train, tm
     assert study.best_value == pytest.approx(mean(values), rel=1e-12)
     assert run.data.metrics["final_val_log_loss"] == study.best_value
     assert run.data.metrics["final_val_log_loss_se"] == pytest.approx(stdev(values) / 2)
+    assert run.data.metrics["decision_threshold"] == trainings[0].data.metrics["decision_threshold"]  # which is tested
     assert (run.data.tags["trial.number"], run.data.tags["trial.state"]) == ("0", "COMPLETE")
     assert {each.info.status for each in (run, *trainings)} == {"FINISHED"}
     assert not any("trial.number" in each.data.tags or measured_on_test(each) for each in trainings)
@@ -330,8 +356,14 @@ def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_f
     best = str(swept.study.best_trial.number)
     assert drawn(swept.children) == {number: number == best for number in ("0", "1", "2", "3")}
     every = [*SWEEP, IN_THIS_PROCESS, "tracking.log_model=false", "evaluate_best=false", "training.epochs=1"]
-    run_train(*every, "hydra.sweeper.n_trials=1", "evaluation.pictures=all")
-    assert drawn(child_runs(parent_run(study_in(tmp_path)))) == {"0": True}
+    accuracy = ["objective=val_accuracy", "hydra.sweeper.direction=maximize", "evaluation.threshold_metric=accuracy"]
+    run_train(*every, *accuracy, "hydra.sweeper.n_trials=1", "evaluation.pictures=all")
+    study = study_in(tmp_path)
+    assert drawn(child_runs(parent_run(study))) == {"0": True}
+    for trial in study.trials:  # what is optimised is at the threshold, what pruning sees is at 0.5
+        metrics = run_of(trial).data.metrics
+        assert trial.value == metrics["final_val_accuracy"] >= metrics["final_val_accuracy_at_half"]
+        assert trial.intermediate_values == {1: metrics["val_accuracy"]}
 
 
 def test_every_trial_has_all_validation_metrics_with_intervals(swept):
@@ -341,9 +373,12 @@ def test_every_trial_has_all_validation_metrics_with_intervals(swept):
             assert f"interval/final_val_{name}_low" in run.data.metrics
 
 
-def test_best_configuration_is_retrained_on_training_and_validation_images(run_train, tmp_path):
+def test_best_configuration_is_retrained_on_training_and_validation_images_whatever_cannot_be_drawn(
+    run_train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cnn_sweeps.evaluation.figures.draw_roc_curve", lambda *_: 1 / 0)
     experiment = "tracking.experiment_name=retrained"
-    sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true"]
+    sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true", "evaluation.pictures=best"]
     run_train(*sweep, "hydra.sweeper.n_trials=1")
     study = study_in(tmp_path)
     (again,) = (run for run in child_runs(parent_run(study)) if "retrained.trial" in run.data.tags)
@@ -360,13 +395,21 @@ def test_best_configuration_is_retrained_on_training_and_validation_images(run_t
         client.get_model_version_by_alias("retrained-synthetic", alias) for alias in ("champion", "retrained")
     )
     assert champion.version != retrained.version
+    failure = f"warning: trial {study.best_trial.number}: roc_curve.png cannot be drawn (ZeroDivisionError: division by"
+    assert failure in sweep_log(tmp_path)
     assert retrained.tags["retrained.images"] == "48"  # of 60, 12 of them for the test
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
     model = mlflow.pyfunc.load_model("models:/retrained-synthetic@retrained")
     outputs = model.predict(data.images[test].astype(np.float32) / 255)
-    measured = summarize(class_probabilities(outputs), data.labels[test])
+    threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
+    assert threshold == best.data.metrics["decision_threshold"] == again.data.metrics["decision_threshold"]
+    measured = summarize(class_probabilities(outputs), data.labels[test], threshold)
     assert measured["log_loss"] == pytest.approx(again.data.metrics["test_log_loss"], rel=1e-5)
+    assert measured["accuracy"] == again.data.metrics["test_accuracy"]
+    kept = Path(mlflow.artifacts.download_artifacts("models:/retrained-synthetic@retrained"), "artifacts/model.keras")
+    whole = np.setdiff1d(np.arange(60), test)
+    assert differences(keras.saving.load_model(kept), data.images[whole]).max() < 0.01
 
     run_train(*sweep, "hydra.sweeper.n_trials=1")
     assert f"trial {study.best_trial.number} was retrained before" in sweep_log(tmp_path)
@@ -421,10 +464,23 @@ def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none
     assert not any(file.path == "test_report.txt" for file in mlflow.MlflowClient().list_artifacts(run.info.run_id))
 
 
-def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trials_place_in_the_test(
-    run_train, tmp_path
+def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_trials_place_in_the_test(
+    run_train, tmp_path, monkeypatch
 ):
     """Points that leave out a key which has one value only are equal once they are sampled."""
+    record, attempts = SweepRun.record_trial, []
+
+    def is_away(*_):
+        raise ConnectionError("away")
+
+    def record_if_there(self, *arguments):
+        attempts.append(len(list(sweep_folder(tmp_path).glob("*/train.log"))))
+        with monkeypatch.context() as patch:
+            if len(attempts) == 1:  # the store goes away with the run half made
+                patch.setattr(self._client, "log_batch", is_away)
+            return record(self, *arguments)
+
+    monkeypatch.setattr(SweepRun, "record_trial", record_if_there)
     point, worse = "model.dropout:0.1", "model.dropout:0.5"
     run_train(
         *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),
@@ -433,7 +489,9 @@ def test_duplicate_is_recorded_with_its_originals_value_and_takes_no_other_trial
         f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{worse}}}]",
     )
     study = study_in(tmp_path)
+    assert attempts == [1, 2]  # the other trial was run meanwhile
     original, duplicate, other = study.trials
+    assert len(child_runs(parent_run(study))) == 3
     assert original.params == duplicate.params
     assert original.value == duplicate.value < other.value
     parent = parent_run(study)

@@ -8,7 +8,7 @@ import pytest
 from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.sweep.samplers import build_pruner, build_sampler
 from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.targets import OFFERED, call_target, targets_in_text
 
 
 def test_target_gets_its_own_and_the_given_arguments():
@@ -28,7 +28,7 @@ def test_missing_target_is_named(target):
 DANGEROUS = ["os.system", "posix.system", "subprocess.run", "builtins.eval", "builtins.exec", "runpy.run_path"]
 
 
-@pytest.mark.parametrize("target", [*DANGEROUS, "shutil.rmtree"])
+@pytest.mark.parametrize("target", DANGEROUS)
 def test_dangerous_target_stays_blocked(target):
     with pytest.raises(ConfigError, match=f"model._target_={target}: cannot be used"):
         call_target("model", {"_target_": target, "_args_": ["true"]})
@@ -39,6 +39,30 @@ def test_dangerous_target_stays_blocked_in_a_sweep(build, tmp_path):
     with pytest.raises(UserError, match=r"os\.system"):
         build({"_target_": "os.system", "command": f"touch '{tmp_path}/done'"})
     assert not (tmp_path / "done").exists()
+
+
+def test_every_optimizer_of_keras_is_offered_and_nothing_else_of_it():
+    import keras
+
+    classes = {name: each for name, each in vars(keras.optimizers).items() if isinstance(each, type)}
+    optimizers = {name for name, each in classes.items() if issubclass(each, keras.optimizers.Optimizer)}
+    offered = {target.rpartition(".")[2] for target in OFFERED if target.startswith("keras.")}
+    assert optimizers - {"Optimizer", "LossScaleOptimizer"} <= offered  # these two need another optimizer
+    assert all(target.startswith(("keras.optimizers.", "cnn_sweeps.data.", "cnn_sweeps.models.")) for target in OFFERED)
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("+hydra.callbacks.mine._target_=my.Callback", ["my.Callback"]),
+        ("+hydra.callbacks={a: {_target_: my.One}, b: {'_target_': \"my.Other\"}}", ["my.One", "my.Other"]),
+        ("handlers:\n  file:\n    class: my.Handler\n    (): my.make\n    stream: ext://my.stream\n", 3),
+        ("model.l2=1e-4 # my.thing", []),
+    ],
+)
+def test_what_a_user_names_for_hydra_to_call_is_found(text, targets):
+    found = targets_in_text(text)
+    assert len(found) == targets if isinstance(targets, int) else found == targets
 
 
 def test_unknown_argument_is_told_with_what_the_target_takes():

@@ -51,7 +51,12 @@ def metrics(log_losses, accuracies=None):
     return [{"log_loss": a, "accuracy": b} for a, b in zip(log_losses, accuracies, strict=True)]
 
 
-STOPPING = ["training.early_stopping.enabled=true", "training.early_stopping.patience=2", "training.epochs=9"]
+STOPPING = [
+    "training.early_stopping.enabled=true",
+    "training.early_stopping.patience=2",
+    "training.early_stopping.min_steps=0",
+    "training.epochs=9",
+]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,8 @@ STOPPING = ["training.early_stopping.enabled=true", "training.early_stopping.pat
         (["training.monitor=val_accuracy"], metrics([1] * 9, [0.1, 0.3, 0.2, 0.4, 0.4, 0.4, 0.9, 0.9, 0.9]), 6, 4),
         (["training.early_stopping.enabled=false"], metrics([5, 4, 6, 6, 6, 6, 6, 6, 6]), 9, 2),
         (["training.epochs=3"], metrics([5, 4, 3]), 3, 3),
+        (["training.early_stopping.min_steps=21"], metrics([1, 2, 2, 2, 2, 2, 2, 2, 2]), 6, 1),  # of 4 an epoch
+        (["training.early_stopping.min_steps=20"], metrics([2, 3, 3, 3, 1, 3, 3, 3, 3]), 7, 5),
     ],
 )
 def test_stops_and_chooses_by_the_monitored_metric(overrides, validation, epochs, best):

@@ -19,6 +19,7 @@ TRIAL = [
     "training.epochs=4",
     "training.early_stopping.enabled=true",
     "training.early_stopping.patience=2",
+    "training.early_stopping.min_steps=0",
     "optimizer.learning_rate=0.01",
     "augmentation.enabled=true",
     "augmentation.shift_fraction=0.2",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cnn_sweeps.data.decode import decode_image
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
 _MOST_IMAGES_A_BATCH = 256
@@ -32,7 +33,7 @@ class BadFiles:
 
     def __call__(self, path: Path, reason: str) -> None:
         """Name one, on the standard error stream."""
-        tqdm.write(f"left out: {printable(path)} {reason}", file=sys.stderr)
+        tqdm.write(f"left out: {for_terminal(path)} {reason}", file=sys.stderr)
         self.count += 1
 
     def refuse(self, num_files: int) -> None:
@@ -43,12 +44,6 @@ class BadFiles:
         """
         if self.count:
             raise DataError(f"{self.count:,} of {num_files:,} files are no usable images and were left out, as named")
-
-
-def printable(path: Path) -> str:
-    """Give a path as one line that a terminal shows as it is."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def decoded_batches(
@@ -110,5 +105,3 @@ def _decode(file: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8] 
         return decode_image(file, *image_shape)
     except DataError as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"

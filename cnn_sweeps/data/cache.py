@@ -2,6 +2,7 @@
 
 One folder a cache, named by what is in it: the files' content and the decoding. It is written under
 another name and renamed when complete, so that a folder under its final name is whole, however many processes build it.
+Only this user can look into it: pictures may be nobody else's business. Changed pixels are noticed and decoded again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 import time
 import uuid
 import warnings
@@ -25,11 +26,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cnn_sweeps.data.dataset import digest_images
-from cnn_sweeps.data.decode import decode_image
+from cnn_sweeps.data.decode import UnreadableError, decode_image, open_file
 from cnn_sweeps.errors import DataError
 
 _FORMAT = 1  # raise it when decoding gives other pixels, so that older caches are not used
 _LEFTOVER_AFTER_S = 24 * 3600
+_PRIVATE = 0o700
+_UNREADABLE = "unreadable"  # in place of a content's id
+_BYTES_A_CHUNK = 2**24
+_NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
+_UNFINISHED_NAME = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{32}}\.unfinished")
+_PIXELS, _ABOUT, _MARK = "images.u8", "about.json", "cnn_sweeps.cache"  # the files in a cache
+_MARK_TEXT = "decoded images, made by cnn_sweeps; the whole folder may be deleted while nothing trains\n"
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,14 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     shape = (height, width, channels)
     with ThreadPoolExecutor() as pool:
         content_ids = list(pool.map(_content_id, files))
-    key = hashlib.blake2b(json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode(), digest_size=16)
-    folder = cache_dir / key.hexdigest()
+    _make_private(cache_dir)
+    folder = _folder(cache_dir, shape, content_ids)
     decoded = _open(folder)
     if decoded is None:
         try:
             with warnings.catch_warnings():  # not where threads decode: the filters are the process's
                 warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
-                _build(folder, files, content_ids, shape)
+                folder = _build(cache_dir, files, content_ids, shape)
         except OSError as error:
             raise DataError(
                 f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
@@ -78,27 +86,48 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     return decoded
 
 
+def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[str]) -> Path:
+    """Give the folder for the decoded images, one of this user's where another user's has the name."""
+    about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
+    folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
+    is_closed = folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+    return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
+
+
+def _make_private(cache_dir: Path) -> None:
+    """Close this user's caches to others; earlier versions left them open."""
+    with suppress(OSError):  # there is none yet
+        for path in cache_dir.iterdir():
+            if (_NAME.fullmatch(path.name) or _UNFINISHED_NAME.fullmatch(path.name)) and not path.is_symlink():
+                with suppress(OSError):  # another user's
+                    if (path / _ABOUT).exists() and path.stat().st_mode & 0o077:
+                        path.chmod(_PRIVATE)
+
+
 def _content_id(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:
-        return "unreadable"
+        with open_file(file) as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+    except (OSError, DataError):
+        return _UNREADABLE
 
 
 def _open(folder: Path) -> DecodedImages | None:
     """Memory-map a complete cache; None if there is none or it is damaged."""
     try:
-        about = json.loads((folder / "about.json").read_text())
+        about = json.loads((folder / _ABOUT).read_text())
         shape = tuple(about["shape"])
         if not len(about["digests"]) == len(about["content_ids"]) == len(about["positions"]) == shape[0]:
             return None
-        if (folder / "images.u8").stat().st_size != np.prod(shape):
+        if (folder / _PIXELS).stat().st_size != np.prod(shape):
             return None
-        images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+        images = np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+        digests = np.array(about["digests"], dtype=np.str_)
+        if not np.array_equal(_digests(images), digests):
+            return None
         return DecodedImages(
             images=images,
-            digests=np.array(about["digests"], dtype=np.str_),
+            digests=digests,
             content_ids=np.array(about["content_ids"], dtype=np.str_),
             positions=np.array(about["positions"], np.int64),
             bad_files={int(position): reason for position, reason in about["bad_files"].items()},
@@ -107,34 +136,67 @@ def _open(folder: Path) -> DecodedImages | None:
         return None
 
 
-def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
-    unfinished.mkdir()
-    _remove_leftovers(folder.parent)
+def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """Give each image's digest, in threads: hashing works outside Python's lock."""
+    images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
+    starts = range(0, len(images), images_a_chunk)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        chunks = list(pool.map(lambda start: digest_images(images[start : start + images_a_chunk]), starts))
+    return np.concatenate([np.array([], dtype="<U32"), *chunks])
+
+
+def _build(cache_dir: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> Path:
+    """Decode the files, and give the folder with what came out."""
+    cache_dir.parent.mkdir(parents=True, exist_ok=True)
+    cache_dir.mkdir(_PRIVATE, exist_ok=True)
+    _remove_leftovers(cache_dir)
+    name = _folder(cache_dir, shape, content_ids).name
+    unfinished = cache_dir / f"{name}-{uuid.uuid4().hex}.unfinished"
+    unfinished.mkdir(_PRIVATE)
     try:
-        _write(unfinished, files, content_ids, shape)
+        (unfinished / _MARK).write_text(_MARK_TEXT)
+        folder = _folder(cache_dir, shape, _write(unfinished, files, content_ids, shape))
         _publish(unfinished, folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
+    return folder
 
 
 def _remove_leftovers(cache_dir: Path) -> None:
     """Remove what processes that were killed while they decoded have left."""
-    for left in cache_dir.glob("*.unfinished"):
-        with suppress(OSError):  # another process was faster
-            if time.time() - left.stat().st_mtime > _LEFTOVER_AFTER_S:
-                shutil.rmtree(left)
+    for left in cache_dir.iterdir():
+        with suppress(OSError, ValueError):  # another process was faster; it holds no text
+            if (
+                _UNFINISHED_NAME.fullmatch(left.name)
+                and not left.is_symlink()
+                and (left / _MARK).read_text() == _MARK_TEXT
+                and time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _LEFTOVER_AFTER_S
+            ):
+                _remove(left)
 
 
-def _write(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> None:
+def _remove(folder: Path) -> None:
+    """Remove what this module writes into a folder, and the folder if that was all; nothing else, whatever its name."""
+    with suppress(OSError):
+        for name in (_PIXELS, _ABOUT, _MARK):  # the mark last, for another process if this one is killed meanwhile
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _write(
+    folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]
+) -> Sequence[str]:
+    """Write the decoded images; give the ids of what was read, so that what could not be now is tried another time."""
     digests: list[str] = []
     positions: list[int] = []
     bad_files: dict[int, str] = {}
-    with (folder / "images.u8").open("wb") as images:
+    ids = list(content_ids)
+    with (folder / _PIXELS).open("wb") as images:
         for position, decoded in enumerate(_decode_all(files, shape)):
             if isinstance(decoded, DataError):
                 bad_files[position] = str(decoded)
+                if isinstance(decoded, UnreadableError):
+                    ids[position] = _UNREADABLE
                 continue
             images.write(decoded.tobytes())
             digests += digest_images(decoded[np.newaxis]).tolist()
@@ -147,10 +209,11 @@ def _write(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shap
         "positions": positions,
         "bad_files": bad_files,
     }
-    with (folder / "about.json").open("w") as file:
+    with (folder / _ABOUT).open("w") as file:
         json.dump(about, file)
         file.flush()
         _to_disk(file.fileno())
+    return ids
 
 
 def _decode_all(files: Sequence[Path], shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | DataError]:
@@ -169,7 +232,7 @@ def _decode_all(files: Sequence[Path], shape: tuple[int, int, int]) -> Iterator[
 def _publish(unfinished: Path, folder: Path) -> None:
     """Rename into place. A damaged cache there gives way; one that another process completed meanwhile stays."""
     if folder.exists() and _open(folder) is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     try:
         unfinished.rename(folder)
     except OSError:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.schema import SPLIT_NAMES
 
 
@@ -31,6 +32,7 @@ class ImageDataset:
         image_digests: str, (N,), equal for equal pixels; None: computed when needed.
         content_ids: str, (N,), tell images apart whatever their size here, so that the split does not depend on it;
             None: the digests.
+        notes: what a person should know of them, one line each, told at each start.
 
     Raises:
         DataError: if the parts do not fit together, or a class has no image.
@@ -46,6 +48,7 @@ class ImageDataset:
     skipped_files: Sequence[str] = ()
     image_digests: NDArray[np.str_] | None = None
     content_ids: NDArray[np.str_] | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -100,7 +103,7 @@ class ImageDataset:
 
     def image_name(self, index: int) -> str:
         """Name the image for a person."""
-        return self.file_names[index] if self.file_names is not None else f"image {index}"
+        return for_terminal(self.file_names[index]) if self.file_names is not None else f"image {index}"
 
 
 def digest_images(images: NDArray[np.uint8]) -> NDArray[np.str_]:

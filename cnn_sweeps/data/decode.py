@@ -1,16 +1,32 @@
-"""From an image file of any kind to pixels of one size and mode."""
+"""From an image file to pixels of one size and mode.
+
+What an image file may be is decided here alone, for training, `predict` and served models: one of a list of formats,
+and not too large. It starts no program.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import math
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cnn_sweeps.errors import DataError
 
+_HAS_AVIF = importlib.util.find_spec("PIL.AvifImagePlugin") is not None  # from Pillow 11.3 on
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", *(["AVIF"] if _HAS_AVIF else []))
+"""What is read, MPO as JPEG. Of the others that Pillow knows some run programs (EPS), or hold any format (IPTC)."""
 _LONGEST_SIDE = 65_535  # pixels; no JPEG has more
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # of which Pillow would have Ghostscript run the program
 
@@ -25,6 +41,10 @@ _UPRIGHT = {  # what undoes each EXIF orientation
 }
 
 
+class UnreadableError(DataError):
+    """The machine could not read or decode a file now; it may be able to another time."""
+
+
 def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[np.uint8]:
     """Read the file as the eye would see it, resized to uint8 (height, width, channels), 0 to 255.
 
@@ -32,50 +52,122 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
     16-bit values are scaled to 8 bits, and the aspect ratio gives way to the size asked for. Of an animation the first
     frame is taken. Of a picture many times larger only a fraction is decoded where the format allows.
 
-    No more is decoded than Pillow does without a warning, `PIL.Image.MAX_IMAGE_PIXELS`.
+    No more is decoded than Pillow does without a warning, `PIL.Image.MAX_IMAGE_PIXELS`, neither of one picture nor of
+    all that the process's threads decode at once.
 
     Raises:
-        DataError: with the reason why the file is no image that can be used.
-        OSError, MemoryError: if the machine cannot read it now.
+        DataError: with the reason why the file is no image that can be used, whatever that is.
     """
     try:
-        file = path.open("rb")
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    with file:
-        return decode_stream(file, height, width, channels)
+        with open_file(path) as file:
+            return decode_stream(file, height, width, channels)
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading, and nothing else: what is no file might never come to an end, or never answer.
+
+    Raises:
+        DataError: if it is something else.
+        OSError: if it cannot be opened.
+    """
+    if (kind := kind_of_no_file(path.stat().st_mode)) is None:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # another one since?
+        if (kind := kind_of_no_file(os.fstat(file.fileno()).st_mode)) is None:
+            return file
+        file.close()
+    raise DataError(f"is {kind}, not a file")
+
+
+def kind_of_no_file(mode: int) -> str | None:
+    """Say what something is, by its `st_mode`; None if it is a file."""
+    kinds = {
+        stat.S_IFREG: None,
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def decode_stream(stream: BinaryIO, height: int, width: int, channels: int) -> NDArray[np.uint8]:
     """Do what `decode_image` does with what an image file holds; the stream is at its start."""
-    if reason := _why_not_an_image(stream.read(40)):
-        raise DataError(reason)
-    stream.seek(0)
     try:
-        with Image.open(stream) as image:
-            size = image.size
-            side = 2 * max(height, width)  # EXIF may still swap them
-            image.draft(None, (side, side))
-            _check_size(size, image.size)
-            image.load()  # turns a TIFF by itself
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            upright = image if turn is None else image.transpose(turn)
-            pixels = _convert(upright, "RGB" if channels == 3 else "L").resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
+        return _decode(stream, height, width, "RGB" if channels == 3 else "L").reshape(height, width, channels)
     except DataError:
         raise
     except UnidentifiedImageError as error:
         raise DataError("is no image of a known format") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UnreadableError("needs more memory than there is") from error
     except Exception as error:  # Pillow raises whatever it meets in a damaged file
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the machine's fault, not the file's: too many open files, a disk that fails
-        raise DataError(f"cannot be decoded ({error})") from error
-    return np.asarray(pixels, np.uint8).reshape(height, width, channels)
+        if isinstance(error, OSError) and error.errno is not None:  # the machine's fault, not the file's
+            raise UnreadableError(f"cannot be read ({error.strerror})") from error
+        told = " ".join(str(error).split())
+        raise DataError(f"cannot be decoded ({told if told.isprintable() else ascii(told)})") from error
+
+
+def _decode(stream: BinaryIO, height: int, width: int, mode: str) -> NDArray[np.uint8]:
+    if reason := _why_not_an_image(stream.read(40)):
+        raise DataError(reason)
+    stream.seek(0)
+    with Image.open(stream, formats=_FORMATS) as image:
+        size = image.size
+        side = 2 * max(height, width)  # EXIF may still swap them
+        image.draft(None, (side, side))
+        num_pixels = math.prod(image.size if _is_decoded_in_part(image) else size)
+        _check_size(size, num_pixels)
+        with _pixels_in_flight.holding(num_pixels):
+            image.load()  # turns a TIFF by itself
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            upright = image if turn is None else image.transpose(turn)
+            pixels = _convert(upright, mode).resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(pixels, np.uint8)
+
+
+def _is_decoded_in_part(image: Image.Image) -> bool:
+    """Tell whether of a large JPEG only a fraction is in memory at a time.
+
+    It is not where the colours, or the details, come one after another, as in a progressive one: then the first scan's
+    header, which Pillow has just read, names fewer components than the picture has.
+    """
+    if not isinstance(image, JpegImageFile) or image.fp is None or image.info.get("progressive"):
+        return False
+    length = 6 + 2 * image.layers
+    image.fp.seek(-length - 2, io.SEEK_CUR)
+    header = image.fp.read(length + 2)
+    return header[:5] == b"\xff\xda" + length.to_bytes(2) + bytes([image.layers])
+
+
+class _PixelsInFlight:
+    """Has threads wait rather than decode more pixels at once than one picture may have."""
+
+    def __init__(self) -> None:
+        self._turn, self._changed = threading.Lock(), threading.Condition()
+        self._num_pixels = 0
+
+    @contextmanager
+    def holding(self, num_pixels: int) -> Iterator[None]:
+        """Wait until there is room for as many, and take it in the block."""
+        with self._turn, self._changed:  # one after another, so that none waits for ever
+            self._changed.wait_for(lambda: self._has_room(num_pixels))
+            self._num_pixels += num_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_pixels -= num_pixels
+                self._changed.notify_all()
+
+    def _has_room(self, num_pixels: int) -> bool:
+        most = Image.MAX_IMAGE_PIXELS
+        return most is None or not self._num_pixels or self._num_pixels + num_pixels <= most
+
+
+_pixels_in_flight = _PixelsInFlight()
 
 
 def _why_not_an_image(start: bytes) -> str | None:
@@ -88,9 +180,9 @@ def _why_not_an_image(start: bytes) -> str | None:
     return None
 
 
-def _check_size(size: tuple[int, int], decoded_size: tuple[int, int]) -> None:
-    """Refuse a picture whose width and height, or that of what would be decoded of it, are too large."""
-    shown, num_pixels = f"{size[0]:,} x {size[1]:,} pixels", decoded_size[0] * decoded_size[1]
+def _check_size(size: tuple[int, int], num_pixels: int) -> None:
+    """Refuse a picture that is too wide or high, or of which too many pixels would be decoded."""
+    shown = f"{size[0]:,} x {size[1]:,} pixels"
     if max(size) > _LONGEST_SIDE:
         raise DataError(f"is too large ({shown}; at most {_LONGEST_SIDE:,} a side)")
     if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +15,17 @@ import numpy as np
 from cnn_sweeps.data.cache import DecodedImages, load_decoded
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 
-_SPLIT_FOLDERS = {
+_SPLIT_OF_WORD = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
+    **dict.fromkeys(("eval", "evaluation"), "eval"),  # the test images, unless another folder holds these
 }
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORDS = re.compile(r"[^\W\d_]+")
+_ENDINGS = re.compile(r"(sets?|data|images)$")  # of `trainset`
 _ALLOW_LINKS = ", or set data.follow_links=true if the links are meant"
 _NO_IMAGES = {"thumbs.db", "desktop.ini"}  # left by file managers, as are names that start with a dot
 
@@ -41,6 +49,9 @@ def load_folder(
 ) -> ImageDataset:
     """Load `root/CLASS/...` or `root/{train,val,test}/CLASS/...`; files are taken at any depth, whatever their ending.
 
+    Folders of splits may have other names with such a word in them, e.g. `seg_train` and `seg_test`, if they share
+    names of subfolders; the data set's notes tell which is taken for what.
+
     Args:
         root: the folder.
         image_size: pixels, one number or (height, width); every image is resized to it.
@@ -50,8 +61,8 @@ def load_folder(
         follow_links: whether links may lead out of the folder; if not, such a file counts as one that is no image.
 
     Raises:
-        DataError: if the folder or a class is missing, empty or a link out of the folder, or (with "error") if files
-            are no images, naming all.
+        DataError: if the folder or a class is missing, empty or a link out of the folder, if folders of splits are
+            mixed with others, or (with "error") if files are no images, naming all.
     """
     found = list_folder(root, follow_links)
     folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
@@ -60,7 +71,7 @@ def load_folder(
     files = [file for file in found if file.path not in links]
     decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
     reasons = links | {files[i].path: reason for i, reason in decoded.bad_files.items()}
-    bad_files = [f"{path.relative_to(folder)} {reason}" for path, reason in reasons.items()]
+    bad_files = [f"{for_terminal(path.relative_to(folder))} {reason}" for path, reason in reasons.items()]
     if bad_files and on_bad_image == "error":
         raise DataError(
             f"data.root={root}: {len(bad_files)} of {len(found)} files cannot be used: {'; '.join(bad_files)}; "
@@ -96,7 +107,15 @@ def _assemble(
         skipped_files=bad_files,
         image_digests=decoded.digests,
         content_ids=decoded.content_ids,
+        notes=_tell_splits(folder, good),
     )
+
+
+def _tell_splits(root: Path, files: Sequence[ImageFile]) -> list[str]:
+    """Say which folder is taken for which split, where its name is not the split's."""
+    split_of = {file.path.relative_to(root).parts[0]: file.split for file in files if file.split}
+    told = [f"{name} is {split}" for name, split in split_of.items() if name.lower() != split]
+    return [f"taken for splits by their names: {', '.join(told)}"] if told else []
 
 
 def _list_files(root: Path, follow_links: bool) -> list[ImageFile]:
@@ -104,28 +123,87 @@ def _list_files(root: Path, follow_links: bool) -> list[ImageFile]:
         raise DataError(
             f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders"
         )
-    folders = _subfolders(root)
-    split_of = {folder: _SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
-    if folders and all(split_of.values()) and "train" not in split_of.values():
-        raise DataError(f"data.root={root}: holds {', '.join(f.name for f in folders)} but no train; add train")
-    if folders and all(split_of.values()):
-        files = [file for folder in folders for file in _list_classes(folder, split_of[folder] or "")]
-        folders = [class_folder for folder in folders for class_folder in _subfolders(folder)]
-    elif "train" in split_of.values():
-        stray = ", ".join(folder.name for folder in folders if split_of[folder] is None)
-        raise DataError(f"data.root={root}: beside train there is {stray}; only train, val and test may be there")
+    tops = _subfolders(root)
+    if split_of := _find_splits(root, tops):
+        files = [file for folder in tops for file in _list_classes(folder, split_of[folder])]
+        class_folders = [class_folder for folder in tops for class_folder in _subfolders(folder)]
     else:
-        files = _list_classes(root, "")
-    if not follow_links and (links := links_out_of(root, [*split_of, *folders])):
+        files, class_folders = _list_classes(root, ""), tops
+    if not follow_links and (links := links_out_of(root, [*tops, *class_folders])):
         told = "; ".join(f"{path.relative_to(root)} {reason}" for path, reason in links.items())
         raise DataError(f"data.root={root}: {told}; put the images into the folder{_ALLOW_LINKS}")
     class_names = sorted({file.class_name for file in files})
     if len(class_names) < 2:
         found = f"only one class, {class_names[0]}" if class_names else "no class with a file in it"
         raise DataError(f"data.root={root}: {found}; at least two subfolders with images are needed, one a class")
-    if empty := sorted({folder.name for folder in folders} - set(class_names)):
+    if empty := sorted({folder.name for folder in class_folders} - set(class_names)):
         raise DataError(f"data.root={root}: no file of class {', '.join(empty)}; add images or remove the folder")
     return files
+
+
+def _find_splits(root: Path, tops: Sequence[Path]) -> dict[Path, str]:
+    """Give the split of each top folder; none if these are the classes.
+
+    Raises:
+        DataError: if their names tell of splits, and what is in them cannot be.
+    """
+    split_of = _splits_by_name(tops)
+    subfolders = {folder: {each.name.lower() for each in _subfolders(folder)} for folder in split_of}
+    if not _hold_splits(split_of, subfolders, is_all=len(split_of) == len(tops)):
+        return {}
+    names = ", ".join(folder.name for folder in split_of)
+    rename = "rename what is a class"
+    if stray := [folder.name for folder in tops if folder not in split_of]:
+        raise DataError(
+            f"data.root={root}: beside {names} there is {', '.join(stray)}; only train, val and test may be there, "
+            f"with one subfolder a class in each, or {rename}"
+        )
+    if "train" not in split_of.values():
+        raise DataError(f"data.root={root}: holds {names} but no train; add train, or {rename}")
+    if not any(subfolders.values()):
+        raise DataError(
+            f"data.root={root}: {names} look like splits and hold no class folders; "
+            f"name them train, val and test, with one subfolder a class in each, or {rename}"
+        )
+    return split_of
+
+
+def _splits_by_name(folders: Sequence[Path]) -> dict[Path, str]:
+    """Give the split of each folder whose name has a word for one."""
+    found = {folder: split for folder in folders if (split := _split_word(folder.name)) is not None}
+    eval_is = "val" if "test" in found.values() else "test"
+    return {folder: eval_is if split == "eval" else split for folder, split in found.items()}
+
+
+def _split_word(name: str) -> str | None:
+    words = [word.lower() for word in _WORDS.findall(_CAMEL_CASE.sub("_", name))]
+    words += [first + second for first, second in pairwise(words)]  # hold_out
+    splits = (_SPLIT_OF_WORD.get(each) for word in words for each in (word, _ENDINGS.sub("", word)))
+    return next((split for split in splits if split is not None), None)
+
+
+def _is_plain(folder: Path) -> bool:
+    return folder.name.lower() in _SPLIT_OF_WORD
+
+
+def _hold_splits(split_of: Mapping[Path, str], subfolders: Mapping[Path, set[str]], *, is_all: bool) -> bool:
+    """Tell whether folders with a word for a split in their names are splits, not classes.
+
+    Args:
+        split_of: the folders, each with the split that its name tells of.
+        subfolders: of each, by lower-case name.
+        is_all: whether there are no other folders beside them.
+    """
+    shares = any(first & second for first, second in combinations(subfolders.values(), 2))
+    tells_of_several = "train" in split_of.values() and len(set(split_of.values())) > 1
+    is_all_plain = is_all and bool(split_of) and all(map(_is_plain, split_of))
+    if shares or tells_of_several or is_all_plain:
+        return True
+    is_alone = is_all and len(split_of) == 1
+    return any(
+        split == "train" and subfolders[folder] and (is_alone or _is_plain(folder))
+        for folder, split in split_of.items()
+    )
 
 
 def _list_classes(folder: Path, split: str) -> list[ImageFile]:
@@ -152,7 +230,8 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
                 raise DataError(f"{path}: there is no such file or folder; name images, or folders of them")
             files = list_image_files(path) if path.is_dir() else [path]
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); name images, or folders of them") from error
+            place = error.filename or path
+            raise DataError(f"{place}: cannot be read ({error.strerror}); name images, or folders of them") from error
         if not files:
             raise DataError(f"{path}: there is no image in this folder; name one that holds images at any depth")
         found |= dict.fromkeys(files)
@@ -177,15 +256,19 @@ def list_image_files(folder: Path) -> list[Path]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not _is_hidden(path.relative_to(folder)) and path.name.lower() not in _NO_IMAGES
-    ]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    files: list[Path] = []
+    left = [folder]  # not by recursion: folders may be nested as deep as the disk allows
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(path)
+                elif path.is_file() and entry.name.lower() not in _NO_IMAGES:
+                    files.append(path)
+    return sorted(files)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -36,6 +36,21 @@ class Split:
     left_out: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
 
+    def fingerprint(self, dataset: ImageDataset) -> str:
+        """Give 32 hexadecimal digits for images, their classes and what each is used for: one for all three.
+
+        They depend neither on the images' order nor, where the source can tell images apart otherwise, on their size.
+        """
+        uses = np.full(len(dataset.labels), "none", "<U5")
+        for name in SPLIT_NAMES:
+            uses[getattr(self, name)] = name
+        images = dataset.digests if dataset.content_ids is None else dataset.content_ids
+        lines = sorted(
+            f"{image} {dataset.class_names[label]} {use}\n"
+            for image, label, use in zip(images, dataset.labels, uses, strict=True)
+        )
+        return hashlib.blake2b("".join(lines).encode(), digest_size=16).hexdigest()
+
     def counts(self, dataset: ImageDataset) -> dict[str, dict[str, int]]:
         """Count the images of each class in each split: `{"train": {"cat": 300, ...}, ...}`."""
         return {

@@ -64,7 +64,8 @@ def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, 
         folder: that exists.
     """
     arms = summarize_arms(trainings)
-    lines = [*describe_arms(arms), "", *map(str, judge_claims(trainings, patience_epochs))]
+    lines = [*describe_arms(arms), *_describe_commonest(trainings)]
+    lines += ["", *map(str, judge_claims(trainings, patience_epochs))]
     (folder / "ablation.txt").write_text("\n".join(lines), encoding="utf-8")
     rows = [
         {"arm": arm, "metric": metric, "mean": mean.value, "low": mean.low, "high": mean.high}
@@ -74,6 +75,18 @@ def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, 
     pd.DataFrame(rows).to_csv(folder / "ablation.csv", index=False)
     draw_ablation(trainings, arms).savefig(folder / "ablation.png")
     return lines
+
+
+def _describe_commonest(trainings: Sequence[AblationTraining]) -> list[str]:
+    """Say what the accuracies are to be held against; nothing if it is not known."""
+    known = {
+        SHOWN[metric]: each.metrics[f"{metric}_of_commonest_class"]
+        for metric in SHOWN
+        for each in trainings[:1]
+        if f"{metric}_of_commonest_class" in each.metrics
+    }
+    told = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
+    return [f"naming the commonest class: {told}"] if told else []
 
 
 def mean_with_interval(values: Sequence[float]) -> Estimate:
@@ -185,11 +198,14 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
             mean = summary[metric]
             axes.plot([mean.low, mean.high], [row - 0.15] * 2, color=COLOURS[1], linewidth=2)
             axes.plot(mean.value, row - 0.15, "o", color=COLOURS[1])
+        if (commonest := trainings[0].metrics.get(f"{metric}_of_commonest_class")) is not None:
+            axes.axvline(commonest, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set_title(SHOWN[metric], fontsize=10)
         axes.grid(alpha=0.3)
-    figure.suptitle("each seed a dot; mean over the seeds with its 95 % interval above", fontsize=10)
+    title = "each seed a dot; mean over the seeds with its 95 % interval above; dotted: naming the commonest class"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

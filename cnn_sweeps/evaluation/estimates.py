@@ -11,13 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.evaluation.metrics import Floats, log_losses, summarize
+from cnn_sweeps.evaluation.metrics import Floats, Labels, choose_classes, log_losses, summarize
 
 NUM_RESAMPLES = 1000
 NUM_BINS = 15  # of confidence, of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
 _WEIGHTS_AT_ONCE = 2**22  # 32 MB
-
-Labels = NDArray[np.int64]
 
 
 class Estimate(NamedTuple):
@@ -28,7 +26,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(probabilities: Floats, labels: Labels) -> dict[str, Estimate]:
+def estimate(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, Estimate]:
     """Measure predictions, each metric with a 95 % interval.
 
     The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
@@ -38,6 +36,8 @@ def estimate(probabilities: Floats, labels: Labels) -> dict[str, Estimate]:
     Args:
         probabilities: (N, C), rows summing to 1; of two classes, the second is the positive one.
         labels: (N,), the true classes.
+        threshold: of two classes the second is predicted from this probability on; None: from 0.5. `accuracy`,
+            `balanced_accuracy`, `precision`, `recall` and `f1` depend on it, the others do not.
 
     Returns:
         By name: `log_loss`; `accuracy`, `balanced_accuracy` (mean recall of the classes); `precision`, `recall`, `f1`,
@@ -46,15 +46,16 @@ def estimate(probabilities: Floats, labels: Labels) -> dict[str, Estimate]:
         more classes, summed over them; `expected_calibration_error` of the most probable class. All but `log_loss` are
         0 to 1 (`brier_score` of more than two classes: to 2). NaN for what needs two classes where there is only one.
     """
-    values = _measure(probabilities, labels, np.ones((1, len(labels))))
-    point = {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels)
+    predicted = choose_classes(probabilities, threshold)
+    values = _measure(probabilities, labels, predicted, np.ones((1, len(labels))))
+    point = {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
     random = np.random.default_rng(0)
     rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
     parts = []
     for start in range(0, NUM_RESAMPLES, rows):
         size = min(rows, NUM_RESAMPLES - start)
         drawn = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=size)
-        parts.append(_measure(probabilities, labels, drawn.astype(np.float64)))
+        parts.append(_measure(probabilities, labels, predicted, drawn.astype(np.float64)))
     return {
         name: _with_interval(value, np.concatenate([part[name] for part in parts])) for name, value in point.items()
     }
@@ -68,18 +69,36 @@ def _with_interval(value: float, resampled: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _measure(probabilities: Floats, labels: Labels, weights: Floats) -> dict[str, Floats]:
+def measure_decisions(predicted: Labels, labels: Labels, num_classes: int) -> dict[str, float]:
+    """Give what depends on the predicted classes alone: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`.
+
+    Args:
+        predicted: (N,), 0 to `num_classes` - 1.
+        labels: (N,), the true classes.
+        num_classes: at least 2.
+    """
+    values = _measure_decisions(predicted, labels, num_classes, np.ones((1, len(labels))))
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def _measure_decisions(predicted: Labels, labels: Labels, num_classes: int, weights: Floats) -> dict[str, Floats]:
+    is_true, is_predicted = (np.eye(num_classes)[each] for each in (labels, predicted))
+    hits = weights @ (is_true * is_predicted)
+    accuracy = hits.sum(axis=1) / weights.sum(axis=1)
+    return {"accuracy": accuracy} | _by_counts(weights @ is_true, weights @ is_predicted, hits)
+
+
+def _measure(probabilities: Floats, labels: Labels, predicted: Labels, weights: Floats) -> dict[str, Floats]:
     """Measure under each row of weights, (R, N), how often each image counts; each metric is (R,)."""
     num_classes = probabilities.shape[1]
-    predicted = probabilities.argmax(axis=1)
-    is_correct = predicted == labels
-    is_true, is_predicted = (np.eye(num_classes)[each] for each in (labels, predicted))
+    is_true = np.eye(num_classes)[labels]
     squared_errors = ((probabilities - is_true) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
-    per_image = np.stack([log_losses(probabilities, labels), is_correct, squared_errors], axis=1)
+    per_image = np.stack([log_losses(probabilities, labels), squared_errors], axis=1)
     means = (weights @ per_image / weights.sum(axis=1, keepdims=True)).T
-    metrics = dict(zip(("log_loss", "accuracy", "brier_score"), means, strict=True))
-    metrics["expected_calibration_error"] = _calibration_error(probabilities.max(axis=1), is_correct, weights)
-    metrics |= _by_counts(weights @ is_true, weights @ is_predicted, weights @ (is_true * is_correct[:, np.newaxis]))
+    metrics = dict(zip(("log_loss", "brier_score"), means, strict=True))
+    is_most_probable = probabilities.argmax(axis=1) == labels
+    metrics["expected_calibration_error"] = _calibration_error(probabilities.max(axis=1), is_most_probable, weights)
+    metrics |= _measure_decisions(predicted, labels, num_classes, weights)
     classes = [1] if num_classes == 2 else range(num_classes)
     areas = [_areas(probabilities[:, each], is_true[:, each], weights) for each in classes]
     metrics |= {
@@ -175,9 +194,3 @@ def _by_hits(false_positives: Floats, true_positives: Floats) -> dict[str, Float
     predicted = np.stack([num_negatives + num_positives - predicted_positive, predicted_positive], axis=1)
     true = np.broadcast_to([num_negatives, num_positives], hits.shape)
     return _by_counts(true, predicted, hits) | {"accuracy": hits.sum(axis=1) / (num_negatives + num_positives)}
-
-
-def metric_at_threshold(scores: Floats, labels: Labels, metric: str, threshold: float) -> float:
-    """Give `accuracy`, `balanced_accuracy` or `f1` if images with at least this score count as positive."""
-    predicted = np.stack([scores < threshold, scores >= threshold], axis=1).astype(np.float64)
-    return float(_measure(predicted, labels, np.ones((1, len(labels))))[metric][0])

@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cnn_sweeps.evaluation.estimates import NUM_BINS, Estimate, Labels, confidence_bins
-from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.evaluation.estimates import NUM_BINS, Estimate, confidence_bins
+from cnn_sweeps.evaluation.metrics import Floats, Labels
+from cnn_sweeps.names import for_picture
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -21,20 +22,29 @@ TRAIN_COLOUR, VAL_COLOUR = COLOURS[:2]
 DPI = 110
 
 
-def draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, stopped_early: bool) -> Figure:
+def draw_learning_curves(
+    history: Sequence[dict[str, float]],
+    best_epoch: int,
+    stopped_early: bool,
+    *,
+    commonest: float | None = None,
+    is_at_half: bool = False,
+) -> Figure:
     """Draw log loss, accuracy and learning rate over the epochs, with the best epoch and an early stop marked.
 
     Args:
         history: one dict an epoch with `train_` and `val_` `log_loss` and `accuracy`, and `learning_rate`.
         best_epoch: counted from 1.
         stopped_early: whether early stopping ended the run.
+        commonest: accuracy on validation images of naming their commonest class, marked in the picture; None: is not.
+        is_at_half: whether to say that the accuracy is at a threshold of 0.5, as it is while training.
     """
     figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
     epochs = range(1, len(history) + 1)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, metric, title in (
         (loss, "log_loss", "Log loss (without penalty)"),
-        (accuracy, "accuracy", "Accuracy"),
+        (accuracy, "accuracy", "Accuracy (threshold 0.5)" if is_at_half else "Accuracy"),
     ):
         for split, colour, label in (
             ("train", TRAIN_COLOUR, "train (while training)"),
@@ -42,6 +52,9 @@ def draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, s
         ):
             axes.plot(epochs, [row[f"{split}_{metric}"] for row in history], ".-", color=colour, label=label)
         axes.set_title(title)
+    if commonest is not None:
+        accuracy.axhline(commonest, color="0.5", linestyle="-.", linewidth=1, label="commonest class")
+        accuracy.legend(frameon=False)
     rate.plot(epochs, [row["learning_rate"] for row in history], ".-", color="0.3")
     rate.set_title("Learning rate")
     rate.set_ylim(bottom=0)
@@ -72,8 +85,9 @@ def draw_confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str],
         axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
     if readable:
         ticks = range(len(class_names))
-        axes.set_xticks(ticks, class_names, rotation=45 if len(class_names) > 2 else 0)
-        axes.set_yticks(ticks, class_names)
+        shown = [for_picture(name) for name in class_names]
+        axes.set_xticks(ticks, shown, rotation=45 if len(class_names) > 2 else 0)
+        axes.set_yticks(ticks, shown)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
@@ -82,32 +96,57 @@ def draw_confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str],
 
 
 def draw_roc_curve(
-    probabilities: Floats, labels: Labels, class_names: Sequence[str], auc: Estimate, title: str
+    probabilities: Floats,
+    labels: Labels,
+    class_names: Sequence[str],
+    auc: Estimate,
+    title: str,
+    threshold: float | None = None,
 ) -> Figure:
-    """Draw the ROC curve of the positive class or, of more than two classes, of each against the rest."""
+    """Draw the ROC curve of the positive class or, of more than two classes, of each against the rest.
+
+    A threshold, of two classes, is marked on it.
+    """
     figure, axes = _square(f"{title}: area {_with_bounds(auc)}", "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
     for is_class, scores, style in _one_against_the_rest(probabilities, labels, class_names):
         false_positive_rate, true_positive_rate, _ = roc_curve(is_class, scores)
         axes.plot(false_positive_rate, true_positive_rate, **style)
+    if threshold is not None:
+        is_predicted, is_positive = probabilities[:, 1] >= threshold, labels == 1
+        rates = [float(is_predicted[of].mean()) if of.any() else np.nan for of in (~is_positive, is_positive)]
+        _mark_threshold(axes, rates[0], rates[1], threshold)
     _name_classes(axes, class_names)
     return figure
 
 
 def draw_pr_curve(
-    probabilities: Floats, labels: Labels, class_names: Sequence[str], auc: Estimate, title: str
+    probabilities: Floats,
+    labels: Labels,
+    class_names: Sequence[str],
+    auc: Estimate,
+    title: str,
+    threshold: float | None = None,
 ) -> Figure:
-    """Draw precision over recall of the positive class or, of more than two classes, of each against the rest."""
+    """Draw precision over recall of the positive class or, of more than two classes, of each against the rest.
+
+    A threshold, of two classes, is marked on it.
+    """
     figure, axes = _square(f"{title}: average precision {_with_bounds(auc)}", "recall", "precision")
     for is_class, scores, style in _one_against_the_rest(probabilities, labels, class_names):
         precision, recall, _ = precision_recall_curve(is_class, scores)
         axes.step(recall, precision, where="pre", **style)
+    if threshold is not None:
+        is_predicted, is_positive = probabilities[:, 1] >= threshold, labels == 1
+        num_hits = int((is_predicted & is_positive).sum())
+        recall, precision = (num_hits / max(1, int(of.sum())) for of in (is_positive, is_predicted))
+        _mark_threshold(axes, recall, precision, threshold)
     _name_classes(axes, class_names)
     return figure
 
 
 def draw_reliability(probabilities: Floats, labels: Labels, error: Estimate, title: str) -> Figure:
-    """Draw the accuracy of predictions over their confidence, and how many images have which."""
+    """Draw how often the most probable class is the true one over its probability, and how many images have which."""
     confidence, is_correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = confidence_bins(confidence)
     counts = np.bincount(bins, minlength=NUM_BINS)
@@ -122,7 +161,7 @@ def draw_reliability(probabilities: Floats, labels: Labels, error: Estimate, tit
     accuracy.set(title=title, ylabel="accuracy", ylim=(-0.03, 1.03))
     accuracy.legend(frameon=False, loc="best")
     images.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, 0.9 / NUM_BINS, color=TRAIN_COLOUR)
-    images.set(xlabel="probability of the predicted class", ylabel="images", xlim=(lowest - 0.03, 1.03))
+    images.set(xlabel="probability of the most probable class", ylabel="images", xlim=(lowest - 0.03, 1.03))
     accuracy.grid(alpha=0.3)
     return figure
 
@@ -136,8 +175,8 @@ def draw_scores(
     classes, of the predicted class, for right and wrong predictions.
     """
     if len(class_names) == 2:
-        scores, is_second, names = probabilities[:, 1], labels == 1, class_names
-        label = f"probability of {class_names[1]}"
+        scores, is_second, names = probabilities[:, 1], labels == 1, tuple(map(for_picture, class_names))
+        label = f"probability of {names[1]}"
     else:
         scores, is_second, names = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, ("wrong", "right")
         label = "probability of the predicted class"
@@ -172,8 +211,16 @@ def _one_against_the_rest(
     classes = [1] if len(class_names) == 2 else range(len(class_names))
     for i in classes:
         if (is_class := labels == i).any():
-            style = {"color": COLOURS[i], "label": class_names[i]} if _can_be_named(class_names) else {"color": "0.3"}
+            style = (
+                {"color": COLOURS[i], "label": for_picture(class_names[i])}
+                if _can_be_named(class_names)
+                else {"color": "0.3"}
+            )
             yield is_class, probabilities[:, i], {"linewidth": 1.5, **style}
+
+
+def _mark_threshold(axes: Axes, x: float, y: float, threshold: float) -> None:
+    axes.plot([x], [y], "o", color="black", label=f"threshold {threshold:.3g}")
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:

@@ -8,13 +8,13 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.evaluation.metrics import Floats, Labels
 
 _COARSER = (layers.MaxPooling2D, layers.AveragePooling2D)  # than the map that they pool
 _ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D)
 
 
-def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
+def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -> Floats | None:
     """Give for each image how much each place of the last feature map speaks for the predicted class.
 
     Gradient-weighted class activation mapping (Selvaraju et al., Grad-CAM, 2017): the feature maps weighted by the mean
@@ -23,6 +23,7 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
     Args:
         model: functional; gives (n, 1) or (n, C) probabilities.
         images: (n, height, width, channels), 0 to 255.
+        predicted: (n,), the class of each image.
 
     Returns:
         (n, rows, columns), 0 to 1; None if the network has no feature map that all that follows is computed from, or
@@ -40,8 +41,10 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(feature_map)
         features = tf.cast(rest(feature_map, training=False), tf.float32)
-        logits = tf.matmul(features, head.kernel) + head.bias
-        of_predicted = tf.abs(logits[:, 0]) if logits.shape[1] == 1 else tf.reduce_max(logits, axis=1)
+        logits = tf.matmul(features, head.kernel) + (head.bias if head.use_bias else 0.0)
+        if logits.shape[1] == 1:
+            logits = tf.concat([-logits, logits], axis=1)
+        of_predicted = tf.gather(logits, predicted, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(of_predicted, feature_map), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(feature_map * weights, axis=-1)).numpy().astype(np.float64)
     highest: Floats = heat.max(axis=(1, 2), keepdims=True)
@@ -50,5 +53,7 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8]) -> Floats | None:
 
 
 def _is_feature_map(layer: layers.Layer) -> bool:
-    is_map = not isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)) and len(layer.output.shape) == 4
-    return is_map and min(layer.output.shape[1:3]) > 1
+    if isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)):
+        return False
+    shape = getattr(layer.output, "shape", ())  # a layer may give several tensors
+    return len(shape) == 4 and min(shape[1:3]) > 1

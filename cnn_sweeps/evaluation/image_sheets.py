@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cnn_sweeps.evaluation.estimates import Labels
 from cnn_sweeps.evaluation.figures import DPI
-from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.evaluation.metrics import Floats, Labels
+from cnn_sweeps.names import for_picture
 
 NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones
@@ -23,24 +23,25 @@ _LONGEST_NAME = 24
 Pixels = NDArray[np.uint8]
 
 
-def most_confident_mistakes(probabilities: Floats, labels: Labels) -> Labels:
-    """Give the positions of up to 12 wrong predictions, those of the highest probability first."""
-    return _most_confident(probabilities, probabilities.argmax(axis=1) != labels, NUM_MISTAKES)
+def most_confident_mistakes(confidence: Floats, predicted: Labels, labels: Labels) -> Labels:
+    """Give the positions of up to 12 wrong predictions, those of the highest probability first; all are (n,)."""
+    return _most_confident(confidence, predicted != labels, NUM_MISTAKES)
 
 
-def images_to_explain(probabilities: Floats, labels: Labels) -> tuple[Labels, Labels]:
+def images_to_explain(confidence: Floats, predicted: Labels, labels: Labels) -> tuple[Labels, Labels]:
     """Give the positions of up to 4 right predictions, of all classes in turn, and 4 wrong ones; the most confident."""
-    is_right = probabilities.argmax(axis=1) == labels
-    best_of_class = [_most_confident(probabilities, is_right & (labels == i), NUM_EXPLAINED) for i in np.unique(labels)]
+    is_right = predicted == labels
+    best_of_class = [_most_confident(confidence, is_right & (labels == i), NUM_EXPLAINED) for i in np.unique(labels)]
     in_turn = [best[rank] for rank in range(NUM_EXPLAINED) for best in best_of_class if rank < len(best)]
-    return np.array(in_turn[:NUM_EXPLAINED], np.int64), _most_confident(probabilities, ~is_right, NUM_EXPLAINED)
+    return np.array(in_turn[:NUM_EXPLAINED], np.int64), _most_confident(confidence, ~is_right, NUM_EXPLAINED)
 
 
 def draw_predictions(
     images: Pixels,
     names: Sequence[str],
     labels: Labels,
-    probabilities: Floats,
+    predicted: Labels,
+    confidence: Floats,
     class_names: Sequence[str],
     title: str,
     heat: Floats | None = None,
@@ -51,7 +52,8 @@ def draw_predictions(
         images: (n, height, width, channels), 0 to 255, n at least 1.
         names: (n,), of the files.
         labels: (n,), the true classes.
-        probabilities: (n, C).
+        predicted: (n,), the predicted classes.
+        confidence: (n,), the probabilities of the predicted classes.
         class_names: (C,).
         title: of the sheet.
         heat: (n, rows, columns), 0 to 1, laid over the images; None: nothing.
@@ -63,7 +65,9 @@ def draw_predictions(
         if heat is not None:
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             axes.imshow(heat[i], cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1)
-        axes.set_title(f"{_shortened(names[i])}\n{_verdict(labels[i], probabilities[i], class_names)}", fontsize=8)
+        axes.set_title(
+            f"{_shortened(names[i])}\n{_verdict(labels[i], predicted[i], confidence[i], class_names)}", fontsize=8
+        )
     return figure
 
 
@@ -94,9 +98,9 @@ def _side_by_side(pictures: Floats, rows: int) -> Floats:
     return np.moveaxis(grid, 1, 2).reshape(rows * (height + 1), _FILTERS_A_ROW * (width + 1), channels)
 
 
-def _most_confident(probabilities: Floats, is_wanted: NDArray[np.bool_], number: int) -> Labels:
+def _most_confident(confidence: Floats, is_wanted: NDArray[np.bool_], number: int) -> Labels:
     wanted = np.flatnonzero(is_wanted)
-    return wanted[np.argsort(-probabilities.max(axis=1)[wanted], kind="stable")][:number]
+    return wanted[np.argsort(-confidence[wanted], kind="stable")][:number]
 
 
 def _sheet(number: int, title: str) -> tuple[Figure, Sequence[Axes]]:
@@ -109,13 +113,11 @@ def _sheet(number: int, title: str) -> tuple[Figure, Sequence[Axes]]:
     return figure, all_axes
 
 
-def _verdict(label: int, row: Floats, class_names: Sequence[str]) -> str:
-    predicted = int(row.argmax())
-    told = f"{_shortened(class_names[predicted])} {row[predicted]:.3f}"
+def _verdict(label: int, predicted: int, confidence: float, class_names: Sequence[str]) -> str:
+    told = f"{_shortened(class_names[predicted])} {confidence:.3f}"
     return told if predicted == label else f"{told}, is {_shortened(class_names[label])}"
 
 
 def _shortened(name: str) -> str:
     """Give the end of a long name, which tells files apart."""
-    plain = name.replace("$", r"\$")  # else matplotlib reads formulas
-    return plain if len(plain) <= _LONGEST_NAME else f"…{plain[1 - _LONGEST_NAME :]}"
+    return for_picture(name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}")

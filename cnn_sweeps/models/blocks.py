@@ -74,10 +74,11 @@ class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalize (B, height, width, channels) by the batch's statistics in training, else by the moving ones.
 
-        Statistics over the batches of several devices are beyond the kernel.
+        Statistics over the batches of several devices are beyond the kernel. A frozen layer is never in training.
         """
         is_image_batch = len(inputs.shape) == 4 and self._reduction_axes == [0, 1, 2]
-        if not training or not is_image_batch or self.synchronized or self.gamma is None or self.beta is None:
+        is_in_training = training and self.trainable
+        if not is_in_training or not is_image_batch or self.synchronized or self.gamma is None or self.beta is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, unbiased_variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True

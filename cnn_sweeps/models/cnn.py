@@ -20,7 +20,6 @@ def build_cnn(
     dense_units: Sequence[int],
     dropout: float,
     l2: float,
-    batch_norm_momentum: float,
     padding: Literal["same", "valid"],
 ) -> keras.Model:
     """Build blocks of 3x3 convolution, ReLU, batch norm, 2x2 max pooling and dropout; average pooling; dense layers.
@@ -32,7 +31,6 @@ def build_cnn(
         dense_units: of the dense layers, each with ReLU; all but the last with batch norm and dropout.
         dropout: rate in the dense layers, in [0, 1); the last block drops 0.8 of it, the others 0.6 of it.
         l2: penalty on the kernels, times their sum of squares.
-        batch_norm_momentum: of the moving averages, in (0, 1).
         padding: of the convolutions.
 
     Raises:
@@ -50,13 +48,13 @@ def build_cnn(
     x = inputs
     for i, width in enumerate(filters):
         x = layers.Conv2D(width, 3, padding=padding, activation="relu", kernel_regularizer=penalty)(x)
-        x = FusedBatchNormalization(momentum=batch_norm_momentum)(x)
+        x = FusedBatchNormalization()(x)
         x = layers.MaxPooling2D()(x)
         x = AdjustableDropout(dropout * (0.8 if i == len(filters) - 1 else 0.6))(x)
     x = layers.GlobalAveragePooling2D()(x)
     for width in dense_units[:-1]:
         x = layers.Dense(width, activation="relu", kernel_regularizer=penalty)(x)
-        x = layers.BatchNormalization(momentum=batch_norm_momentum)(x)
+        x = layers.BatchNormalization()(x)
         x = AdjustableDropout(dropout)(x)
     x = layers.Dense(dense_units[-1], activation="relu", kernel_regularizer=penalty)(x)
     return keras.Model(inputs, classification_head(x, num_classes), name="cnn")

@@ -18,7 +18,6 @@ def build_residual(
     blocks_per_stage: int,
     dropout: float,
     l2: float,
-    batch_norm_momentum: float,
 ) -> keras.Model:
     """Build stages of pre-activation residual blocks (He et al. 2016, https://arxiv.org/abs/1603.05027).
 
@@ -31,7 +30,6 @@ def build_residual(
         blocks_per_stage: at least 1.
         dropout: rate before the output, in [0, 1); blocks drop half of it.
         l2: penalty on the kernels, times their sum of squares.
-        batch_norm_momentum: of the moving averages, in (0, 1).
     """
     penalty = AdjustableL2(l2)
 
@@ -47,7 +45,7 @@ def build_residual(
         )(x)
 
     def normalized(x: Any) -> Any:
-        return layers.ReLU()(FusedBatchNormalization(momentum=batch_norm_momentum)(x))
+        return layers.ReLU()(FusedBatchNormalization()(x))
 
     inputs = keras.Input(input_shape, name="image")
     x = convolution(inputs, filters[0], 3)

@@ -20,6 +20,9 @@ class SweepApplication:
     """An importable function that each worker of `hydra/launcher=workers` runs before its first job, such as one that
     imports what takes seconds; static."""
 
+    about_ranking = ""
+    """What to say below the ranking of the trials; nothing if it is empty."""
+
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """Check the configuration of one trial before any is run, and give the settings that its result depends on.
 
@@ -45,10 +48,18 @@ class SweepApplication:
         """
 
     def update(self, study: SweepStudy) -> None:
-        """Bring the record up to date; called every few seconds while trials end."""
+        """Bring the record up to date; called every few seconds while trials end; what is away must not end it."""
+
+    def news(self, study: SweepStudy) -> list[str]:  # noqa: ARG002
+        """Give what is to be said since the last call; called every second or so while trials run."""
+        return []
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
-        """Record a trial that is not run since it repeats a finished one, before the study is told."""
+        """Record a trial that is not run since it repeats a finished one, before the study is told.
+
+        Raises:
+            OutageError: if it cannot be recorded for now; it is called again then.
+        """
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""

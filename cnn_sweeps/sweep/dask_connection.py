@@ -32,18 +32,36 @@ def silence_dask() -> None:
 
 @contextmanager
 def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[SpecCluster]:
-    """Start a cluster on this machine that nobody else can reach, its workers as planned, with the resources named."""
-    place = {"host": "127.0.0.1", "dashboard": False}
+    """Start a cluster on this machine, its workers as planned, with the resources named.
+
+    Other users of the machine reach its ports: certificates that exist only in the memory of its processes, and while
+    they start in folders that nobody else can read, keep them out. It answers no web pages.
+
+    Raises:
+        ConfigError: if the package is missing that makes certificates.
+    """
+    try:
+        security = Security.temporary()
+    except ImportError as error:
+        raise ConfigError(
+            "hydra/launcher=dask: a cluster of this machine needs cryptography; pip install 'cnn-sweeps[dask]'"
+        ) from error
+    place = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     share = {"nthreads": max(1, count_cores() // plan.num_workers), "resources": resources}
     quiet = {"silence_logs": logging.CRITICAL}
     workers = {
         slot: {"cls": Nanny, "options": place | share | quiet | {"env": environment}}
         for slot, environment in enumerate(plan.environments)
     }
-    options = {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": {}}
+    options = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.nanny.pre-spawn-environ": {},
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
     scheduler = {"cls": Scheduler, "options": place | {"dashboard_address": "127.0.0.1:0"}}
     with dask.config.set(options), without_ctrl_c():
-        cluster = SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL)
+        cluster = SpecCluster(scheduler=scheduler, workers=workers, security=security, silence_logs=logging.CRITICAL)
     with cluster:
         yield cluster
 

@@ -8,13 +8,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import distribution_to_json
+from pydantic import BaseModel, ValidationError
 
+from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.storage import describe_storage
 
 DEFINITION = "definition"
 """The study's attribute that holds it."""
+
+
+class _Attributes(BaseModel):
+    choices: list[Any] | None = None
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+
+
+class _Distribution(BaseModel):
+    name: str
+    attributes: _Attributes
+
+
+class _Definition(BaseModel):
+    directions: list[str]
+    space: dict[str, _Distribution]
+    settings: dict[str, Any]
 
 
 def define_study(space: SearchSpace, directions: Sequence[str], kept_settings: dict[str, Any]) -> dict[str, Any]:
@@ -24,6 +45,23 @@ def define_study(space: SearchSpace, directions: Sequence[str], kept_settings: d
         "space": {key: json.loads(distribution_to_json(each)) for key, each in space.distributions.items()},
         "settings": json.loads(json.dumps(kept_settings, default=str)),
     }
+
+
+def check_definition(study_name: str, definition: Any) -> None:
+    """See that what a study has as its definition is one.
+
+    Raises:
+        StudyError: if it is not.
+    """
+    try:
+        _Definition.model_validate(definition)
+    except ValidationError as error:
+        reason = error.errors()[0]
+        place = ".".join(map(str, reason["loc"][:1]))
+        raise StudyError(
+            f"{study_name}: the study's attribute {DEFINITION} makes no sense ({place}: {reason['msg']}); "
+            "name another study"
+        ) from error
 
 
 def settings_id_of(settings: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 
 from cnn_sweeps.errors import ConfigError, SweepError, UserError
+from cnn_sweeps.output import outlive_display
+from cnn_sweeps.signals import is_exit_on_signal
 from cnn_sweeps.sweep.machine import NumJobs, WorkerPlan
 from cnn_sweeps.sweep.outcome import is_lost_worker
 from cnn_sweeps.sweep.workers import WorkerPool
@@ -77,8 +79,8 @@ def call_until_worker_lasts(call: Callable[[], Any]) -> Any:
     for _ in range(_NUM_CALLS):
         try:
             return call()
-        except Exception as error:
-            if not is_lost_worker(error):
+        except (Exception, SystemExit) as error:  # some code's that ran there
+            if is_exit_on_signal(error) or not (is_lost_worker(error) or isinstance(error, SystemExit)):
                 raise
             last = " ".join(f"{type(error).__name__}: {error}".split())
     raise SweepError(
@@ -188,7 +190,9 @@ class BatchExecutor:
             first_number = jobs[0][1]
             try:
                 results = self._launcher.launch([overrides for overrides, _, _ in jobs], initial_job_idx=first_number)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a job's own, which ends that job
+                if is_exit_on_signal(error):
+                    raise
                 for _, _, future in jobs:
                     future.set_exception(error)
             else:
@@ -230,6 +234,7 @@ def launch(
     Raises:
         CompactHydraException: which Hydra shows in one line, if the jobs cannot be run.
     """
+    outlive_display()
     try:
         return _run_batch(plan_executor(JobsAhead(n_jobs, len(job_overrides))), job_overrides, first_job_number)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from optuna.trial import TrialState
@@ -16,7 +17,7 @@ class Verdict(NamedTuple):
     Attributes:
         reason: for a person.
         or_else: what else may be done than to correct the cause; empty: nothing.
-        to_try_again: numbers of the failed trials that are to be tried again once the cause is corrected.
+        to_try_again: numbers of those failed trials that are to be tried again once the cause is corrected.
     """
 
     reason: str
@@ -32,24 +33,33 @@ class FailureLimits:
         self._num_identical, self._rate = settings.max_identical_failures, settings.max_failure_rate
         self._ended: list[tuple[str, int]] = []
 
-    def check(self, outcome: Outcome, number: int, *, num_failed: int, total: int) -> Verdict | None:
+    def check(
+        self, outcome: Outcome, number: int, *, is_retried: bool, counts: Mapping[str, int], total: int
+    ) -> Verdict | None:
         """Take a trial's outcome; say whether the sweep is to stop.
 
         Args:
             outcome: of the trial.
             number: of the trial.
-            num_failed: number of the study's failed trials.
+            is_retried: whether another trial tries the same again.
+            counts: of the study's trials, by state.
             total: number of trials that the study is for.
         """
-        self._ended.append((outcome.failure_id, number))
+        if is_retried and not outcome.failure_id:  # its last attempt counts
+            return None
+        has_worked = bool(counts["COMPLETE"] or counts["PRUNED"])
+        failure_id = outcome.failure_id or ("" if has_worked else outcome.kind)
+        self._ended.append((failure_id, number))
         last = self._ended[-self._num_identical :]
-        is_row = len(last) == self._num_identical and {failure_id for failure_id, _ in last} == {outcome.failure_id}
-        if outcome.failure_id and is_row:
+        is_row = len(last) == self._num_identical and {each for each, _ in last} == {failure_id}
+        if failure_id and is_row:
+            how = "failed at the same place" if outcome.failure_id else "failed alike and none has completed"
             return Verdict(
-                f"{self._num_identical} trials in a row failed at the same place ({outcome.error})",
+                f"{self._num_identical} trials in a row {how} ({outcome.error})",
                 ", or raise hydra.sweeper.max_identical_failures",
                 [number for _, number in last],
             )
+        num_failed = counts["FAIL"]
         if outcome.state == TrialState.FAIL and num_failed > self._rate * total:
             return Verdict(
                 f"{num_failed} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} allows; "

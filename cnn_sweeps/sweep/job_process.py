@@ -26,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
+from cnn_sweeps.output import outlive_display
 from cnn_sweeps.sweep.machine import own_memory_mb
 from cnn_sweeps.sweep.outcome import is_out_of_memory
 
@@ -113,6 +114,7 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
     """Prepare a new worker process."""
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
     _end_with_parent()
+    outlive_display()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" or name not in os.environ:
@@ -142,18 +144,19 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as its parent has ended; on Linux even one that is stopped, or stuck in C code."""
+    """End this process and its children as soon as its parent has ended; on Linux even if they are stuck or stopped."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel: int = parent.sentinel  # a pipe, which the kernel closes at the other end
+    os.setpgid(0, 0)
     if sys.platform == "linux":
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
     def wait_for_end() -> None:
         wait([sentinel])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=wait_for_end, daemon=True).start()
 

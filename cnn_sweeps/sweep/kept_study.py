@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.owners import OwnerState, owner_state
-from cnn_sweeps.sweep.definition import DEFINITION, settings_id_of
-from cnn_sweeps.sweep.ledger import OWNER, TrialLedger
+from cnn_sweeps.sweep.definition import DEFINITION, check_definition, settings_id_of
+from cnn_sweeps.sweep.ledger import TrialLedger, check_trials, numbers_in, owner_of
 from cnn_sweeps.sweep.recovery import SET_ASIDE, SharedStudy, is_abandoned
 from cnn_sweeps.sweep.storage import describe_storage, has_lock, lock_file, open_patient_storage, open_to_read
 
@@ -44,12 +44,12 @@ class StudyRecord:
     def objectives(self) -> list[str]:
         """The objectives' names."""
         named = self.user_attrs[DEFINITION]["settings"].get("objective", [])
-        return [named] if isinstance(named, str) else list(named)
+        return [named] if isinstance(named, str) else [str(each) for each in named] if isinstance(named, list) else []
 
     @property
     def set_aside(self) -> list[int]:
         """Numbers of the failed trials that count as tried again, since their cause was to be corrected."""
-        return list(self.user_attrs.get(SET_ASIDE, []))
+        return numbers_in(self.user_attrs.get(SET_ASIDE))
 
     @property
     def settings_id(self) -> str:
@@ -94,14 +94,16 @@ def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> Stu
         user_attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
     if DEFINITION not in user_attrs:
         raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
+    check_definition(name, user_attrs[DEFINITION])
+    check_trials(name, trials)
     running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
-    signed_or_left = [trial for trial in running if OWNER in trial.user_attrs or is_nobody_deciding]
+    signed_or_left = [trial for trial in running if owner_of(trial) or is_nobody_deciding]
     return StudyRecord(
         name=name,
         user_attrs=user_attrs,
         directions=[each.name.lower() for each in study.directions],
         trials=trials,
-        owners={trial.number: owner_state(trial.user_attrs.get(OWNER, {}), dead_hosts) for trial in running},
+        owners={trial.number: owner_state(owner_of(trial), dead_hosts) for trial in running},
         abandoned=frozenset(trial.number for trial in signed_or_left if is_abandoned(trial, storage, dead_hosts)),
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from optuna.trial import FrozenTrial, TrialState
+
+from cnn_sweeps.errors import StudyError
 
 # User attributes of a trial.
 OWNER, RETRIED, RETRY_OF, ATTEMPT = "owner", "retried", "retry_of", "attempt"
@@ -88,27 +90,98 @@ def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> d
     """Give what tells a trial from others in a record."""
     tags = {"study": study_name, "trial.number": str(number)}
     if RETRY_OF in attributes:
-        tags |= {"trial.retry_of": str(attributes[RETRY_OF]), "trial.attempt": str(attributes[ATTEMPT])}
+        tags |= {"trial.retry_of": str(attributes[RETRY_OF]), "trial.attempt": str(attempt_of(attributes))}
     return tags
+
+
+# Attributes may come from anybody who writes to the study: what makes no sense is as if it were not there.
+
+
+def retry_of(trial: FrozenTrial) -> int | None:
+    """Give the number of the trial that this one tries again, which is an earlier one: so there are no circles."""
+    number: Any = trial.user_attrs.get(RETRY_OF)
+    return number if _is_number(number) and number < trial.number else None
+
+
+def attempt_of(attributes: Mapping[str, Any]) -> int:
+    """Give how often what a trial tries was lost before."""
+    attempt: Any = attributes.get(ATTEMPT)
+    return attempt if _is_number(attempt) else 0
+
+
+def owner_of(trial: FrozenTrial) -> dict[str, str]:
+    """Give what tells of the process that has a trial under way; nothing if nobody has signed."""
+    owner: Any = trial.user_attrs.get(OWNER)
+    is_owner = isinstance(owner, dict) and all(isinstance(text, str) for text in owner.values())
+    return owner if is_owner else {}
+
+
+def error_of(trial: FrozenTrial) -> str:
+    """Give why a trial failed; empty if that is not known."""
+    error = trial.user_attrs.get(ERROR, "")
+    return error[:2000] if isinstance(error, str) else ""
+
+
+def numbers_in(value: Any) -> list[int]:
+    """Give the numbers of trials in a list that a study has as an attribute."""
+    return list(filter(_is_number, value)) if isinstance(value, list) else []
+
+
+def check_trials(study_name: str, trials: Sequence[FrozenTrial]) -> None:
+    """See that the trials of a study are of the kind that Optuna makes.
+
+    Raises:
+        StudyError: if one is not.
+    """
+    for trial in trials:
+        attributes: tuple[Any, ...] = (trial.user_attrs, trial.system_attrs, trial.params, trial.intermediate_values)
+        has_values = trial.state != TrialState.COMPLETE or bool(trial.values)
+        if not all(isinstance(each, dict) for each in attributes) or not has_values:
+            raise StudyError(f"{study_name}: its trial {trial.number} makes no sense; name another study")
+
+
+def senseless_attributes(trial: FrozenTrial) -> list[str]:
+    """Name the attributes of a trial that make no sense."""
+    wrong = {
+        RETRY_OF: retry_of(trial) is None,
+        ATTEMPT: not _is_number(trial.user_attrs.get(ATTEMPT)),
+        OWNER: not owner_of(trial),
+        ERROR: not isinstance(trial.user_attrs.get(ERROR), str),
+    }
+    return [name for name, is_wrong in wrong.items() if is_wrong and name in trial.user_attrs]
+
+
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
     """Tell whether a failed trial is to be tried again as another one."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    is_left = bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
+    return trial.state == TrialState.FAIL and is_left and DUPLICATE_OF not in trial.user_attrs
 
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
     """Give the trial that tries this one again, or that one, and so on; the trial itself if none does."""
-    retries = {each.user_attrs[RETRY_OF]: each for each in trials if RETRY_OF in each.user_attrs}
+    retries = {retried: each for each in trials if (retried := retry_of(each)) is not None}
     while trial.number in retries:
         trial = retries[trial.number]
     return trial
 
 
+def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Give the trials that this one tries again, the last one first; `trials` are all of the study, by number."""
+    attempts: list[FrozenTrial] = []
+    while (number := retry_of(trial)) is not None:
+        trial = trials[number]
+        attempts.append(trial)
+    return attempts
+
+
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
     """Tell whether a trial ran with these settings; one of another program is taken to have done so."""
-    owner = trial.user_attrs.get(OWNER)
-    return owner is None or owner.get(SETTINGS_ID) == settings_id
+    owner = owner_of(trial)
+    return not owner or owner.get(SETTINGS_ID) == settings_id
 
 
 def point_key(params: dict[str, Any]) -> str:
@@ -123,5 +196,5 @@ def known_params(trial: FrozenTrial) -> dict[str, Any]:
 
 def queued_params(trial: FrozenTrial) -> dict[str, Any]:
     """Give the parameters that a trial was queued with; none if the sampler chose them."""
-    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return fixed
+    fixed = trial.system_attrs.get("fixed_params")
+    return fixed if isinstance(fixed, dict) else {}

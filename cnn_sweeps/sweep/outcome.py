@@ -41,6 +41,7 @@ class Outcome:
         error: why a FAIL is one, in one line.
         traceback: of the exception, if there was one.
         failure_id: equal for failures at the same place of the code; empty if the values, not the code, failed.
+        kind: of a failure without such a place; empty if it says nothing of what other trials may meet.
         is_told: the error says all that a user needs, so that the traceback is kept but not shown.
         is_lost: the machine failed, not the trial, so that trying again makes sense.
     """
@@ -50,6 +51,7 @@ class Outcome:
     error: str = ""
     traceback: str = ""
     failure_id: str = ""
+    kind: str = ""
     is_told: bool = False
     is_lost: bool = False
 
@@ -78,7 +80,7 @@ def _read_value(value: object, num_objectives: int) -> Outcome:
             "number of values",
         )
     if not all(math.isfinite(each) for each in values):
-        return _fail(f"the objective is {', '.join(str(each) for each in values)}", "")
+        return _fail(f"the objective is {', '.join(str(each) for each in values)}", "", kind="not finite")
     return Outcome(TrialState.COMPLETE, values=values)
 
 
@@ -93,23 +95,30 @@ def _read_exception(error: BaseException, text: str) -> Outcome:
     if (lost := _read_lost(error, f"{name}: {message}", text)) is not None:
         return lost
     if isinstance(error, TimeoutError) and error.args[:1] == ("Task timeout",):
-        return _fail("ran longer than hydra.sweeper.trial_timeout_s", "")
+        return _fail("ran longer than hydra.sweeper.trial_timeout_s", "", kind="too long")
     text = hide_passwords(text or "".join(traceback.format_exception(error)))
     places = re.findall(r'File ".*", line \d+, in .*', text)
-    failure_id = "" if isinstance(error, TrainingError) else "\n".join([name, *(places or [message])])
-    is_told = isinstance(error, UserError)
-    return Outcome(TrialState.FAIL, error=f"{name}: {message}", traceback=text, failure_id=failure_id, is_told=is_told)
+    kind = "not finite" if isinstance(error, TrainingError) else ""
+    return Outcome(
+        TrialState.FAIL,
+        error=f"{name}: {message}",
+        traceback=text,
+        failure_id="" if kind else "\n".join([name, *(places or [message])]),
+        kind=kind,
+        is_told=isinstance(error, UserError),
+    )
 
 
 def _read_lost(error: BaseException, told: str, text: str) -> Outcome | None:
     """Read what the machine did, not the trial."""
     if isinstance(error, ProcessExpired):
-        return Outcome(TrialState.FAIL, error=f"the worker process died (exit code {error.exitcode})", is_lost=True)
+        told = f"the worker process died (exit code {error.exitcode})"
+        return Outcome(TrialState.FAIL, error=told, kind="lost", is_lost=True)
     if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
         return Outcome(TrialState.FAIL, error=told, failure_id=type(error).__name__, is_lost=True)
     if is_lost_worker(error):
         text = hide_passwords(text or "".join(traceback.format_exception(error)))
-        return Outcome(TrialState.FAIL, error=told, traceback=text, is_lost=True)
+        return Outcome(TrialState.FAIL, error=told, traceback=text, kind="lost", is_lost=True)
     return None
 
 
@@ -124,5 +133,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ in _OUT_OF_MEMORY or any(said in str(error) for said in _NO_MEMORY)
 
 
-def _fail(error: str, failure_id: str) -> Outcome:
-    return Outcome(TrialState.FAIL, error=error, failure_id=failure_id)
+def _fail(error: str, failure_id: str, kind: str = "") -> Outcome:
+    return Outcome(TrialState.FAIL, error=error, failure_id=failure_id, kind=kind)

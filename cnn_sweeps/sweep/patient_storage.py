@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cnn_sweeps.databases import describe_database_error, is_unavailable
 from cnn_sweeps.errors import StudyOutageError
@@ -18,14 +21,16 @@ log = logging.getLogger(__name__)
 
 # By name, since few studies are in Redis, or behind Optuna's gRPC proxy, which says so too if its database is away.
 _OUTAGES = {"redis.exceptions.ConnectionError", "redis.exceptions.TimeoutError", "grpc.RpcError"}
-_METHODS = [name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")]
+_METHODS = {name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")}
+MARK = "cnn_sweeps:request"  # system attribute of a trial: equal for those that one request has made, resent by Optuna
 
 
 class PatientStorage(BaseStorage):
     """Does what another storage does; what meets an outage is tried again for some time.
 
-    Of a request that the other side had carried out before the connection broke, the second one changes nothing. Only
-    a trial may have been made twice; nobody runs it, so that it is recovered like that of a dead controller.
+    Of a request that the other side had carried out before the connection broke, the second one changes nothing: a new
+    trial is made with a mark, by which it is found again. A queued trial that was started by a lost request is run by
+    nobody, so that it is recovered like that of a dead controller.
     """
 
     def __init__(self, storage: BaseStorage, description: str) -> None:
@@ -42,6 +47,24 @@ class PatientStorage(BaseStorage):
         finally:
             self._is_waiting = before
 
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial, once, however often that must be asked for."""
+        mark, template = uuid.uuid4().hex, copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
+        template.system_attrs = template.system_attrs | {MARK: mark}
+        is_repeated = False
+
+        def once() -> int:
+            nonlocal is_repeated
+            if is_repeated:
+                for trial in self._storage.get_all_trials(study_id, deepcopy=False):
+                    if trial.system_attrs.get(MARK) == mark:
+                        return trial._trial_id
+            is_repeated = True
+            return self._storage.create_new_trial(study_id, template)
+
+        made: int = self._patiently(once)
+        return made
+
     def _request(self, name: str, *arguments: Any, **named: Any) -> Any:
         is_repeated = False
 
@@ -53,10 +76,18 @@ class PatientStorage(BaseStorage):
                 if is_repeated and name == "set_trial_state_values":
                     return True  # the answer to the first request was lost
                 raise
+            finally:
+                is_repeated = True
+
+        return self._patiently(once)
+
+    def _patiently(self, request: Callable[[], Any]) -> Any:
+        def once() -> Any:
+            try:
+                return request()
             except Exception as error:
                 if not may_pass(error):
                     raise
-                is_repeated = True
                 reason = describe_database_error(error)
                 raise StudyOutageError(
                     f"hydra.sweeper.storage={self._description}: cannot be used for now ({reason}); "
@@ -79,7 +110,7 @@ def _requesting(name: str) -> Callable[..., Any]:
     return request
 
 
-for _name in _METHODS:
+for _name in _METHODS - vars(PatientStorage).keys():
     setattr(PatientStorage, _name, _requesting(_name))
 PatientStorage.__abstractmethods__ = frozenset()
 

@@ -21,6 +21,19 @@ def sweep_folder(study_name: str) -> Path:
     return _SWEEPS / study_name
 
 
+def trial_folder(sweep: Path, number: int, noted: str | None) -> Path:
+    """Give the folder of a trial's files, below the sweep's.
+
+    Args:
+        sweep: the sweep's folder.
+        number: of the trial.
+        noted: what the study says, relative to `sweep`, which counts only if it lies below it: others write there, too.
+    """
+    if noted is not None and sweep.resolve() in (sweep / noted).resolve().parents:
+        return sweep / noted
+    return sweep / str(number)
+
+
 def default_storage(study_name: str) -> str:
     """Give the journal file of a study, as `conf/config.yaml` has it."""
     return str(sweep_folder(study_name) / _JOURNAL)
@@ -73,7 +86,12 @@ def _studies_in_journal(journal: Path, study_name: str) -> list[str]:
     if start and start != _FIRST_OF_LINE:
         hint = f"an SQLite database; did you mean sqlite:///{journal}?" if start[:6] == b"SQLite" else "no journal"
         raise StudyError(f"hydra.sweeper.storage={journal}: is {hint}; name the study's")
-    return [json.loads(line)["study_name"] for line in lines]
+    try:
+        return [str(json.loads(line)["study_name"]) for line in lines]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StudyError(
+            f"hydra.sweeper.storage={journal}: makes no sense ({type(error).__name__}); name another"
+        ) from error
 
 
 def _studies_in_database(storage: str, file: Path) -> list[str]:

@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
+from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import Trial
 
@@ -28,6 +28,7 @@ from cnn_sweeps.sweep.space import (
     parse_search_space,
     setting_name,
 )
+from cnn_sweeps.targets import build
 
 _SQLITE = "sqlite:///"
 _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
@@ -118,7 +119,7 @@ def _pin_study(config: DictConfig) -> None:
 
 
 def _pin(config: DictConfig, key: str, value: str) -> None:
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweeper[key] = value
         quoted = QuotedString(value, Quote.single).with_quotes()
         config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={quoted}")
@@ -203,7 +204,7 @@ def _build_application(settings: SweepSettings) -> SweepApplication:
     if settings.application is None:
         return SweepApplication()
     try:
-        application = instantiate(settings.application)
+        application = build(settings.application)
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(f"hydra.sweeper.application: cannot be built ({reason})") from error

@@ -12,7 +12,8 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, ERROR, RETRIED, TrialLedger
+from cnn_sweeps.names import for_terminal, lines_for_terminal
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
 from cnn_sweeps.sweep.space import override_text
 
 _RANKED = 10
@@ -29,6 +30,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print lines above the live line, and log them."""
+        text = lines_for_terminal(text)
         tqdm.write(text, file=sys.stdout)
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
         with suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:  # a full disk ends no sweep
@@ -36,7 +38,7 @@ class Progress:
 
     def show(self, counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> None:
         """Change the live line."""
-        self._bar.set_description_str(live_line(counts, total, best, left_s))
+        self._bar.set_description_str(for_terminal(live_line(counts, total, best, left_s)))
 
     def close(self) -> None:
         """Take the live line away."""
@@ -80,7 +82,7 @@ def describe_trial(trial: FrozenTrial) -> str:
     """Say in one line how a trial ended."""
     seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
     state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
-    notes = [trial.user_attrs[ERROR]] if ERROR in trial.user_attrs else []
+    notes = [error] if (error := error_of(trial)) else []
     if DUPLICATE_OF in trial.user_attrs:
         notes.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
     value = describe_values(trial) if trial.state == TrialState.COMPLETE else ""

@@ -12,7 +12,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.owners import owner_state
 from cnn_sweeps.sweep.heartbeat import Listener
-from cnn_sweeps.sweep.ledger import ATTEMPT, ERROR, OWNER, RETRIED, RETRY_OF, is_to_be_retried, known_params
+from cnn_sweeps.sweep.ledger import (
+    ATTEMPT,
+    ERROR,
+    RETRIED,
+    RETRY_OF,
+    attempt_of,
+    is_to_be_retried,
+    known_params,
+    numbers_in,
+    owner_of,
+    retry_of,
+)
 from cnn_sweeps.sweep.storage import controllers_lock, has_lock
 
 SET_ASIDE = "set_aside"  # of a study
@@ -44,17 +55,18 @@ class SharedStudy:
 
     @property
     def _set_aside(self) -> list[int]:
-        return list(self.optuna_study.user_attrs.get(SET_ASIDE, []))
+        return numbers_in(self.optuna_study.user_attrs.get(SET_ASIDE))
 
     def recover(self, dead_hosts: Collection[str] = ()) -> list[FrozenTrial]:
         """Fail the running trials whose controller is dead and queue them again as new ones; give them.
 
-        Of a host in `dead_hosts` all controllers are taken to be dead; those of other hosts are once they are silent.
+        Of a host in `dead_hosts` all controllers are taken to be dead; others that cannot be seen are once they are
+        silent.
         """
         with self.exclusively():
             running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
-            elsewhere = [trial for trial in running if owner_state(trial.user_attrs.get(OWNER, {})) == "elsewhere"]
-            silent = self._listener.silent(elsewhere)
+            elsewhere = [trial for trial in running if owner_state(owner_of(trial)) == "elsewhere"]
+            silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
             causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
             abandoned = [trial for trial in running if is_abandoned(trial, self._storage, dead_hosts)]
             causes |= {trial.number: "its controller died" for trial in abandoned}
@@ -64,21 +76,21 @@ class SharedStudy:
 
     def _queue_what_is_left_to_retry(self) -> None:
         trials, set_aside = self.trials, self._set_aside
-        tried_again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        tried_again = {retry_of(trial) for trial in trials}
         for trial in trials:
             if is_to_be_retried(trial, set_aside) and trial.number not in tried_again:
-                self._queue_again(trial, 0 if trial.number in set_aside else trial.user_attrs.get(ATTEMPT, 0))
+                self._queue_again(trial, 0 if trial.number in set_aside else attempt_of(trial.user_attrs))
 
     def _fail_and_queue_again(self, trial: FrozenTrial, error: str, *, is_lost: bool = False) -> FrozenTrial:
         """In an order in which nothing is lost, or done twice, if this process is killed in between."""
         storage = self.optuna_study._storage
         storage.set_trial_user_attr(trial._trial_id, RETRIED, value=True)
         storage.set_trial_user_attr(trial._trial_id, ERROR, error)
-        self._queue_again(trial, trial.user_attrs.get(ATTEMPT, 0) + is_lost)
+        self._queue_again(trial, attempt_of(trial.user_attrs) + is_lost)
         return self._tell(trial.number, TrialState.FAIL, None)
 
     def _queue_again(self, trial: FrozenTrial, attempt: int) -> None:
-        if all(other.user_attrs.get(RETRY_OF) != trial.number for other in self.trials):
+        if all(retry_of(other) != trial.number for other in self.trials):
             self.optuna_study.enqueue_trial(known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
@@ -92,8 +104,10 @@ def is_abandoned(trial: FrozenTrial, storage: str | dict[str, Any], dead_hosts: 
     """Tell whether a trial is running and its controller dead, as seen by who holds the controllers' lock."""
     if trial.state != TrialState.RUNNING:
         return False
-    if OWNER in trial.user_attrs:
-        return owner_state(trial.user_attrs[OWNER], dead_hosts) == "dead"
-    assert trial.datetime_start is not None
+    state = owner_state(owner_of(trial), dead_hosts)
+    if state != "unknown":
+        return state == "dead"
+    if trial.datetime_start is None:
+        return True
     started = trial.datetime_start.astimezone()  # Optuna gives local times
     return has_lock(storage) or datetime.now(UTC) - started > _OWNERLESS_GRACE

@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from cnn_sweeps.names import for_csv
+
 _WIDTH, _HEIGHT, _DPI = 9.0, 5.0, 110
 _LONGEST_LEGEND = 12  # trials
 
@@ -30,7 +32,8 @@ def write_report(
         folder: that exists.
         with_pictures: whether to draw.
     """
-    study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+    table = study.trials_dataframe().rename(columns=for_csv)
+    table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
     if not with_pictures:
         return
     mpl.use("Agg")  # Optuna draws with pyplot

@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -17,6 +16,7 @@ from optuna.samplers import BaseSampler
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
+from cnn_sweeps.targets import build
 
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
@@ -74,7 +74,7 @@ def _build(kind: str, config: dict[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return instantiate({key: value for key, value in config.items() if value is not None}, _convert_="all")
+            return build({key: value for key, value in config.items() if value is not None})
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ConfigError(

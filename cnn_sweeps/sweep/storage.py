@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 
 import optuna
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy import Connection, create_engine, text
@@ -30,6 +30,7 @@ from cnn_sweeps.locks import file_lock
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
 from cnn_sweeps.sweep.patient_storage import PatientStorage, may_pass
+from cnn_sweeps.targets import build
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
         raise StudyError(f"hydra.sweeper.storage={storage}: trials run in processes of their own; name a file")
     with _errors_told(storage):
         if isinstance(storage, dict):
-            return _checked(instantiate(storage, _convert_="all"))
+            return _checked(build(storage))
         if storage.startswith("redis"):
             return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
@@ -107,7 +108,8 @@ def open_to_read(storage: str) -> optuna.storages.BaseStorage:
     """
     with _errors_told(storage):
         if "://" not in storage:
-            return optuna.storages.JournalStorage(JournalFileBackend(storage))
+            with _nonsense_told(storage):
+                return optuna.storages.JournalStorage(JournalFileBackend(storage))
         if storage.startswith("redis"):
             return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
@@ -160,6 +162,12 @@ def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy
 @lru_cache(maxsize=1)
 def _open_redis(url: str, _process: int) -> optuna.storages.JournalStorage:
     """Keep what was read of the journal for the next trial of this process."""
+    if multiprocessing.parent_process() is None:  # else a worker, whose controller has said so
+        log.warning(
+            "hydra.sweeper.storage=%s: whoever can write to this Redis can run programs as you, since Optuna unpickles "
+            "what it holds; see that nobody else can, or use PostgreSQL",
+            describe_storage(url),
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         backend = JournalRedisBackend(url)
@@ -178,10 +186,21 @@ def _open_journal(path: str, _process: int) -> optuna.storages.JournalStorage:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         _check_kind(Path(path))
         backend = JournalFileBackend(path, lock_obj=_WriterLock(Path(path)))  # type: ignore[arg-type]
-        return optuna.storages.JournalStorage(backend)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with _nonsense_told(path):
+            return optuna.storages.JournalStorage(backend)
+    except (OSError, ValueError) as error:
         kind = StudyOutageError if may_pass(error) else StudyError
         raise kind(f"hydra.sweeper.storage={path}: cannot be used as a journal file ({error}); name another") from error
+
+
+@contextmanager
+def _nonsense_told(journal: str) -> Iterator[None]:
+    """Tell in one line that Optuna cannot make sense of what a journal says, of which it checks little."""
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StudyError(f"hydra.sweeper.storage={journal}: makes no sense ({reason:.200}); name another") from error
 
 
 def describe_storage(storage: str | dict[str, Any]) -> str:

@@ -14,27 +14,31 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.sweep.definition import DEFINITION, define_study, settings_id_of, why_not_continued
+from cnn_sweeps.sweep.definition import DEFINITION, check_definition, define_study, settings_id_of, why_not_continued
 from cnn_sweeps.sweep.heartbeat import Heartbeat
 from cnn_sweeps.sweep.ledger import (
-    ATTEMPT,
     DUPLICATE_OF,
     ERROR,
     OWNER,
+    RETRIED,
     SETTINGS_ID,
     TrialLedger,
+    attempt_of,
+    check_trials,
     has_settings,
     known_params,
     point_key,
     queued_params,
 )
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome
-from cnn_sweeps.sweep.patient_storage import PatientStorage
+from cnn_sweeps.sweep.patient_storage import MARK, PatientStorage
 from cnn_sweeps.sweep.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.samplers import build_pruner, build_sampler, check_sampler
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, open_storage, server_address
+from cnn_sweeps.sweep.storage import controllers_lock, describe_storage, open_storage
+
+_CLAIMING = "claiming"  # what the heartbeat is told instead of a trial that has no number yet
 
 
 class SweepStudy(SharedStudy):
@@ -73,9 +77,9 @@ class SweepStudy(SharedStudy):
             )
             super().__init__(optuna_study, settings.storage)
             self._check_definition(definition)
+            check_trials(self.name, self.trials)
             self._ledger = self._new_ledger()
-        is_shared = server_address(settings.storage) is not None  # else a file, which would grow with every beat
-        self._heartbeat = Heartbeat(storage) if is_shared else None
+        self._heartbeat = Heartbeat(storage, optuna_study._study_id)
 
     def _new_ledger(self) -> TrialLedger:
         is_single = len(self._settings.direction) == 1
@@ -90,6 +94,7 @@ class SweepStudy(SharedStudy):
         before = study.user_attrs.get(DEFINITION)
         if before is None:  # a new study, or one that another program made
             before = definition | {"directions": [each.name.lower() for each in study.directions]}
+        check_definition(study.study_name, before)
         if reason := why_not_continued(before, definition, self._settings.on_change):
             raise StudyError(f"hydra.sweeper.study_name={study.study_name}: {reason}")
         if study.user_attrs.get(DEFINITION) != definition:
@@ -101,6 +106,13 @@ class SweepStudy(SharedStudy):
             self.optuna_study.set_user_attr(SET_ASIDE, [*self._set_aside, *numbers])
             self._queue_what_is_left_to_retry()
         self._ledger = self._new_ledger()
+
+    @property
+    def failed(self) -> list[FrozenTrial]:
+        """The failed trials that are not tried again as others."""
+        known = self._set_aside
+        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
+        return [trial for trial in failed if not trial.user_attrs.get(RETRIED) and trial.number not in known]
 
     @property
     def ledger(self) -> TrialLedger:
@@ -120,23 +132,44 @@ class SweepStudy(SharedStudy):
 
     def claim(self) -> Trial | None:
         """Start the next trial and give it; None if as many as the study's total have been started."""
+        try:
+            return self._claim()
+        finally:
+            self._heartbeat.end(_CLAIMING)
+
+    def _claim(self) -> Trial | None:
         while True:
             with self.exclusively():
                 num_started = self.ledger.num_started
                 if num_started >= self.total:
                     return None
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
+                self._heartbeat.begin(_CLAIMING)  # before it signs, so that no trial is without signs of life
                 trial = self._ask()
+                if self._drop_if_doubled(trial):
+                    continue
                 try:
                     trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
                 except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
                     continue
                 if self.ledger.num_started <= self.total:
-                    if self._heartbeat is not None:
-                        self._heartbeat.begin(trial._trial_id)
+                    self._heartbeat.begin(trial.number)
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
+
+    def _drop_if_doubled(self, trial: Trial) -> bool:
+        """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
+        frozen, trials = self._frozen(trial), self.trials
+        mark = frozen.system_attrs.get(MARK)
+        first = next((each.number for each in trials if each.system_attrs.get(MARK) == mark), trial.number)
+        if mark is None or first == trial.number:
+            return False
+        trial.set_user_attr(DUPLICATE_OF, first)
+        trial.set_user_attr(RETRIED, value=True)
+        trial.set_user_attr(ERROR, f"the request for trial {first} was sent twice")
+        self._tell(trial, TrialState.FAIL, None)
+        return True
 
     def _ask(self) -> Trial:
         try:
@@ -170,13 +203,12 @@ class SweepStudy(SharedStudy):
 
         What another controller has taken over meanwhile stays as it is.
         """
-        if self._heartbeat is not None:
-            self._heartbeat.end(trial._trial_id)
         if (known := self._frozen(trial)).state.is_finished():
+            self._heartbeat.end(trial.number)
             return known
         if outcome.error:
             trial.set_user_attr(ERROR, outcome.error[:2000])
-        attempt = trial.user_attrs.get(ATTEMPT, 0)
+        attempt = attempt_of(trial.user_attrs)
         if outcome is INTERRUPTED or (outcome.is_lost and attempt < self._settings.max_retries):
             with self.exclusively():
                 is_lost = outcome is not INTERRUPTED
@@ -185,12 +217,14 @@ class SweepStudy(SharedStudy):
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
         try:
-            return super()._tell(trial, state, values)
+            told = super()._tell(trial, state, values)
         except RuntimeError as error:
             if "Study.stop" not in str(error):
                 raise
-        self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
-        return self._frozen(trial)
+            self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
+            told = self._frozen(trial)
+        self._heartbeat.end(told.number)
+        return told
 
     def ranking(self) -> list[FrozenTrial]:
         """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""

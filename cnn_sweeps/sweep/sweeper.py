@@ -17,11 +17,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.commands import command_to_repeat, describe_command
 from cnn_sweeps.errors import OutageError, StudyOutageError, SweepError
+from cnn_sweeps.output import outlive_display
+from cnn_sweeps.patience import Backoff, patiently
 from cnn_sweeps.sweep.definition import describe_study
 from cnn_sweeps.sweep.executors import Executor, JobsAhead, choose_executor
 from cnn_sweeps.sweep.failures import FailureLimits
 from cnn_sweeps.sweep.interruption import Interruption
-from cnn_sweeps.sweep.ledger import OWNER
+from cnn_sweeps.sweep.ledger import RETRIED, error_of, owner_of, senseless_attributes
 from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.preparation import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.progress import (
@@ -54,6 +56,7 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
+    outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
@@ -86,7 +89,7 @@ def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[F
     finally:
         progress.close()
         executor.close()
-        with suppress(StudyOutageError):  # who goes on with the study finds them left
+        with suppress(OutageError):  # who goes on with the study finds them left
             sweep.abandon_running_trials()
         plan.application.end(status)
     if sweep.interruption.is_asked_for and not sweep.is_over:
@@ -120,6 +123,8 @@ class _Sweep:
         self._study, self._plan, self._settings = study, plan, plan.settings
         self._executor, self._progress, self._folder, self._application = executor, progress, folder, plan.application
         self._running: dict[int, tuple[Trial, Future[JobReturn]]] = {}
+        self._duplicates: list[tuple[Trial, FrozenTrial]] = []  # with what they repeat; not recorded yet
+        self._backoff, self._is_outage_told = Backoff(), False
         self._started = self._recorded = time.monotonic()
         self._shown = 0.0
         self._is_waiting_told = False
@@ -144,24 +149,53 @@ class _Sweep:
         try:
             self._run_trials()
         except SweepError:
-            self._report()
+            self._say_commands(self._report())
             raise
         ranking = self._report()
-        if self.is_over and ranking:
-            with self._interruptible():
-                for line in self._application.finish(self._study, self._executor):
-                    self._progress.say(line)
+        try:
+            if self.is_over:
+                self._check_success(ranking)
+                with self._interruptible():
+                    for line in self._application.finish(self._study, self._executor):
+                        self._progress.say(line)
+        finally:
+            self._say_commands(ranking)
         return ranking
 
+    def _check_success(self, ranking: list[FrozenTrial]) -> None:
+        """See that a trial has completed; those that failed are tried again when the sweep is continued."""
+        if ranking:
+            return
+        counts, failed = self._study.ledger.counts, self._study.failed
+        self._study.set_aside([trial.number for trial in failed])
+        if failed:
+            last = f"the last failure: {error_of(failed[-1]) or 'not known'}; "
+            advice = f"{last}correct the cause and give the same command, which tries them again, with"
+        elif counts["PRUNED"]:
+            advice = "choose a more patient hydra/sweeper/pruner, and a larger hydra.sweeper.n_trials, to go on with"
+        else:
+            advice = f"give it more time than hydra.sweeper.timeout_s={self._settings.timeout_s} to go on with"
+        raise SweepError(
+            f"no trial completed: {describe_counts(counts)}; {advice} hydra.sweeper.study_name={self._study.name}"
+        )
+
     def _run_trials(self) -> None:
+        for trial in self._study.trials:
+            if wrong := senseless_attributes(trial):
+                self._progress.say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
+        self._say_news()  # of a study that goes on
         self._recover()
         while True:
             self._fill_slots()
+            self._record_duplicates()
             self._show()
             if self._running or self._lacks_slots():
                 with self._interruptible():
                     self._executor.wait(_POLL_S)
                 self._collect()
+            elif self._duplicates:
+                with self._interruptible():
+                    patiently(self._record_first_duplicate, self._progress.say)
             elif self._may_go_on() and self._study.ledger.counts["RUNNING"]:
                 self._wait_for_others()
             else:
@@ -176,7 +210,7 @@ class _Sweep:
         """Wait for another controller's trials, which may yet be left to this one."""
         if not self._is_waiting_told:
             running = [trial for trial in self._study.trials if trial.state == TrialState.RUNNING]
-            owners = [trial.user_attrs.get(OWNER, {}) for trial in running]
+            owners = [owner_of(trial) for trial in running]
             where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
             self._progress.say(f"waiting for {len(running)} trials of {'; '.join(sorted(where))}; Ctrl-C ends it")
             self._is_waiting_told = True
@@ -193,8 +227,9 @@ class _Sweep:
 
     def abandon_running_trials(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
-        trials = [self._study.tell(trial, INTERRUPTED) for trial, _ in self._running.values()]
-        self._running = {}
+        under_way = [*self._running.values(), *self._duplicates]
+        trials = [self._study.tell(trial, INTERRUPTED) for trial, _ in under_way]
+        self._running, self._duplicates = {}, []
         if trials:
             self._application.close_lost(trials)
 
@@ -221,24 +256,49 @@ class _Sweep:
             self._plan.extend(trial)
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
         if original is not None:
-            self._application.record_duplicate(trial, original)
-            told = self._study.tell_duplicate(trial, original)
+            self._duplicates.append((trial, original))
             del self._running[trial.number]
-            self._progress.say(describe_trial(told))
+            self._record_duplicates()
             return
         overrides = [*(override_text(key, value) for key, value in trial.params.items()), *self._plan.space.fixed]
         self._running[trial.number] = (trial, self._executor.submit(overrides, trial.number))
 
+    def _record_duplicates(self) -> None:
+        """Record and tell what repeats finished trials; while the record cannot be written, it waits for that."""
+        while self._duplicates and self._backoff.is_over:
+            try:
+                with self._backoff.noting_outages():
+                    self._record_first_duplicate()
+            except StudyOutageError:
+                raise
+            except OutageError as error:
+                if not self._is_outage_told:
+                    self._progress.say(f"{error}; trials that equal others wait for it, those that run go on")
+                self._is_outage_told = True
+
+    def _record_first_duplicate(self) -> None:
+        trial, original = self._duplicates[0]
+        self._application.record_duplicate(trial, original)
+        told = self._study.tell_duplicate(trial, original)
+        del self._duplicates[0]
+        self._is_outage_told = False
+        self._progress.say(describe_trial(told))
+
     def _collect(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""
-        outcomes = [self._tell(*job) for job in list(self._running.values()) if job[1].done()]
-        for outcome, number in outcomes:
-            self._check_failures(outcome, number)
+        self._say_news()
+        told = [self._tell(*job) for job in list(self._running.values()) if job[1].done()]
+        for outcome, trial in told:
+            self._check_failures(outcome, trial)
         if time.monotonic() - self._recorded > _RECORD_EVERY_S:
             self._application.update(self._study)
             self._recorded = time.monotonic()
 
-    def _tell(self, trial: Trial, future: Future[JobReturn]) -> tuple[Outcome, int]:
+    def _say_news(self) -> None:
+        for line in self._application.news(self._study):
+            self._progress.say(line)
+
+    def _tell(self, trial: Trial, future: Future[JobReturn]) -> tuple[Outcome, FrozenTrial]:
         try:
             result: JobReturn | BaseException = future.exception() or future.result()
         except CancelledError as error:
@@ -251,7 +311,7 @@ class _Sweep:
         if not isinstance(result, JobReturn):
             self._application.close_lost([told])
         self._progress.say(describe_trial(told))
-        return outcome, trial.number
+        return outcome, told
 
     def _keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
         folder = self._folder / str(number)
@@ -261,13 +321,16 @@ class _Sweep:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
-    def _check_failures(self, outcome: Outcome, number: int) -> None:
+    def _check_failures(self, outcome: Outcome, trial: FrozenTrial) -> None:
         """Stop the sweep if going on makes no sense; its failures are tried again when it is continued."""
-        num_failed, total = self._study.ledger.counts["FAIL"], self._study.total
-        told = self._failure_limits.check(outcome, number, num_failed=num_failed, total=total)
+        is_retried, counts = bool(trial.user_attrs.get(RETRIED)), self._study.ledger.counts
+        told = self._failure_limits.check(
+            outcome, trial.number, is_retried=is_retried, counts=counts, total=self._study.total
+        )
         if told is None:
             return
-        self._study.set_aside(told.to_try_again)
+        every = [each.number for each in self._study.failed]
+        self._study.set_aside(told.to_try_again if counts["COMPLETE"] else every)
         if outcome.traceback and not outcome.is_told:
             self._progress.say(outcome.traceback.rstrip())
         advice = f"correct the cause and give the same command with hydra.sweeper.study_name={self._study.name}"
@@ -291,16 +354,23 @@ class _Sweep:
         study, say = self._study, self._progress.say
         ranking, num_objectives = study.ranking(), len(self._settings.direction)
         say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
-        if not self._has_total:
-            say(f"To go on:\n  {self.command_to_go_on}")
         if not ranking:
             say("no trial completed; the reasons are above and in the trials' folders")
             return ranking
         say(describe_ranking(ranking, num_objectives))
-        best = [override_text(key, value) for key, value in ranking[0].params.items()]
-        say(f"The best configuration, to run by itself:\n  {describe_command([*self._plan.space.fixed, *best])}")
+        if self._application.about_ranking:
+            say(self._application.about_ranking)
         _write_results(ranking, num_objectives, self._folder / "optimization_results.yaml")
         return ranking
+
+    def _say_commands(self, ranking: list[FrozenTrial]) -> None:
+        """Say, below all that came out, which commands go on from here."""
+        if not self._has_total:
+            self._progress.say(f"To go on:\n  {self.command_to_go_on}")
+        if ranking:
+            best = [override_text(key, value) for key, value in ranking[0].params.items()]
+            command = describe_command([*self._plan.space.fixed, *best])
+            self._progress.say(f"The best configuration, to run by itself:\n  {command}")
 
 
 def _write_results(ranking: list[FrozenTrial], num_objectives: int, file: Path) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyOutageError
 from cnn_sweeps.patience import Backoff, patiently
-from cnn_sweeps.sweep.ledger import DUPLICATE_OF, OWNER, SETTINGS_ID, has_settings, trial_tags
+from cnn_sweeps.sweep.ledger import DUPLICATE_OF, SETTINGS_ID, earlier_attempts, has_settings, owner_of, trial_tags
 from cnn_sweeps.sweep.samplers import build_pruner
 from cnn_sweeps.sweep.storage import open_patient_storage
 
@@ -69,6 +69,10 @@ class JobTrial:
     def tags(self) -> dict[str, str]:
         """What tells the trial from others in a record."""
         return trial_tags(self.study.study_name, self.number, self.user_attrs)
+
+    def earlier_attempts(self) -> list[FrozenTrial]:
+        """Give the trials that this one tries again, the last one first."""
+        return earlier_attempts(self.frozen, self.study.get_trials(deepcopy=False))
 
     def note(self, key: str, value: Any) -> None:
         """Keep something with the trial, JSON types, that it cannot do without.
@@ -135,7 +139,7 @@ class JobTrial:
             return otherwise
 
     def _completed(self) -> list[FrozenTrial]:
-        settings_id = self.user_attrs.get(OWNER, {}).get(SETTINGS_ID, "")
+        settings_id = owner_of(self.frozen).get(SETTINGS_ID, "")
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return [trial for trial in complete if has_settings(trial, settings_id)]
 

@@ -5,19 +5,55 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from hydra.core.utils import JobReturn
 from pebble import ProcessFuture, ProcessPool
+from pebble.pool.process import WorkerManager
 
 from cnn_sweeps.sweep.job_process import run_one_job, start_process
 from cnn_sweeps.sweep.machine import WorkerPlan
 from cnn_sweeps.sweep.outcome import is_out_of_memory
+
+_END_S = 30.0  # pebble kills a worker that does not end within 3 s
+
+
+class _Workers(WorkerManager):
+    """Pebble's, which takes a worker that ends with status 0 for one that has done its work, and waits for ever."""
+
+    def inspect_workers(self) -> tuple[tuple[int | None, int | None], ...]:
+        """Give number and exit code of each worker that has ended: whoever ends by himself is lost."""
+        ended = [worker for worker in list(self.workers.values()) if not worker.is_alive()]
+        for worker in ended:
+            assert worker.pid is not None
+            del self.workers[worker.pid]
+        return tuple((worker.pid, worker.exitcode) for worker in ended)
+
+
+class _Pool(ProcessPool):
+    """A pool of one worker that always ends."""
+
+    def __init__(self, context: BaseContext, initargs: Sequence[Any]) -> None:
+        """Have no worker before the first job."""
+        super().__init__(max_workers=1, initializer=start_process, initargs=initargs, context=context)
+        self._worker_manager = _Workers(1, self._context.worker_parameters, context)
+        self._pool_manager.worker_manager = self._worker_manager
+
+    def end(self) -> None:
+        """End the worker, whatever state it is in, and do not wait for what it will never send."""
+        self.stop()  # type: ignore[no-untyped-call]
+        joining = threading.Thread(target=self.join, daemon=True)
+        joining.start()
+        joining.join(_END_S)
+        for worker in list(self._worker_manager.workers.values()):
+            worker.kill()
 
 
 class WorkerPool:
@@ -52,8 +88,7 @@ class WorkerPool:
         """Run any importable function in a free worker."""
         slot = next(slot for slot in range(len(self._pools)) if slot not in self._busy or self._busy[slot].done())
         if self._is_spent(slot) or not self._pools[slot].active:  # pebble gives one up whose worker dies between jobs
-            self._pools[slot].stop()  # type: ignore[no-untyped-call]
-            self._pools[slot].join()
+            self._pools[slot].end()
             self._pools[slot] = self._start_pool(slot)
         future: ProcessFuture[Any] = self._pools[slot].schedule(function, arguments, timeout=timeout_s)
         self._busy[slot] = future
@@ -75,10 +110,9 @@ class WorkerPool:
             return is_out_of_memory(error)
         return bool(getattr(last.result(), "worker_mb", 0) > self._plan.max_worker_mb)
 
-    def _start_pool(self, slot: int) -> ProcessPool:
-        context = multiprocessing.get_context("spawn")
+    def _start_pool(self, slot: int) -> _Pool:
         initargs = (self._setup_file.name, self._plan.environments[slot])
-        pool = ProcessPool(max_workers=1, initializer=start_process, initargs=initargs, context=context)
+        pool = _Pool(multiprocessing.get_context("spawn"), initargs)
         with without_ctrl_c():
             pool.schedule(_be_ready)
         return pool
@@ -88,7 +122,7 @@ class WorkerPool:
         for pool in self._pools:
             pool.stop()  # type: ignore[no-untyped-call]
         for pool in self._pools:
-            pool.join()
+            pool.end()
         self._setup_file.close()
 
 

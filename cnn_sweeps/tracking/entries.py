@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, Field
+
+from cnn_sweeps.plain_files import check_plain_name
+from cnn_sweeps.tracking.store import check_place_of_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +23,23 @@ if TYPE_CHECKING:
 MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
 """The files of a model's entry: the network, and float32 (1, height, width, channels) in 0 to 1."""
 
+MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
+"""What a model's entry may require."""
+
 Content = dict[str, Any]
+
+
+def check_entry(kind: str, content: Content, *, has_files: bool) -> None:
+    """See that an entry that was read from a file is one that this program writes.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if kind not in _CONTENTS:
+        raise ValueError(f"{kind[:40]!r} is no kind of entry")
+    _CONTENTS[kind].model_validate(content)
+    if has_files != (kind in ("files", "model")):
+        raise ValueError(f"an entry of {kind} {'has no' if has_files else 'has'} files")
 
 
 def write_entry(run_id: str, kind: str, content: Content, files: Path | None) -> Any:
@@ -36,10 +56,14 @@ def write_entry(run_id: str, kind: str, content: Content, files: Path | None) ->
 
     Raises:
         MlflowException, OSError: if that cannot be done.
+        TrackingError: if the store has its files where the user's password may not go.
     """
     from mlflow import MlflowClient
 
-    return _WRITERS[kind](MlflowClient(), run_id, content, files)
+    client = MlflowClient()
+    if files is not None:
+        check_place_of_files(client.get_run(run_id).info.artifact_uri)
+    return _WRITERS[kind](client, run_id, content, files)
 
 
 def _write_metrics(client: MlflowClient, run_id: str, content: Content, _files: Path | None) -> None:
@@ -89,7 +113,7 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     """`metadata`: kept with it; `num_outputs`: numbers for each image; `requirements`: as pip takes them."""
     import mlflow
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     assert files is not None
     # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
@@ -97,6 +121,7 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, content["num_outputs"]))]),
+        params=ParamSchema([ParamSpec("classes", DataType.boolean, default=False)]),  # names instead of probabilities
     )
     if mlflow.active_run() is None:  # MLflow takes the experiment from what is active
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
@@ -115,6 +140,55 @@ def _write_model(client: MlflowClient, run_id: str, content: Content, files: Pat
     return str(logged.model_uri)
 
 
+def _check_folder(path: str) -> str:
+    return "/".join(map(check_plain_name, path.split("/")))
+
+
+_Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
+_Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\w.+!-]+$")]
+
+
+class _Metrics(BaseModel):
+    metrics: list[tuple[str, float, _Milliseconds, Annotated[int, Field(ge=-(2**53), lt=2**53)]]]
+
+
+class _Params(BaseModel):
+    params: dict[str, str]
+
+
+class _Tags(BaseModel):
+    tags: dict[str, str]
+
+
+class _Data(BaseModel):
+    dataset: dict[str, str | None]
+    context: str
+
+
+class _Files(BaseModel):
+    path: Annotated[str, AfterValidator(_check_folder)] | None
+
+
+class _End(BaseModel):
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    end_time: _Milliseconds
+
+
+class _Model(BaseModel):
+    metadata: dict[str, Any]
+    num_outputs: Annotated[int, Field(ge=1)]
+    requirements: list[_Requirement]
+
+
+_CONTENTS: dict[str, type[BaseModel]] = {
+    "metrics": _Metrics,
+    "params": _Params,
+    "tags": _Tags,
+    "data": _Data,
+    "files": _Files,
+    "end": _End,
+    "model": _Model,
+}
 _WRITERS: dict[str, Callable[[MlflowClient, str, Content, Path | None], Any]] = {
     "metrics": _write_metrics,
     "params": _write_params,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,18 +11,24 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import find_existing_store, registered_models, store_errors, unknown_as
+from cnn_sweeps.tracking.store import (
+    check_place_of_files,
+    find_existing_store,
+    is_run_id,
+    registered_models,
+    store_errors,
+    unknown_as,
+)
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
 
 MODEL_FORMS = "an alias (champion), NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model"
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ABOUT_FILE = "MLmodel"
 
 
@@ -96,7 +101,7 @@ def _parse(text: str) -> _Reference:
         raise ModelError(f"model={text}: {missing}; give {MODEL_FORMS}")
     if slash:
         return _Reference(text, name=name, version=version)
-    if _RUN_ID.fullmatch(text):
+    if is_run_id(text):
         return _Reference(text, run_id=text)
     name, _, alias = text.rpartition("@")
     return _Reference(text, name=name or None, alias=alias)
@@ -113,7 +118,9 @@ def _folder_of(reference: _Reference, uri: str | None) -> Iterator[Path]:
     with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
         with store_errors():
             mlflow.set_tracking_uri(store)
-            found = _locate(reference, mlflow.MlflowClient())
+            client = mlflow.MlflowClient()
+            found = _locate(reference, client)
+            check_place_of_files(_place_of(found, client))
             folder = mlflow.artifacts.download_artifacts(artifact_uri=found, dst_path=temporary)
         yield Path(folder)
 
@@ -145,6 +152,15 @@ def _locate(reference: _Reference, client: MlflowClient) -> str:
     return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
 
 
+def _place_of(address: str, client: MlflowClient) -> str:
+    """Give where the store says that the files of a model are, of its address there."""
+    name = address.removeprefix("models:/")
+    if "/" in name:  # a version, which is of a model with an id
+        address = client.get_model_version_download_uri(*name.split("/"))
+        name = address.removeprefix("models:/")
+    return str(client.get_logged_model(name).artifact_location) if address.startswith("models:/") else address
+
+
 def _describe_registry(client: MlflowClient) -> str:
     names = [
         f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'})"
@@ -157,7 +173,7 @@ def _read_record(folder: Path, text: str) -> ModelRecord:
     try:
         about = yaml.safe_load((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
         return TypeAdapter(ModelRecord).validate_python(about["metadata"][RECORD_KEY])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValidationError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
         raise ModelError(
             f"model={text}: its {_ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE
+from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE, MODEL_PACKAGES
 from cnn_sweeps.tracking.outbox import write
 from cnn_sweeps.tracking.store import store_errors
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MODEL_REQUIREMENTS = ("keras", "tensorflow", "numpy")
 RECORD_KEY = "cnn_sweeps"
 """What a model's record is called in its MLflow metadata."""
 KERAS_FILE = f"artifacts/{MODEL_FILE}"
@@ -66,7 +65,7 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
     content = {
         "metadata": record.as_metadata(),
         "num_outputs": model.output_shape[1],
-        "requirements": [f"{package}=={version(package)}" for package in _MODEL_REQUIREMENTS],
+        "requirements": [f"{package}=={version(package)}" for package in MODEL_PACKAGES],
     }
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / MODEL_FILE)
@@ -77,12 +76,14 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
 
 @store_errors()
 def register_champion(name: str, model_uri: str, tags: dict[str, str], value: float, *, minimize: bool) -> str:
-    """Register a logged model as a new version; make it `champion` unless that one has a better comparable value.
+    """Register a logged model as a new version; make it `champion` if there is none, or if its value is better.
+
+    Values are compared only on the same data and metric: of another champion nothing can be said, and it stays.
 
     Args:
         name: of the registered model.
         model_uri: of the logged model.
-        tags: of the version; those values are comparable whose tags under "comparable." are equal.
+        tags: of the version; `comparable.data` and `comparable.metric` say what the value is measured on and as.
         value: the objective.
         minimize: whether lower is better.
 
@@ -98,15 +99,25 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
         champion = client.get_model_version_by_alias(name, "champion")
     except MlflowException:
         champion = None
-    if champion is not None and _comparable(champion.tags) == _comparable(tags):
-        before = float(champion.tags["objective.value"])
-        if before <= value if minimize else before >= value:
-            return (
-                f"registered as {name} version {registered.version}; "
-                f"version {champion.version} stays champion with {before:.4g}"
-            )
+    told = f"registered as {name} version {registered.version}"
+    if champion is not None and (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
+        return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
-    return f"registered as {name} version {registered.version}, alias champion"
+    return f"{told}, alias champion"
+
+
+def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *, minimize: bool) -> str | None:
+    """Say why a champion with these tags stays, after "stays champion"; None if the new value is better."""
+    advice = "; to replace it, give the alias in MLflow, or set tracking.registered_model to another name"
+    reached = _objective_value(before)
+    if reached is None:
+        return f": no sweep has registered it, so that its value is not known{advice}"
+    for key, what in (("comparable.data", "other images, classes or split"), ("comparable.metric", "another metric")):
+        if before.get(key) != now.get(key):
+            known = before.get(key, "not recorded")
+            return f": its value is of {what} ({known}, now {now.get(key)}){advice}"
+    is_better = value < reached if minimize else value > reached
+    return None if is_better else f" with {reached:.4g}"
 
 
 @store_errors()
@@ -119,5 +130,9 @@ def register_beside(name: str, model_uri: str, tags: dict[str, str], alias: str)
     return f"registered as {name} version {registered.version}, alias {alias}"
 
 
-def _comparable(tags: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if key.startswith("comparable.")}
+def _objective_value(tags: dict[str, str]) -> float | None:
+    """Give the objective that a version's tags, which anybody may have written, tell; None if that is no number."""
+    try:
+        return float(tags["objective.value"])
+    except (KeyError, ValueError):
+        return None

@@ -3,32 +3,66 @@
 `outbox/RUN_ID` beside the run's log then holds each entry that waits as `000001.json`, with its files in `000001`, and
 `about.json` with the store's address. Entries are written in their order, with the times of then, and each leaves the
 folder once the store has it, so that nothing is written twice.
+
+Such a folder may come from anybody: names in it lead nowhere else, links are not followed, and what makes no sense is
+left where it is.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.locks import file_lock
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import Backoff
-from cnn_sweeps.tracking.entries import Content, write_entry
-from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, store_errors
-from cnn_sweeps.whole_files import disk_errors, replace_whole
+from cnn_sweeps.plain_files import NotPlainError, check_plain_name, copy_plain_files, opened_folder, read_plain_file
+from cnn_sweeps.tracking.entries import Content, check_entry, write_entry
+from cnn_sweeps.tracking.store import (
+    absolute_uri,
+    find_existing_store,
+    is_recorded_as,
+    is_run_id,
+    store_errors,
+    user_uri,
+)
+from cnn_sweeps.whole_files import disk_errors, is_disk_full, replace_whole
 
 log = logging.getLogger(__name__)
 
 FOLDER, _ABOUT = "outbox", "about.json"
+_ENTRY = re.compile(r"[0-9]{6,12}\.json")
+_MOST_ENTRY_BYTES, _MOST_FILES_BYTES = 2**26, 2**31
 _LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")  # they log each failed request, with its traceback
+
+
+class _About(BaseModel):
+    uri: Annotated[str, Field(pattern=r"^[!-~]{1,1000}$")]  # one word, which a terminal shows as it is
+
+
+class _Entry(BaseModel):
+    kind: str
+    content: Content
+    has_files: bool
+    file: Annotated[str, AfterValidator(check_plain_name)] | None
+
+
+class _SenselessError(Exception):
+    """What is kept is not what this program keeps; the message says why."""
 
 
 class Outbox:
@@ -77,63 +111,112 @@ class Outbox:
         if not (self._backoff.is_over or at_once):
             return False
         try:
-            with self._backoff.noting_outages(), self._disk_errors(), self._locked(), store_errors(), _quiet():
+            with self._backoff.noting_outages(), self._disk_errors(), self._locked():
                 self._deliver_all()
         except TrackingOutageError:
             return False
-        except TrackingError as error:
-            reason = str(error).rpartition(";")[0]
-            raise TrackingError(f"{self.folder}: cannot be delivered ({reason}); correct that, or remove it") from error
+        except (TrackingError, _SenselessError) as error:
+            raise self._undeliverable(error) from error
         log.info("the tracking store has all of the run again")
         return True
 
+    def _undeliverable(self, error: TrackingError | _SenselessError) -> TrackingError:
+        reason = str(error).rpartition(";")[0] or str(error)
+        return TrackingError(f"{self.folder}: cannot be delivered ({reason}); correct that, or remove it")
+
+    def why_senseless(self) -> str | None:
+        """Say why what waits can never be delivered; None if nothing speaks against it."""
+        try:
+            with self._opened() as folder:
+                for name in _entry_names(folder):
+                    _read_entry(folder, name)
+        except FileNotFoundError:  # another process delivers it
+            return None
+        except _SenselessError as error:
+            return str(self._undeliverable(error)).rpartition(";")[0]
+        return None
+
     @property
     def recorded_uri(self) -> str:
-        """The address of the store that what waits is for, without the password that it may have."""
-        assert self.folder is not None
-        return str(json.loads((self.folder / _ABOUT).read_text(encoding="utf-8"))["uri"])
+        """The address of the store that what waits is for, without the password that it may have.
+
+        Whoever wrote the folder has put it there: nobody's password may go to it unless the user names it, too.
+
+        Raises:
+            FileNotFoundError: if nothing waits any longer.
+            TrackingError: if it makes no sense.
+        """
+        try:
+            with self._opened() as folder, _senseless_told(_ABOUT):
+                return _About.model_validate_json(read_plain_file(folder, _ABOUT, _MOST_ENTRY_BYTES)).uri
+        except _SenselessError as error:
+            if not self.num_waiting:
+                raise FileNotFoundError from error
+            raise self._undeliverable(error) from error
 
     @property
     def begun(self) -> float:
         """When the first entry that waits was kept; 0 if nothing waits."""
         assert self.folder is not None
-        with suppress(FileNotFoundError):
-            return (self.folder / _ABOUT).stat().st_mtime
+        with suppress(OSError):
+            return (self.folder / _ABOUT).lstat().st_mtime
         return 0.0
 
     @property
     def num_waiting(self) -> int:
         """How many entries wait."""
-        return len(self._entries())
+        with suppress(FileNotFoundError, _SenselessError), self._opened() as folder:
+            return len(_entry_names(folder))
+        return 0
 
     def keep(self, kind: str, content: Content, files: Path | None = None) -> None:
         """Keep an entry, after those that wait.
 
         Raises:
             DiskError: if that cannot be done.
+            TrackingError: if the folder is a link.
         """
+        try:
+            with self._disk_errors(), self._locked():
+                self._keep(kind, content, files)
+        except _SenselessError as error:
+            raise self._undeliverable(error) from error
+
+    def _keep(self, kind: str, content: Content, files: Path | None) -> None:
         import mlflow
 
         assert self.folder is not None
-        with self._disk_errors(), self._locked():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / _ABOUT).exists():
-                uri = hide_passwords(absolute_uri(mlflow.get_tracking_uri()))
-                _write_json(self.folder / _ABOUT, {"uri": uri})
-            last = max((int(entry.stem) for entry in self._entries()), default=0)
-            entry = self.folder / f"{last + 1:06d}.json"
-            if files is not None:
-                shutil.rmtree(entry.with_suffix(""), ignore_errors=True)  # of one that was cut off
-                _copy(files, entry.with_suffix(""))
-            name = None if files is None or files.is_dir() else files.name
-            _write_json(entry, {"kind": kind, "content": content, "has_files": files is not None, "file": name})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._opened() as folder:  # and no link to another one
+            last = max((int(Path(name).stem) for name in _entry_names(folder)), default=0)
+        if not (self.folder / _ABOUT).exists():
+            uri = hide_passwords(absolute_uri(mlflow.get_tracking_uri()))
+            _write_json(self.folder / _ABOUT, {"uri": uri})
+        entry = self.folder / f"{last + 1:06d}.json"
+        if files is not None:
+            shutil.rmtree(entry.with_suffix(""), ignore_errors=True)  # of one that was cut off
+            _copy(files, entry.with_suffix(""))
+        name = None if files is None or files.is_dir() else files.name
+        _write_json(entry, {"kind": kind, "content": content, "has_files": files is not None, "file": name})
 
-    def _entries(self) -> list[Path]:
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Give a descriptor of the folder.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            _SenselessError: if it is a link, or no folder.
+        """
         if self.folder is None:
-            return []
-        with suppress(FileNotFoundError):  # while another process removes it
-            return sorted(self.folder.glob("[0-9]*.json"))
-        return []
+            raise FileNotFoundError
+        with ExitStack() as opened_one:
+            try:
+                folder = opened_one.enter_context(opened_folder(self.folder.parent.parent, FOLDER, self.run_id))
+            except FileNotFoundError:
+                raise
+            except (NotPlainError, OSError) as error:
+                raise _SenselessError(str(error)) from error
+            yield folder
 
     def _deliver_all(self) -> None:
         import mlflow
@@ -141,16 +224,19 @@ class Outbox:
         assert self.folder is not None
         if (uri := mlflow.get_tracking_uri()).startswith("http"):
             find_existing_store(uri)  # soon tells what a request may take a minute to find out
-        for entry in self._entries():
-            about = json.loads(entry.read_text(encoding="utf-8"))
-            files = entry.with_suffix("") if about["has_files"] else None
-            if files is not None and about["file"] is not None:
-                files /= about["file"]
-            write_entry(self.run_id, about["kind"], about["content"], files)
-            entry.unlink()
-            shutil.rmtree(entry.with_suffix(""), ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(FileNotFoundError), self._opened() as folder:
+            for name in _entry_names(folder):
+                with tempfile.TemporaryDirectory() as copies:  # which nobody can replace while they are sent
+                    entry = _read_entry(folder, name)
+                    files = _copy_files(folder, Path(name).stem, entry, Path(copies))
+                    with store_errors(), _quiet():
+                        write_entry(self.run_id, entry.kind, entry.content, files)
+                os.unlink(name, dir_fd=folder)
+                shutil.rmtree(Path(name).stem, ignore_errors=True, dir_fd=folder)
+            with suppress(OSError):
+                os.unlink(_ABOUT, dir_fd=folder)
         with suppress(OSError):
+            self.folder.rmdir()
             self.folder.parent.rmdir()
             self._lock_file.unlink()
 
@@ -166,27 +252,80 @@ class Outbox:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process at a time write or keep: the run's own, its sweep's, or that of a person who delivers."""
-        with file_lock(self._lock_file, wait=True):
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(file_lock(self._lock_file, wait=True))
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    raise _SenselessError(f"{self._lock_file.name} is a link, or no file") from error
+                raise
             yield
 
 
+def _entry_names(folder: int) -> list[str]:
+    names = filter(_ENTRY.fullmatch, os.listdir(folder))
+    return sorted(names, key=lambda name: int(Path(name).stem))
+
+
+def _read_entry(folder: int, name: str) -> _Entry:
+    with _senseless_told(name):
+        entry = _Entry.model_validate_json(read_plain_file(folder, name, _MOST_ENTRY_BYTES))
+        check_entry(entry.kind, entry.content, has_files=entry.has_files)
+    return entry
+
+
+def _copy_files(folder: int, name: str, entry: _Entry, target: Path) -> Path | None:
+    """Copy the files of an entry, if it has some; give the copy, of its only file or of a folder."""
+    if not entry.has_files:
+        return None
+    with _senseless_told(name):
+        copy_plain_files(folder, name, target / name, _MOST_FILES_BYTES)
+    return target / name if entry.file is None else target / name / entry.file
+
+
+@contextmanager
+def _senseless_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise _SenselessError(f"{name}: {error.errors()[0]['msg']}") from error
+    except (NotPlainError, ValueError) as error:
+        raise _SenselessError(f"{name}: {error}") from error
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise _SenselessError(f"{name}: {error.strerror}") from error
+
+
 def find_outboxes(folder: Path) -> list[Outbox]:
-    """Give the outboxes in which something waits, in a folder at any depth or the folder itself, oldest first."""
+    """Give the outboxes in which something waits, in a folder at any depth or the folder itself, oldest first.
+
+    No link below the folder is followed, and other folders that are called "outbox" are left alone.
+    """
     places = [Path(place) for place, _, _ in os.walk(folder)]  # which takes it that others remove folders meanwhile
-    found = [Outbox(place.parent.parent, place.name) for place in places if place.parent.name == FOLDER]
+    is_outbox = [place.parent.name == FOLDER and is_run_id(place.name) for place in places]
+    found = [Outbox(place.parent.parent, place.name) for place in compress(places, is_outbox)]
     found.sort(key=lambda outbox: outbox.begun)
     return [outbox for outbox in found if outbox.num_waiting]
 
 
-def deliver_all(folder: Path) -> None:
-    """Write all that waits in a folder, at any depth.
+def deliver_all(folder: Path, say: Callable[[TrackingError], None] = log.warning) -> None:
+    """Write all that waits in a folder, at any depth; of a run of which something cannot be delivered, what is before.
+
+    Args:
+        folder: of the runs.
+        say: is told what cannot be delivered of a run; the others are.
 
     Raises:
         TrackingOutageError: if the store is still away.
-        TrackingError: if it refuses something.
     """
     for outbox in find_outboxes(folder):
-        if not outbox.deliver(at_once=True):
+        try:
+            is_delivered = outbox.deliver(at_once=True)
+        except TrackingError as error:
+            say(error)
+            continue
+        if not is_delivered:
             raise TrackingOutageError(
                 f"{outbox.folder}: waits for the tracking store, which does not answer; start it and give the same "
                 "command again"
@@ -200,9 +339,17 @@ def deliver_or_tell(folder: Path) -> None:
     except TrackingError as error:
         num_waiting = sum(outbox.num_waiting for outbox in find_outboxes(folder))
         log.warning(
-            "%s; %d entries of the record wait in %s; once the store is back, give:\n  python -m cnn_sweeps.deliver %s",
-            *(str(error).rpartition(";")[0], num_waiting, folder, shlex.quote(str(folder))),
+            "%s; %d entries of the record wait in %s; once the store is back, give:\n  %s",
+            *(str(error).rpartition(";")[0], num_waiting, folder, _command_to_deliver(folder)),
         )
+
+
+def _command_to_deliver(folder: Path) -> str:
+    import mlflow
+
+    uri = hide_passwords(absolute_uri(mlflow.get_tracking_uri()))
+    named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri}"]
+    return shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
 
 
 # The runs of this process that are open, the innermost last.

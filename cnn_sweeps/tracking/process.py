@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.passwords import hide_passwords_of_word
 from cnn_sweeps.threads import count_threads
 
 THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
+_CHECKOUT = Path(__file__).parents[2]
+"""Where the project's own `.git` is if this code runs from a checkout."""
 _GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
 
@@ -26,19 +29,40 @@ def describe_process() -> dict[str, str]:
     tags["version.python"] = platform.python_version()
     tags["platform"] = platform.platform()
     tags[THREADS_TAG] = str(count_threads())
-    tags["command"] = hide_passwords(shlex.join(["python", *sys.orig_argv[1:]]))
+    tags["command"] = shlex.join(["python", *map(hide_passwords_of_word, sys.orig_argv[1:])])
     return tags | owner_tags() | _git_tags()
 
 
 @cache  # git takes longer the more this process holds in memory
 def _git_tags() -> dict[str, str]:
-    """Commit of this code's checkout, else of the working folder's, and whether files differ from it; else nothing."""
-    for folder in (Path(__file__).parent, Path.cwd()):
-        git = ["git", "-C", str(folder)]
-        try:
-            commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, **_GIT).stdout.strip()
-            changes = subprocess.run([*git, "status", "--porcelain"], check=True, **_GIT).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
-    return {}
+    """Commit of this code's own checkout, and whether files differ from it; nothing if it runs from no checkout.
+
+    No other repository is asked, such as one around the working folder or around an environment: `git status` runs
+    programs that a repository's configuration names.
+    """
+    if not (_CHECKOUT / ".git").exists():
+        return {}
+    # A git that started this process, for a hook, names its own repository in variables.
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_") or "_CONFIG" in key}
+    git = ["git", "-C", str(_CHECKOUT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, env=environment, **_GIT).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], check=True, env=environment, **_GIT).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def keep_git_from_helpers() -> None:
+    """Have no git that this process starts run what a repository's configuration names.
+
+    MLflow asks git about the program's folder. Off are hooks, a monitor of changed files, and the fetching of objects.
+    """
+    count = os.environ.get("GIT_CONFIG_COUNT", "")
+    number = int(count) if count.isdecimal() else 0
+    if os.environ.get(f"GIT_CONFIG_KEY_{number - 1}") != "core.hooksPath":
+        settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+        for position, (key, text) in enumerate(settings.items(), number):
+            os.environ |= {f"GIT_CONFIG_KEY_{position}": key, f"GIT_CONFIG_VALUE_{position}": text}
+        os.environ["GIT_CONFIG_COUNT"] = str(number + len(settings))
+    os.environ["GIT_NO_LAZY_FETCH"] = "1"

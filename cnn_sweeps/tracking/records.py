@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
-from cnn_sweeps.tracking.store import store_errors, unknown_as
+from cnn_sweeps.tracking.store import check_place_of_files, store_errors, unknown_as
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
+_MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
+
+
+class _Data(BaseModel):
+    source: str
+    fingerprint: str
+    images: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,16 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     with unknown_as(TrackingError(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows")):
         run = client.get_run(run_id)
     _check_whole(run)
+    check_place_of_files(run.info.artifact_uri)
     _check_files(run, client)
-    texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
-    data = json.loads(texts["data.json"])
+    try:
+        texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
+        data = _Data.model_validate_json(texts["data.json"])
+    except ValueError as error:
+        raise TrackingError(
+            f"{run_id}: the files of the run {run.info.run_name} make no sense ({type(error).__name__}); "
+            "give another run"
+        ) from error
     return RunRecord(
         run_id=run_id,
         name=run.info.run_name,
@@ -92,9 +107,9 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         tags=dict(run.data.tags),
         config=texts["config.yaml"],
         overrides=texts["overrides.yaml"],
-        data_source=data["source"],
-        data_fingerprint=data["fingerprint"],
-        num_images={split: sum(of_class.values()) for split, of_class in data["images"].items()},
+        data_source=data.source,
+        data_fingerprint=data.fingerprint,
+        num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
         measured=read_measured(run_id),
     )
 
@@ -117,11 +132,17 @@ def _check_whole(run: Run) -> None:
 
 
 def _check_files(run: Run, client: MlflowClient) -> None:
-    missing = _NEEDED_FILES - {file.path for file in client.list_artifacts(run.info.run_id)}
+    sizes = {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
+    missing = _NEEDED_FILES - sizes.keys()
     if missing:
         raise TrackingError(
             f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
             "before its training began, or its files were removed; give another run"
+        )
+    if large := sorted(name for name in _NEEDED_FILES if sizes[name] > _MOST_BYTES):
+        raise TrackingError(
+            f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, and should "
+            f"have at most {_MOST_BYTES:,}; give another run"
         )
 
 
@@ -140,7 +161,8 @@ def read_measured(run_id: str) -> dict[str, TrainingRecord]:
 
 def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
     history = client.get_metric_history(run.info.run_id, "val_log_loss")
-    final = {name: value for name, value in run.data.metrics.items() if name.startswith(("final_", "test_"))}
+    compared = ("final_", "test_", "decision_threshold")
+    final = {name: value for name, value in run.data.metrics.items() if name.startswith(compared)}
     return TrainingRecord({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
 
 

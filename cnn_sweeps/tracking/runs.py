@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.errors import TrackingOutageError, UserError
+from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.owners import owner_tags
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.patience import patiently
 from cnn_sweeps.schema import TrackingConfig
-from cnn_sweeps.tracking.outbox import Outbox, deliver_all, deliver_or_tell, opened, write
+from cnn_sweeps.tracking.outbox import Outbox, deliver_or_tell, opened, write
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
 
@@ -65,10 +65,10 @@ def tracked_run(
         is_nested = outer is not None or PARENT_TAG in tags
         all_tags = tags | {_FOLDER_TAG: str(folder)}
         start = partial(_start_run, uri, config, name, resumed_run_id, all_tags, is_nested=is_nested)
-        run_id = patiently(start, log.warning) if is_nested else start()
+        run_id, known = patiently(start, log.warning) if is_nested else start()
         with opened(Outbox(folder, run_id)):
-            if run_id != resumed_run_id:
-                write("params", {"params": {key: hide_passwords(str(value)) for key, value in settings.items()}})
+            if new := {key: hide_passwords(str(value)) for key, value in settings.items() if key not in known}:
+                write("params", {"params": new})
             yield run_id
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
@@ -109,6 +109,33 @@ def reopened_run(uri: str, run_id: str) -> Iterator[None]:
         raise
     finally:
         _end_run(outbox, status)
+
+
+@store_errors()
+def find_part(run_id: str, name: str) -> str | None:
+    """Give the newest part of this name that a run of the store in use has.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    parts = client.search_runs(
+        [client.get_run(run_id).info.experiment_id],
+        f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.run_name = '{name}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return str(parts[0].info.run_id) if parts else None
+
+
+def adopt(part_id: str, run_id: str, folder: Path) -> None:
+    """Make a run a part of another one than before; in `folder` that waits for a store that does not answer."""
+    try:
+        Outbox(folder, part_id).write("tags", {"tags": {PARENT_TAG: run_id}})
+    except TrackingError as error:  # somebody has deleted it
+        log.warning("a part that was finished before is not shown below the run: %s", error)
 
 
 def log_data(dataset: ImageDataset, counts: dict[str, dict[str, int]], description: str) -> None:
@@ -167,14 +194,19 @@ def log_files(folder: Path) -> None:
 @store_errors()
 def _start_run(
     uri: str, config: TrackingConfig, name: str, resumed_run_id: str | None, tags: dict[str, str], *, is_nested: bool
-) -> str:
+) -> tuple[str, dict[str, str]]:
+    """Start a run, or go on with the resumed one; give its id and those of its parameters that it has."""
     import mlflow
 
     with connected(uri, config.experiment_name) as experiment_id:
         if resumed_run_id is not None and _has_run(resumed_run_id):
             _deliver_of_earlier_part(resumed_run_id)
-            mlflow.start_run(resumed_run_id, tags=owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]})
-            return resumed_run_id
+            mlflow.start_run(
+                resumed_run_id,
+                nested=mlflow.active_run() is not None,
+                tags=owner_tags() | {_FOLDER_TAG: tags[_FOLDER_TAG]},
+            )
+            return resumed_run_id, dict(mlflow.get_run(resumed_run_id).data.params)
         if not is_nested:
             close_abandoned_runs(experiment_id)
     run = mlflow.start_run(
@@ -184,7 +216,7 @@ def _start_run(
         tags=describe_process() | tags,
         log_system_metrics=False,
     )
-    return str(run.info.run_id)
+    return str(run.info.run_id), {}
 
 
 def _deliver_of_earlier_part(run_id: str) -> None:
@@ -192,8 +224,17 @@ def _deliver_of_earlier_part(run_id: str) -> None:
     import mlflow
 
     folder = mlflow.get_run(run_id).data.tags.get(_FOLDER_TAG)
-    if folder is not None:
-        deliver_all(Path(folder))
+    if folder is None:
+        return
+    try:  # that run's own alone: anybody who writes to the store can have it name any folder
+        is_delivered = Outbox(Path(folder), run_id).deliver(at_once=True)
+    except TrackingOutageError:
+        raise
+    except TrackingError as error:
+        log.warning("%s", error)
+        return
+    if not is_delivered:
+        raise TrackingOutageError(f"{folder}: what waits there was not delivered; give the same command again")
 
 
 def _write_last(outbox: Outbox, tags: dict[str, str], log_file: Path) -> None:

@@ -5,12 +5,13 @@ Pixels need Keras and NumPy alone; encoded images are decoded by this package, w
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from mlflow.exceptions import MlflowException
-from mlflow.models import set_model
+from mlflow.models import Model, set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
@@ -19,25 +20,30 @@ _IMAGES_A_CALL = 64
 
 
 class ServedModel(PythonModel):
-    """Gives the probabilities of encoded images, or of images as pixels."""
+    """Gives the probabilities, or the classes, of encoded images, or of images as pixels."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the network, which runs no code of the file's own."""
         self._network = keras.saving.load_model(context.artifacts["model"], safe_mode=True)
         self._image_shape = tuple(self._network.input_shape[1:])
+        about = Model.load(str(Path(context.artifacts["model"]).parents[1]))
+        self._record: dict[str, Any] = (about.metadata or {})["cnn_sweeps"]
 
     def predict(
         self,
         context: PythonModelContext,  # noqa: ARG002  MLflow hands it over
         model_input: np.ndarray,  # the only hint that MLflow takes without a warning
-        params: dict[str, Any] | None = None,  # noqa: ARG002
-    ) -> NDArray[np.float32]:
+        params: dict[str, Any] | None = None,
+    ) -> NDArray[Any]:
         """Give the probability of the second of two classes, float32 (N, 1), or of each of more classes, (N, C).
+
+        With `classes` among the parameters, the name of each image's class instead, (N,): of two classes the second one
+        from the model's decision threshold on, of more the most probable one.
 
         Args:
             context: of the model.
             model_input: N image files of any kind in Base64, (N,), or pixels in 0 to 1, (N, height, width, channels).
-            params: none.
+            params: `classes`, true or false.
 
         Raises:
             MlflowException: if they are neither; a client gets it with status 400.
@@ -48,7 +54,15 @@ class ServedModel(PythonModel):
             keras.ops.convert_to_numpy(self._network(pixels[start : start + _IMAGES_A_CALL], training=False))
             for start in range(0, max(1, len(pixels)), _IMAGES_A_CALL)
         ]
-        return np.concatenate(outputs)
+        probabilities = np.concatenate(outputs)
+        return self._choose(probabilities) if (params or {}).get("classes") else probabilities
+
+    def _choose(self, outputs: NDArray[np.float32]) -> NDArray[np.object_]:
+        threshold = self._record["decision_threshold"]
+        is_second = outputs[:, 0].astype(np.float64) >= (0.5 if threshold is None else threshold)
+        classes = is_second.astype(np.int64) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
+        names: NDArray[np.object_] = np.array(self._record["class_names"], object)[classes]
+        return names
 
     def _check(self, given: NDArray[Any]) -> NDArray[np.float32]:
         expected = f"allowed: image files in Base64, or pixels in 0 to 1 of shape (N, {str(self._image_shape)[1:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -30,6 +31,7 @@ _SQLITE = "sqlite:///"
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _Found = TypeVar("_Found")
 
 
@@ -60,8 +62,18 @@ def find_existing_store(uri: str | None) -> str:
     return found
 
 
+def user_uri(named: str | None) -> str:
+    """Give the address of the store that the user gave: the named one, else the environment's, else the default."""
+    return named or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+
+
+def is_run_id(text: object) -> bool:
+    """Tell whether something that a record names as a run's id is one, so that it is safe in a path and in a query."""
+    return isinstance(text, str) and _RUN_ID.fullmatch(text) is not None
+
+
 def _answering_uri(named: str | None) -> str:
-    uri = named or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    uri = user_uri(named)
     if uri.startswith(("http://", "https://")):
         try:
             _pass_on_credentials(uri)
@@ -98,9 +110,35 @@ def _without_credentials(uri: str) -> str:
 
 def is_recorded_as(uri: str, recorded: str) -> bool:
     """Tell whether an address, perhaps with a password, is the one that a record names without it."""
+    uri, recorded = absolute_uri(uri), absolute_uri(recorded)
     if uri.startswith(("http://", "https://")):
         return _without_credentials(uri) == recorded
     return hide_passwords(uri) == recorded
+
+
+def check_place_of_files(address: str) -> None:
+    """See that files are on no other MLflow server than the one in use: MLflow would send it the user's password.
+
+    Whoever may make an experiment on a server says where its files are.
+
+    Args:
+        address: where the store says that the files of a run, or of a model, are.
+
+    Raises:
+        TrackingError: if they are, and there is a password.
+    """
+    import mlflow
+    from mlflow.utils.credentials import get_default_host_creds
+
+    uri = mlflow.get_tracking_uri()
+    place, server = urllib.parse.urlsplit(address), urllib.parse.urlsplit(uri)
+    is_server = place.scheme in ("http", "https", "mlflow-artifacts") and place.netloc not in ("", server.netloc)
+    known = get_default_host_creds(address)  # type: ignore[no-untyped-call]
+    if is_server and any((known.password, known.token, known.auth, known.aws_sigv4)):
+        raise TrackingError(
+            f"tracking.uri={hide_passwords(uri)}: has the files at {address[:200]!r}, another server, to which your "
+            "password would be sent, too; choose another tracking.experiment_name, or work without a password"
+        )
 
 
 def _check_database(uri: str) -> None:

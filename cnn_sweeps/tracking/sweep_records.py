@@ -162,7 +162,7 @@ def _find(client: MlflowClient, run_id: str) -> Run | None:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # of what cannot be an id
             return None
         raise
 

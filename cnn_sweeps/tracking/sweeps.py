@@ -92,20 +92,22 @@ class SweepRun:
 
     @store_errors()
     def record_trial(self, name: str, tags: dict[str, str], metrics: dict[str, float], params: dict[str, Any]) -> str:
-        """Record a trial that no job runs; give the id of its run."""
+        """Record a trial that no job runs, or go on with what an outage cut off; give the id of its run."""
         from mlflow.entities import Metric, Param
 
-        run = self._client.create_run(
-            self.experiment_id, tags=tags | owner_tags() | {PARENT_TAG: self.run_id}, run_name=name
-        )
+        tags = tags | owner_tags() | {PARENT_TAG: self.run_id}
+        if known := self.find_trial(int(tags["trial.number"])):
+            run_id = known[0]
+        else:
+            run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
         now = int(time.time() * 1000)
         self._client.log_batch(
-            run.info.run_id,
+            run_id,
             [Metric(key, value, now, 0) for key, value in metrics.items()],
             [Param(key, str(value)) for key, value in params.items()],
         )
-        self._client.set_terminated(run.info.run_id, "FINISHED")
-        return str(run.info.run_id)
+        self._client.set_terminated(run_id, "FINISHED")
+        return str(run_id)
 
     @store_errors()
     def read_tags_of_finished(self, run_id: str) -> dict[str, str]:

@@ -11,9 +11,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 _TAG = "mlflow.sharedViewState."
 _OURS = "sweep-"
 _NUM_LISTED = 10  # the page refuses to save a person's views once 40 are listed
+
+
+class _ListedView(BaseModel):
+    name: str
+    createdAt: int  # noqa: N815  the page's word
+    state: str
 
 
 def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> dict[str, Any]:
@@ -68,7 +76,15 @@ def view_tags(tags: dict[str, str], run_id: str, name: str, view: dict[str, Any]
     ours = f"{_TAG}{_OURS}"
     view_of_now = {"name": name, "createdAt": int(time.time() * 1000), "state": json.dumps(view)}
     tags = tags | {f"{ours}{run_id}": json.dumps(view_of_now)}
-    listed = {k: json.loads(text) for k, text in tags.items() if k.startswith(ours) and text.startswith('{"name"')}
-    by_age = sorted(listed, key=lambda key: int(listed[key]["createdAt"]))
-    unlisted = {key: str(listed[key]["state"]) for key in by_age[:-_NUM_LISTED]}
+    listed = {key: each for key, text in tags.items() if key.startswith(ours) and (each := _read_view(text))}
+    by_age = sorted(listed, key=lambda key: listed[key].createdAt)
+    unlisted = {key: listed[key].state for key in by_age[:-_NUM_LISTED]}
     return {f"{ours}{run_id}": json.dumps(view_of_now)} | unlisted
+
+
+def _read_view(text: str) -> _ListedView | None:
+    """Read what the page lists of a view; None for one that it does not list, or that somebody has changed."""
+    try:
+        return _ListedView.model_validate_json(text) if text.startswith('{"name"') else None
+    except ValidationError:
+        return None

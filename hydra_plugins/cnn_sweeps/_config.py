@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from omegaconf import MISSING
 
 # Optuna's samplers and pruners, with their arguments.
@@ -212,12 +213,17 @@ class DaskLauncherConf:
 
 
 def register() -> None:
-    """Make the options known to Hydra."""
-    store = ConfigStore.instance()
-    store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="cnn_sweeps")
-    store.store(group="hydra/launcher", name="workers", node=WorkersLauncherConf, provider="cnn_sweeps")
-    store.store(group="hydra/launcher", name="dask", node=DaskLauncherConf, provider="cnn_sweeps")
+    """Make the options known to Hydra, unless they are: a worker process gets those of its controller."""
+    _store("hydra/sweeper", "optuna", OptunaSweeperConf)
+    _store("hydra/launcher", "workers", WorkersLauncherConf)
+    _store("hydra/launcher", "dask", DaskLauncherConf)
     for module, options in (("samplers", _SAMPLERS), ("pruners", _PRUNERS)):
         for option, (name, arguments) in options.items():
             node = {"_target_": f"optuna.{module}.{name}", **arguments}
-            store.store(group=f"hydra/sweeper/{module[:-1]}", name=option, node=node, provider="cnn_sweeps")
+            _store(f"hydra/sweeper/{module[:-1]}", option, node)
+
+
+def _store(group: str, name: str, node: Any) -> None:
+    store = ConfigStore.instance()
+    if store.get_type(f"{group}/{name}.yaml") == ObjectType.NOT_FOUND:
+        store.store(group=group, name=name, node=node, provider="cnn_sweeps")

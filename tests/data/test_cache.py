@@ -258,17 +258,6 @@ def test_interrupted_build_leaves_nothing_half_written(tmp_path, monkeypatch, in
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_what_a_killed_process_left_a_day_ago_is_removed_and_what_one_may_be_writing_is_not(tmp_path):
-    files, _ = write_images(tmp_path / "images")
-    old, new = tmp_path / "cache/old.unfinished", tmp_path / "cache/new.unfinished"
-    for left in (old, new):
-        left.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    load(files, tmp_path / "cache")
-    assert not old.exists()
-    assert new.exists()
-
-
 def test_failed_rebuild_does_not_harm_another_cache(tmp_path, monkeypatch):
     files, pixels = write_images(tmp_path / "images")
     others, _ = write_images(tmp_path / "others", seed=1)

@@ -215,7 +215,7 @@ def test_single_class_is_refused_by_name(tmp_path, parent):
 def test_stray_folder_beside_train_is_named(tmp_path):
     for name in ("train/a", "train/b", "test/a", "test/b", "labels/x"):
         (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(DataError, match="beside train there is labels"):
+    with pytest.raises(DataError, match="beside test, train there is labels"):
         load_folder(str(tmp_path), 8, 3, "error", str(tmp_path / "cache"))
 
 
@@ -265,3 +265,86 @@ def test_class_that_is_a_link_out_of_the_folder_is_refused_by_name(pets, tmp_pat
     message = refusal_of(pets, on_bad_image=on_bad_image)
     assert f"data.root={pets}: eel is a link out of the folder, to {tmp_path}/zoo; " in message
     assert load(pets, follow_links=True).class_names == ["cat", "dog", "eel"]
+
+
+# Splits by other names.
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("training_set", "test_set"), ("train", "test")),
+        (("seg_train", "seg_test"), ("train", "test")),
+        (("x-train", "x-validation"), ("train", "val")),
+        (("TRAIN", "VAL", "TEST"), ("train", "val", "test")),
+        (("Training_Data", "Testing_Data"), ("train", "test")),
+        (("TrainImages", "TestImages"), ("train", "test")),
+        (("train2017", "val2017"), ("train", "val")),
+        (("trainset", "valset", "testset"), ("train", "val", "test")),
+        (("1. train", "2. valid"), ("train", "val")),
+        (("train", "dev", "test"), ("train", "val", "test")),
+        (("train", "eval"), ("train", "test")),
+        (("train", "eval", "test"), ("train", "val", "test")),
+        (("train", "hold-out"), ("train", "test")),
+        (("train_1", "train_2", "test"), ("train", "train", "test")),
+    ],
+)
+def test_folders_that_share_classes_and_have_a_word_for_a_split_are_splits(tmp_path, names, splits):
+    for i, name in enumerate(names):
+        write_classes(tmp_path / "pets" / name, first=10 * i)
+    dataset = load(tmp_path / "pets")
+    assert dataset.class_names == ["cat", "dog"]
+    split_of = {name.split("/")[0]: split for name, split in zip(dataset.file_names, dataset.splits, strict=True)}
+    assert split_of == dict(zip(names, splits, strict=True))
+
+
+def test_which_folder_is_taken_for_which_split_is_told_unless_its_name_says_it(tmp_path):
+    for i, name in enumerate(("seg_train", "Test")):
+        write_classes(tmp_path / "pets" / name, first=10 * i)
+    assert load(tmp_path / "pets").notes == ["taken for splits by their names: seg_train is train"]
+
+
+def test_single_folder_of_training_images_around_the_classes_is_no_class(tmp_path):
+    write_classes(tmp_path / "pets" / "training_set")
+    assert load(tmp_path / "pets").class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("trains/old/0.png", "cars/old/0.png"),  # words within words
+        ("latest/a/0.png", "contest/a/0.png"),
+        ("invalid/a/0.png", "valid/a/0.png"),
+        ("train_station/day/0.png", "bus_stop/day/0.png", "harbour/day/0.png"),  # one of several
+        ("test_positive/0.png", "test_negative/0.png"),  # of one split alone, without a class in it
+        ("train/0.png", "car/0.png", "bus/0.png"),  # the vehicle
+    ],
+)
+def test_folders_that_are_no_splits_stay_classes(tmp_path, files):
+    for i, file in enumerate(files):
+        write_image(tmp_path / "things" / file, i)
+    assert load(tmp_path / "things").class_names == sorted(file.split("/")[0] for file in files)
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (
+            ("seg_train/a", "seg_test/a", "seg_train/b", "seg_test/b", "seg_pred"),
+            "beside seg_test, seg_train there is ",
+        ),
+        (("x-val/a", "x-val/b", "x-test/a", "x-test/b"), "holds x-test, x-val but no train; add train"),
+        (
+            ("train_cats", "train_dogs", "test_cats"),
+            "train_cats, train_dogs look like splits and hold no class folders",
+        ),
+        (("training_images", "test_images", "labels"), "beside test_images, training_images there is labels"),
+    ],
+)
+def test_folders_that_look_like_splits_and_cannot_be_are_refused_with_the_names_to_give(tmp_path, folders, told):
+    for folder in folders:
+        write_image(tmp_path / "pets" / folder / "0.png", 0)
+    message = refusal_of(tmp_path / "pets")
+    assert told in message
+    assert "train" in message
+    assert "rename what is a class" in message

@@ -280,6 +280,25 @@ def test_counts_name_every_class_in_every_split():
     }
 
 
+def test_fingerprint_is_of_images_classes_and_their_uses_and_not_of_order_or_size():
+    ids, labels = distinct(20, 20)
+    data = dataset_of(ids, labels)
+    split = split_dataset(data, 0.2, 0.2, seed=0)
+    known = split.fingerprint(data)
+    order = np.random.default_rng(0).permutation(len(ids))
+    shuffled = dataset_of(ids[order], labels[order])
+    assert split_dataset(shuffled, 0.2, 0.2, seed=0).fingerprint(shuffled) == known
+    assert split_dataset(data, 0.2, 0.2, seed=1).fingerprint(data) != known
+    assert replace(split, train=split.train[1:]).fingerprint(data) != known
+    assert split.fingerprint(dataset_of(ids + 1, labels)) != known
+    assert split.fingerprint(replace(data, class_names=["ant", "wasp"])) != known
+    files = [f"file {i}" for i in ids]
+    small, large = (
+        replace(data, images=images, content_ids=np.array(files)) for images in (data.images, data.images.repeat(2, 1))
+    )
+    assert split.fingerprint(small) == split.fingerprint(large)
+
+
 def test_balanced_weights_make_every_class_count_the_same():
     labels = np.repeat([0, 1, 2], [10, 30, 60])
     weights = balanced_class_weights(labels)

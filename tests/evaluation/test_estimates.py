@@ -5,7 +5,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.utils import resample
 
-from cnn_sweeps.evaluation.estimates import best_threshold, estimate, metric_at_threshold
+from cnn_sweeps.evaluation.estimates import best_threshold, estimate, measure_decisions
+from cnn_sweeps.evaluation.metrics import choose_classes
 
 
 def predictions(num_classes, num_images=200, seed=0):
@@ -16,9 +17,11 @@ def predictions(num_classes, num_images=200, seed=0):
     return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels
 
 
-def by_scikit_learn(probabilities, labels):
+def by_scikit_learn(probabilities, labels, threshold=None):
     num_classes = probabilities.shape[1]
     predicted, one_hot = probabilities.argmax(axis=1), np.eye(num_classes)[labels]
+    if num_classes == 2:
+        predicted = (probabilities[:, 1] >= (0.5 if threshold is None else threshold)).astype(int)
     average = "binary" if num_classes == 2 else "macro"
     of_class = {
         name: getattr(sklearn_metrics, f"{name}_score")(labels, predicted, average=average, zero_division=0)
@@ -43,11 +46,25 @@ def test_metrics_are_those_of_scikit_learn(num_classes):
     assert measured == pytest.approx(by_scikit_learn(probabilities, labels), rel=1e-12)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes):
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.7, 1.0])
+def test_metrics_of_two_classes_are_those_of_scikit_learn_at_any_threshold(threshold):
+    probabilities, labels = predictions(2)
+    measured = {name: each.value for name, each in estimate(probabilities, labels, threshold).items()}
+    at_half = {name: each.value for name, each in estimate(probabilities, labels).items()}
+    assert measured.pop("expected_calibration_error") == at_half["expected_calibration_error"]
+    assert measured == pytest.approx(by_scikit_learn(probabilities, labels, threshold), rel=1e-12)
+    decided = {"accuracy", "balanced_accuracy", "precision", "recall", "f1"}
+    assert {name for name, value in measured.items() if value != at_half[name]} == decided
+    predicted = choose_classes(probabilities, threshold)
+    assert measure_decisions(predicted, labels, 2) == pytest.approx({name: measured[name] for name in decided})
+
+
+@pytest.mark.parametrize(("num_classes", "threshold"), [(2, None), (3, None), (2, 0.3)])
+def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes, threshold):
     probabilities, labels = predictions(num_classes)
-    resampled = [by_scikit_learn(*resample(probabilities, labels, random_state=seed)) for seed in range(200)]
-    for name, each in estimate(probabilities, labels).items():
+    draws = [resample(probabilities, labels, random_state=seed) for seed in range(200)]
+    resampled = [by_scikit_learn(*draw, threshold) for draw in draws]
+    for name, each in estimate(probabilities, labels, threshold).items():
         if name == "expected_calibration_error":
             continue
         low, high = np.quantile([draw[name] for draw in resampled], (0.025, 0.975))
@@ -85,6 +102,11 @@ def test_certain_mistake_is_not_infinite():
     assert estimate(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 1]))["log_loss"].value < 16.2
 
 
+def metric_at(scores, labels, metric, threshold):
+    predicted = choose_classes(np.stack([1 - scores, scores], axis=1), threshold)
+    return measure_decisions(predicted, labels, 2)[metric]
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1"])
 def test_no_threshold_is_better_than_the_chosen_one(metric):
     probabilities, labels = predictions(2)
@@ -93,7 +115,7 @@ def test_no_threshold_is_better_than_the_chosen_one(metric):
     function = getattr(sklearn_metrics, f"{metric}_score")
     assert value == pytest.approx(function(labels, scores >= threshold))
     assert value == pytest.approx(max(function(labels, scores >= each) for each in [*scores, 1.1]))
-    assert metric_at_threshold(scores, labels, metric, threshold) == pytest.approx(value)
+    assert metric_at(scores, labels, metric, threshold) == pytest.approx(value)
     assert abs(threshold - 0.5) > 0.05
 
 
@@ -117,4 +139,4 @@ def test_threshold_of_certain_and_of_equal_scores_has_the_metric_that_is_told(me
     ):
         threshold, value = best_threshold(np.array(scores, float), labels, metric)
         assert 0 <= threshold <= 1
-        assert metric_at_threshold(np.array(scores, float), labels, metric, threshold) == pytest.approx(value)
+        assert metric_at(np.array(scores, float), labels, metric, threshold) == pytest.approx(value)

@@ -72,6 +72,27 @@ def test_curves_have_the_measured_areas(num_classes):
     assert np.mean(areas) == pytest.approx(measured["pr_auc"].value)
 
 
+def test_curves_have_the_decision_threshold_at_its_rates():
+    probabilities, labels = predictions(2)
+    measured, threshold = estimate(probabilities, labels, 0.3), 0.3
+    about = (probabilities, labels, CLASSES[:2])
+    roc = figures.draw_roc_curve(*about, measured["roc_auc"], "Test images", threshold).axes[0].lines[-1]
+    pr = figures.draw_pr_curve(*about, measured["pr_auc"], "Test images", threshold).axes[0].lines[-1]
+    assert roc.get_label() == pr.get_label() == "threshold 0.3"
+    recall, precision = measured["recall"].value, measured["precision"].value
+    false_positive_rate = 1 - (2 * measured["balanced_accuracy"].value - recall)
+    assert roc.get_xydata() == pytest.approx(np.array([[false_positive_rate, recall]]))
+    assert pr.get_xydata() == pytest.approx(np.array([[recall, precision]]))
+
+
+def test_learning_curves_hold_accuracy_against_the_commonest_class_and_say_that_it_is_at_half():
+    about = (history(7), 4, False)
+    accuracy = figures.draw_learning_curves(*about, commonest=0.8, is_at_half=True).axes[1]
+    assert accuracy.get_title() == "Accuracy (threshold 0.5)"
+    assert legend_texts(accuracy)[-1] == "commonest class"
+    assert figures.draw_learning_curves(*about).axes[1].get_title() == "Accuracy"
+
+
 def test_curves_of_many_classes_have_no_legend_of_them():
     probabilities, labels = predictions(20)
     names, area = [f"class {i}" for i in range(20)], estimate(probabilities, labels)["roc_auc"]

@@ -14,9 +14,9 @@ CLASSES = ["ant", "bee"]
 
 
 def of_first(scores):
-    """Probabilities of two classes from those of the first."""
+    """Confidence and predicted class from the probabilities of the first of two classes."""
     first = np.array(scores)
-    return np.stack([first, 1 - first], axis=1)
+    return np.maximum(first, 1 - first), (first < 0.5).astype(int)
 
 
 def titles(figure):
@@ -24,13 +24,13 @@ def titles(figure):
 
 
 def test_mistakes_come_with_the_most_confident_first():
-    probabilities, labels = of_first([0.9, 0.6, 0.8, 0.1, 0.99]), np.array([0, 1, 1, 0, 1])
-    assert image_sheets.most_confident_mistakes(probabilities, labels).tolist() == [4, 3, 2, 1]
+    decided, labels = of_first([0.9, 0.6, 0.8, 0.1, 0.99]), np.array([0, 1, 1, 0, 1])
+    assert image_sheets.most_confident_mistakes(*decided, labels).tolist() == [4, 3, 2, 1]
 
 
 def test_explained_are_right_ones_of_every_class_and_wrong_ones():
-    probabilities, labels = of_first([0.99, 0.98, 0.97, 0.96, 0.95, 0.4, 0.1]), np.array([0, 0, 0, 0, 0, 1, 0])
-    right, wrong = image_sheets.images_to_explain(probabilities, labels)
+    decided, labels = of_first([0.99, 0.98, 0.97, 0.96, 0.95, 0.4, 0.1]), np.array([0, 0, 0, 0, 0, 1, 0])
+    right, wrong = image_sheets.images_to_explain(*decided, labels)
     assert right.tolist() == [0, 5, 1, 2]
     assert wrong.tolist() == [6]
 
@@ -38,13 +38,12 @@ def test_explained_are_right_ones_of_every_class_and_wrong_ones():
 def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     names = ["ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
-    figure = image_sheets.draw_predictions(
-        images, names, np.array([1, 0]), of_first([0.875, 0.25]), CLASSES, "Test images: mistakes"
-    )
+    about = (np.array([1, 0]), np.array([0, 1]), np.array([0.875, 0.25]), CLASSES, "Test images: mistakes")
+    figure = image_sheets.draw_predictions(images, names, *about)
     first, second = titles(figure)
     assert first == "ant/1.jpg\nant 0.875, is bee"
     assert second.startswith("…")
-    assert second.endswith("2\\$.jpg\nbee 0.750, is ant")
+    assert second.endswith("2\\$.jpg\nbee 0.250, is ant")  # of a threshold below that
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     np.testing.assert_array_equal(shown[0], images[0])
     figure.savefig(tmp_path / "mistakes.png")
@@ -52,7 +51,7 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
 
 def test_heat_lies_over_each_image():
     images, heat = np.zeros((2, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
-    about = (["a", "b"], np.array([0, 0]), of_first([0.9, 0.8]), CLASSES, "Grad-CAM")
+    about = (["a", "b"], np.array([0, 0]), np.array([0, 0]), np.array([0.9, 0.8]), CLASSES, "Grad-CAM")
     shown = [axes.images for axes in image_sheets.draw_predictions(images, *about, heat).axes if axes.images]
     for (_, over), expected in zip(shown, heat, strict=True):
         np.testing.assert_array_equal(over.get_array(), expected)
@@ -76,22 +75,32 @@ def test_filters_of_colour_images_are_in_colour():
     assert drawn.shape == (4, 64, 3)
 
 
-def blob_network():
+def blob_network(*, use_bias):
     """A network whose second class is "bright": its only feature is the image itself."""
     inputs = keras.Input((8, 8, 1))
     features = keras.layers.Conv2D(1, 1, kernel_initializer="ones")(inputs)
     pooled = keras.layers.GlobalAveragePooling2D()(features)
-    head = keras.layers.Dense(
-        1, "sigmoid", kernel_initializer="ones", bias_initializer=keras.initializers.Constant(-0.01)
-    )
+    bias = keras.initializers.Constant(-0.01)
+    head = keras.layers.Dense(1, "sigmoid", kernel_initializer="ones", use_bias=use_bias, bias_initializer=bias)
     return keras.Model(inputs, head(pooled))
 
 
-def test_grad_cam_points_at_what_decides():
-    images = np.zeros((1, 8, 8, 1), np.uint8)
-    images[0, 2:4, 5:7] = 255
-    (heat,) = grad_cam(blob_network(), images)
-    np.testing.assert_allclose(heat, images[0, :, :, 0] / 255)
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_grad_cam_points_at_what_speaks_for_the_predicted_class(use_bias):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    images[:, 2:4, 5:7] = 255
+    second, first = grad_cam(blob_network(use_bias=use_bias), images, np.array([1, 0]))
+    np.testing.assert_allclose(second, images[0, :, :, 0] / 255)
+    assert not first.any()  # the same image, taken for the first class by a higher threshold: nothing speaks for that
+
+
+def test_layer_of_several_outputs_is_no_feature_map_and_in_no_ones_way():
+    inputs = keras.Input((8, 8, 3))
+    features = keras.layers.Reshape((-1, 2))(keras.layers.Conv2D(2, 3)(inputs))
+    attended, _ = keras.layers.MultiHeadAttention(1, 2)(features, features, return_attention_scores=True)
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.GlobalAveragePooling1D()(attended))
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    assert grad_cam(keras.Model(inputs, outputs), images, np.array([0, 1])).shape == (2, 6, 6)
 
 
 @pytest.mark.parametrize("model", ["cnn", "residual"])
@@ -100,21 +109,22 @@ def test_grad_cam_of_every_network_is_a_map_of_each_image(model, num_classes):
     settings = TINY_CNN if model == "cnn" else ["model=residual", "model.filters=[4,8]"]
     network = call_target("model", compose(*settings).model, input_shape=(16, 16, 3), num_classes=num_classes)
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
-    heat = grad_cam(network, images)
+    predicted = np.arange(5) % num_classes
+    heat = grad_cam(network, images, predicted)
     assert heat.shape == (5, 8, 8)
     assert heat.min() >= 0
     assert heat.max() <= 1
-    np.testing.assert_allclose(grad_cam(plain_copy(network), images), heat, atol=1e-6)
+    np.testing.assert_allclose(grad_cam(plain_copy(network), images, predicted), heat, atol=1e-6)
 
 
 def test_network_without_a_feature_map_has_no_grad_cam():
     inputs = keras.Input((8, 8, 1))
     outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(inputs))
-    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None
+    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8), np.array([0])) is None
 
 
 def test_network_whose_last_feature_map_is_not_all_that_decides_has_no_grad_cam():
     inputs = keras.Input((8, 8, 1))
     pooled = [keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs)) for _ in range(2)]
     outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Concatenate()(pooled))
-    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8)) is None
+    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8), np.array([0])) is None

@@ -6,8 +6,11 @@ from sklearn import metrics as sklearn_metrics
 
 from cnn_sweeps.evaluation.metrics import (
     accuracy,
+    accuracy_of_commonest_class,
+    choose_classes,
     class_probabilities,
     count_confusions,
+    describe_no_better,
     log_loss,
     per_class_report,
     summarize,
@@ -40,13 +43,43 @@ def test_one_certain_mistake_is_not_infinite():
 
 def test_summary_by_hand():
     probabilities = np.array([[0.5, 0.5], [0.2, 0.8]])
-    expected = {"log_loss": (np.log(2) - np.log(0.2)) / 2, "accuracy": 0.5}
+    expected = {"log_loss": (np.log(2) - np.log(0.2)) / 2, "accuracy": 0.0}
     assert summarize(probabilities, np.array([0, 0])) == pytest.approx(expected)
+    assert summarize(probabilities, np.array([0, 0]), 0.6)["accuracy"] == 0.5
+    assert summarize(probabilities, np.array([0, 0]), 0.9)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "chosen"), [(None, [0, 1, 1]), (0.5, [0, 1, 1]), (0.7, [0, 0, 1]), (0.3, [1, 1, 1])]
+)
+def test_threshold_itself_is_enough_for_the_second_class(threshold, chosen):
+    probabilities = np.array([[0.7, 0.3], [0.5, 0.5], [0.3, 0.7]])
+    assert choose_classes(probabilities, threshold).tolist() == chosen
+
+
+def test_of_many_classes_the_most_probable_is_chosen_whatever_the_threshold():
+    probabilities = np.array([[0.4, 0.35, 0.25], [0.2, 0.3, 0.5]])
+    assert choose_classes(probabilities, 0.3).tolist() == choose_classes(probabilities).tolist() == [0, 2]
+
+
+def test_network_that_is_no_better_than_naming_the_commonest_class_is_told_and_a_better_one_is_not():
+    commonest = accuracy_of_commonest_class(np.array([0, 1, 0, 0, 2]))
+    assert commonest == 0.6
+    metrics = {"test_accuracy_of_commonest_class": commonest, "test_balanced_accuracy": 0.55, "final_val_accuracy": 1.0}
+    assert describe_no_better(metrics | {"test_accuracy": 0.61}) is None
+    for reached in (0.6, 0.3):
+        told = describe_no_better(metrics | {"test_accuracy": reached})
+        assert f"on the test images its accuracy is {reached:.3f}, that of the commonest class 0.600" in told
+    of_validation = {name.replace("test_", "final_val_"): value for name, value in metrics.items()}
+    told = describe_no_better(of_validation | {"final_val_accuracy": 0.6})
+    assert "on the validation images its accuracy is 0.600" in told
+    assert describe_no_better({"final_val_accuracy": 0.1}) is None  # of a run that did not record it
 
 
 def test_report_names_classes_and_counts_confusions():
     probabilities = np.eye(3)[[0, 0, 1, 2]]
     labels = np.array([0, 1, 1, 2])
-    report = per_class_report(probabilities, labels, ["ant", "bee", "cat"])
-    assert count_confusions(probabilities, labels).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    predicted = choose_classes(probabilities)
+    report = per_class_report(predicted, labels, ["ant", "bee", "cat"])
+    assert count_confusions(predicted, labels, 3).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert all(name in report for name in ("ant", "bee", "cat"))

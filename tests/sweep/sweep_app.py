@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from waiting import wait_until
 
 APP = """\
-import ctypes, os, signal, sys, threading, time
+import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import hydra
@@ -43,6 +43,8 @@ def go_wrong(fault, x):
         raise ValueError(f"x is {x}")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "leave":
+        os._exit(0)
     if fault == "exit":
         sys.exit(3)
     if fault == "memory":
@@ -62,7 +64,11 @@ def go_wrong(fault, x):
         return foreign.ForeignError("bad")
     if fault == "hang":
         time.sleep(3600)
+    if fault == "child":
+        subprocess.Popen(["sleep", "3600"])
+        wait_until(lambda: Path("go").exists())
     if fault == "stuck":  # in C code that lets no thread of Python run
+        subprocess.Popen(["sleep", "3600"])
         Path("stuck").touch()
         ctypes.PyDLL(None).sleep(3600)
     if fault == "pause":

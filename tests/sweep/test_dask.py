@@ -63,23 +63,24 @@ def pids(folder):
 
 
 def test_trials_end_on_a_cluster_as_they_do_here_and_the_workers_outlive_them(cluster, app):
-    faults = "++faults={1:raise,2:kill,3:hang,4:unpicklable,5:prune,6:exit}"
+    faults = "++faults={1:raise,2:kill,3:hang,4:unpicklable,5:prune,6:exit,7:leave}"
     how = ["hydra.sweeper.n_jobs=auto", "hydra.sweeper.max_retries=1", "hydra.sweeper.trial_timeout_s=15"]
     output = sweep(app, *on(cluster, "x=range(0,9)", faults, *how))
     assert "2 workers" in output
     ended = last_trials(app)
     assert {x: trial.state.name for x, trial in ended.items()} == {
-        **dict.fromkeys((0, 7, 8), "COMPLETE"),
-        **dict.fromkeys((1, 2, 3, 4, 6), "FAIL"),
+        **dict.fromkeys((0, 8), "COMPLETE"),
+        **dict.fromkeys((1, 2, 3, 4, 6, 7), "FAIL"),
         5: "PRUNED",
     }
-    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6)}
+    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6, 7)}
     assert errors[1] == "ValueError: x is 1"
     assert "died (exit code -9)" in errors[2]
     assert "hydra.sweeper.trial_timeout_s" in errors[3]
     assert "Unpicklable: cannot travel" in errors[4]
     assert "SystemExit: 3" in errors[6]
-    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 8]
+    assert "died (exit code 0)" in errors[7]
+    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8]
     assert "printed" not in output
     assert "in go_wrong" in (app / "out/study" / str(ended[1].number) / "error.txt").read_text()
     assert all(process.poll() is None for process in cluster.processes.values())
@@ -111,6 +112,14 @@ def test_killed_controller_leaves_no_trial_running(cluster, app):
         process.kill()
         wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids(app)), "the trial's end")
     assert all(process.poll() is None for process in cluster.processes.values())
+
+
+def test_cluster_of_this_machine_ends_with_its_controller_and_all_that_its_jobs_have_started(app):
+    with started(app, "hydra/launcher=dask", "hydra.sweeper.n_jobs=2", "x=1,2", "fault=child") as process:
+        wait_for_runs(app, 2)
+        wait_until(lambda: all(psutil.Process(int(pid)).children() for pid in pids(app)), "their children")
+        process.kill()
+        wait_until(lambda: not processes_in(app), "the end of all")
 
 
 def test_worker_that_comes_gets_trials_and_one_that_is_killed_loses_its_own_alone(app, tmp_path):

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from optuna.trial import TrialState
 from pebble import ProcessExpired
 
 from cnn_sweeps.errors import ConfigError, TrainingError
+from cnn_sweeps.sweep.failures import FailureLimits
 from cnn_sweeps.sweep.outcome import read_outcome
 
 
@@ -177,6 +180,39 @@ def test_traceback_that_came_with_the_job_wins_over_the_one_that_pickling_lost()
     assert outcome.traceback == result.traceback
     assert outcome.is_told
     assert 'File "app.py", line 3, in main' in outcome.failure_id
+
+
+NO_SETTINGS = SimpleNamespace(max_identical_failures=3, max_failure_rate=1.0)
+NOT_FINITE, DEAD = read_outcome(returned(math.nan), 1), read_outcome(expired(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "worked", "stops"),
+    [
+        ([DEAD] * 3, 0, True),
+        ([NOT_FINITE, read_outcome(raised(TrainingError("nan")), 1), NOT_FINITE], 0, True),
+        ([DEAD, read_outcome(raised(MemoryError()), 1), DEAD], 0, True),
+        ([DEAD, DEAD], 0, False),
+        ([DEAD, NOT_FINITE, DEAD], 0, False),
+        ([DEAD] * 5, 1, False),
+        ([NOT_FINITE] * 5, 1, False),
+    ],
+)
+def test_alike_failures_of_values_or_the_machine_stop_a_sweep_in_which_nothing_has_worked(outcomes, worked, stops):
+    limits = FailureLimits(NO_SETTINGS)
+    counts = Counter(COMPLETE=worked, FAIL=len(outcomes))
+    verdicts = [
+        limits.check(outcome, number, is_retried=False, counts=counts, total=20)
+        for number, outcome in enumerate(outcomes)
+    ]
+    assert [verdict is not None for verdict in verdicts] == [False] * (len(outcomes) - 1) + [stops]
+
+
+def test_lost_trial_that_is_tried_again_counts_once():
+    limits, counts = FailureLimits(NO_SETTINGS), Counter()
+    attempts = [limits.check(DEAD, number, is_retried=number % 3 < 2, counts=counts, total=20) for number in range(9)]
+    assert attempts[:8] == [None] * 8
+    assert attempts[8].to_try_again == [2, 5, 8]
 
 
 def test_same_message_identifies_a_failure_without_a_traceback():

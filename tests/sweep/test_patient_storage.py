@@ -109,6 +109,9 @@ class AnswersLost(optuna.storages.InMemoryStorage):
             raise ConnectionResetError(name)
         return result
 
+    def create_new_trial(self, *arguments, **named):
+        return self._lose("create", super().create_new_trial(*arguments, **named))
+
     def set_trial_state_values(self, *arguments, **named):
         return self._lose("state", super().set_trial_state_values(*arguments, **named))
 
@@ -117,6 +120,9 @@ class AnswersLost(optuna.storages.InMemoryStorage):
 
     def set_trial_user_attr(self, *arguments):
         return self._lose("note", super().set_trial_user_attr(*arguments))
+
+    def set_study_user_attr(self, *arguments):
+        return self._lose("sign", super().set_study_user_attr(*arguments))
 
 
 def test_journal_that_cannot_be_reached_is_waited_for_and_told_and_goes_on_once_it_is_back(tmp_path, monkeypatch):
@@ -133,21 +139,30 @@ def test_journal_that_cannot_be_reached_is_waited_for_and_told_and_goes_on_once_
 
 def test_first_sign_of_life_that_does_not_arrive_ends_nothing():
     storage = AnswersLost()
+    storage.lost.add("create")
     study = optuna.create_study(storage=storage)
-    Heartbeat(storage).begin(study.ask()._trial_id)
-    assert storage.lost == {"note"}
+    Heartbeat(storage, study._study_id).begin(0)
+    assert storage.lost == {"create", "sign"}
 
 
 def test_request_whose_answer_was_lost_is_not_carried_out_twice():
     storage = AnswersLost()
     study = optuna.create_study(storage=PatientStorage(storage, "here"))
+    study.enqueue_trial({"x": 1})
+    assert [trial.system_attrs["fixed_params"] for trial in study.trials] == [{"x": 1}]
+    storage.lost = {"state"}
     trial = study.ask()
+    assert trial.suggest_int("x", 0, 9) == 1
+    assert study.ask().number == 1
+    assert len(study.trials) == 2
+    assert storage.lost == {"state", "create"}
+    storage.lost.remove("state")
     trial.report(0.5, 1)
     trial.set_user_attr("key", 1)
     study.tell(trial, 1.0)
-    (told,) = study.trials
+    told = study.trials[0]
     assert (told.state, told.value, told.intermediate_values) == (TrialState.COMPLETE, 1.0, {1: 0.5})
-    assert storage.lost == {"state", "report", "note"}
+    assert storage.lost == {"create", "state", "report", "note"}
     with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
         study.tell(trial, 2.0)
 

@@ -1,4 +1,4 @@
-"""Studies in PostgreSQL that controllers on several hosts share: no trial too many, and none lost."""
+"""Studies in a file or in PostgreSQL that controllers on several hosts share: no trial too many, and none lost."""
 
 import socket
 import threading
@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 from test_study import complete, open_study, run_all, run_as_process
-from waiting import wait_until
 
-from cnn_sweeps import patience
+from cnn_sweeps import owners, patience
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep import heartbeat
-from cnn_sweeps.sweep.heartbeat import HEARTBEAT, Listener
+from cnn_sweeps.sweep.heartbeat import Listener, sign_key
 from cnn_sweeps.sweep.kept_study import read_study
 from cnn_sweeps.sweep.storage import controllers_lock, open_storage
 
@@ -27,23 +26,49 @@ def address(postgres):
 
 @pytest.fixture
 def open_shared(address, request, tmp_path):
-    return lambda **settings: open_study(tmp_path, storage=address, name=request.node.name, **settings)
+    return lambda **settings: open_study(tmp_path, storage=address, name=request.node.originalname, **settings)
+
+
+@pytest.fixture(params=["file", "server"])
+def place(request, tmp_path):
+    """Where a study is that hosts share: a file on a disk that all have, or a database."""
+    return str(tmp_path / "study.journal") if request.param == "file" else request.getfixturevalue("address")
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """The time by which signs of life are listened for, which passes only as the test says; signs come quickly."""
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _seconds: time.sleep(0.02))
-    monkeypatch.setattr(heartbeat, "time", clock)
-    return clock
+def open_at(place, request, tmp_path):
+    return lambda **settings: open_study(tmp_path, storage=place, name=request.node.originalname, **settings)
 
 
 @contextmanager
 def on_another_host():
-    """Make this process one of another host while the block runs."""
+    """Make this process one that cannot be seen from here, of another host of this name, while the block runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "gethostname", lambda: "elsewhere")
+        patch.setattr(owners, "_boot", lambda: "of another host")
+        patch.setattr(owners, "_word", lambda _pid: "another")
         yield
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time by which is listened and beaten; a sign of life comes when the test releases one."""
+    clock = SimpleNamespace(now=0.0, signs=threading.Semaphore(0))
+    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda _seconds: clock.signs.acquire())
+    monkeypatch.setattr(heartbeat, "time", fake)
+    yield clock
+    clock.signs.release(1000)  # so that no thread is left behind
+
+
+def sign_of(study, trial):
+    """The last sign of life of a trial's controller."""
+    return study.optuna_study.user_attrs.get(sign_key(trial.user_attrs["owner"]))
+
+
+def wait_for_another_sign(study, trial, sign):
+    deadline = time.monotonic() + 60
+    while sign_of(study, trial) == sign:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exactly_the_total(postgres, tmp_path):
@@ -76,22 +101,35 @@ def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(add
     assert run_as_process(tmp_path, waiting) == 0
 
 
-def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_shared, address, request, tmp_path, clock):
-    code = f"""
-        import socket
-        socket.gethostname = lambda: "elsewhere"
-        open_study(folder, total=2, storage={address!r}, name={request.node.name!r}).claim()
-        os._exit(9)
-    """
-    assert run_as_process(tmp_path, code) == 9
-    study = open_shared(total=2)
+LEAVE_A_TRIAL = """
+    from cnn_sweeps import owners
+    from cnn_sweeps.sweep.heartbeat import Heartbeat
+    owners._boot = lambda: "of another host"
+    {change}
+    open_study(folder, total=2, storage={place!r}, name={name!r}).claim()
+    os._exit(9)
+"""
+
+
+def leave_a_trial(place, request, tmp_path, change=""):
+    """Claim a trial as a controller of another host, of the same name, that dies."""
+    assert (
+        run_as_process(tmp_path, LEAVE_A_TRIAL.format(place=place, name=request.node.originalname, change=change)) == 9
+    )
+
+
+def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, place, request, tmp_path, clock):
+    leave_a_trial(place, request, tmp_path)
+    study = open_at(total=2)
     (lost,) = study.trials
-    assert (lost.user_attrs["owner"]["owner.host"], HEARTBEAT in lost.user_attrs) == ("elsewhere", True)
+    assert lost.user_attrs["owner"]["owner.host"] == socket.gethostname()
+    assert sign_of(study, lost).endswith(" UTC")
     complete(study, study.claim())
     assert study.claim() is None
     while not (recovered := study.recover()):
-        clock.now += 0.9 * heartbeat.EVERY_S
-    assert clock.now / heartbeat.EVERY_S == pytest.approx(5.4)  # the first look at more than five beats of silence
+        clock.now += 25
+        assert clock.now < 1000
+    assert 150 < clock.now <= 175
     assert [(trial.number, trial.state.name) for trial in recovered] == [(0, "FAIL")]
     assert recovered[0].user_attrs["error"] == "its controller gives no sign of life any more"
     again = study.claim()
@@ -101,35 +139,55 @@ def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_share
     assert study.ledger.counts == {"COMPLETE": 2, "RETRIED": 1}
 
 
-def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_shared, clock):
-    threads, theirs, mine = set(threading.enumerate()), open_shared(), open_shared()
+def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_at, clock):
+    mine = open_at()
     with on_another_host():
+        theirs = open_at()
         trial = theirs.claim()
-    signs = set()
-
-    def is_new_sign():
-        sign = mine.trials[0].user_attrs[HEARTBEAT]
-        return sign not in signs and not signs.add(sign)
-
-    for _ in range(8):
-        wait_until(is_new_sign, "a sign of life")
-        clock.now += 0.9 * heartbeat.EVERY_S
+    for _ in range(12):  # two of the times after which silence would be taken for death
+        sign = sign_of(mine, mine.trials[0])
+        clock.signs.release()
+        wait_for_another_sign(mine, mine.trials[0], sign)
+        clock.now += 25
         assert mine.recover() == []
     complete(theirs, trial)
-    begun = {thread for thread in threading.enumerate() if thread.name == "heartbeat"} - threads
-    wait_until(lambda: not any(thread.is_alive() for thread in begun), "the end of the signs")
-    (last,) = mine.trials
-    assert last.state.name == "COMPLETE"
+    last = sign_of(mine, mine.trials[0])
+    clock.signs.release()
+    while theirs._heartbeat._is_beating:  # it has nothing to give signs for
+        time.sleep(0.01)
+    assert sign_of(mine, mine.trials[0]) == last
 
 
-def test_what_comes_of_a_trial_after_it_was_taken_over_does_not_count(open_shared, monkeypatch, request):
-    monkeypatch.setattr(heartbeat, "EVERY_S", 1000)
-    theirs, mine = open_shared(total=1), open_shared(total=1)
+def test_silence_is_not_judged_where_there_never_were_signs_of_life(open_at, place, request, tmp_path, clock):
+    """As of a controller of an earlier version, whose trials in files had none."""
+    leave_a_trial(place, request, tmp_path, "Heartbeat._beat = lambda heartbeat: None")
+    study = open_at(total=1)
+    for clock.now in range(0, 1000, 25):
+        assert study.recover() == []
+    (recovered,) = study.recover(dead_hosts=[socket.gethostname()])
+    assert recovered.user_attrs["error"] == "its controller died"
+
+
+def test_controller_of_a_restarted_container_takes_over_what_its_predecessor_of_the_same_number_left(
+    open_at, place, request, tmp_path, clock
+):
+    same = "owners._pid_namespace = lambda: 'the container'; os.getpid = lambda: 1"
+    leave_a_trial(place, request, tmp_path, same)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owners, "_boot", lambda: "of another host")
+        patch.setattr(owners, "_pid_namespace", lambda: "the container")
+        patch.setattr(owners.os, "getpid", lambda: 1)
+        (recovered,) = open_at(total=1).recover()
+    assert recovered.user_attrs["error"] == "its controller died"
+
+
+def test_what_comes_of_a_trial_after_it_was_taken_over_does_not_count(open_at, clock):
+    mine = open_at(total=1)
     with on_another_host():
+        theirs = open_at(total=1)
         trial = theirs.claim()
-    clock = request.getfixturevalue("clock")  # theirs goes by the other one, and says nothing for so long
     while not mine.recover():
-        clock.now += 0.9 * heartbeat.EVERY_S
+        clock.now += 25
     again = mine.claim()
     assert complete(theirs, trial).state == TrialState.FAIL
     complete(mine, again, 0.25)
@@ -143,27 +201,32 @@ def test_trial_that_nobody_has_signed_yet_is_not_called_abandoned_where_the_lock
 ):
     study = open_shared(total=1)
     study.optuna_study.ask()
-    assert read_study(address, request.node.name).abandoned == frozenset()
+    assert read_study(address, request.node.originalname).abandoned == frozenset()
     study.recover()
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
-def test_after_a_break_in_which_nobody_could_be_heard_listening_begins_anew(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now)
-    trials = [SimpleNamespace(number=0, user_attrs={HEARTBEAT: "a"}), SimpleNamespace(number=2, user_attrs={})]
-    listener = Listener()
-    silent = {}
-    for now in (0.0, 25.0, 50.0, 200.0, 225.0, 250.0, 275.0, 300.0, 325.0, 349.0, 351.0):
-        silent[now] = [trial.number for trial in listener.silent(trials)]
-    assert {time for time, numbers in silent.items() if numbers} == {351.0}
-    assert silent[351.0] == [0, 2]
+def test_after_a_break_in_which_nobody_could_be_heard_listening_begins_anew(clock):
+    trials = [
+        SimpleNamespace(number=number, user_attrs={"owner": {"owner.word": word}})
+        for number, word in [(0, "a"), (2, "a"), (3, "never heard")]
+    ]
+    listener, silent = Listener(), {}
+    for clock.now in (0.0, 25.0, 50.0, 200.0, 225.0, 250.0, 275.0, 300.0, 325.0, 349.0, 351.0):
+        found = listener.silent(trials, {sign_key({"owner.word": "a"}): "a while ago"})
+        silent[clock.now] = [trial.number for trial in found]
+    assert {time: numbers for time, numbers in silent.items() if numbers} == {351.0: [0, 2]}
 
 
-def test_journal_file_does_not_grow_with_signs_of_life(tmp_path):
-    study = open_study(tmp_path, total=1)
-    study.claim()
-    assert HEARTBEAT not in study.trials[0].user_attrs
+def test_signs_of_life_make_a_journal_little_longer_whatever_the_number_of_trials(tmp_path, clock):
+    study = open_study(tmp_path, total=3)
+    trials = [study.claim() for _ in range(3)]
+    journal = tmp_path / "study.journal"
+    before, sign = journal.stat().st_size, sign_of(study, trials[0])
+    clock.signs.release()
+    wait_for_another_sign(study, trials[0], sign)
+    assert 0 < journal.stat().st_size - before < 250
+    assert not any("sign" in key for trial in study.trials for key in trial.user_attrs)
 
 
 def test_idle_study_goes_on_after_the_server_was_restarted(open_shared, postgres, monkeypatch):

@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from cnn_sweeps.command_line import VERSION_BASE
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.space import extreme_values, find_value, override_text, parse_search_space
 
@@ -20,7 +21,7 @@ def loader(tmp_path):
     for option in ("small", "large", "huge"):
         (tmp_path / "model" / f"{option}.yaml").write_text("width: 1\n")
     (tmp_path / "config.yaml").write_text("defaults: [model: small]\nx: 1\n")
-    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+    with hydra.initialize_config_dir(str(tmp_path), **VERSION_BASE):
         yield GlobalHydra.instance().config_loader()
 
 

@@ -577,3 +577,20 @@ def test_values_are_exact_in_the_storage(tmp_path):
     complete(study, trial, math.pi)
     (kept,) = optuna.load_study(study_name="study", storage=study.optuna_study._storage).trials
     assert (kept.value, kept.params) == (math.pi, trial.params)
+
+
+def test_queued_point_that_optuna_asked_for_twice_is_run_once(tmp_path):
+    """As it does by itself where a database's answer is lost."""
+    study = open_study(tmp_path, LISTED, total=3)
+    study.enqueue([{"x": 1, "y": "a"}])
+    storage, (queued,) = study.optuna_study._storage, study.trials
+    storage._storage.create_new_trial(study.optuna_study._study_id, queued)
+    study.enqueue([{"x": 2, "y": "b"}])
+    claimed = []
+    while (trial := study.claim()) is not None:
+        claimed.append(trial.params)
+        study.tell(trial, Outcome(TrialState.COMPLETE, values=[1.0]))
+    assert len(claimed) == 3
+    assert claimed[:2] == [{"x": 1, "y": "a"}, {"x": 2, "y": "b"}]
+    assert study.recover() == []
+    assert study.ledger.counts == {"COMPLETE": 3, "RETRIED": 1}

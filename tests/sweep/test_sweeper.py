@@ -33,6 +33,7 @@ from sweep_app import (
 )
 from waiting import wait_until
 
+from cnn_sweeps.sweep.heartbeat import sign_key
 from cnn_sweeps.sweep.storage import open_storage
 
 Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
@@ -212,6 +213,56 @@ def test_too_many_failures_stop_the_sweep(app):
     assert "4 of 10 trials failed, more than hydra.sweeper.max_failure_rate=0.3 allows" in output
 
 
+def test_sweep_whose_every_trial_is_lost_or_not_finite_stops_early_and_goes_on_once_the_cause_is_gone(app):
+    command = ["x=range(0,10)", "fault=leave", "hydra.sweeper.max_retries=0"]
+    output = sweep(app, *command, succeeds=False)
+    assert xs(app) == [0, 1, 2]
+    assert "error: 3 trials in a row failed alike and none has completed (the worker process died" in output
+    program = (app / "app.py").read_text()
+    (app / "app.py").write_text(program.replace("os._exit(0)", "return float('nan')"))
+    output = sweep(app, *command, succeeds=False)
+    assert len(xs(app)) == 6
+    assert "none has completed (the objective is nan)" in output
+    (app / "app.py").write_text(program.replace("os._exit(0)", "return 1.0"))
+    sweep(app, *command)
+    assert states(app)["COMPLETE"] == 10
+    assert set(xs(app)) == set(range(10))
+
+
+def test_sweep_without_a_completed_trial_is_no_success_and_tries_again_once_the_cause_is_gone(app):
+    command = ["x=range(0,2)", "fault='not a number'"]
+    output = sweep(app, *command, succeeds=False)
+    assert "error: no trial completed: 0 done, 0 pruned, 2 failed, 0 running; the last failure: the objective" in output
+    assert "hydra.sweeper.study_name=study" in output
+    (app / "app.py").write_text((app / "app.py").read_text().replace('float("nan")', "1.0"))
+    sweep(app, *command)
+    assert last_trials(app)[0].state.name == last_trials(app)[1].state.name == "COMPLETE"
+    sweep(app, *command)
+    assert len(xs(app)) == 4
+
+
+def test_job_that_leaves_this_process_fails_alone(app):
+    sweep(app, "hydra/launcher=basic", "x=0,1", "++faults={0:exit}")
+    assert [trial.state.name for trial in trials(app)] == ["FAIL", "COMPLETE"]
+    assert trials(app)[0].user_attrs["error"] == "SystemExit: 3"
+
+
+# What is shown.
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_output_that_nobody_reads_or_that_finds_no_space_ends_no_sweep(app, is_full):
+    command = [sys.executable, "app.py", "--multirun", "x=range(0,3)"]
+    with Path("/dev/full").open("w") as full:
+        target = full if is_full else subprocess.PIPE
+        process = subprocess.Popen(command, cwd=app, stdout=target, stderr=full if is_full else subprocess.STDOUT)
+        if not is_full:
+            assert process.stdout.readline()
+            process.stdout.close()
+        assert process.wait(60) == 0
+    assert states(app) == {"COMPLETE": 3}
+
+
 ENDING = """\
 from cnn_sweeps.sweep.application import SweepApplication
 
@@ -329,16 +380,27 @@ def test_killed_controllers_leave_a_study_that_the_same_command_finishes(app):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process that cannot notice anything itself")
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_worker_that_is_stuck_or_stopped_ends_with_its_controller(app, is_stopped):
-    with started(app, "x=1,2", f"fault={'wait' if is_stopped else 'stuck'}") as process:
+def test_worker_that_is_stuck_or_stopped_ends_with_its_children_and_its_controller(app, is_stopped):
+    with started(app, "x=1,2", f"fault={'child' if is_stopped else 'stuck'}") as process:
         wait_for_runs(app, 1)
         worker = psutil.Process(int(runs(app)[0][1]))
+        wait_until(worker.children, "its child")
         if is_stopped:
             worker.suspend()
         else:
             wait_until((app / "stuck").exists, "the worker to be stuck")
         os.kill(process.pid, signal.SIGKILL)
-        worker.wait()
+        wait_until(lambda: processes_in(app) == [], "the end of all")
+
+
+def test_worker_that_is_starting_ends_without_a_job_if_its_controller_has(app):
+    (app / "wait at start").touch()
+    with started(app, "x=1,2") as process:
+        wait_until((app / "waiting").exists, "a worker that starts")
+        os.kill(process.pid, signal.SIGKILL)
+        (app / "go").touch()
+        wait_until(lambda: processes_in(app) == [], "the worker's end")
+    assert runs(app) == []
 
 
 def test_two_controllers_at_once_share_a_study(app):
@@ -391,7 +453,7 @@ def test_study_behind_optunas_proxy_is_shared_and_its_outage_is_waited_for(app, 
         assert process.returncode == 0, output
         study = optuna.load_study(study_name="study", storage=open_storage(proxy.address))
         assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
-        assert all("heartbeat" in trial.user_attrs for trial in study.trials)
+        assert {sign_key(trial.user_attrs["owner"]) for trial in study.trials} <= study.user_attrs.keys()
 
 
 def test_study_in_sqlite_is_run_by_several_workers(app):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 
 import cloudpickle
@@ -12,6 +13,7 @@ from pebble import ProcessFuture
 from sweep_app import last_trials, run_here, runs, states, sweep, trials, write_app, xs
 from waiting import LONGEST_S, wait_until
 
+from cnn_sweeps.sweep import workers
 from cnn_sweeps.sweep.machine import WorkerPlan
 from cnn_sweeps.sweep.outcome import is_lost_worker
 from cnn_sweeps.sweep.workers import WorkerPool
@@ -24,15 +26,15 @@ def app(tmp_path):
 
 
 def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
-    faults = "{1:raise,2:kill,3:not a number,4:unpicklable,5:prune,6:exit,7:memory,8:text}"
-    output = sweep(app, "x=range(0,10)", f"++faults={faults}", "hydra.sweeper.max_retries=1")
+    faults = "{1:raise,2:kill,3:not a number,4:unpicklable,5:prune,6:exit,7:memory,8:text,9:leave}"
+    output = sweep(app, "x=range(0,11)", f"++faults={faults}", "hydra.sweeper.max_retries=1")
     ended = last_trials(app)
     assert {x: trial.state.name for x, trial in ended.items()} == {
-        **dict.fromkeys((0, 9), "COMPLETE"),
-        **dict.fromkeys((1, 2, 3, 4, 6, 7, 8), "FAIL"),
+        **dict.fromkeys((0, 10), "COMPLETE"),
+        **dict.fromkeys((1, 2, 3, 4, 6, 7, 8, 9), "FAIL"),
         5: "PRUNED",
     }
-    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6, 7, 8)}
+    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6, 7, 8, 9)}
     assert errors[1] == "ValueError: x is 1"
     assert "died (exit code -9)" in errors[2]
     assert errors[3] == "the objective is nan"
@@ -40,9 +42,10 @@ def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
     assert "SystemExit: 3" in errors[6]
     assert errors[7].startswith("MemoryError")
     assert "'much'" in errors[8]
+    assert "died (exit code 0)" in errors[9]
     assert all(error in output for error in errors.values())
-    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9]  # what the machine did is tried again
-    assert [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs] == [2, 7]
+    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9, 10]  # what the machine did is tried again
+    assert [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs] == [2, 7, 9]
     for x in (1, 4):
         assert "in go_wrong" in (app / "out/study" / str(ended[x].number) / "error.txt").read_text()
 
@@ -141,6 +144,28 @@ def test_job_that_comes_in_the_moment_in_which_its_worker_dies_does_not_wait_for
         pool.close()
 
 
+class LeavesAtOnce:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (0,)
+
+
+def test_worker_that_leaves_while_it_starts_fails_its_job_and_pool_ends_whatever_its_threads_wait_for(
+    tmp_path, monkeypatch
+):
+    setup = cloudpickle.dumps((str(tmp_path), [], {}, cloudpickle.dumps(LeavesAtOnce())))
+    pool = WorkerPool(WorkerPlan([{}], max_worker_mb=10_000, reason=""), setup)
+    try:
+        future = pool.call(os.getpid)
+        wait_until(lambda: pool.fail_forgotten() or future.done(), "the job's end")
+        assert is_lost_worker(future.exception(0))
+    finally:
+        monkeypatch.setattr(workers, "_END_S", 0.1)
+        monkeypatch.setattr(pool._pools[0], "join", threading.Event().wait)
+        pool.close()
+
+
 # What workers keep, and what they get of the machine.
 
 
@@ -202,9 +227,10 @@ def test_each_worker_is_prepared_once_before_its_first_job(app):
 @pytest.mark.parametrize(
     ("end", "num_lost"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 1),
         ("os.kill(os.getpid(), signal.SIGKILL)", 3),
+        ("os._exit(0)", 1),
         ("raise MemoryError", 1),
+        ("raise SystemExit", 1),
     ],
 )
 def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app, end, num_lost):

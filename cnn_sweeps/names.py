@@ -1,0 +1,69 @@
+"""How a text that comes from elsewhere is shown: the name of a file, of a class, of a run in a store.
+
+One function for each place. What the place would act on, and not only show, is taken out of it or marked as text.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+_FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet computes begins with one: OWASP, "CSV Injection"
+
+
+def for_terminal(name: object) -> str:
+    """Give a name as a part of one line, for a terminal, a log or a text file.
+
+    Line breaks, escape sequences, marks that turn the direction of writing and whatever else does not print are shown
+    as Python writes them, such as `\\n` and `\\x1b`.
+    """
+    text = str(name)
+    return text if text.isprintable() else "".join(map(_as_python_writes_it, text))
+
+
+def lines_for_terminal(text: str) -> str:
+    """Do what `for_terminal` does to each line of a text of several, and keep tabs."""
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return re.sub(r"[^\n\t]+", lambda line: for_terminal(line[0]), text)
+
+
+def for_csv(name: object) -> str:
+    """Give a name as a cell of a table, after a quotation mark where a spreadsheet would compute with it."""
+    text = for_terminal(name)
+    return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+def for_picture(name: object) -> str:
+    """Give a name as a text of a picture, in which matplotlib would read formulas between dollar signs."""
+    return for_terminal(name).replace("$", r"\$")
+
+
+def for_markdown(name: object) -> str:
+    """Give a name as code in a line of Markdown, in which neither Markdown nor HTML means anything."""
+    text = for_terminal(name)
+    fence = "`" * (_longest_run_of_backticks(text) + 1)
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def block_for_markdown(command: str) -> str:
+    """Give a command as a block of Markdown, to be copied from it as it is."""
+    fence = "`" * max(3, _longest_run_of_backticks(command) + 1)
+    return f"{fence}bash\n{lines_for_terminal(command)}\n{fence}"
+
+
+class OnlyPrintable(logging.Formatter):
+    """A log's formatter whose lines hold nothing that a terminal would act on, whoever wrote the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the text of a message, with its traceback if it has one."""
+        return lines_for_terminal(super().format(record))
+
+
+def _as_python_writes_it(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+def _longest_run_of_backticks(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

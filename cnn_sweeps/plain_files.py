@@ -1,0 +1,122 @@
+"""Files of a folder that anybody may have written into: by plain names below it, and no link is followed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe would be waited for
+_NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO)  # what systems say of a link, a socket
+_MOST_LEVELS = 20
+_PART_BYTES = 2**20
+
+
+class NotPlainError(Exception):
+    """What a name leads to is a link, no file or folder, or too large; the message says which."""
+
+
+def check_plain_name(name: str) -> str:
+    """Give the name of a file in a folder back.
+
+    Raises:
+        ValueError: if it leads somewhere else.
+    """
+    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+        raise ValueError("should be the plain name of a file")
+    return name
+
+
+@contextmanager
+def opened_folder(path: Path, *names: str) -> Iterator[int]:
+    """Give a descriptor of a folder, for `dir_fd`; what is moved or replaced later does not change where it leads.
+
+    Args:
+        path: may hold links; whoever names it is trusted.
+        names: plain ones, of the folders below it, each in the one before.
+
+    Raises:
+        NotPlainError: if one of `names` is a link, or no folder.
+        OSError: if there is no such folder, or it cannot be opened.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in names:
+            above, folder = folder, _open(name, _FOLDER, folder)
+            os.close(above)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def read_plain_file(folder: int, name: str, most_bytes: int) -> bytes:
+    """Read a file of an opened folder.
+
+    Raises:
+        NotPlainError: if it is a link, no file, or larger than `most_bytes`.
+        OSError: if it cannot be read.
+    """
+    with _opened_file(folder, name) as file:
+        return b"".join(_parts(file, name, most_bytes))
+
+
+def copy_plain_files(folder: int, name: str, target: Path, most_bytes: int, _levels: int = _MOST_LEVELS) -> int:
+    """Copy a file, or a folder with all that is in it, from an opened folder; give the number of bytes.
+
+    Args:
+        folder: the descriptor.
+        name: plain, of the file or folder in it.
+        target: what the copy is to be called; it does not exist yet.
+        most_bytes: of all files together.
+
+    Raises:
+        NotPlainError: if anything in it is a link or no file, or if it is larger or deeper than it may be.
+        OSError: if it cannot be read or written.
+    """
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        with _opened_file(folder, name) as file, target.open("wb") as copy:
+            return sum(copy.write(part) for part in _parts(file, name, most_bytes))
+    if not _levels:
+        raise NotPlainError(f"{name} is more than {_MOST_LEVELS} folders deep")
+    target.mkdir()
+    inside, size = _open(name, _FOLDER, folder), 0
+    try:
+        for each in sorted(os.listdir(inside)):  # noqa: PTH208  a descriptor
+            size += copy_plain_files(inside, each, target / each, most_bytes - size, _levels - 1)
+    finally:
+        os.close(inside)
+    return size
+
+
+def _open(name: str, flags: int, folder: int) -> int:
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _NOT_PLAIN:
+            raise NotPlainError(f"{name} is a link, or no file or folder") from error
+        raise
+
+
+@contextmanager
+def _opened_file(folder: int, name: str) -> Iterator[int]:
+    file = _open(name, _FILE, folder)
+    try:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link: the file may be another one's
+            raise NotPlainError(f"{name} is a link, or no file")
+        yield file
+    finally:
+        os.close(file)
+
+
+def _parts(file: int, name: str, most_bytes: int) -> Iterator[bytes]:
+    left = most_bytes if os.fstat(file).st_size <= most_bytes else 0  # of a sparse file not even so much
+    while part := os.read(file, min(_PART_BYTES, left + 1)):
+        left -= len(part)
+        if left < 0:
+            raise NotPlainError(f"{name} is larger than the {most_bytes:,} bytes that it may have")
+        yield part

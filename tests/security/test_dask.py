@@ -1,0 +1,73 @@
+"""Nobody but the sweep itself can use the Dask cluster that it starts on this machine."""
+
+import stat
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from packaging.requirements import Requirement
+
+pytest.importorskip("distributed")
+from distributed import Client, Security
+
+from cnn_sweeps.sweep import dask_connection
+from cnn_sweeps.sweep.machine import plan_workers
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster of one worker, and the folder in which its processes make temporary files."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    plan = plan_workers(1, gpus=[], jobs_per_gpu=1, max_worker_mb=None, at_most=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr("tempfile.tempdir", None)
+        with dask_connection.local_cluster(plan, {}) as cluster, dask_connection.connected(cluster) as client:
+            client.wait_for_workers(1)
+            yield cluster, client, temporary
+
+
+def listening_ports():
+    this = psutil.Process()
+    sockets = [each for process in (this, *this.children(recursive=True)) for each in process.net_connections()]
+    return {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+
+
+def test_the_sweeps_own_client_runs_code_there(cluster):
+    _, client, _ = cluster
+    assert client.submit(sum, [1, 2]).result(30) == 3
+    assert client.scheduler.address.startswith("tls://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "make_security"),
+    [("tcp", lambda: Security(require_encryption=False)), ("tls", Security.temporary)],
+    ids=["without one", "with one of its own"],
+)
+def test_client_without_the_sweeps_certificate_cannot_connect(cluster, protocol, make_security):
+    address = cluster[0].scheduler_address.replace("tls", protocol)
+    with pytest.raises(OSError, match=r"TLS certificate does not match|reset by peer|closed"):
+        Client(address, security=make_security(), timeout=10, set_as_default=False)
+
+
+def test_no_process_of_the_cluster_answers_or_shows_anything_without_a_certificate(cluster):
+    addresses = [cluster[0].scheduler_address, *cluster[1].scheduler_info(n_workers=-1)["workers"]]
+    ports = listening_ports()  # those of nannies too
+    assert {int(address.rpartition(":")[2]) for address in addresses} < ports
+    for port in ports:
+        for page in ("health", "info/main/workers.html", "metrics"):
+            with pytest.raises(OSError, match=r"reset by peer|closed|404") as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30)
+            assert not isinstance(refused.value, TimeoutError)
+
+
+def test_no_key_is_left_in_a_file(cluster):
+    files = [file for file in cluster[2].rglob("*") if stat.S_ISREG(file.lstat().st_mode)]
+    assert not [file for file in files if b"PRIVATE KEY" in file.read_bytes()]
+
+
+def test_package_that_makes_certificates_is_installed_with_dask():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "cryptography" in {Requirement(each).name for each in project["optional-dependencies"]["dask"]}

@@ -1,0 +1,73 @@
+"""No code that a model's file names is run, whichever way it names it."""
+
+import io
+import json
+import tomllib
+import zipfile
+from pathlib import Path
+
+import h5py
+import pytest
+from packaging.requirements import Requirement
+
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.tracking.kept_models import _load_network
+
+
+def layer(class_name, **config):
+    base = {"name": "second", "trainable": True, "dtype": "float32"}
+    return {"module": "keras.layers", "class_name": class_name, "config": base | config, "registered_name": None}
+
+
+def calling(module, name):
+    function = {"module": module, "class_name": "function", "config": name, "registered_name": name}
+    return layer("Lambda", function=function, arguments={})
+
+
+def write_model(file, second):
+    """Write what Keras would have written of a network of two layers."""
+    layers = [layer("InputLayer", batch_shape=[None, 4]), second]
+    layers[0]["config"] |= {"name": "first"}
+    config = {"name": "s", "trainable": True, "dtype": "float32", "layers": layers}
+    network = {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as content:
+        content.create_group("layers")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", json.dumps(network | {"build_config": {"input_shape": [None, 4]}}))
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.10.0", "date_saved": "2025-01-01@00:00:00"}))
+        archive.writestr("model.weights.h5", weights.getvalue())
+
+
+def test_file_that_is_written_like_these_loads_if_it_names_no_code(tmp_path):
+    write_model(tmp_path / "model.keras", layer("ReLU"))
+    assert _load_network(tmp_path / "model.keras", "kept").output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        calling("os", "system"),
+        calling("builtins", "print"),
+        calling("keras.utils", "get_file"),
+        calling("keras.models", "load_model"),
+        calling("keras.config", "enable_unsafe_deserialization"),
+        calling("keras.src.saving.saving_api", "load_model"),
+        calling("keras.src.utils.file_utils", "get_file"),
+        layer("Lambda", function={"class_name": "__lambda__", "config": {"code": "4w==", "defaults": None}}),
+        layer("TFSMLayer", filepath="/nowhere", call_endpoint="serve"),
+        layer("StringLookup", vocabulary="/etc/hostname"),
+    ],
+    ids=lambda second: json.dumps(second["config"])[-60:],
+)
+def test_layer_that_calls_a_named_function_or_reads_another_file_is_refused_in_one_line(second, tmp_path):
+    write_model(tmp_path / "model.keras", second)
+    with pytest.raises(ModelError, match="holds code or layers that are not Keras's own") as refused:
+        _load_network(tmp_path / "model.keras", "kept")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_versions_of_keras_that_call_named_functions_cannot_be_installed():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
+    assert not [old for old in ("3.10.0", "3.12.0", "3.13.1") if old in needed["keras"]]

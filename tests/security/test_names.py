@@ -1,0 +1,170 @@
+"""Names of files and classes are shown, never obeyed: by a terminal, a log, a spreadsheet, a picture, a page."""
+
+import csv
+import io
+import logging
+import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from conftest import TINY, compose
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.data import load_folder
+from cnn_sweeps.description import describe_run
+from cnn_sweeps.errors import DataError
+from cnn_sweeps.evaluation.estimates import Estimate
+from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
+from cnn_sweeps.evaluation.image_sheets import draw_predictions
+from cnn_sweeps.evaluation.metrics import per_class_report
+from cnn_sweeps.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
+from cnn_sweeps.prediction import Prediction
+from cnn_sweeps.prediction_output import csv_table, summarize, terminal_table
+from cnn_sweeps.sweep.progress import Progress
+from cnn_sweeps.sweep.report import write_report
+from cnn_sweeps.targets import call_target
+from cnn_sweeps.tracking.models import ModelRecord
+
+CLEARS_THE_SCREEN, FORGES_A_LINE, TURNS_ROUND = "a\x1b[2Jb", "cat\n2026-01-01 INFO all is well", "gpj.\u202ecod"
+HOSTILE = [CLEARS_THE_SCREEN, FORGES_A_LINE, TURNS_ROUND, "a\rb", "a\x07", "a\x9b31m", "a\u2028b", "\udcff.png"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_name_on_a_terminal_is_one_line_that_prints(name):
+    assert for_terminal(name).isprintable()
+    assert len(for_terminal(name)) > len(name)  # nothing is left out, so that names stay apart
+
+
+@pytest.mark.parametrize("name", ["photo 1.jpg", "Katze.png", "猫.png", "a\\b", "été"])
+def test_ordinary_name_stays_as_it_is(name):
+    assert for_terminal(name) == name
+
+
+def test_log_keeps_its_own_lines_and_nothing_that_acts():
+    record = logging.LogRecord("any", logging.INFO, "", 0, "first %s\n\tsecond", ("\x1b[31m",), None)
+    assert OnlyPrintable("%(message)s").format(record) == "first \\x1b[31m\n\tsecond"
+
+
+def test_terminal_and_log_of_every_run_are_so():
+    configured = yaml.safe_load(Path(CONF_DIR, "hydra/job_logging/cnn_sweeps.yaml").read_text())
+    formatters = [configured["formatters"][handler["formatter"]] for handler in configured["handlers"].values()]
+    assert [formatter["class"] for formatter in formatters] == ["cnn_sweeps.names.OnlyPrintable"] * 2
+
+
+def test_error_is_one_line_whatever_is_named_in_it():
+    assert str(DataError(f"data.root={FORGES_A_LINE}{CLEARS_THE_SCREEN}")).isprintable()
+
+
+def test_sweep_shows_and_logs_only_what_prints(tmp_path, capsys):
+    progress = Progress(tmp_path / "sweep.log")
+    progress.say(f"trial 1 {CLEARS_THE_SCREEN}\nsecond line")
+    progress.close()
+    lines = (tmp_path / "sweep.log").read_text().splitlines()
+    assert len(lines) == 2
+    assert "\x1b[2J" not in capsys.readouterr().out + lines[0]
+
+
+def test_files_of_a_folder_are_named_as_what_prints(tmp_path):
+    for i in range(8):
+        file = tmp_path / "data" / f"class {i % 2}\x1b[2J" / f"{i}\n{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 30 * i, np.uint8)).save(file)
+    (tmp_path / "data" / "class 0\x1b[2J" / FORGES_A_LINE).write_text("no image")
+    dataset = load_folder(str(tmp_path / "data"), 8, 1, "skip", str(tmp_path / "cache"))
+    names = [*dataset.skipped_files, *(dataset.image_name(i) for i in range(8))]
+    assert len(names) == 9
+    assert all(name.isprintable() for name in names)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", *HOSTILE])
+def test_cell_of_a_table_is_never_computed(name):
+    assert for_csv(name).isprintable()
+    assert not for_csv(name).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
+    hostile = "=cmd()\x1b[2J"
+    predictions = [Prediction(Path(hostile), hostile, 0.75, {hostile: 0.75, "other": 0.25})]
+    with csv_table(tmp_path / "classes.csv", [hostile, "other"]) as write:
+        write(predictions[0])
+    terminal_table([Path(hostile)], [hostile, "other"])(predictions[0])
+    text = (tmp_path / "classes.csv").read_text()
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith("=")]
+    told = capsys.readouterr().out + summarize(Counter([hostile]), ModelRecord((hostile, "other"), (8, 8, 1), 0.5))
+    assert "\x1b" not in text + told
+
+
+def test_table_of_a_study_is_never_computed(tmp_path):
+    study = optuna.create_study()
+    study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
+    write_report(study, ["val_log_loss"], tmp_path)
+    header, values = csv.reader((tmp_path / "trials.csv").read_text().splitlines())
+    assert dict(zip(header, values, strict=True)).items() >= {
+        ("value", "-1.0"),
+        ("user_attrs_=1+1", "'@SUM(A1)"),
+        ("user_attrs_lines", for_terminal(FORGES_A_LINE)),
+    }
+
+
+FORMULA = r"$\frac$"
+
+
+def test_classes_called_as_formulas_are_drawn(tmp_path):
+    probabilities, labels, names = np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 0]), [FORMULA, "$_{"]
+    images, area = np.zeros((2, 8, 8, 1), np.uint8), Estimate(1.0, 0.9, 1.0)
+    figures = [
+        draw_confusion_matrix(np.eye(2, dtype=np.int64), names, "Test images"),
+        draw_roc_curve(probabilities, labels, names, area, "Test images"),
+        draw_scores(probabilities, labels, names, 0.5, "Test images"),
+        draw_predictions(images, [FORMULA, "a$b$"], labels, probabilities, names, "Mistakes"),
+    ]
+    for figure in figures:
+        figure.savefig(tmp_path / "figure.png")
+
+
+def test_picture_shows_a_formula_as_it_is_typed(tmp_path):
+    figure = Figure()
+    text = figure.text(0.5, 0.5, for_picture(FORMULA))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "figure.png")
+    assert text._preprocess_math(text.get_text()) == (FORMULA, False)
+
+
+def test_report_of_classes_has_a_line_a_class():
+    report = per_class_report(np.eye(2), np.array([0, 1]), [FORGES_A_LINE, CLEARS_THE_SCREEN])
+    assert "\n2026" not in report
+    assert "\x1b" not in report
+
+
+@pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "[a](javascript:b)", "`x` <b>", "``", "a\n# b"])
+def test_name_in_markdown_is_code(name):
+    fence, inside = re.fullmatch("(`+)(.+?)\\1", for_markdown(name)).groups()
+    assert fence not in re.findall("`+", inside)
+    assert inside.strip() == for_terminal(name)
+
+
+def test_command_cannot_end_its_block():
+    command = "python -m cnn_sweeps.train 'data.root=a\n```\n<script>'"
+    first, *inside, last = block_for_markdown(command).splitlines()
+    assert first == f"{last}bash"
+    assert last not in inside
+
+
+def test_page_of_a_run_names_its_data_as_code():
+    dataset = replace(compose_data(), name="<b>photos</b>", source="/data/<script>")
+    page = describe_run("train", "1", dataset, {"train": {"a": 1}}, part="")
+    assert "`<b>photos</b>`, from `/data/<script>`" in page
+
+
+def compose_data():
+    return call_target("data", compose(*TINY).data)

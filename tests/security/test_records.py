@@ -1,0 +1,656 @@
+"""What a folder, a study or a store says is data: it leads to no other file or server; nonsense costs itself alone."""
+
+import json
+import os
+import shutil
+import threading
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from cnn_sweeps import reproduction
+from cnn_sweeps.deliver import deliver
+from cnn_sweeps.doctor import doctor
+from cnn_sweeps.errors import StudyError, TrackingError
+from cnn_sweeps.leftovers import settle_runs
+from cnn_sweeps.locks import file_lock
+from cnn_sweeps.owners import owner_state, owner_tags
+from cnn_sweeps.sweep.ledger import TrialLedger, last_attempt
+from cnn_sweeps.sweep.places import check_study_exists
+from cnn_sweeps.sweep.recovery import SharedStudy
+from cnn_sweeps.sweep.storage import open_storage
+from cnn_sweeps.threads import count_threads
+from cnn_sweeps.tracking.models import _objective_value
+from cnn_sweeps.tracking.outbox import Outbox, deliver_all, find_outboxes
+from cnn_sweeps.tracking.records import read_record
+from cnn_sweeps.tracking.runs import _deliver_of_earlier_part
+from cnn_sweeps.tracking.store import check_place_of_files
+from cnn_sweeps.tracking.sweeps import SweepRun
+from cnn_sweeps.tracking.views import view_tags
+from cnn_sweeps.trial_run import folder_of, run_id_of, senseless_notes, values_of
+from cnn_sweeps.whole_files import replace_whole
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+SECRET = "a private key"
+
+
+@pytest.fixture
+def uri(store, monkeypatch):
+    """The user's store."""
+    uri = f"sqlite:///{store}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@pytest.fixture
+def client(uri):
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder with a file of the user's that no record may reach."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/id_rsa").write_text(SECRET)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def waiting(client, tmp_path):
+    """The folder of a record with one file that waits, `000001/report.txt`."""
+    run_id = client.create_run("0").info.run_id
+    (tmp_path / "report.txt").write_text("all went well")
+    Outbox(tmp_path / "outputs", run_id).keep("files", {"path": None}, tmp_path / "report.txt")
+    return tmp_path / "outputs/outbox" / run_id
+
+
+def artifacts(client, run_id):
+    return {file.path for file in client.list_artifacts(run_id)}
+
+
+def refusal(*words):
+    """Give what the command says where it cannot deliver: one line."""
+    with pytest.raises(TrackingError) as refused:
+        deliver(words)
+    assert len(str(refused.value).splitlines()) == 1
+    return str(refused.value)
+
+
+def change_entry(folder, **changes):
+    about = json.loads((folder / "000001.json").read_text())
+    (folder / "000001.json").write_text(json.dumps(about | changes))
+
+
+# A record names files in its own folder alone.
+
+
+def test_record_that_nobody_has_changed_is_delivered(waiting, client):
+    deliver([str(waiting.parents[1])])
+    assert artifacts(client, waiting.name) == {"report.txt"}
+    assert not waiting.parents[1].exists() or not list(waiting.parents[1].iterdir())
+
+
+@pytest.mark.parametrize(
+    "named", ["{home}/id_rsa", "../../../../home/id_rsa", "..", ".", "", "report.txt/../../000001", 7]
+)
+def test_file_that_an_entry_names_elsewhere_is_not_sent(named, waiting, home, client):
+    change_entry(waiting, file=named.format(home=home) if isinstance(named, str) else named)
+    assert "cannot be delivered" in refusal(str(waiting.parents[1]))
+    assert artifacts(client, waiting.name) == set()
+    assert (waiting / "000001/report.txt").exists()
+
+
+def link_file(folder, home):
+    (folder / "000001/report.txt").unlink()
+    (folder / "000001/report.txt").symlink_to(home / "id_rsa")
+
+
+def link_file_hard(folder, home):
+    (folder / "000001/report.txt").unlink()
+    (folder / "000001/report.txt").hardlink_to(home / "id_rsa")
+
+
+def link_folder(folder, home):
+    shutil.rmtree(folder / "000001")
+    (folder / "000001").symlink_to(home)
+    change_entry(folder, file=None)
+
+
+def link_file_of_a_linked_folder(folder, home):
+    link_folder(folder, home)
+    change_entry(folder, file="id_rsa")
+
+
+def link_a_folder_in_it(folder, home):
+    (folder / "000001/more").symlink_to(home)
+    change_entry(folder, file=None)
+
+
+def link_a_file_in_it(folder, home):
+    (folder / "000001/more").mkdir()
+    (folder / "000001/more/key").symlink_to(home / "id_rsa")
+    change_entry(folder, file=None)
+
+
+def link_entry(folder, home):
+    shutil.move(folder / "000001.json", home / "entry.json")
+    (folder / "000001.json").symlink_to(home / "entry.json")
+
+
+def put_a_pipe(folder, home):
+    """Which would be waited for."""
+    (folder / "000001/report.txt").unlink()
+    os.mkfifo(folder / "000001/report.txt")
+
+
+def link_lock(folder, home):
+    folder.parent.with_suffix(".lock").unlink(missing_ok=True)
+    folder.parent.with_suffix(".lock").symlink_to(home / "made")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(link_file, link_file_hard, link_folder, link_file_of_a_linked_folder, link_a_folder_in_it, link_a_file_in_it),
+        *(link_entry, put_a_pipe, link_lock),
+    ],
+)
+def test_link_in_a_record_is_not_followed(change, waiting, home, client):
+    change(waiting, home)
+    assert "is a link, or no file" in refusal(str(waiting.parents[1]))
+    assert artifacts(client, waiting.name) == set()
+    assert (home / "id_rsa").read_text() == SECRET
+    assert not (home / "made").exists()
+
+
+def test_folder_that_is_replaced_by_a_link_after_it_was_looked_at_is_not_followed(waiting, home, client, monkeypatch):
+    """As somebody does who waits for the moment."""
+    from cnn_sweeps.tracking import outbox
+
+    copy = outbox.copy_plain_files
+
+    def copy_after(*arguments):
+        link_folder(waiting, home)
+        return copy(*arguments)
+
+    monkeypatch.setattr(outbox, "copy_plain_files", copy_after)
+    assert "cannot be delivered" in refusal(str(waiting.parents[1]))
+    assert artifacts(client, waiting.name) == set()
+
+
+@pytest.mark.parametrize("level", ["outbox", "run", "above"])
+def test_outbox_behind_a_link_is_not_looked_at(level, waiting, client, tmp_path, capsys):
+    """It may be one of somebody else's."""
+    (tmp_path / "named").mkdir()
+    place = {"outbox": "outbox", "run": f"outbox/{waiting.name}", "above": "outputs"}[level]
+    target = {"outbox": waiting.parent, "run": waiting, "above": waiting.parents[1]}[level]
+    (tmp_path / "named" / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "named" / place).symlink_to(target)
+    deliver([str(tmp_path / "named")])
+    assert "nothing waits" in capsys.readouterr().out
+    assert (waiting / "000001.json").exists()
+
+
+def test_run_whose_outbox_is_a_link_writes_nothing_behind_it(waiting, home, tmp_path):
+    (tmp_path / "mine/outbox").mkdir(parents=True)
+    (tmp_path / "mine/outbox" / waiting.name).symlink_to(home)
+    with pytest.raises(TrackingError, match="is a link, or no file"):
+        Outbox(tmp_path / "mine", waiting.name).keep("tags", {"tags": {"a": "b"}})
+    assert [file.name for file in home.iterdir()] == ["id_rsa"]
+
+
+def test_file_that_is_replaced_as_a_whole_is_not_written_through_a_link(home):
+    (home / "about.unfinished").symlink_to(home / "id_rsa")
+    replace_whole(home / "about.json", b"{}")
+    assert (home / "id_rsa").read_text() == SECRET
+    assert (home / "about.json").read_text() == "{}"
+
+
+def test_lock_is_no_link(home):
+    (home / "lock").symlink_to(home / "made")
+    with pytest.raises(OSError, match="symbolic links"), file_lock(home / "lock", wait=True):
+        pass
+    assert not (home / "made").exists()
+
+
+def test_folder_that_is_called_outbox_and_holds_something_else_is_left_alone(uri, tmp_path, capsys):
+    (tmp_path / "mail/outbox/2024").mkdir(parents=True)
+    (tmp_path / "mail/outbox/2024/000001.json").write_text("{}")
+    deliver([str(tmp_path / "mail")])
+    assert "nothing waits" in capsys.readouterr().out
+    assert (tmp_path / "mail/outbox/2024/000001.json").exists()
+
+
+def test_what_else_lies_in_a_delivered_folder_is_kept(waiting, client):
+    (waiting / "thesis.tex").write_text("mine")
+    deliver([str(waiting.parents[1])])
+    assert artifacts(client, waiting.name) == {"report.txt"}
+    assert [file.name for file in waiting.iterdir()] == ["thesis.tex"]
+
+
+# The user's password goes to no address that a record or a study names.
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """A server of somebody else's, which keeps what it is asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, dict(self.headers)))
+            self.send_error(403)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(uri=f"http://127.0.0.1:{server.server_port}", asked=asked)
+    server.shutdown()
+    server.server_close()
+
+
+def address(folder, uri):
+    (folder / "about.json").write_text(json.dumps({"uri": uri}))
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_address_that_a_record_names_is_not_asked_unless_the_user_names_it(
+    is_set, waiting, stranger, uri, client, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    if not is_set:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    address(waiting, stranger.uri)
+    told = refusal("outputs")
+    assert told.endswith(
+        f"if the former is yours, too, give python -m cnn_sweeps.deliver {waiting} tracking.uri={stranger.uri}"
+    )
+    assert stranger.asked == []
+    assert not (tmp_path / "mlflow.db").exists()
+    deliver(["outputs", f"tracking.uri={uri}"])  # the user's own, whatever the record says
+    assert artifacts(client, waiting.name) == {"report.txt"}
+    assert stranger.asked == []
+
+
+@pytest.mark.parametrize(
+    "named", ["sqlite:///{home}/id_rsa", "sqlite:///{home}/made.db", "file://{home}/made", "{home}/made"]
+)
+def test_file_that_a_record_names_as_its_store_is_neither_read_nor_written(named, waiting, home, uri):
+    address(waiting, named.format(home=home))
+    assert "tracking.uri=" in refusal(str(waiting.parents[1]))
+    assert [file.name for file in home.iterdir()] == ["id_rsa"]
+    assert (home / "id_rsa").read_text() == SECRET
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"uri": 7}', '{"uri": "http://a b"}', '{"uri": "http://a\\u001b[2J"}']
+)
+def test_address_that_makes_no_sense_is_told_in_one_line(content, waiting):
+    (waiting / "about.json").write_text(content)
+    assert "cannot be delivered (about.json" in refusal(str(waiting.parents[1]))
+
+
+def test_experiment_whose_maker_keeps_its_files_on_another_server_gets_no_password(stranger, client, uri, tmp_path):
+    """A colleague on the same tracking server may have made it."""
+    place = f"{stranger.uri}/api/2.0/mlflow-artifacts/artifacts"
+    experiment = client.create_experiment(f"of {stranger.uri}", artifact_location=place)
+    run_id = client.create_run(experiment, tags={"version.cnn-sweeps": "1"}).info.run_id
+    with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
+        Outbox(tmp_path, run_id).write("files", {"path": None}, Path(__file__))
+    with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
+        read_record(uri, run_id)
+    assert stranger.asked == []
+
+
+@pytest.mark.parametrize(
+    ("place", "is_refused"),
+    [
+        ("http://evil:5000/a", True),
+        ("mlflow-artifacts://evil:5000/a", True),
+        ("https://server:5000/a", False),
+        ("mlflow-artifacts:/a", False),
+        ("/data/mlruns", False),
+        ("s3://bucket/a", False),
+    ],
+)
+def test_password_goes_with_files_to_the_tracking_server_alone(place, is_refused, stranger, monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://server:5000")
+    with pytest.raises(TrackingError) if is_refused else nullcontext():
+        check_place_of_files(place)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    check_place_of_files(place)
+
+
+def test_record_of_the_users_store_is_delivered_wherever_its_password_is(waiting, client, monkeypatch, uri):
+    address(waiting, uri)
+    deliver([str(waiting.parents[1])])
+    assert artifacts(client, waiting.name) == {"report.txt"}
+
+
+# Entries that make no sense.
+
+ENTRY = {"kind": "tags", "content": {"tags": {"a": "b"}}, "has_files": False, "file": None}
+SENSELESS = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no UTF-8": b'{"kind": "\xff"}',
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "no kind": {"content": {}},
+    "unknown kind": ENTRY | {"kind": "shell"},
+    "no content": {"kind": "tags", "has_files": False, "file": None},
+    "content of another kind": ENTRY | {"kind": "metrics"},
+    "tags that are none": ENTRY | {"content": {"tags": {"a": {"b": 1}}}},
+    "a metric without a value": ENTRY | {"kind": "metrics", "content": {"metrics": [["a", None, 1, 1]]}},
+    "a time that no database takes": ENTRY | {"kind": "metrics", "content": {"metrics": [["a", 1.0, 10**30, 1]]}},
+    "an end that is none": ENTRY | {"kind": "end", "content": {"status": "DELETED", "end_time": 1}},
+    "files without files": ENTRY | {"kind": "files", "content": {"path": None}},
+    "files that are not there": ENTRY | {"kind": "files", "content": {"path": None}, "has_files": True},
+    "a place above the artifacts": ENTRY | {"kind": "files", "content": {"path": "../up"}, "has_files": True},
+    "what pip would fetch elsewhere": ENTRY
+    | {
+        "kind": "model",
+        "content": {"metadata": {}, "num_outputs": 1, "requirements": ["evil @ http://127.0.0.1/evil.whl"]},
+        "has_files": True,
+    },
+}
+
+
+def add_entry(folder, content):
+    (folder / "000002.json").write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("content", SENSELESS.values(), ids=SENSELESS)
+def test_entry_that_makes_no_sense_costs_its_record_alone(content, waiting, client, tmp_path, capsys):
+    other = client.create_run("0").info.run_id
+    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+    add_entry(waiting, content)
+    told = refusal(str(tmp_path / "outputs"))
+    assert told.startswith(f"1 of 2 runs could not be delivered: {waiting}: cannot be delivered (000002")
+    assert f"run {other}: 1 entries delivered" in capsys.readouterr().out
+    assert client.get_run(other).data.tags["a"] == "b"
+    assert artifacts(client, waiting.name) == {"report.txt"}  # what comes before it
+    assert [path.name for path in sorted(waiting.iterdir())] == ["000002.json", "about.json"]
+
+
+@pytest.mark.parametrize("place", ["000002.json", "000001/report.txt"])
+def test_file_of_absurd_size_is_not_read(place, waiting):
+    (waiting / "000002.json").write_bytes(json.dumps(ENTRY).encode())
+    with (waiting / place).open("r+b") as file:
+        file.truncate(2**40)
+    assert "is larger than" in refusal(str(waiting.parents[1]))
+
+
+def test_sweep_that_goes_on_leaves_a_record_that_makes_no_sense_and_delivers_the_others(
+    waiting, client, tmp_path, caplog
+):
+    other = client.create_run("0").info.run_id
+    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+    add_entry(waiting, b"{")
+    deliver_all(tmp_path / "outputs")
+    assert client.get_run(other).data.tags["a"] == "b"
+    assert [record.levelname for record in caplog.records if "cannot be delivered" in record.message] == ["WARNING"]
+    assert [outbox.run_id for outbox in find_outboxes(tmp_path / "outputs")] == [waiting.name]
+
+
+def test_run_that_is_resumed_delivers_its_own_record_alone_whatever_folder_its_tag_names(waiting, client, tmp_path):
+    other = client.create_run("0").info.run_id
+    client.set_tag(other, "output.folder", str(tmp_path))
+    _deliver_of_earlier_part(other)
+    assert artifacts(client, waiting.name) == set()
+
+
+# Studies.
+
+OWNER = owner_tags()
+STRANGE = [
+    None,
+    7,
+    -1,
+    10**30,
+    1.5,
+    True,
+    "",
+    "abc",
+    "x' OR 'a",
+    "../../x",
+    "/etc",
+    [],
+    [[]],
+    {},
+    {"a": {"b": 1}},
+    "\0",
+]
+
+
+def make_study(_place, *trials, **attributes):
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(_place / "study.journal")))
+    study = optuna.create_study(study_name="theirs", storage=storage)
+    definition = {"directions": ["minimize"], "space": {}, "settings": {"objective": "val_log_loss"}}
+    for key, value in ({"definition": definition} | attributes).items():
+        study.set_user_attr(key, value)
+    for trial in trials:
+        study.add_trial(trial)
+    return study
+
+
+def trial(state="FAIL", **attributes):
+    """Made by somebody else."""
+    return create_trial(
+        state=TrialState[state],
+        value=0.5 if state == "COMPLETE" else None,
+        params={"model.l2": 0.1},
+        distributions={"model.l2": FloatDistribution(0, 1)},
+        user_attrs=attributes,
+    )
+
+
+def examine(folder, *words):
+    """Give what the doctor says of the study in a folder, and its exit code."""
+    try:
+        doctor(["theirs", f"hydra.sweeper.storage={folder}/study.journal", f"hydra.sweep.dir={folder}", *words])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_doctor_asks_no_store_that_a_study_names(stranger, uri, tmp_path):
+    make_study(tmp_path, **{"tracking.uri": stranger.uri})
+    with pytest.raises(TrackingError, match="if that is yours, too, name it with tracking"):
+        examine(tmp_path)
+    assert stranger.asked == []
+
+
+def test_trials_that_try_each_other_again_in_a_circle_are_no_endless_loop(tmp_path):
+    study = make_study(
+        tmp_path,
+        trial(retried=True, retry_of=2),
+        trial(retried=True, retry_of=0),
+        trial(retried=True, retry_of=1),
+        trial(retried=True, retry_of=3),
+    )
+    assert [last_attempt(each, study.trials).number for each in study.trials] == [2, 2, 2, 3]
+    recovered = SharedStudy(study, str(tmp_path / "study.journal")).recover()
+    assert recovered == []
+    waiting = [each for each in study.trials if each.state == TrialState.WAITING]
+    assert [each.user_attrs["retry_of"] for each in waiting] == [2, 3]
+
+
+@pytest.mark.parametrize("attribute", ["retry_of", "attempt", "owner", "error", "mlflow.run_id", "folder", "set_aside"])
+def test_attribute_that_makes_no_sense_costs_its_trial_alone(attribute, uri, tmp_path, capsys):
+    trials = [trial(state, **{attribute: value}) for value in STRANGE for state in ("FAIL", "RUNNING", "COMPLETE")]
+    study = make_study(tmp_path, *trials, **{attribute: STRANGE, "mlflow.run_id": {"a": []}})
+    assert examine(tmp_path) == 2
+    said = capsys.readouterr().out
+    assert attribute in ("set_aside",) or f"has the attribute {attribute}=" in said
+    assert examine(tmp_path, "--fix") == 2
+    states = [each.state.name for each in study.trials[: len(trials)]]
+    assert "RUNNING" not in states  # of nobody that is known
+    assert states.count("COMPLETE") == len(STRANGE)
+    ledger = TrialLedger(minimize=True, set_aside=[], settings_id="")
+    ledger.read(study.trials)
+    assert ledger.best is not None
+
+
+def test_what_a_trial_notes_of_its_run_is_taken_only_if_it_can_be():
+    strange = [
+        trial(**dict.fromkeys(("mlflow.run_id", "folder", "objective_of_trainings"), value)) for value in STRANGE
+    ]
+    assert {run_id_of(each.user_attrs) for each in strange} <= {None, "abc"}
+    assert {folder_of(each) for each in strange} <= {None, "", "abc", "x' OR 'a"}
+    assert [values_of(each) for each in strange if values_of(each)] == []
+    assert senseless_notes(trial(folder="/etc")) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "definition", [*STRANGE[1:], {"directions": [], "space": {}}, {"directions": 1, "space": 2, "settings": 3}]
+)
+def test_definition_that_makes_no_sense_is_told_in_one_line(definition, uri, tmp_path):
+    make_study(tmp_path, definition=definition)
+    with pytest.raises(StudyError, match="definition makes no sense") as refused:
+        examine(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", [b'{"op_code":0,\n', b'{"op_code":0,"a":"\xff"}\n', b'{"op_code":0,"study_name":{}\n'])
+def test_journal_that_makes_no_sense_is_told_in_one_line(line, tmp_path):
+    (tmp_path / "study.journal").write_bytes(line)
+    with pytest.raises(StudyError, match="makes no sense") as refused:
+        check_study_exists(str(tmp_path / "study.journal"), "theirs")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"op_code":99,"worker_id":"a"}',
+        b'{"op_code":2,"worker_id":"a","study_id":0}',
+        b'{"op_code":4,"worker_id":"a","study_id":0,"state":1,"value":null,"params":{"a":1}}',
+        b"[]",
+        b"[" * 100_000,
+    ],
+    ids=lambda line: line[:90].decode(),
+)
+def test_line_of_a_journal_that_makes_no_sense_is_told_in_one_line(line, uri, tmp_path):
+    make_study(tmp_path, trial())
+    with (tmp_path / "study.journal").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(StudyError, match="makes no sense") as refused:
+        examine(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+    with pytest.raises(StudyError):
+        open_storage(str(tmp_path / "study.journal"))
+
+
+def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_path):
+    make_study(tmp_path)
+    with (tmp_path / "study.journal").open("a") as file:
+        file.write('{"op_code":4,"worker_id":"a","study_id":0,"datetime_start":null,"state":1,"user_attrs":[]}\n')
+    with pytest.raises(StudyError, match="its trial 0 makes no sense"):
+        examine(tmp_path)
+
+
+def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(waiting, client, uri, tmp_path, capsys):
+    refused, other = client.create_run("0").info.run_id, client.create_run("0").info.run_id
+    Outbox(tmp_path / "outputs/refused", refused).keep("metrics", {"metrics": [("bad$name", 1.0, 1, 1)]})
+    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+    add_entry(waiting, b"{")
+    make_study(tmp_path / "outputs", trial(**{"mlflow.run_id": "0" * 32}))
+    assert examine(tmp_path / "outputs", "--fix") == 2
+    said = capsys.readouterr().out
+    assert said.count("cannot be delivered") == 2
+    assert f"mended: {tmp_path}/outputs/other/outbox/{other}" in said
+    assert f"its run {'0' * 32} is not in MLflow" in said
+    assert client.get_run(other).data.tags["a"] == "b"
+
+
+# Tags and files of runs.
+
+
+@pytest.mark.parametrize("pid", ["", "abc", "-1", "0", "1e3", "9" * 30, "9" * 5000, "\0"])
+@pytest.mark.parametrize("name", ["owner.pid", "owner.started"])
+def test_owner_that_makes_no_sense_is_unknown(name, pid):
+    assert owner_state(OWNER) == "alive"
+    if (name, pid) not in {
+        ("owner.started", "-1"),
+        ("owner.started", "0"),
+        ("owner.started", "1e3"),
+        ("owner.started", "9" * 30),
+    }:
+        assert owner_state(OWNER | {name: pid}) == "unknown"
+    assert owner_state({key: text for key, text in OWNER.items() if key != name}) == "unknown"
+
+
+@pytest.mark.parametrize("threads", ["abc", "", "-1", "0", "1.5", "9" * 30, "100000"])
+def test_number_of_threads_that_makes_no_sense_is_told_and_not_used(threads, caplog):
+    before = dict(os.environ)
+    reproduction._use_recorded_threads(SimpleNamespace(tags={"cpu.threads": threads}))
+    assert dict(os.environ) == before
+    assert f"makes no sense; threads to compute with: {count_threads()}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"source": 1, "fingerprint": [], "images": {}}',
+        '{"source": "", "fingerprint": "", "images": 7}',
+        "[" * 100_000,
+    ],
+)
+def test_file_of_a_run_that_makes_no_sense_is_told_in_one_line(data, client, uri):
+    run_id = client.create_run("0", tags={"version.cnn-sweeps": "1"}).info.run_id
+    for name, text in {"config.yaml": "{}", "overrides.yaml": "[]", "data.json": data}.items():
+        client.log_text(run_id, text, name)
+    with pytest.raises(TrackingError, match=r"makes? no sense") as refused:
+        read_record(uri, run_id)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_file_of_a_run_of_absurd_size_is_not_read(client, uri, tmp_path):
+    run_id = client.create_run("0", tags={"version.cnn-sweeps": "1"}).info.run_id
+    for name in ("config.yaml", "overrides.yaml", "data.json"):
+        client.log_text(run_id, "{}", name)
+    place = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    with (place / "config.yaml").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(TrackingError, match=r"config.yaml of the run .* has 1,099,511,627,776 bytes"):
+        read_record(uri, run_id)
+
+
+@pytest.mark.parametrize("number", ["-1", "abc", "", "9" * 30, "0.0"])
+def test_run_that_names_no_trial_of_the_study_is_left_as_it_is(number, client, tmp_path):
+    parent = client.create_run("0").info.run_id
+    tags = {"mlflow.parentRunId": parent, "trial.number": number}
+    run_id = client.create_run("0", tags=tags).info.run_id
+    settle_runs(SweepRun(parent, "0", tmp_path), make_study(tmp_path, trial(), trial("COMPLETE")).trials)
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_view_that_somebody_has_changed_costs_itself_alone():
+    strange = ['{"name"', '{"name": 1}', '{"name": "a", "createdAt": "abc", "state": "{}"}', '{"name": "a"}']
+    tags = {f"mlflow.sharedViewState.sweep-{number}": text for number, text in enumerate(strange)}
+    assert list(view_tags(tags, "run", "name", {})) == ["mlflow.sharedViewState.sweep-run"]
+
+
+@pytest.mark.parametrize("tags", [{}, {"objective.value": "abc"}, {"objective.value": ""}])
+def test_objective_of_a_champion_that_is_no_number_is_not_known(tags):
+    assert _objective_value(tags) is None
