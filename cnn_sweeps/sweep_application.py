@@ -231,7 +231,8 @@ class CnnSweep(SweepApplication):
                 lines += self._retrain(executor)
         lines += self._warn_of_chance(chosen[:1])
         with tempfile.TemporaryDirectory() as folder:
-            write_report(study.optuna_study, self._config.objective, Path(folder))
+            with_pictures = self._config.evaluation.pictures != "none"
+            write_report(study.optuna_study, self._config.objective, Path(folder), with_pictures=with_pictures)
             lines += self._report_ablation(study.ranking(), Path(folder))
             for name in ("multirun.yaml", "optimization_results.yaml"):
                 text = (self._folder / name).read_text(encoding="utf-8")

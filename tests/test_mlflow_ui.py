@@ -25,7 +25,9 @@ from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in
 from waiting import LONGEST_S, wait_until
 
 PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
-ARGUMENTS = ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4"]
+ARGUMENTS = (
+    ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4", "evaluation.pictures=best"]
+)
 SWEPT, OBJECTIVE = ("model.dropout", "model.l2", "optimizer.decay_rate"), "final_val_log_loss"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -53,7 +55,7 @@ def browser():
 def swept(browser, tmp_path_factory):
     """A folder in which a sweep was run, its runs, and the address of `mlflow ui` there."""
     folder = tmp_path_factory.mktemp("swept")
-    with command_in(folder, folder, draws_sweeps=True) as run:
+    with command_in(folder, folder) as run:
         run(*ARGUMENTS)
     runs = all_runs(folder)
     (sweep,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)

@@ -41,7 +41,7 @@ def run(program, *, stdout, is_closed=False):
     process = subprocess.Popen([sys.executable, "-c", program], text=True, **pipes)
     if is_closed:
         process.stdout.close()
-    return process.communicate("go\n", timeout=60)[1], process.returncode
+    return process.communicate("go\n")[1], process.returncode
 
 
 def test_what_lasts_ends_well_and_quietly_without_its_display():

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from statistics import mean, stdev
 from types import SimpleNamespace
 
 import mlflow
@@ -184,6 +185,18 @@ def test_commands_hide_passwords_and_what_was_for_the_one_time():
         command_to_repeat("python -m a", overrides)
         == "python -m a 'tracking.uri=postgresql://me:***@host/runs' 'data.root=my photos'"
     )
+
+
+def test_run_with_repeats_records_the_mean_of_its_child_runs(made):
+    trainings = child_runs(made.group)
+    assert [run.info.run_name for run in trainings] == ["seed 0", "seed 1"]
+    assert [run.data.params["seed"] for run in trainings] == ["0", "1"]
+    assert {run.info.status for run in (made.group, *trainings)} == {"FINISHED"}
+    for name in ("final_val_log_loss", "test_log_loss"):
+        values = [run.data.metrics[name] for run in trainings]
+        assert made.group.data.metrics[name] == pytest.approx(mean(values))
+        assert made.group.data.metrics[f"{name}_se"] == pytest.approx(stdev(values) / 2**0.5)
+    assert "decision_threshold" not in made.group.data.metrics  # each has its own
 
 
 # What comes out the same.

@@ -34,7 +34,6 @@ from tiny_sweeps import (
     study_in,
     sweep_folder,
     sweep_log,
-    train_command,
 )
 from waiting import wait_until
 
@@ -69,7 +68,7 @@ PLAIN = [*SWEEP, IN_THIS_PROCESS, "tracking.experiment_name=plain sweep", "evalu
 def swept(tmp_path_factory, store):
     """What `python -m cnn_sweeps.train --multirun` with four trials leaves."""
     folder = tmp_path_factory.mktemp("swept")
-    with command_in(folder, store, draws_sweeps=True) as run:
+    with command_in(folder, store) as run:
         run(*PLAIN, "hydra.sweeper.n_trials=4")
     study = study_in(folder)
     parent = parent_run(study)
@@ -213,13 +212,16 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
         assert f"trial {study.best_trial.number} was tested before" in said
 
 
-def test_of_two_values_for_a_key_the_one_that_is_given_last_counts(run_train, tmp_path):
+def test_of_two_values_for_a_key_the_last_one_counts_and_an_interpolation_is_resolved_in_each_trial(
+    run_train, tmp_path
+):
     """As in every Hydra command."""
-    last_are_several = ["model.filters=[4,8]", "model.filters=[4,4],[8,8]"]
+    last_are_several = ["model.filters=[4,8]", "model.filters=[4,4],[8,8]", "model.dense_units=${model.filters}"]
     quick = ["objective=num_parameters", "training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
     run_train(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, *last_are_several, *quick)
     few, many = study_in(tmp_path).trials
-    assert [run_of(trial).data.params["model.filters"] for trial in (few, many)] == ["[4, 4]", "[8, 8]"]
+    for key in ("model.filters", "model.dense_units"):
+        assert [run_of(trial).data.params[key] for trial in (few, many)] == ["[4, 4]", "[8, 8]"]
     assert few.value < many.value
 
 
@@ -309,21 +311,6 @@ def test_repeats_and_folds_make_a_trial_the_mean_of_its_child_runs(run_train, tm
     assert [each.data.params["seed"] for each in trainings] == ["0", "0", "1", "1"]
 
 
-def test_single_run_with_repeats_records_the_mean_of_its_child_runs(run_train):
-    run_train(*TINY, "repeats=2", "seed=4", "tracking.log_model=false")
-    runs = mlflow.search_runs(search_all_experiments=True, max_results=3, output_format="list")
-    (group,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    trainings = child_runs(group)
-    assert [run.info.run_name for run in trainings] == ["seed 4", "seed 5"]
-    assert [run.data.params["seed"] for run in trainings] == ["4", "5"]
-    assert {run.info.status for run in (group, *trainings)} == {"FINISHED"}
-    for name in ("final_val_log_loss", "test_log_loss"):
-        values = [run.data.metrics[name] for run in trainings]
-        assert group.data.metrics[name] == pytest.approx(mean(values))
-        assert group.data.metrics[f"{name}_se"] == pytest.approx(stdev(values) / 2**0.5)
-    assert "decision_threshold" not in group.data.metrics  # each has its own
-
-
 def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, tmp_path):
     """The number of parameters differs by the same amount in every training, which is no chance."""
     run_train(
@@ -338,11 +325,11 @@ def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, 
     assert loser.data.metrics["num_parameters"] > study.best_value
 
 
-def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(monkeypatch, store, tmp_path):
-    train_command(monkeypatch, tmp_path, store, draws_sweeps=True)(
+def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path):
+    run_train(
         *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[4,8],[4,4]"),
         "objective=[val_log_loss,num_parameters]",
-        *("hydra.sweeper.direction=[minimize,minimize]", "tracking.log_model=false"),
+        *("hydra.sweeper.direction=[minimize,minimize]", "tracking.log_model=false", "evaluation.pictures=best"),
     )
     study = study_in(tmp_path)
     parent = parent_run(study)
@@ -370,9 +357,9 @@ def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_f
     assert drawn(swept.children) == {number: number == best for number in ("0", "1", "2", "3")}
     every = [*SWEEP, IN_THIS_PROCESS, "tracking.log_model=false", "evaluate_best=false", "training.epochs=1"]
     accuracy = ["objective=val_accuracy", "hydra.sweeper.direction=maximize", "evaluation.threshold_metric=accuracy"]
-    run_train(*every, *accuracy, "hydra.sweeper.n_trials=2", "evaluation.pictures=all")
+    run_train(*every, *accuracy, "hydra.sweeper.n_trials=1", "evaluation.pictures=all")
     study = study_in(tmp_path)
-    assert drawn(child_runs(parent_run(study))) == {"0": True, "1": True}
+    assert drawn(child_runs(parent_run(study))) == {"0": True}
     for trial in study.trials:  # what is optimised is at the threshold, what pruning sees is at 0.5
         metrics = run_of(trial).data.metrics
         assert trial.value == metrics["final_val_accuracy"] >= metrics["final_val_accuracy_at_half"]
@@ -391,8 +378,8 @@ def test_best_configuration_is_retrained_on_training_and_validation_images_whate
 ):
     monkeypatch.setattr("cnn_sweeps.evaluation.figures.draw_roc_curve", lambda *_: 1 / 0)
     experiment = "tracking.experiment_name=retrained"
-    sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true"]
-    run_train(*sweep, "hydra.sweeper.n_trials=2")
+    sweep = [*SWEEP, IN_THIS_PROCESS, experiment, "retrain_best=true", "evaluation.pictures=best"]
+    run_train(*sweep, "hydra.sweeper.n_trials=1")
     study = study_in(tmp_path)
     (again,) = (run for run in child_runs(parent_run(study)) if "retrained.trial" in run.data.tags)
     best = run_of(study.best_trial)
@@ -424,7 +411,7 @@ def test_best_configuration_is_retrained_on_training_and_validation_images_whate
     whole = np.setdiff1d(np.arange(60), test)
     assert differences(keras.saving.load_model(kept), data.images[whole]).max() < 0.01
 
-    run_train(*sweep, "hydra.sweeper.n_trials=2")
+    run_train(*sweep, "hydra.sweeper.n_trials=1")
     assert f"trial {study.best_trial.number} was retrained before" in sweep_log(tmp_path)
     assert sum("retrained.trial" in run.data.tags for run in child_runs(parent_run(study))) == 1
 
@@ -463,10 +450,13 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
 
 
-def test_evaluate_best_false_tests_nothing_and_keeps_the_model(run_train, tmp_path):
+def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(run_train, tmp_path):
     experiment = "tracking.experiment_name=not/tested"  # a name that MLflow's registry would refuse
     run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "evaluate_best=false", experiment)
-    (run,) = child_runs(parent_run(study_in(tmp_path)))
+    parent = parent_run(study_in(tmp_path))
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
+    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"}
+    (run,) = child_runs(parent)
     assert not measured_on_test(run)
     version = mlflow.MlflowClient().get_model_version_by_alias("not-tested-synthetic", "champion")
     assert version.tags["trial.run_id"] == run.info.run_id
@@ -533,15 +523,6 @@ def test_test_that_was_cut_off_is_brought_to_its_end_by_the_same_command_whereve
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_interpolation_on_the_command_line_is_resolved_in_each_trial(run_train, tmp_path):
-    quick = ["training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
-    several = "model.filters=[4,8],[4,4]"
-    run_train(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, several, "model.dense_units=${model.filters}", *quick)
-    trials = study_in(tmp_path).trials
-    assert [trial.user_attrs.get("error") for trial in trials] == [None, None]
-    assert [run_of(trial).data.params["model.dense_units"] for trial in trials] == ["[4, 8]", "[4, 4]"]
-
-
 # Worker processes.
 
 
@@ -560,47 +541,37 @@ def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(r
         assert "epoch 2/2" in (sweep_folder(tmp_path) / str(trial.number) / "train.log").read_text()
 
 
-def trials_in_training(folder, epochs):
-    """The running trials of a sweep that have done so many epochs."""
-    if not (sweep_folder(folder) / "study.journal").exists():
-        return []
-    return [
-        trial
-        for trial in study_in(folder).trials
-        if trial.state.name == "RUNNING" and len(trial.intermediate_values) in epochs
-    ]
-
-
 def test_trial_whose_worker_is_killed_is_resumed_and_sigterm_closes_all_runs_and_leaves_the_trials_to_the_same_command(
     tmp_path, empty_database
 ):
     """That such sweeps end as if nothing had happened: tests/faults."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     long = ["training.epochs=10000", "training.early_stopping.enabled=false", "hydra/sweeper/pruner=none"]
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
 
-    def in_training(number):
-        return [trial for trial in trials_in_training(tmp_path, range(5, 10_000)) if trial.number == number]
+    def wait_for_line(number, pattern):
+        log = sweep_folder(tmp_path) / str(number) / "train.log"
+        says_so = lambda: log.exists() and re.search(pattern, log.read_text(), re.DOTALL)  # noqa: E731
+        wait_until(lambda: process.poll() is not None or says_so(), f"trial {number}")
 
     with started(tmp_path, *SWEEP, *long, "hydra.sweeper.n_trials=1") as process:
-        wait_until(lambda: process.poll() is not None or in_training(0), "the trial")
-        killed_id = in_training(0)[0].user_attrs["mlflow.run_id"]
-        worker = psutil.Process(int(client.get_run(killed_id).data.tags["owner.pid"]))
+        wait_for_line(0, "epoch +3/")
+        (killed,) = study_in(tmp_path).trials
+        worker = psutil.Process(int(run_of(killed).data.tags["owner.pid"]))
         assert process.pid in [parent.pid for parent in worker.parents()]
         worker.send_signal(signal.SIGKILL)
-        wait_until(lambda: process.poll() is not None or in_training(1), "the second try")
-        (again,) = in_training(1)
+        wait_for_line(1, "resuming after epoch.*epoch +[0-9]+/")
         process.terminate()
         assert process.wait() == 143
 
     study = study_in(tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "WAITING"]
     assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, 1]
-    assert study.trials[0].user_attrs["error"] == "the worker process died (exit code -9)"
-    assert again.params == study.trials[0].params
-    assert "resuming after epoch" in (sweep_folder(tmp_path) / "1" / "train.log").read_text()
+    lost, again, _ = study.trials
+    assert lost.user_attrs["error"] == "the worker process died (exit code -9)"
+    assert again.params == lost.params
     assert [run.info.status for run in all_runs(tmp_path)] == ["KILLED"] * 3
-    assert client.get_run(killed_id).data.tags["trial.state"] == "FAIL"
+    assert run_of(lost).data.tags["trial.state"] == "FAIL"
     assert run_of(again).data.tags["trial.retry_of"] == "0"
     assert parent_run(study).data.metrics["trials.retried"] == 2
 
@@ -620,7 +591,7 @@ def refusal(run_train, *arguments):
     return message
 
 
-@pytest.mark.parametrize("preset", ["regularization", "optimizer", "architecture", "wide"])
+@pytest.mark.parametrize("preset", ["architecture", "wide"])  # test_docs.py begins sweeps of the others
 def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(preset, run_train, tmp_path):
     assert UNREACHABLE in refusal(run_train, f"search={preset}", UNREACHABLE)
     assert list(tmp_path.iterdir()) == []

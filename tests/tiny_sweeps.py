@@ -16,7 +16,6 @@ from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
 from cnn_sweeps.command_line import run_application
-from cnn_sweeps.sweep import report
 from cnn_sweeps.train import train
 
 STUDY = "tiny"
@@ -77,20 +76,11 @@ def measured_on_test(run):
     return {name for name in run.data.metrics if name.startswith("test_")}
 
 
-def train_command(patch, folder, store, *, draws_sweeps=False):
-    """Give a function that runs the command in this process, in a folder; the pictures of sweeps take most of its time.
-
-    Args:
-        patch: undoes at its end what this changes.
-        folder: to work in.
-        store: the folder of the MLflow database.
-        draws_sweeps: whether a sweep's own pictures are drawn, for the tests that look at them.
-    """
+def train_command(patch, folder, store):
+    """Give a function that runs the command in this process, in a folder, until `patch` undoes what this changes."""
     patch.chdir(folder)
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     patch.setenv("HYDRA_FULL_ERROR", "0")
-    if not draws_sweeps:
-        patch.setattr(report, "_pictures", lambda _study, _objective_names: {})
 
     def run(*arguments):
         patch.setattr(sys, "argv", ["train", *arguments])
@@ -100,10 +90,10 @@ def train_command(patch, folder, store, *, draws_sweeps=False):
 
 
 @contextmanager
-def command_in(folder, store, *, draws_sweeps=False):
+def command_in(folder, store):
     """Give what `run_train` gives, for longer than one test."""
     with pytest.MonkeyPatch.context() as patch:
-        yield train_command(patch, folder, store, draws_sweeps=draws_sweeps)
+        yield train_command(patch, folder, store)
 
 
 @contextmanager

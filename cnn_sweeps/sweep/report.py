@@ -21,16 +21,21 @@ _WIDTH, _HEIGHT, _DPI = 9.0, 5.0, 110
 _LONGEST_LEGEND = 12  # trials
 
 
-def write_report(study: optuna.Study, objective_names: Sequence[str], folder: Path) -> None:
+def write_report(
+    study: optuna.Study, objective_names: Sequence[str], folder: Path, *, with_pictures: bool = True
+) -> None:
     """Write `trials.csv` and the pictures that the study's trials are enough for.
 
     Args:
         study: with at least one completed trial.
         objective_names: one for each direction.
         folder: that exists.
+        with_pictures: whether to draw.
     """
     table = study.trials_dataframe().rename(columns=for_csv)
     table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
+    if not with_pictures:
+        return
     mpl.use("Agg")  # Optuna draws with pyplot
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all that is drawn afterwards

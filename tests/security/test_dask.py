@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from packaging.requirements import Requirement
+from waiting import LONGEST_S
 
 pytest.importorskip("distributed")
 from distributed import Client, Security
@@ -37,7 +38,7 @@ def listening_ports():
 
 def test_the_sweeps_own_client_runs_code_there(cluster):
     _, client, _ = cluster
-    assert client.submit(sum, [1, 2]).result(30) == 3
+    assert client.submit(sum, [1, 2]).result(LONGEST_S) == 3
     assert client.scheduler.address.startswith("tls://127.0.0.1:")
 
 

@@ -2,13 +2,13 @@
 
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 from test_study import complete, open_study, run_all, run_as_process
+from waiting import wait_until
 
 from cnn_sweeps import owners, patience
 from cnn_sweeps.errors import StudyError
@@ -65,10 +65,7 @@ def sign_of(study, trial):
 
 
 def wait_for_another_sign(study, trial, sign):
-    deadline = time.monotonic() + 60
-    while sign_of(study, trial) == sign:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: sign_of(study, trial) != sign, "another sign of life")
 
 
 def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exactly_the_total(postgres, tmp_path):
@@ -153,8 +150,7 @@ def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_at, c
     complete(theirs, trial)
     last = sign_of(mine, mine.trials[0])
     clock.signs.release()
-    while theirs._heartbeat._is_beating:  # it has nothing to give signs for
-        time.sleep(0.01)
+    wait_until(lambda: not theirs._heartbeat._is_beating, "the end of the signs")  # it has nothing to give them for
     assert sign_of(mine, mine.trials[0]) == last
 
 

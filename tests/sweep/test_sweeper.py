@@ -259,7 +259,7 @@ def test_output_that_nobody_reads_or_that_finds_no_space_ends_no_sweep(app, is_f
         if not is_full:
             assert process.stdout.readline()
             process.stdout.close()
-        assert process.wait(60) == 0
+        assert process.wait() == 0
     assert states(app) == {"COMPLETE": 3}
 
 
