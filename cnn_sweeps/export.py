@@ -66,8 +66,9 @@ def export(arguments: Sequence[str]) -> None:
         f"{target}: agrees with Keras on {NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
         f"the largest difference of a probability is {difference:.1e}"
     )
-    if kept.record.decision:
-        print(f"choose {kept.record.decision}, as cnn_sweeps.predict does")
+    names, threshold = kept.record.class_names, kept.record.decision_threshold
+    if threshold is not None and len(names) == 2:
+        print(f"choose {names[1]} from a probability of {threshold:g} on, as cnn_sweeps.predict does")
     bad_files.refuse(len(files) + len(links))
 
 

@@ -74,8 +74,8 @@ def summarize(counts: Counter[str], record: ModelRecord) -> str:
     """Say how many images got which class."""
     found = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")
-    if record.decision:
-        summary += f" ({record.decision})"
+    if record.decision_threshold is not None and len(record.class_names) == 2:
+        summary += f" ({record.class_names[1]} from a probability of {record.decision_threshold:g} on)"
     return summary
 
 

@@ -125,7 +125,7 @@ def test_many_classes_have_metrics_and_pictures_but_no_threshold(run_train, last
 
 @pytest.fixture(scope="module")
 def rare_class(tmp_path_factory):
-    """A folder with its own split and two classes that are hard to tell apart; one image in five is of the second."""
+    """A folder with a split of its own, of two classes, hard to tell apart, one image in five of the second."""
     folder, random = tmp_path_factory.mktemp("rare"), np.random.default_rng(0)
     for split, number in (("train", 60), ("val", 40), ("test", 40)):
         for i in range(number):

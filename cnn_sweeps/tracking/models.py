@@ -44,13 +44,6 @@ class ModelRecord:
     image_shape: tuple[int, int, int]
     decision_threshold: Annotated[float, Field(ge=0, le=1)] | None
 
-    @property
-    def decision(self) -> str:
-        """From which probability on the second of two classes is chosen, for a person; else empty."""
-        if self.decision_threshold is None or len(self.class_names) > 2:
-            return ""
-        return f"{self.class_names[1]} from a probability of {self.decision_threshold:g} on"
-
     def as_metadata(self) -> dict[str, Any]:
         """Give it as MLflow keeps it: of plain lists, numbers and texts."""
         plain = asdict(self)
