@@ -16,22 +16,25 @@ log = logging.getLogger(__name__)
 
 HINT = (
     "learning_curves.png shows whether it still learned at the end; try training.epochs, optimizer.learning_rate, "
-    "regularization=none, more images, or, where one class is rare, training.class_weight=balanced"
+    "regularization=none or more images; where one class is rare, training.class_weight=balanced, or, if accuracy is "
+    "what counts, evaluation.threshold_metric=accuracy"
 )
 
 
 def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     """Measure the final weights on all images, keep the model, and draw; give the metrics.
 
-    Metrics and model come first, so that nothing that is drawn or written of them can lose them.
+    Metrics and model come first, so that nothing that is drawn or written of them can lose them. What is said ends with
+    results, warnings, a hint, and, of a run on its own, commands and the address of its page, in this order.
     """
     evaluation, final = trained.evaluate(on_test=True)
     final = trained.measure_train(final)
     trained.log(final, evaluation)
-    warnings = []
+    warnings, is_kept = [], False
     if trained.config.tracking.log_model:
         try:
             trained.log_model(evaluation.threshold, results_dir)
+            is_kept = True
         except ModelError as error:
             warnings.append(str(error))
     warnings += trained.report(results_dir, evaluation)
@@ -41,6 +44,8 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
         log.warning("warning: %s", warning)
     if no_better is not None:
         log.info("hint: %s", HINT)
+    for line in runs.describe_next(has_model=is_kept):
+        log.info("%s", line)
     return final
 
 

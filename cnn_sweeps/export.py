@@ -68,6 +68,9 @@ def export(arguments: Sequence[str]) -> None:
         f"{target}: agrees with Keras on {NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
         f"the largest difference of a probability is {difference:.1e}"
     )
+    class_names, threshold = kept.record.class_names, kept.record.decision_threshold
+    if threshold is not None and len(class_names) == 2:
+        print(f"choose {class_names[1]} from a probability of {threshold:g} on, as cnn_sweeps.predict does")
     bad_files.refuse(len(files) + len(links))
 
 

@@ -23,6 +23,7 @@ from cnn_sweeps.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.records import RunRecord, TrainingRecord, read_measured, read_record, record_reproduction
+from cnn_sweeps.tracking.runs import REPRODUCES_TAG
 from cnn_sweeps.tracking.store import find_existing_store
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Reproduction:
     @property
     def tags(self) -> dict[str, str]:
         """What tells the run from others."""
-        return {"command": self.command, "reproduces": self._record.run_id}
+        return {"command": self.command, REPRODUCES_TAG: self._record.run_id}
 
     @property
     def params(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cnn_sweeps.assembly import build_network, prepare_libraries
 from cnn_sweeps.chosen import KeptTrial, load_kept, logged_to, registered_name
 from cnn_sweeps.data.split import balanced_class_weights
 from cnn_sweeps.errors import ModelError
+from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.stored_config import Trusted
 from cnn_sweeps.tracking.store import find_store
 
@@ -89,6 +90,8 @@ def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_
         runs.log_metrics(test.metrics | test.intervals | beside, step=num_epochs)
         at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
         lines.append(f"retrained trial {number} on the test images, once: {test.describe()}{at}")
+        if (no_better := describe_no_better(test.metrics)) is not None:
+            lines.append(f"warning: retrained trial {number}: {no_better}")
     if keep_model:
         trained = TrainedNetwork(config, dataset, whole, network.model, predict, progress)
         tags = {"trial.number": str(number), "retrained.images": str(len(both))}

@@ -238,7 +238,7 @@ class CnnSweep(SweepApplication):
                 text = (self._folder / name).read_text(encoding="utf-8")
                 Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
             self._run.log_files(Path(folder))
-        return lines
+        return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
 
     def _warn_of_chance(self, trials: Sequence[FrozenTrial]) -> list[str]:
         """Say of trials that they are no better than naming the commonest class."""

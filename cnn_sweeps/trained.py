@@ -60,15 +60,20 @@ class TrainedNetwork:
         """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.
 
         Returns:
-            What to say of pictures that cannot be drawn.
+            What to say of texts that cannot be written, and of pictures that cannot be drawn.
         """
-        results.write_report(folder, self.dataset, evaluation.held_out)
         failures = []
+        try:
+            results.write_report(folder, self.dataset, evaluation.held_out)
+        except Exception as error:  # as with a picture: metrics and model matter more
+            if is_disk_full(error):
+                raise
+            failures.append(f"the report cannot be written ({describe_error(error)})")
         if self.config.evaluation.pictures != "none":
             from cnn_sweeps.pictures import write_pictures  # noqa: PLC0415  scikit-learn takes 1.4 s, few trials need it
 
             about = (self.model, self.dataset, evaluation, self.progress, self.config.training)
-            failures = write_pictures(folder, *about)
+            failures += write_pictures(folder, *about)
         runs.log_files(folder)
         return failures
 

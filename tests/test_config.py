@@ -194,3 +194,11 @@ def test_settings_of_the_result_leave_out_what_does_not_change_it():
     changed = ["resume=true", "tracking.run_name=x", "training.checkpoint_dir=y"]
     assert compose(*changed).settings_of_result == compose().settings_of_result
     assert compose("seed=1").settings_of_result != compose().settings_of_result
+
+
+def test_objective_depends_on_the_threshold_metric_where_it_is_accuracy_and_weights_never_do():
+    key = "evaluation.threshold_metric"
+    of_loss, of_accuracy = compose(), compose("objective=[val_log_loss,val_accuracy]", f"{key}=f1")
+    assert key not in of_loss.settings_of_result
+    assert of_accuracy.settings_of_result[key] == "f1"
+    assert of_accuracy.settings_of_weights == of_loss.settings_of_weights

@@ -80,6 +80,8 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     assert "stripes 90 degrees" in artifact(run, "test_report.txt").read_text()
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
+    uri = mlflow.get_tracking_uri()
+    assert f"  python -m cnn_sweeps.predict PHOTOS model={run.info.run_id} tracking.uri={uri}\n" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
 
@@ -130,7 +132,7 @@ def rare_class(tmp_path_factory):
         for i in range(number):
             file = folder / split / ("light" if i % 5 == 0 else "dark") / f"{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((random.integers(0, 200, (8, 8)) + 20 * (i % 5 == 0)).astype(np.uint8)).save(file)
+            Image.fromarray((random.integers(0, 200, (8, 8)) + 10 * (i % 5 == 0)).astype(np.uint8)).save(file)
     return folder
 
 
@@ -142,7 +144,8 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
 
     run_train(
         *("data=folder", f"data.root={rare_class}", "data.image_size=8", "data.channels=1", "data.cache_dir=cache"),
-        *("model.filters=[4]", "model.dense_units=[4]", "training.epochs=2", "hydra.run.dir=here"),
+        *("model.filters=[8]", "model.dense_units=[16]", "optimizer.learning_rate=0.01", "training.epochs=4"),
+        *("regularization=none", "hydra.run.dir=here"),
     )
     run = last_run()
     metrics = run.data.metrics
@@ -223,13 +226,20 @@ def own_networks(tmp_path, monkeypatch):
     return lambda name: ["--config-dir", "conf", f"model={name}", *TINY_DATA, "training.epochs=1", "hydra.run.dir=here"]
 
 
-def test_network_that_has_learned_nothing_is_told_after_the_results(run_train, own_networks, tmp_path):
+def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
+    run_train, last_run, own_networks, tmp_path
+):
     run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
-    *_, results, warning, hint = (tmp_path / "here/train.log").read_text().splitlines()
+    *_, results, warning, hint, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning
     assert "its accuracy is 0.500, that of the commonest class 0.500 (its balanced accuracy is 0.500)" in warning
     assert "hint: " in hint
+    assert to_look.endswith("To look at the run:")
+    assert re.search(r"  mlflow ui --backend-store-uri sqlite:///\S+/mlflow.db$", command)
+    assert page.endswith(
+        f"  http://127.0.0.1:5000/#/experiments/{last_run().info.experiment_id}/runs/{last_run().info.run_id}"
+    )
     assert not list((tmp_path / "here/results").glob("*.png"))
     assert (tmp_path / "here/results/test_report.txt").exists()
 
@@ -238,6 +248,7 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     def fail(*_args, **_options):
         raise ValueError("no\n  such curve")
 
+    monkeypatch.setattr("cnn_sweeps.results.per_class_report", fail)
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "image_sheets.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
     monkeypatch.setattr("cnn_sweeps.pictures.grad_cam", fail)
@@ -254,7 +265,8 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     drawn = {name.removesuffix(".png") for name in kept if name.endswith(".png")}
     assert drawn - {"mistakes"} == PICTURES - failed
-    assert "test_report.txt" in kept
+    assert "warning: the report cannot be written (ValueError: no such curve)\n" in told
+    assert "test_metrics.csv" in kept
 
 
 @pytest.mark.parametrize("name", ["shared", "without_config"])

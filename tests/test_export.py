@@ -55,8 +55,11 @@ def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kep
     export([str(folder), *settings, f"format={form}", "output=exported"])
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32) / 255
     np.testing.assert_allclose(run(pixels), outputs_for(kept_run, files), atol=1e-5)
-    told = r"exported: agrees with Keras on 16 random and 12 given images; the largest .* is (\d\.\de[-+]\d\d)\n"
-    assert float(re.search(told, capsys.readouterr().out)[1]) < 1e-5
+    told = r"exported: agrees with Keras on 16 random and 12 given images; the largest .* is (\d\.\de[-+]\d\d)\n(.*)\n"
+    difference, decision = re.search(told, capsys.readouterr().out).groups()
+    assert float(difference) < 1e-5
+    threshold = kept_run.data.metrics["decision_threshold"]
+    assert decision == f"choose stripes 90 degrees from a probability of {threshold:g} on, as cnn_sweeps.predict does"
     assert [file.name for file in Path().iterdir()] == ["exported"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_err
 log = logging.getLogger(__name__)
 
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
+REPRODUCES_TAG = "reproduces"
 _FOLDER_TAG = "output.folder"
 
 
@@ -189,6 +191,27 @@ class EpochMetrics:
 def log_files(folder: Path) -> None:
     """Keep the files of a folder with the run."""
     write("files", {"path": None}, folder)
+
+
+def describe_next(*, has_model: bool) -> list[str]:
+    """Say which commands use the open run, and where its page is; nothing of a part, or of another run made again."""
+    import mlflow
+
+    run = mlflow.active_run()
+    if run is None or {PARENT_TAG, REPRODUCES_TAG} & run.data.tags.keys():
+        return []
+    uri = hide_passwords(mlflow.get_tracking_uri())
+    page = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    is_server, is_default = uri.startswith("http"), uri == "sqlite:///mlflow.db"
+    lines = []
+    if has_model:
+        place = [] if is_default else [f"tracking.uri={uri}"]
+        command = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={run.info.run_id}", *place]
+        lines += ["To give images their classes:", f"  {shlex.join(command)}"]
+    if is_server:
+        return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]
+    command = ["mlflow", "ui", *([] if is_default else ["--backend-store-uri", uri])]
+    return [*lines, "To look at the run:", f"  {shlex.join(command)}", f"  http://127.0.0.1:5000{page}"]
 
 
 @store_errors()
