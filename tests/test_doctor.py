@@ -424,6 +424,7 @@ def copied(swept, store, tmp_path, monkeypatch):
     shutil.copy(store / "mlflow.db", tmp_path / "copied.db")
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/copied.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
     study = open_study()
     study.set_user_attr("tracking.uri", uri)
@@ -496,9 +497,10 @@ def change_more(study, client, unnoted):
 def test_what_a_killed_controller_leaves_is_put_right_when_the_sweep_goes_on(copied, run_train, capsys):
     study, client = copied
     unnoted = leave_what_a_killed_controller_leaves(study, client)
-    assert run_doctor(capsys)[1] == 2
-    run_train(*COMMAND, f"tracking.uri={study.user_attrs['tracking.uri']}", "hydra.sweeper.n_trials=4")
-    assert run_doctor(capsys) == ([f"{NAME}: nothing found"], 0)
+    named = f"tracking.uri={study.user_attrs['tracking.uri']}"
+    assert run_doctor(capsys, named)[1] == 2
+    run_train(*COMMAND, named, "hydra.sweeper.n_trials=4")
+    assert run_doctor(capsys, named) == ([f"{NAME}: nothing found"], 0)
     assert [trial.state.name for trial in open_study().trials] == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
     assert client.get_run(unnoted).data.tags["trial.state"] == "FAIL"
 
@@ -668,7 +670,7 @@ def test_what_cannot_be_looked_at_is_told_in_one_line(arguments, message, places
 def test_store_that_is_not_the_studys_is_refused(copied, store):
     other = f"sqlite:///{store}/mlflow.db"
     message = refusal(doctor, NAME, f"tracking.uri={other}")
-    assert message.startswith(f"tracking.uri={other}: the study {NAME} is recorded in sqlite:///")
+    assert message.startswith(f"tracking.uri={other}: the study {NAME} is recorded in 'sqlite:///")
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["nowhere"], 1), (["foreign"], 1)])

@@ -232,7 +232,8 @@ class Outbox:
                     with store_errors(), _quiet():
                         write_entry(self.run_id, entry.kind, entry.content, files)
                 os.unlink(name, dir_fd=folder)
-                shutil.rmtree(Path(name).stem, ignore_errors=True, dir_fd=folder)
+                if entry.has_files:
+                    shutil.rmtree(Path(name).stem, ignore_errors=True, dir_fd=folder)
             with suppress(OSError):
                 os.unlink(_ABOUT, dir_fd=folder)
         with suppress(OSError):
@@ -302,11 +303,21 @@ def find_outboxes(folder: Path) -> list[Outbox]:
 
     No link below the folder is followed, and other folders that are called "outbox" are left alone.
     """
-    places = [Path(place) for place, _, _ in os.walk(folder)]  # which takes it that others remove folders meanwhile
+    places = list(_folders_below(folder))
     is_outbox = [place.parent.name == FOLDER and is_run_id(place.name) for place in places]
     found = [Outbox(place.parent.parent, place.name) for place in compress(places, is_outbox)]
     found.sort(key=lambda outbox: outbox.begun)
     return [outbox for outbox in found if outbox.num_waiting]
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Give a folder and all below it, however deep; others may remove some meanwhile."""
+    left = [folder]
+    while left:
+        place = left.pop()
+        yield place
+        with suppress(OSError), os.scandir(place) as found:
+            left += [place / each.name for each in found if each.is_dir(follow_symlinks=False)]
 
 
 def deliver_all(folder: Path, say: Callable[[TrackingError], None] = log.warning) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import threading
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -408,6 +409,16 @@ def test_sweep_that_goes_on_leaves_a_record_that_makes_no_sense_and_delivers_the
     assert [outbox.run_id for outbox in find_outboxes(tmp_path / "outputs")] == [waiting.name]
 
 
+def test_folders_of_any_depth_are_looked_through(waiting, client, tmp_path):
+    deep = tmp_path / "outputs" / "/".join(["d"] * 1200)
+    subprocess.run(["mkdir", "-p", deep], check=True)  # Python's own goes down by recursion
+    try:
+        deliver([str(tmp_path / "outputs")])
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "outputs/d"], check=True)
+    assert artifacts(client, waiting.name) == {"report.txt"}
+
+
 def test_run_that_is_resumed_delivers_its_own_record_alone_whatever_folder_its_tag_names(waiting, client, tmp_path):
     other = client.create_run("0").info.run_id
     client.set_tag(other, "output.folder", str(tmp_path))
@@ -564,6 +575,14 @@ def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_
         file.write('{"op_code":4,"worker_id":"a","study_id":0,"datetime_start":null,"state":1,"user_attrs":[]}\n')
     with pytest.raises(StudyError, match="its trial 0 makes no sense"):
         examine(tmp_path)
+
+
+def test_redis_is_used_with_a_warning_of_what_it_may_do(caplog):
+    with pytest.raises(StudyError):
+        open_storage("redis://:secret@127.0.0.1:1/0")
+    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "whoever can write to this Redis can run programs as you" in told
+    assert "secret" not in told
 
 
 def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(waiting, client, uri, tmp_path, capsys):
