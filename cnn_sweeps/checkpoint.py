@@ -30,10 +30,10 @@ FOLDER = Path("outputs/checkpoints")
 """Of all checkpoints, as `conf/training/default.yaml` has it."""
 
 _CUT_OFF = ".unfinished"  # suffix of what is being saved
+_SUFFIXES = (".npz", _CUT_OFF, ".lock")
 _NAME = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{8}}(\.npz|\.lock|{re.escape(_CUT_OFF)})")
-_ABOUT = (
-    "cnn_sweeps_checkpoint"  # the first array of each file, so that what was cut off can be told from others' files
-)
+# The first array of each file, so that even what was cut off can be told from others' files.
+_ABOUT = "cnn_sweeps_checkpoint"
 _ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
 
 
@@ -227,7 +227,7 @@ def _readable_run_id(path: Path) -> str:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint's files, unless a process is at work on it, or they are not ours."""
-    if not any(_is_ours(path.with_suffix(suffix)) for suffix in (".npz", _CUT_OFF)):
+    if not any(_is_ours(path.with_suffix(suffix)) for suffix in _SUFFIXES):
         return
     with file_lock(path.with_suffix(".lock"), wait=False) as is_free:
         if is_free:
@@ -235,7 +235,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    for suffix in (".npz", _CUT_OFF, ".lock"):
+    for suffix in _SUFFIXES:
         if _is_ours(file := path.with_suffix(suffix)):
             file.unlink(missing_ok=True)
 
@@ -253,7 +253,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
-    for cut_off in filter(_is_ours, folder.glob(f"{key}-*{_CUT_OFF}")):
+    for cut_off in filter(_is_ours, folder.glob(f"{key}-*")):  # before anything was saved
         if not cut_off.with_suffix(".npz").exists():
             remove_checkpoint(cut_off.with_suffix(".npz"))
     ours = filter(_is_ours, folder.glob(f"{key}-*.npz"))
