@@ -1,6 +1,7 @@
 """A small Hydra application to sweep over, in processes of its own, and what it leaves."""
 
 import io
+import logging
 import os
 import runpy
 import signal
@@ -191,6 +192,8 @@ def run_here(folder, *arguments, succeeds=True):
     ):
         patch.setattr(sys, "argv", ["app.py", *arguments])
         patch.syspath_prepend(folder)
+        # when logging is configured anew, absl's handler closes its stream if that is not sys.stderr: pytest's, here
+        patch.setattr(logging, "shutdown", lambda *_handlers: None)
         for variable in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
             patch.delenv(variable, raising=False)
         try:
