@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 _NAMED = r"\$\{[^{}]*\}"  # an interpolation such as ${oc.env:DB_PASSWORD}, which gives nothing away
 _USER = re.compile(rf"://(?:{_NAMED}|\$(?!\{{)|[^/@\s:'\"$])*:")
-_PORT = re.compile(r"\d{1,5}(?![^/?#\s,;)\]}])")
+_PORT = re.compile(r"\d{1,5}(?=[:.](?:\s|$)|[/?#\s,;)\]}]|$)")
 _TOKEN = re.compile(r"(?<=https://)[^/@\s:'\"]+(?=@)|(?<=http://)[^/@\s:'\"]+(?=@)")
 _ARGUMENT = re.compile(r"(?<=[?&;#])([\w.%-]+)=([^&;#\s'\"]+)")
 _ARGUMENT_OF_VALUE = re.compile(r"(?<=[?&;#])([\w.%-]+)=([^&;#]+)")

@@ -32,6 +32,7 @@ SECRET = "tell-nobody"
         ("postgresql://me:tell nobody ever@host/db", "postgresql://me:***@host/db"),
         ("refused: postgresql://me:tell nobody@host/db is away", "refused: postgresql://me:***@host/db is away"),
         ("http://host:5000 does not answer; ask me@host", None),
+        ("a=tcp://host:8786: a worker there, at tcp://host:1, is away; e.g. postgresql://ME@HOST/studies", None),
         ("http://me:tell://nobody@host", "http://me:***@host"),
         (
             "a=['http://me:tell-nobody@one', 'http://me:tell-nobody@two']",

@@ -1,6 +1,7 @@
 """Studies in a file or in PostgreSQL that controllers on several hosts share: no trial too many, and none lost."""
 
 import socket
+import textwrap
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -87,14 +88,13 @@ def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exact
 
 
 def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(address, tmp_path):
+    waiting = f"""
+        from cnn_sweeps.sweep.storage import controllers_lock
+        with controllers_lock({address!r}, "mine"):
+            os._exit(0)
+    """
     with controllers_lock(address, "mine"), controllers_lock(address, "yours"):
-        waiting = f"""
-            from cnn_sweeps.sweep.storage import controllers_lock
-            signal.alarm(1)
-            with controllers_lock({address!r}, "mine"):
-                os._exit(0)
-        """
-        assert run_as_process(tmp_path, waiting) == -14
+        assert run_as_process(tmp_path, f"signal.alarm(2)\n{textwrap.dedent(waiting)}") == -14
     assert run_as_process(tmp_path, waiting) == 0
 
 
