@@ -252,7 +252,7 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "image_sheets.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
     monkeypatch.setattr("cnn_sweeps.pictures.grad_cam", fail)
-    run_train(*TINY, "hydra.run.dir=here")
+    run_train(*TINY, "evaluation.pictures=best", "hydra.run.dir=here")
     run = last_run()
     assert run.info.status == "FINISHED"
     assert "test_accuracy" in run.data.metrics

@@ -88,8 +88,8 @@ def test_forked_process_is_another_owner_with_a_word_of_its_own():
         ({"owner.started": "1000"}, "dead"),  # the number was used again
         ({"owner.boot": "another"}, "elsewhere"),  # restarted, or another machine of this name: nothing tells
         ({"owner.pid_namespace": "1"}, "elsewhere"),  # another container
-        ({"owner.boot": "another", "owner.pid": "0"}, "elsewhere"),
-        ({"owner.pid_namespace": "1", "owner.pid": "0"}, "elsewhere"),
+        ({"owner.boot": "another", "owner.pid": "4194305"}, "elsewhere"),
+        ({"owner.pid_namespace": "1", "owner.pid": "4194305"}, "elsewhere"),
         ({"owner.host": "a name that it had before"}, "alive"),
         ({"owner.host": "a name that it had before", "owner.started": "1000"}, "dead"),
     ],
@@ -106,7 +106,7 @@ def test_predecessor_of_the_same_number_is_not_taken_for_this_process():
 
 
 def test_owner_that_an_earlier_version_signed_for_cannot_be_seen():
-    older = {"owner.host": socket.gethostname(), "owner.pid": "0", "owner.started": "1000.0"}
+    older = {"owner.host": socket.gethostname(), "owner.pid": "4194305", "owner.started": "1000.0"}
     assert owner_state(older) == "elsewhere"
     assert owner_state(older, dead_hosts=[socket.gethostname()]) == "dead"
     assert owner_state({}) == "unknown"

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from cnn_sweeps.command_line import CONF_DIR
+from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.data import cache
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.reproduction import _restore_config
@@ -147,9 +147,9 @@ def test_link_with_such_a_name_is_not_followed(files, tmp_path):
 @pytest.mark.parametrize("given", [[], ["++data.cache_dir=mine"]])
 def test_cache_folder_that_a_recorded_run_names_is_not_used(given, tmp_path):
     """What a stored configuration names is neither filled nor cleaned: the default, or what the command names, is."""
-    with hydra.initialize_config_dir(CONF_DIR, version_base="1.3"):
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         stored = hydra.compose("config", ["data=folder", "data.root=images", f"data.cache_dir={tmp_path}"])
         default = hydra.compose("config", ["data=folder", "data.root=images"]).data.cache_dir
         composed = hydra.compose("config", given)
-    record = SimpleNamespace(config=OmegaConf.to_yaml(stored), experiment_name="e", name="run")
-    assert _restore_config(record, composed).data["cache_dir"] == ("mine" if given else default)
+    record = SimpleNamespace(run_id="1", config=OmegaConf.to_yaml(stored), experiment_name="e", name="run")
+    assert _restore_config(record, composed, []).data["cache_dir"] == ("mine" if given else default)
