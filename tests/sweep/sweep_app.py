@@ -24,6 +24,8 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
 
 class Unpicklable(Exception):
     def __init__(self, message, number):
@@ -97,7 +99,7 @@ def extend(config, trial):
         trial.suggest_int("y", 5, 6)
 
 
-@hydra.main(version_base="1.3", config_path=".", config_name="config")
+@hydra.main(config_path=".", config_name="config", **VERSION_BASE)
 def main(config):
     folder = HydraConfig.get().runtime.output_dir
     with open("runs.txt", "a") as runs:
