@@ -67,6 +67,8 @@ def test_git_that_mlflow_asks_about_the_programs_folder_runs_nothing(trap, monke
     from mlflow.utils.git_utils import get_git_commit
 
     folder, evidence = trap
+    for name in [name for name in os.environ if name.startswith("GIT_")]:  # which a run in this process has set
+        monkeypatch.delenv(name)
     assert get_git_commit(str(folder / "a.txt"))
     assert evidence.exists()  # MLflow by itself
     evidence.unlink()
