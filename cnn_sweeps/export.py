@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.output import outlive_display
 from cnn_sweeps.whole_files import check_target
 
@@ -70,7 +71,9 @@ def export(arguments: Sequence[str]) -> None:
     )
     class_names, threshold = kept.record.class_names, kept.record.decision_threshold
     if threshold is not None and len(class_names) == 2:
-        print(f"choose {class_names[1]} from a probability of {threshold:g} on, as cnn_sweeps.predict does")
+        print(
+            f"choose {for_terminal(class_names[1])} from a probability of {threshold:g} on, as cnn_sweeps.predict does"
+        )
     bad_files.refuse(len(files) + len(links))
 
 

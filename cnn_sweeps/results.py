@@ -26,6 +26,7 @@ from cnn_sweeps.evaluation.metrics import (
     per_class_report,
     summarize,
 )
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.passwords import hide_passwords
 from cnn_sweeps.schema import RunConfig
 
@@ -154,7 +155,7 @@ def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunC
         threshold, _ = best_threshold(probabilities[:, 1], labels, metric)
         log.info(
             "%s from a probability of %g on, best by %s on validation images",
-            *(dataset.class_names[1], threshold, metric.replace("_", " ")),
+            *(for_terminal(dataset.class_names[1]), threshold, metric.replace("_", " ")),
         )
     validation = Measured(VALIDATION[0], VALIDATION[1], split.val, labels, probabilities, threshold)
     log.info("%s: %s", validation.title.lower(), validation.describe())
@@ -227,7 +228,7 @@ def write_report(folder: Path, dataset: ImageDataset, measured: Measured) -> Non
     report = per_class_report(measured.predicted, measured.labels, dataset.class_names)
     report += f"\naccuracy of naming the commonest class: {measured.beside['accuracy_of_commonest_class']:.3f}\n"
     if measured.threshold is not None:
-        report = f"{dataset.class_names[1]} from a probability of {measured.threshold:g} on\n\n{report}"
+        report = f"{for_terminal(dataset.class_names[1])} from a probability of {measured.threshold:g} on\n\n{report}"
     _write(folder / f"{measured.prefix}_report.txt", report)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.names import for_terminal
 from cnn_sweeps.schema import SPLIT_NAMES
 
 Indices = NDArray[np.int64]
@@ -203,7 +204,7 @@ def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:
     conflicting = {group for group, labels in labels_of_group.items() if len(labels) > 1}
     return [
         " = ".join(
-            f"{dataset.image_name(i)} ({dataset.class_names[dataset.labels[i]]})"
+            f"{dataset.image_name(i)} ({for_terminal(dataset.class_names[dataset.labels[i]])})"
             for i in np.flatnonzero(groups == group).tolist()
         )
         for group in sorted(conflicting)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.data import load_folder
+from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.description import describe_run
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.evaluation.estimates import Estimate
@@ -28,8 +29,9 @@ from cnn_sweeps.evaluation.metrics import per_class_report
 from cnn_sweeps.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
 from cnn_sweeps.prediction import Prediction
 from cnn_sweeps.prediction_output import csv_table, summarize, terminal_table
+from cnn_sweeps.results import evaluate, write_report
+from cnn_sweeps.sweep import report as sweep_report
 from cnn_sweeps.sweep.progress import Progress
-from cnn_sweeps.sweep.report import write_report
 from cnn_sweeps.targets import call_target
 from cnn_sweeps.tracking.models import ModelRecord
 
@@ -106,7 +108,7 @@ def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
 def test_table_of_a_study_is_never_computed(tmp_path):
     study = optuna.create_study()
     study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
-    write_report(study, ["val_log_loss"], tmp_path)
+    sweep_report.write_report(study, ["val_log_loss"], tmp_path)
     header, values = csv.reader((tmp_path / "trials.csv").read_text().splitlines())
     assert dict(zip(header, values, strict=True)).items() >= {
         ("value", "-1.0"),
@@ -144,6 +146,27 @@ def test_report_of_classes_has_a_line_a_class():
     report = per_class_report(np.array([0, 1]), np.array([0, 1]), [FORGES_A_LINE, CLEARS_THE_SCREEN])
     assert "\n2026" not in report
     assert "\x1b" not in report
+
+
+def test_results_and_doubtful_images_name_classes_as_text(tmp_path, caplog):
+    dataset = replace(compose_data(), class_names=[CLEARS_THE_SCREEN, FORGES_A_LINE])
+    digests = dataset.digests.copy()
+    digests[[dataset.labels.argmin(), dataset.labels.argmax()]] = "equal"  # of the first class, and of the second
+    twice = replace(dataset, image_digests=digests)
+    split = split_dataset(dataset, 0.2, 0.2, 0)
+    scores = np.linspace(0, 1, len(dataset.labels))
+    with caplog.at_level(logging.INFO):
+        evaluation = evaluate(
+            lambda chosen: np.stack([1 - scores[chosen], scores[chosen]], axis=1),
+            *(dataset, split, compose(*TINY)),
+            on_test=True,
+        )
+    write_report(tmp_path, dataset, evaluation.held_out)
+    (conflict,) = split_dataset(twice, 0.2, 0.2, 0).conflicts
+    assert FORGES_A_LINE.encode("unicode_escape").decode() in conflict
+    told = [*caplog.messages, conflict, *(tmp_path / "test_report.txt").read_text().splitlines()]
+    assert all(line.isprintable() for line in told)
+    assert not any(line.startswith("2026") for line in told)
 
 
 @pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "[a](javascript:b)", "`x` <b>", "``", "a\n# b"])
