@@ -92,4 +92,5 @@ def test_sweep_of_a_small_application_with_other_launchers(launcher, tmp_path, m
     write_app(tmp_path)
     shown = sweep(tmp_path, "x=1,2", f"hydra/launcher={launcher}")
     assert states(tmp_path) == {"COMPLETE": 2}
-    assert "Warning" not in shown
+    warned = [line for line in shown.splitlines() if "Warning" in line]
+    assert not [line for line in warned if "joblib backend" not in line]  # of a machine without semaphores

@@ -20,15 +20,16 @@ from cnn_sweeps.sweep.machine import plan_workers
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of one worker, and the folder in which its processes make temporary files."""
+    """A cluster of one worker, its client, the folder of its temporary files, and the ports that were open before."""
     temporary = tmp_path_factory.mktemp("temporary")
+    open_before = listening_ports()  # of servers that other tests share
     plan = plan_workers(1, gpus=[], jobs_per_gpu=1, max_worker_mb=None, at_most=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr("tempfile.tempdir", None)
         with dask_connection.local_cluster(plan, {}) as cluster, dask_connection.connected(cluster) as client:
             client.wait_for_workers(1)
-            yield cluster, client, temporary
+            yield cluster, client, temporary, open_before
 
 
 def listening_ports():
@@ -38,7 +39,7 @@ def listening_ports():
 
 
 def test_the_sweeps_own_client_runs_code_there(cluster):
-    _, client, _ = cluster
+    client = cluster[1]
     assert client.submit(sum, [1, 2]).result(LONGEST_S) == 3
     assert client.scheduler.address.startswith("tls://127.0.0.1:")
 
@@ -56,7 +57,7 @@ def test_client_without_the_sweeps_certificate_cannot_connect(cluster, protocol,
 
 def test_no_process_of_the_cluster_answers_or_shows_anything_without_a_certificate(cluster):
     addresses = [cluster[0].scheduler_address, *cluster[1].scheduler_info(n_workers=-1)["workers"]]
-    ports = listening_ports()  # those of nannies too
+    ports = listening_ports() - cluster[3]  # those of nannies too
     assert {int(address.rpartition(":")[2]) for address in addresses} < ports
     for port in ports:
         for page in ("health", "info/main/workers.html", "metrics"):
