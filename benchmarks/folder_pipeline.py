@@ -56,8 +56,8 @@ def our_rates(photos: Path, cache: Path) -> list[float]:
     import tensorflow as tf
 
     from cnn_sweeps.data import load_folder
-    from cnn_sweeps.data.pipeline import TrainingImages, epoch_order, image_tensor, training_batch, training_images
-    from cnn_sweeps.schema import AugmentationConfig
+    from cnn_sweeps.settings.schema import AugmentationConfig
+    from cnn_sweeps.training.batches import TrainingImages, epoch_order, image_tensor, training_batch, training_images
 
     augmentation = AugmentationConfig(
         enabled=True,

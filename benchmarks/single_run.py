@@ -91,10 +91,10 @@ def write_arrays(file: Path, options: list[str]) -> None:
     import hydra
     import numpy as np
 
-    from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
-    from cnn_sweeps.config import check_config
     from cnn_sweeps.data.split import split_dataset
-    from cnn_sweeps.targets import call_target
+    from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
+    from cnn_sweeps.settings.config import check_config
+    from cnn_sweeps.settings.targets import call_target
 
     with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         config = check_config(hydra.compose("config", options))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
-from cnn_sweeps.output import outlive_display
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.settings.arguments import CommandLine, run_command
+from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.text.passwords import hide_passwords
 
 if TYPE_CHECKING:
     from cnn_sweeps.tracking.outbox import Outbox
@@ -45,7 +45,7 @@ def deliver(arguments: Sequence[str]) -> None:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
     outlive_display()
-    from cnn_sweeps.assembly import prepare_libraries
+    from cnn_sweeps.system.libraries import prepare_libraries
 
     prepare_libraries()
     from cnn_sweeps.tracking.outbox import find_outboxes

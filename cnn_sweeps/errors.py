@@ -14,8 +14,8 @@ UserError
       +-- DiskError             a disk is full, or fails
 """
 
-from cnn_sweeps.names import for_terminal
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.passwords import hide_passwords
 
 
 class UserError(Exception):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.names import for_terminal
-from cnn_sweeps.output import outlive_display
-from cnn_sweeps.whole_files import check_target
+from cnn_sweeps.settings.arguments import CommandLine, run_command
+from cnn_sweeps.system.files import check_target
+from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.text.names import for_terminal
 
 FORMATS = ("saved_model", "tflite", "onnx")
 _ONNX_PACKAGES = ("tf2onnx", "onnxruntime")
@@ -51,16 +51,16 @@ def export(arguments: Sequence[str]) -> None:
     target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
     check_target(target, "output", may_exist=False)
     outlive_display()
-    from cnn_sweeps.assembly import native_messages_off, prepare_libraries
     from cnn_sweeps.data.folder import find_images
-    from cnn_sweeps.tracking.kept_models import load_kept_model
+    from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
+    from cnn_sweeps.use.kept_model import load_kept_model
 
     files, links = find_images([Path(name) for name in names])
     prepare_libraries()
     with native_messages_off():
         kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
-        from cnn_sweeps.conversion import NUM_RANDOM_IMAGES, convert
         from cnn_sweeps.data.batches import BadFiles, decoded_batches
+        from cnn_sweeps.use.conversion import NUM_RANDOM_IMAGES, convert
 
     bad_files = BadFiles(links)
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cnn_sweeps.arguments import CommandLine, run_command
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.output import outlive_display
-from cnn_sweeps.whole_files import check_target
+from cnn_sweeps.settings.arguments import CommandLine, run_command
+from cnn_sweeps.system.files import check_target
+from cnn_sweeps.system.output import outlive_display
 
 _HELP = """\
 Give images their classes with a model that a training or a sweep has kept, prepared as they were in training.
@@ -65,15 +65,15 @@ def _predict_and_write(
     csv_file: Path | None,
     json_file: Path | None,
 ) -> None:
-    from cnn_sweeps.assembly import native_messages_off, prepare_libraries
-    from cnn_sweeps.tracking.kept_models import load_kept_model
+    from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
+    from cnn_sweeps.use.kept_model import load_kept_model
 
     prepare_libraries()
     with native_messages_off():
         kept = load_kept_model(model, uri)
-        from cnn_sweeps import prediction_output as output
         from cnn_sweeps.data.batches import BadFiles
-        from cnn_sweeps.prediction import predict_files
+        from cnn_sweeps.use import output
+        from cnn_sweeps.use.prediction import predict_files
 
     counts: Counter[str] = Counter()
     bad_files, class_names = BadFiles(links), kept.record.class_names

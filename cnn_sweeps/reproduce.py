@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from cnn_sweeps.arguments import SEE_HELP, CommandLine
-from cnn_sweeps.comparison import DEFAULT_TOLERANCE
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.experiment.comparison import DEFAULT_TOLERANCE
+from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
 
 _HELP = f"""\
 Make a run or trial that MLflow has recorded again, with its settings and images, and compare what is measured.
@@ -67,14 +67,14 @@ def main() -> None:
         run_id, tolerance, allowed, sys.argv[1:] = _read_arguments(sys.argv[1:])
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    from cnn_sweeps.command_line import run_application
+    from cnn_sweeps.settings.command_line import run_application
 
     def reproduce(composed: DictConfig) -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
-        from cnn_sweeps.reproduction import prepare_reproduction
+        from cnn_sweeps.experiment.reproduction import prepare_reproduction
 
         reproduction = prepare_reproduction(run_id, composed, allowed)
-        from cnn_sweeps.experiment import run_experiment
+        from cnn_sweeps.experiment.experiment import run_experiment
 
         run_experiment(reproduction.config, reproduction)
         if not reproduction.compare(tolerance).agrees:

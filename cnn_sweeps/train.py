@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 def train(composed: DictConfig) -> float | tuple[float, ...]:
     """Run one training from Hydra's composed configuration; return the objective, or objectives, that it reached."""
-    from cnn_sweeps.config import check_config
+    from cnn_sweeps.settings.config import check_config
 
     config = check_config(composed)
-    from cnn_sweeps.experiment import run_experiment
+    from cnn_sweeps.experiment.experiment import run_experiment
 
     return run_experiment(config)
 
@@ -20,7 +20,7 @@ def train(composed: DictConfig) -> float | tuple[float, ...]:
 def main() -> None:
     """Run `train` on the configuration that the command line composes."""
     gc.disable()  # until the task: importing and composing make many small objects and free few
-    from cnn_sweeps.command_line import run_application
+    from cnn_sweeps.settings.command_line import run_application
 
     run_application(train)
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from cnn_sweeps.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 
 PAGE = Path(__file__).parent / "settings.md"
 CONF = Path(__file__).parent.parent / "conf"

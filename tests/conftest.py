@@ -16,10 +16,10 @@ os.environ.update(
 import hydra
 import pytest
 
-from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
-from cnn_sweeps.config import check_config
-from cnn_sweeps.locks import file_lock
-from cnn_sweeps.schema import RunConfig
+from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
+from cnn_sweeps.settings.config import check_config
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.system.locks import file_lock
 
 # The smallest run that goes through everything.
 TINY_DATA = [

@@ -13,7 +13,7 @@ from conftest import TINY, compose
 from PIL import Image
 
 from cnn_sweeps.errors import UserError
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.settings.targets import call_target
 
 SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
 """What no help and no refusal may wait for."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cnn_sweeps.assembly import describe_data
 from cnn_sweeps.data import ImageDataset
+from cnn_sweeps.data.images import describe_data
 from cnn_sweeps.data.split import split_dataset
 
 

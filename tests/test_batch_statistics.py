@@ -8,11 +8,11 @@ import pytest
 from conftest import TINY_DATA, compose
 from test_training import Run
 
-from cnn_sweeps import network
-from cnn_sweeps.assembly import build_network
-from cnn_sweeps.data.pipeline import training_images
 from cnn_sweeps.models import FusedBatchNormalization, classification_head
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.training import network
+from cnn_sweeps.training.batches import training_images
+from cnn_sweeps.training.warm import build_network
 
 DISTURBED = ["regularization=full", "augmentation.shift_fraction=0.2"]  # dropout and augmentation
 

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint, left_checkpoints, remove_checkpoint
 from cnn_sweeps.errors import ConfigError, DiskError
+from cnn_sweeps.training.checkpoint import TrainingProgress, claim_checkpoint, left_checkpoints, remove_checkpoint
 
 SETTINGS = {"model.l2": 0.1, "seed": 1}
 
@@ -71,7 +71,7 @@ def test_newest_of_several_is_taken(tmp_path):
 
 def test_run_that_still_goes_on_elsewhere_is_not_taken_over(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from cnn_sweeps.checkpoint import claim_checkpoint\n"
+        "import sys; from pathlib import Path; from cnn_sweeps.training.checkpoint import claim_checkpoint\n"
         f"with claim_checkpoint(Path(sys.argv[1]), {SETTINGS!r}, 'data', resume=True) as checkpoint:\n"
         "    print(checkpoint.read_run_id(), flush=True); sys.stdin.read()"
     )

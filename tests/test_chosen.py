@@ -2,7 +2,7 @@
 
 import logging
 
-from cnn_sweeps.chosen import logged_to
+from cnn_sweeps.selection.champion import logged_to
 
 
 def test_log_of_the_block_is_in_the_file_alone_and_the_handlers_of_before_are_back_after_it(tmp_path, caplog):

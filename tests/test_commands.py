@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cnn_sweeps.commands import describe_command
+from cnn_sweeps.text.commands import describe_command
 
 
 @pytest.mark.parametrize("flags", [["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"], ["-cd=mine"]])

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from conftest import compose
 
-from cnn_sweeps.command_line import CONF_DIR
-from cnn_sweeps.config import smallest_cnn_image
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.command_line import CONF_DIR
+from cnn_sweeps.settings.config import smallest_cnn_image
 
 GROUPS = ("data", "model", "optimizer", "regularization", "training", "tracking", "experiment")
 OPTIONS = sorted(

@@ -16,25 +16,19 @@ from kept_models import SLOW, refusal, started_command
 from optuna.trial import FrozenTrial, TrialState
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
-from cnn_sweeps.checkpoint import Checkpoint
-from cnn_sweeps.checkup import Sweep, find_disagreements
-from cnn_sweeps.diagnosis import diagnose
-from cnn_sweeps.doctor import doctor
-from cnn_sweeps.evidence import (
-    AmendRun,
-    CutJournal,
-    DeliverRecord,
-    Evidence,
-    RecoverTrials,
-    RemoveCheckpoint,
-)
-from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.sweep.definition import settings_id_of
-from cnn_sweeps.sweep.kept_study import StudyRecord
-from cnn_sweeps.sweep.progress import summarize
-from cnn_sweeps.sweep_files import SweepFiles
+from cnn_sweeps.doctor.__main__ import doctor
+from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
+from cnn_sweeps.doctor.diagnosis import diagnose
+from cnn_sweeps.doctor.evidence import CutJournal, DeliverRecord, Evidence, RecoverTrials, RemoveCheckpoint
+from cnn_sweeps.doctor.sweep_files import SweepFiles
+from cnn_sweeps.selection.leftovers import AmendRun
+from cnn_sweeps.selection.sweep_records import RunState, SweepRecord
+from cnn_sweeps.sweep.console import summarize
+from cnn_sweeps.sweep.study.definition import settings_id_of
+from cnn_sweeps.sweep.study.view import StudyRecord
+from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.outbox import Outbox
-from cnn_sweeps.tracking.sweep_records import RunState, SweepRecord
+from cnn_sweeps.training.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

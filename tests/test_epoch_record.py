@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 
-from cnn_sweeps import epoch_record
-from cnn_sweeps.epoch_record import EpochRecord
-from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.experiment import epoch_record
+from cnn_sweeps.experiment.epoch_record import EpochRecord
+from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.tracking.runs import tracked_run
 
 

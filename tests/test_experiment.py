@@ -248,10 +248,10 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     def fail(*_args, **_options):
         raise ValueError("no\n  such curve")
 
-    monkeypatch.setattr("cnn_sweeps.results.per_class_report", fail)
+    monkeypatch.setattr("cnn_sweeps.evaluation.results.per_class_report", fail)
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "image_sheets.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
-    monkeypatch.setattr("cnn_sweeps.pictures.grad_cam", fail)
+    monkeypatch.setattr("cnn_sweeps.evaluation.pictures.grad_cam", fail)
     run_train(*TINY, "evaluation.pictures=best", "hydra.run.dir=here")
     run = last_run()
     assert run.info.status == "FINISHED"
@@ -293,8 +293,9 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     from conftest import compose
 
     from cnn_sweeps.data.split import split_dataset
-    from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
-    from cnn_sweeps.targets import call_target
+    from cnn_sweeps.evaluation.metrics import summarize
+    from cnn_sweeps.models import class_probabilities
+    from cnn_sweeps.settings.targets import call_target
 
     run_train(*TINY, "regularization=dropout")
     run = last_run()

@@ -10,8 +10,8 @@ import tensorflow as tf
 from kept_models import SLOW, outputs_for, refusal, started_command
 from PIL import Image
 
-from cnn_sweeps import conversion
 from cnn_sweeps.export import FORMATS, export
+from cnn_sweeps.use import conversion
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -14,16 +14,16 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from cnn_sweeps import patience
-from cnn_sweeps.checkpoint import TrainingProgress, claim_checkpoint
 from cnn_sweeps.data.cache import load_decoded
-from cnn_sweeps.epoch_record import EpochRecord
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
-from cnn_sweeps.schema import TrackingConfig
-from cnn_sweeps.sweep.storage import open_patient_storage
+from cnn_sweeps.experiment.epoch_record import EpochRecord
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.sweep.study.storage import open_patient_storage
+from cnn_sweeps.system import patience
+from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
 from cnn_sweeps.tracking.outbox import Outbox
 from cnn_sweeps.tracking.runs import log_metrics, tracked_run
-from cnn_sweeps.whole_files import LogFile, disk_errors, replace_whole
+from cnn_sweeps.training.checkpoint import TrainingProgress, claim_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

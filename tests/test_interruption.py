@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, write_dark_and_light_photos
 
-from cnn_sweeps.epoch_record import EpochRecord
+from cnn_sweeps.experiment.epoch_record import EpochRecord
 
 # Many short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
@@ -57,7 +57,7 @@ def final_weights(run):
 def test_process_that_is_told_to_end_while_it_cleans_up_ends_all_the_same_and_without_a_traceback():
     code = """if True:
         import os, signal, time
-        from cnn_sweeps.signals import exit_on_signals
+        from cnn_sweeps.system.signals import exit_on_signals
         class Cleaned:
             def __del__(self):
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -4,7 +4,7 @@ import threading
 
 from waiting import LONGEST_S
 
-from cnn_sweeps.locks import file_lock
+from cnn_sweeps.system.locks import file_lock
 
 
 def test_lock_whose_file_its_holder_removed_still_has_one_holder_at_a_time(tmp_path):

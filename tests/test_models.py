@@ -8,7 +8,7 @@ from keras import layers
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.models import FusedBatchNormalization, build_cnn, build_residual, plain_copy
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.settings.targets import call_target
 
 CNN = {
     "filters": [4, 8],

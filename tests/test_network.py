@@ -6,8 +6,8 @@ import pytest
 from conftest import TINY_DATA, compose
 from test_training import Run
 
-from cnn_sweeps import assembly, network
 from cnn_sweeps.models import AdjustableDropout, AdjustableL2, classification_head, plain_copy
+from cnn_sweeps.training import network, warm
 
 # Everything that has a state of its own: augmentation, class weights, early stopping, best weights, a schedule.
 TRIAL = [
@@ -28,7 +28,7 @@ TINY_RESIDUAL = ["model=residual", "model.filters=[4,8]"]
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch):
-    monkeypatch.setattr(assembly, "_networks", {})
+    monkeypatch.setattr(warm, "_networks", {})
 
 
 def outcome_of(*overrides):
@@ -39,7 +39,7 @@ def outcome_of(*overrides):
 
 
 def cold_outcome_of(*overrides):
-    assembly._networks.clear()
+    warm._networks.clear()
     return outcome_of(*overrides)
 
 
@@ -52,10 +52,10 @@ def assert_same(outcome, expected):
 def test_warm_trials_equal_cold_ones_bit_for_bit_in_any_order(architecture):
     cold = [cold_outcome_of(*architecture, *trial) for trial in TRIALS]
     assert not all(np.array_equal(a, b) for a, b in zip(cold[0][0], cold[1][0], strict=True))
-    assembly._networks.clear()
+    warm._networks.clear()
     for number in (0, 1, 2, 1, 0):
         assert_same(outcome_of(*architecture, *TRIALS[number]), cold[number])
-    (kept,) = assembly._networks.values()
+    (kept,) = warm._networks.values()
     assert kept.num_graphs == 1
 
 
@@ -71,7 +71,7 @@ def test_warm_trials_equal_cold_ones_with_every_kind_of_setting(settings):
         cold = [cold_outcome_of(*settings, *trial) for trial in TRIALS[:2]]
         for number in (0, 1, 0):  # the first one finds the network of the second
             assert_same(outcome_of(*settings, *TRIALS[number]), cold[number])
-        assert len(assembly._networks) == 1
+        assert len(warm._networks) == 1
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
@@ -116,7 +116,7 @@ def test_what_changes_the_graph_gets_a_network_of_its_own(change):
 
 
 def test_only_the_networks_used_last_are_kept(monkeypatch):
-    monkeypatch.setattr(assembly, "_NUM_KEPT_NETWORKS", 2)
+    monkeypatch.setattr(warm, "_NUM_KEPT_NETWORKS", 2)
     first = network_of("model.filters=[2]")
     second = network_of("model.filters=[3]")
     assert network_of("model.filters=[2]") is first
@@ -148,7 +148,7 @@ def test_class_weights_may_come_and_go_in_one_network():
     weights = [{0: 0.5, 1: 1.5}, None]
     cold = []
     for each in weights:
-        assembly._networks.clear()
+        warm._networks.clear()
         cold.append(weights_of(each))
     for number in (0, 1, 0):
         assert all(np.array_equal(a, b) for a, b in zip(weights_of(weights[number]), cold[number], strict=True))
@@ -235,26 +235,26 @@ def build_mine(input_shape, num_classes, dropout, l2):
 def test_model_function_that_ignores_all_this_trains_cold():
     from dataclasses import replace
 
-    from cnn_sweeps.targets import call_target
+    from cnn_sweeps.settings.targets import call_target
 
     config = compose(*TINY_DATA)
     mine = {"_target_": f"{__name__}.build_mine", "dropout": 0.3, "l2": 0.1}
     data = call_target("data", config.data)
-    networks = [assembly.build_network(replace(config, model=mine | {"l2": l2}), data, 60) for l2 in (0.1, 0.2)]
+    networks = [warm.build_network(replace(config, model=mine | {"l2": l2}), data, 60) for l2 in (0.1, 0.2)]
     assert networks[0] is not networks[1]
-    assert assembly._networks == {}
+    assert warm._networks == {}
     assert [float(each.model.layers[2].kernel_regularizer.l2) for each in networks] == pytest.approx([0.1, 0.2])
 
 
 def test_optimizer_function_of_a_user_gets_a_network_of_its_own(monkeypatch):
     from dataclasses import replace
 
-    from cnn_sweeps.targets import call_target
+    from cnn_sweeps.settings.targets import call_target
 
     config = compose(*TINY_DATA, "model.filters=[2]", "model.dense_units=[2]")
     data = call_target("data", config.data)
     own = replace(config, optimizer={"_target_": f"{__name__}.my_sgd"})
-    assert assembly.build_network(own, data, 60) is not assembly.build_network(own, data, 60)
+    assert warm.build_network(own, data, 60) is not warm.build_network(own, data, 60)
 
 
 def my_sgd(learning_rate):

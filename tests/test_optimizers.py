@@ -4,7 +4,7 @@ import keras
 import pytest
 from conftest import compose
 
-from cnn_sweeps.optimizers import build_optimizer, build_schedule
+from cnn_sweeps.training.optimizers import build_optimizer, build_schedule
 
 
 @pytest.mark.parametrize(

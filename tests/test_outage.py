@@ -12,11 +12,11 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, STUDY, SWEEP, study_in, sweep_folder
 
-from cnn_sweeps import patience
 from cnn_sweeps.deliver import deliver
-from cnn_sweeps.epoch_record import EpochRecord
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.experiment.epoch_record import EpochRecord
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.system import patience
 from cnn_sweeps.tracking.outbox import Outbox
 from cnn_sweeps.tracking.runs import tracked_run
 from cnn_sweeps.tracking.store import is_recorded_as

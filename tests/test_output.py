@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cnn_sweeps.output import open_lossy
-from cnn_sweeps.whole_files import LogFile
+from cnn_sweeps.system.files import LogFile
+from cnn_sweeps.system.output import open_lossy
 
 FULL = "/dev/full"
 pytestmark = pytest.mark.skipif(not Path(FULL).exists(), reason="only Linux has a disk that is always full")
 
 LASTS = """
 import logging, sys
-from cnn_sweeps.output import outlive_display
+from cnn_sweeps.system.output import outlive_display
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 outlive_display()
 sys.stdin.readline()
@@ -29,7 +29,7 @@ sys.stdout.flush()
 """
 SHOWS = """
 import sys
-from cnn_sweeps.arguments import run_command
+from cnn_sweeps.settings.arguments import run_command
 sys.stdin.readline()
 run_command(lambda words: [print("x" * 10_000) for _ in range(3)])
 """

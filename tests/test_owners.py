@@ -10,12 +10,15 @@ import sys
 import psutil
 import pytest
 
-from cnn_sweeps.owners import has_owner_died, owner_state, owner_tags
+from cnn_sweeps.system.owners import has_owner_died, owner_state, owner_tags
 
 SIGN_AND_WAIT = (
-    "import json, sys; from cnn_sweeps.owners import owner_tags; print(json.dumps(owner_tags()), flush=True); input()"
+    "import json, sys; from cnn_sweeps.system.owners import owner_tags; "
+    "print(json.dumps(owner_tags()), flush=True); input()"
 )
-JUDGE = "import json, sys; from cnn_sweeps.owners import owner_state; print(owner_state(json.loads(sys.argv[1])))"
+JUDGE = (
+    "import json, sys; from cnn_sweeps.system.owners import owner_state; print(owner_state(json.loads(sys.argv[1])))"
+)
 IN_A_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 

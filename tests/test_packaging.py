@@ -39,7 +39,7 @@ def test_installed_wheel_composes_from_any_folder(wheel, tmp_path):
         check=True,
     ).stdout
     assert "cnn_sweeps.models.build_residual" in shown
-    searched = [sys.executable, "-c", "import cnn_sweeps.command_line as c; print(c.CONF_DIR)"]
+    searched = [sys.executable, "-c", "import cnn_sweeps.settings.command_line as c; print(c.CONF_DIR)"]
     found = subprocess.run(
         searched, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
     ).stdout

@@ -8,7 +8,8 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
-from cnn_sweeps import experiment, recording, training
+from cnn_sweeps.experiment import experiment, recording
+from cnn_sweeps.training import loop as training
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -6,10 +6,10 @@ import hydra
 import pytest
 from conftest import compose
 
-from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
-from cnn_sweeps.environment import move_passwords
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.passwords import hide_passwords
+from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
+from cnn_sweeps.settings.environment import move_passwords
+from cnn_sweeps.text.passwords import hide_passwords
 
 SECRET = "tell-nobody"
 

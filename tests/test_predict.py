@@ -167,7 +167,7 @@ def test_images_and_folders_are_taken_once_each_in_their_order(photos, uri):
 
 def test_table_that_is_there_is_replaced_only_by_a_whole_one(photos, uri, monkeypatch):
     Path("table.csv").write_text("older")
-    monkeypatch.setattr("cnn_sweeps.prediction_output._rounded", lambda _: 1 / 0)
+    monkeypatch.setattr("cnn_sweeps.use.output._rounded", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict([str(photos[0]), "model=tiniest", uri, "--csv", "table.csv"])
     assert [file.name for file in Path().iterdir()] == ["table.csv"]

@@ -6,8 +6,8 @@ from conftest import TINY, compose
 
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.repeats import average_metrics, clearly_loses, objective_values, plan_trainings
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values, plan_trainings
+from cnn_sweeps.settings.targets import call_target
 
 
 def plan(*overrides):

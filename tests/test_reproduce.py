@@ -24,10 +24,10 @@ from tiny_sweeps import (
 )
 
 from cnn_sweeps import reproduce
-from cnn_sweeps.commands import command_to_repeat
-from cnn_sweeps.comparison import Comparison, Pair
-from cnn_sweeps.reproduction import describe_differences, pair_up
-from cnn_sweeps.tracking.records import TrainingRecord
+from cnn_sweeps.experiment.comparison import Comparison, Pair
+from cnn_sweeps.experiment.reproduction import describe_differences, pair_up
+from cnn_sweeps.text.commands import command_to_repeat
+from cnn_sweeps.tracking.reading import TrainingRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

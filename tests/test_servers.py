@@ -27,8 +27,8 @@ from tiny_sweeps import (
 )
 
 from cnn_sweeps.errors import StudyError, TrackingError
-from cnn_sweeps.sweep.heartbeat import sign_key
-from cnn_sweeps.sweep.storage import open_storage
+from cnn_sweeps.sweep.study.heartbeat import sign_key
+from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.tracking.store import find_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -38,10 +38,11 @@ from tiny_sweeps import (
 from waiting import wait_until
 
 from cnn_sweeps.data.split import split_dataset
-from cnn_sweeps.evaluation.metrics import class_probabilities, summarize
+from cnn_sweeps.evaluation.metrics import summarize
+from cnn_sweeps.models import class_probabilities
+from cnn_sweeps.selection.sweep_run import SweepRun
+from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.space import override_text
-from cnn_sweeps.targets import call_target
-from cnn_sweeps.tracking.sweeps import SweepRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

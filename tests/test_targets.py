@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 
 from cnn_sweeps.errors import ConfigError, UserError
-from cnn_sweeps.sweep.samplers import build_pruner, build_sampler
-from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.targets import OFFERED, call_target, targets_in_text
+from cnn_sweeps.settings.targets import OFFERED, call_target, targets_in_text
+from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler
+from cnn_sweeps.sweep.study.storage import open_storage
 
 
 def test_target_gets_its_own_and_the_given_arguments():

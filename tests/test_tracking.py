@@ -13,12 +13,12 @@ import pytest
 from waiting import wait_until
 
 from cnn_sweeps.errors import TrackingError
-from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.selection.sweep_run import open_sweep_run
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.runs import PARENT_TAG, log_metrics, reopened_run, set_tags, tracked_run
 from cnn_sweeps.tracking.store import close_abandoned_runs, find_store
-from cnn_sweeps.tracking.sweeps import open_sweep_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

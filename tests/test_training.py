@@ -6,14 +6,14 @@ import pytest
 import tensorflow as tf
 from conftest import TINY_CNN, TINY_DATA, compose
 
-from cnn_sweeps import training
-from cnn_sweeps.assembly import build_network
-from cnn_sweeps.checkpoint import TrainingProgress
-from cnn_sweeps.data.pipeline import training_images
 from cnn_sweeps.errors import ModelError, TrainingError
 from cnn_sweeps.evaluation.metrics import summarize
-from cnn_sweeps.network import compile_model
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.training import loop as training
+from cnn_sweeps.training.batches import training_images
+from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.network import compile_model
+from cnn_sweeps.training.warm import build_network
 
 
 class Run:

@@ -3,8 +3,8 @@
 import optuna
 import pytest
 
-from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.sweep.trial import JobTrial
+from cnn_sweeps.sweep.study.job_trial import JobTrial
+from cnn_sweeps.sweep.study.storage import open_storage
 
 NO_PRUNING = {"_target_": "optuna.pruners.NopPruner"}
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.whole_files import check_target, written_whole
+from cnn_sweeps.system.files import check_target, written_whole
 
 
 def test_what_ends_well_gets_its_name(tmp_path):

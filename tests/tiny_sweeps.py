@@ -15,7 +15,7 @@ from conftest import TINY
 from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
-from cnn_sweeps.command_line import run_application
+from cnn_sweeps.settings.command_line import run_application
 from cnn_sweeps.train import train
 
 STUDY = "tiny"

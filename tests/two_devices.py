@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from test_training import Run
 
-from cnn_sweeps import assembly
-from cnn_sweeps.checkpoint import Checkpoint
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.models import plain_copy
+from cnn_sweeps.training import warm
+from cnn_sweeps.training.checkpoint import Checkpoint
 
 MIRRORED = "training.strategy=mirrored"
 TRIAL = [
@@ -44,7 +44,7 @@ def outcome_of(*overrides):
 
 
 def num_networks():
-    return len(assembly._networks)
+    return len(warm._networks)
 
 
 def resumed(folder):
@@ -90,7 +90,7 @@ def main(folder):
     found["another, warm"] = outcome_of(*ANOTHER)
     found["warm"], found["resumed"] = outcome_of(*WITH_DROPOUT), resumed(folder)
     found["networks compiled for warm trials"] = num_networks() - networks
-    assembly._networks.clear()
+    warm._networks.clear()
     found["another, cold"] = outcome_of(*ANOTHER)
     found["refusal"] = refusal()
     (folder / "found.json").write_text(json.dumps(found))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cnn_sweeps.data.decode import decode_image
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.names import for_terminal
+from cnn_sweeps.text.names import for_terminal
 
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
 _MOST_IMAGES_A_BATCH = 256

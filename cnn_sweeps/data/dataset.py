@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.names import for_terminal
-from cnn_sweeps.schema import SPLIT_NAMES
+from cnn_sweeps.settings.schema import SPLIT_NAMES
+from cnn_sweeps.text.names import for_terminal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

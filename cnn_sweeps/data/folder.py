@@ -15,7 +15,7 @@ import numpy as np
 from cnn_sweeps.data.cache import DecodedImages, load_decoded
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.names import for_terminal
+from cnn_sweeps.text.names import for_terminal
 
 _SPLIT_OF_WORD = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.names import for_terminal
-from cnn_sweeps.schema import SPLIT_NAMES
+from cnn_sweeps.settings.schema import SPLIT_NAMES
+from cnn_sweeps.text.names import for_terminal
 
 Indices = NDArray[np.int64]
 

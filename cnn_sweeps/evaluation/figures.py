@@ -14,7 +14,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cnn_sweeps.evaluation.estimates import NUM_BINS, Estimate, confidence_bins
 from cnn_sweeps.evaluation.metrics import Floats, Labels
-from cnn_sweeps.names import for_picture
+from cnn_sweeps.text.names import for_picture
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")

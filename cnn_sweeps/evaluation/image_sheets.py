@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.evaluation.figures import DPI
 from cnn_sweeps.evaluation.metrics import Floats, Labels
-from cnn_sweeps.names import for_picture
+from cnn_sweeps.text.names import for_picture
 
 NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones

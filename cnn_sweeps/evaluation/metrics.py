@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.names import for_terminal
+from cnn_sweeps.text.names import for_terminal
 
 _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-def class_probabilities(outputs: NDArray[np.floating[Any]]) -> Floats:
-    """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
-    exact = outputs.astype(np.float64)
-    return np.hstack([1 - exact, exact]) if exact.shape[1] == 1 else exact
 
 
 def log_loss(probabilities: Floats, labels: NDArray[np.int64]) -> float:
@@ -107,3 +100,16 @@ def count_confusions(predicted: Labels, labels: NDArray[np.int64], num_classes: 
 
     counts: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
     return counts
+
+
+def describe_test(metrics: dict[str, float]) -> str:
+    """Say what was measured on test images, at which threshold, and what naming the commonest class would give."""
+    names = [name for name in ("test_log_loss", "test_accuracy", "test_roc_auc") if name in metrics]
+    told = [f"{name.removeprefix('test_').replace('_', ' ')} {metrics[name]:.4f}" for name in names]
+    for name, text in (
+        ("test_accuracy_at_half", "{:.4f} at 0.5"),
+        ("test_accuracy_of_commonest_class", "{:.4f} by naming the commonest class"),
+        ("decision_threshold", "decision threshold {:g}"),
+    ):
+        told += [text.format(metrics[name])] if name in metrics else []
+    return ", ".join(told)

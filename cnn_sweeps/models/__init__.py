@@ -5,6 +5,7 @@ from cnn_sweeps.models.blocks import (
     AdjustableL2,
     FusedBatchNormalization,
     adjustable_values,
+    class_probabilities,
     classification_head,
     plain_copy,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "adjustable_values",
     "build_cnn",
     "build_residual",
+    "class_probabilities",
     "classification_head",
     "plain_copy",
 ]

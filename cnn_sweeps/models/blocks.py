@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers, regularizers
+from numpy.typing import NDArray
 
 
 class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
@@ -119,3 +121,9 @@ def _standard_layer(layer: Any) -> Any:
         if isinstance(value, AdjustableL2) and name in config:
             config[name] = regularizers.L2(float(value.l2.numpy()))
     return kind.from_config(config)
+
+
+def class_probabilities(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
+    exact = outputs.astype(np.float64)
+    return np.hstack([1 - exact, exact]) if exact.shape[1] == 1 else exact

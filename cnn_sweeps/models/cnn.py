@@ -8,9 +8,9 @@ from typing import Literal
 import keras
 from keras import layers
 
-from cnn_sweeps.config import smallest_cnn_image
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.models.blocks import AdjustableDropout, AdjustableL2, FusedBatchNormalization, classification_head
+from cnn_sweeps.settings.config import smallest_cnn_image
 
 
 def build_cnn(

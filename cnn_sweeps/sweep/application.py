@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial
 
-from cnn_sweeps.sweep.executors import Executor
-from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.sweep.jobs.executors import Executor
+from cnn_sweeps.sweep.study.study import SweepStudy
 
 
 class SweepApplication:

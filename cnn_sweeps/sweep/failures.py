@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from optuna.trial import TrialState
 
-from cnn_sweeps.sweep.outcome import Outcome
+from cnn_sweeps.sweep.jobs.outcome import Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 
 

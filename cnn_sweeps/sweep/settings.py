@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict,
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.machine import is_count
+from cnn_sweeps.sweep.jobs.machine import is_count
 
 Direction = Literal["minimize", "maximize"]
 Count = Annotated[int, Strict(), Field(ge=1)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
-from cnn_sweeps.plain_files import check_plain_name
+from cnn_sweeps.system.plain_files import check_plain_name
 from cnn_sweeps.tracking.store import check_place_of_files
 
 if TYPE_CHECKING:

@@ -27,10 +27,17 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.locks import file_lock
-from cnn_sweeps.passwords import hide_passwords
-from cnn_sweeps.patience import Backoff
-from cnn_sweeps.plain_files import NotPlainError, check_plain_name, copy_plain_files, opened_folder, read_plain_file
+from cnn_sweeps.system.files import disk_errors, is_disk_full, replace_whole
+from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.system.patience import Backoff
+from cnn_sweeps.system.plain_files import (
+    NotPlainError,
+    check_plain_name,
+    copy_plain_files,
+    opened_folder,
+    read_plain_file,
+)
+from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.entries import Content, check_entry, write_entry
 from cnn_sweeps.tracking.store import (
     absolute_uri,
@@ -40,7 +47,6 @@ from cnn_sweeps.tracking.store import (
     store_errors,
     user_uri,
 )
-from cnn_sweeps.whole_files import disk_errors, is_disk_full, replace_whole
 
 log = logging.getLogger(__name__)
 

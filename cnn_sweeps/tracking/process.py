@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.passwords import hide_passwords_of_word
-from cnn_sweeps.threads import count_threads
+from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.system.threads import count_threads
+from cnn_sweeps.text.passwords import hide_passwords_of_word
 
 THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
@@ -51,18 +51,3 @@ def _git_tags() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
-
-
-def keep_git_from_helpers() -> None:
-    """Have no git that this process starts run what a repository's configuration names.
-
-    MLflow asks git about the program's folder. Off are hooks, a monitor of changed files, and the fetching of objects.
-    """
-    count = os.environ.get("GIT_CONFIG_COUNT", "")
-    number = int(count) if count.isdecimal() else 0
-    if os.environ.get(f"GIT_CONFIG_KEY_{number - 1}") != "core.hooksPath":
-        settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
-        for position, (key, text) in enumerate(settings.items(), number):
-            os.environ |= {f"GIT_CONFIG_KEY_{position}": key, f"GIT_CONFIG_VALUE_{position}": text}
-        os.environ["GIT_CONFIG_COUNT"] = str(number + len(settings))
-    os.environ["GIT_NO_LAZY_FETCH"] = "1"

@@ -15,10 +15,10 @@ from typing import Any
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.owners import owner_tags
-from cnn_sweeps.passwords import hide_passwords
-from cnn_sweeps.patience import patiently
-from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.system.patience import patiently
+from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.outbox import Outbox, deliver_or_tell, opened, write
 from cnn_sweeps.tracking.process import describe_process
 from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.locks import file_lock
-from cnn_sweeps.owners import has_owner_died
-from cnn_sweeps.passwords import hide_passwords
-from cnn_sweeps.schema import TrackingConfig
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.system.owners import has_owner_died
+from cnn_sweeps.text.passwords import hide_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -142,7 +142,7 @@ def check_place_of_files(address: str) -> None:
 
 
 def _check_database(uri: str) -> None:
-    from cnn_sweeps.databases import DATABASES, check_database, is_unavailable
+    from cnn_sweeps.system.databases import DATABASES, check_database, is_unavailable
 
     if uri.startswith(DATABASES):
         try:
@@ -167,7 +167,7 @@ def store_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from cnn_sweeps.databases import describe_database_error
+    from cnn_sweeps.system.databases import describe_database_error
 
     try:
         yield
@@ -181,7 +181,7 @@ def _may_pass(error: Exception) -> bool:
     """Tell a connection, server or disk that failed from a request that was refused and would be again."""
     from mlflow.exceptions import MlflowException
 
-    from cnn_sweeps.databases import is_unavailable
+    from cnn_sweeps.system.databases import is_unavailable
 
     if is_unavailable(error):
         return True

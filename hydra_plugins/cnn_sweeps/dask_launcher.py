@@ -13,11 +13,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from cnn_sweeps.sweep.executors import Executor, JobsAhead
+    from cnn_sweeps.sweep.jobs.executors import Executor, JobsAhead
 
 
 class DaskLauncher(Launcher):
-    """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.dask_cluster` does the work."""
+    """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.jobs.dask_cluster` does the work."""
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings; `n_jobs` is for sweepers that do not say how many."""
@@ -34,12 +34,12 @@ class DaskLauncher(Launcher):
             ConfigError: if a setting is wrong, or there is no such cluster.
         """
         from cnn_sweeps.errors import ConfigError
-        from cnn_sweeps.sweep.dask_settings import check_dask_settings
-        from cnn_sweeps.sweep.job_process import pack_setup
+        from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
+        from cnn_sweeps.sweep.jobs.process import pack_setup
 
         settings = check_dask_settings(self.settings)
         try:
-            from cnn_sweeps.sweep.dask_cluster import plan_dask_executor
+            from cnn_sweeps.sweep.jobs.dask_cluster import plan_dask_executor
         except ModuleNotFoundError as error:
             if error.name not in ("dask", "distributed"):
                 raise
@@ -62,6 +62,6 @@ class DaskLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs and give their results, in order."""
-        from cnn_sweeps.sweep.executors import launch
+        from cnn_sweeps.sweep.jobs.executors import launch
 
         return launch(self.plan_executor, self.settings["n_jobs"], job_overrides, initial_job_idx)

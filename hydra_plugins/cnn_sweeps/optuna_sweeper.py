@@ -15,7 +15,7 @@ _config.register()
 
 
 class OptunaSweeper(Sweeper):
-    """Searches with Optuna; `cnn_sweeps.sweep.sweeper.run_sweep` does the work."""
+    """Searches with Optuna; `cnn_sweeps.sweep.controller.run_sweep` does the work."""
 
     def __init__(self, **_settings: Any) -> None:
         """Take the settings from the composed configuration, in `setup`."""
@@ -27,7 +27,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep; give the completed trials, best first."""
         from cnn_sweeps.errors import UserError
-        from cnn_sweeps.sweep.sweeper import run_sweep
+        from cnn_sweeps.sweep.controller import run_sweep
 
         try:
             return run_sweep(arguments, *self._run)

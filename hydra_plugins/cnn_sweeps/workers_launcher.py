@@ -11,12 +11,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from cnn_sweeps.sweep.executors import Executor, JobsAhead
-    from cnn_sweeps.sweep.machine import NumJobs
+    from cnn_sweeps.sweep.jobs.executors import Executor, JobsAhead
+    from cnn_sweeps.sweep.jobs.machine import NumJobs
 
 
 class WorkersLauncher(Launcher):
-    """Runs jobs in worker processes of this machine; `cnn_sweeps.sweep.workers` does the work."""
+    """Runs jobs in worker processes of this machine; `cnn_sweeps.sweep.jobs.workers` does the work."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class WorkersLauncher(Launcher):
         Raises:
             ConfigError: if the settings do not fit this machine.
         """
-        from cnn_sweeps.sweep.executors import WorkerExecutor
-        from cnn_sweeps.sweep.job_process import pack_setup
-        from cnn_sweeps.sweep.machine import plan_workers
+        from cnn_sweeps.sweep.jobs.executors import WorkerExecutor
+        from cnn_sweeps.sweep.jobs.machine import plan_workers
+        from cnn_sweeps.sweep.jobs.process import pack_setup
 
         plan = plan_workers(
             jobs.n_jobs,
@@ -56,6 +56,6 @@ class WorkersLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs and give their results, in order."""
-        from cnn_sweeps.sweep.executors import launch
+        from cnn_sweeps.sweep.jobs.executors import launch
 
         return launch(self.plan_executor, self.n_jobs, job_overrides, initial_job_idx)

@@ -7,8 +7,8 @@ from PIL import Image
 
 from cnn_sweeps.data import ImageDataset
 from cnn_sweeps.data.cache import load_decoded
-from cnn_sweeps.data.pipeline import augment, epoch_order, image_tensor, training_batch, training_images
-from cnn_sweeps.schema import AugmentationConfig
+from cnn_sweeps.settings.schema import AugmentationConfig
+from cnn_sweeps.training.batches import augment, epoch_order, image_tensor, training_batch, training_images
 
 
 def augmentation_of(**changes):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cnn_sweeps.evaluation.ablation import (
+from cnn_sweeps.selection.ablation import (
     AblationTraining,
     judge_claims,
     mean_with_interval,

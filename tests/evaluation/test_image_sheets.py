@@ -8,7 +8,7 @@ from conftest import TINY_CNN, compose
 from cnn_sweeps.evaluation import image_sheets
 from cnn_sweeps.evaluation.grad_cam import grad_cam
 from cnn_sweeps.models import plain_copy
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.settings.targets import call_target
 
 CLASSES = ["ant", "bee"]
 

@@ -8,13 +8,13 @@ from cnn_sweeps.evaluation.metrics import (
     accuracy,
     accuracy_of_commonest_class,
     choose_classes,
-    class_probabilities,
     count_confusions,
     describe_no_better,
     log_loss,
     per_class_report,
     summarize,
 )
+from cnn_sweeps.models import class_probabilities
 
 
 def predictions(num_classes):

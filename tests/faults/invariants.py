@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from sweep_under_test import SweepUnderTest
 from tiny_sweeps import STUDY, measured_on_test, processes_in, sweep_folder
 
-from cnn_sweeps.checkup import Sweep, find_disagreements
+from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
 from cnn_sweeps.sweep.space import override_text
 
 

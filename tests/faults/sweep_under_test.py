@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tiny_sweeps import STUDY, processes_in, sweep_folder, sweep_log
 
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.sweep.storage import open_storage
+from cnn_sweeps.sweep.study.storage import open_storage
 
 EPOCHS = 2
 

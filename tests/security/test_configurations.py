@@ -9,19 +9,19 @@ import yaml
 from conftest import TINY, compose
 from omegaconf import OmegaConf
 
-from cnn_sweeps.arguments import CommandLine
-from cnn_sweeps.chosen import load_kept
-from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.errors import ConfigError, DataError
-from cnn_sweeps.reproduction import Reproduction
-from cnn_sweeps.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of
-from cnn_sweeps.targets import OFFERED, named_targets, targets_in_folder
+from cnn_sweeps.experiment.reproduction import Reproduction
+from cnn_sweeps.selection.champion import load_kept
+from cnn_sweeps.settings.arguments import CommandLine
+from cnn_sweeps.settings.command_line import CONF_DIR
+from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of
+from cnn_sweeps.settings.targets import OFFERED, named_targets, targets_in_folder
 
 HERE = OmegaConf.create({"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c"}, "data": {}})
 FOREIGN = [
     *("pandas.read_pickle", "os.system", "builtins.eval", "keras.utils.get_file", "keras.optimizers.deserialize"),
     *("keras.models.load_model", "cnn_sweeps.data.folder.os.system", "cnn_sweeps.models.keras.utils.get_file"),
-    *("cnn_sweeps.targets.call_target", "cnn_sweeps.models", "keras.optimizers.Adam.__init__", "load_digits"),
+    *("cnn_sweeps.settings.targets.call_target", "cnn_sweeps.models", "keras.optimizers.Adam.__init__", "load_digits"),
 ]
 
 

@@ -14,8 +14,8 @@ from waiting import LONGEST_S
 pytest.importorskip("distributed")
 from distributed import Client, Security
 
-from cnn_sweeps.sweep import dask_connection
-from cnn_sweeps.sweep.machine import plan_workers
+from cnn_sweeps.sweep.jobs import dask_connection
+from cnn_sweeps.sweep.jobs.machine import plan_workers
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from conftest import TINY, compose
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
-from cnn_sweeps import checkpoint
-from cnn_sweeps.checkpoint import Checkpoint, claim_checkpoint, left_checkpoints, remove_checkpoint
-from cnn_sweeps.doctor import doctor
+from cnn_sweeps.doctor.__main__ import doctor
+from cnn_sweeps.training import checkpoint
+from cnn_sweeps.training.checkpoint import Checkpoint, claim_checkpoint, left_checkpoints, remove_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

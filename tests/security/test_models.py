@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.tracking.kept_models import _load_network
+from cnn_sweeps.use.kept_model import _load_network
 
 
 def layer(class_name, **config):

@@ -17,23 +17,23 @@ from conftest import TINY, compose
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cnn_sweeps.command_line import CONF_DIR
 from cnn_sweeps.data import load_folder
 from cnn_sweeps.data.split import split_dataset
-from cnn_sweeps.description import describe_run
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
 from cnn_sweeps.evaluation.image_sheets import draw_predictions
 from cnn_sweeps.evaluation.metrics import per_class_report
-from cnn_sweeps.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
-from cnn_sweeps.prediction import Prediction
-from cnn_sweeps.prediction_output import csv_table, summarize, terminal_table
-from cnn_sweeps.results import evaluate, write_report
-from cnn_sweeps.sweep import report as sweep_report
-from cnn_sweeps.sweep.progress import Progress
-from cnn_sweeps.targets import call_target
+from cnn_sweeps.evaluation.results import evaluate, write_report
+from cnn_sweeps.selection import report as sweep_report
+from cnn_sweeps.settings.command_line import CONF_DIR
+from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.sweep.console import Progress
+from cnn_sweeps.text.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
 from cnn_sweeps.tracking.models import ModelRecord
+from cnn_sweeps.tracking.page import describe_run
+from cnn_sweeps.use.output import csv_table, summarize, terminal_table
+from cnn_sweeps.use.prediction import Prediction
 
 CLEARS_THE_SCREEN, FORGES_A_LINE, TURNS_ROUND = "a\x1b[2Jb", "cat\n2026-01-01 INFO all is well", "gpj.\u202ecod"
 HOSTILE = [CLEARS_THE_SCREEN, FORGES_A_LINE, TURNS_ROUND, "a\rb", "a\x07", "a\x9b31m", "a\u2028b", "\udcff.png"]
@@ -58,7 +58,7 @@ def test_log_keeps_its_own_lines_and_nothing_that_acts():
 def test_terminal_and_log_of_every_run_are_so():
     configured = yaml.safe_load(Path(CONF_DIR, "hydra/job_logging/cnn_sweeps.yaml").read_text())
     formatters = [configured["formatters"][handler["formatter"]] for handler in configured["handlers"].values()]
-    assert [formatter["class"] for formatter in formatters] == ["cnn_sweeps.names.OnlyPrintable"] * 2
+    assert [formatter["class"] for formatter in formatters] == ["cnn_sweeps.text.names.OnlyPrintable"] * 2
 
 
 def test_error_is_one_line_whatever_is_named_in_it():

@@ -10,10 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.data import cache
 from cnn_sweeps.data.cache import load_decoded
-from cnn_sweeps.reproduction import _restore_config
+from cnn_sweeps.experiment.reproduction import _restore_config
+from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
 
 KEY, WORD = "0" * 32, "a" * 32
 LEFT = f"{KEY}-{WORD}.unfinished"

@@ -17,27 +17,27 @@ from optuna.distributions import FloatDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from cnn_sweeps import reproduction
 from cnn_sweeps.deliver import deliver
-from cnn_sweeps.doctor import doctor
+from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import StudyError, TrackingError
-from cnn_sweeps.leftovers import settle_runs
-from cnn_sweeps.locks import file_lock
-from cnn_sweeps.owners import owner_state, owner_tags
-from cnn_sweeps.sweep.ledger import TrialLedger, last_attempt
-from cnn_sweeps.sweep.places import check_study_exists
-from cnn_sweeps.sweep.recovery import SharedStudy
-from cnn_sweeps.sweep.storage import open_storage
-from cnn_sweeps.threads import count_threads
+from cnn_sweeps.experiment import reproduction
+from cnn_sweeps.experiment.trial import run_id_of, senseless_notes, subfolder_of, values_of
+from cnn_sweeps.selection.leftovers import settle_runs
+from cnn_sweeps.selection.sweep_run import SweepRun
+from cnn_sweeps.sweep.study.address import check_study_exists
+from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
+from cnn_sweeps.sweep.study.recovery import SharedStudy
+from cnn_sweeps.sweep.study.storage import open_storage
+from cnn_sweeps.system.files import replace_whole
+from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.system.owners import owner_state, owner_tags
+from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.outbox import Outbox, deliver_all, find_outboxes
-from cnn_sweeps.tracking.records import read_record
+from cnn_sweeps.tracking.reading import read_record
 from cnn_sweeps.tracking.runs import _deliver_of_earlier_part
 from cnn_sweeps.tracking.store import check_place_of_files
-from cnn_sweeps.tracking.sweeps import SweepRun
 from cnn_sweeps.tracking.views import view_tags
-from cnn_sweeps.trial_run import run_id_of, senseless_notes, subfolder_of, values_of
-from cnn_sweeps.whole_files import replace_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SECRET = "a private key"

@@ -10,11 +10,11 @@ from conftest import TINY, compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cnn_sweeps.command_line import CONF_DIR, VERSION_BASE
-from cnn_sweeps.commands import command_to_repeat
-from cnn_sweeps.config import name_variables
-from cnn_sweeps.environment import move_passwords
-from cnn_sweeps.passwords import hide_passwords, hide_passwords_of_word
+from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
+from cnn_sweeps.settings.config import name_variables
+from cnn_sweeps.settings.environment import move_passwords
+from cnn_sweeps.text.commands import command_to_repeat
+from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
 
 SECRET = "tell-nobody"
 

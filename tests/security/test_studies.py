@@ -9,9 +9,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, run_of, study_in, sweep_folder, sweep_log
 
-from cnn_sweeps.sweep import storage
-from cnn_sweeps.sweep.ledger import earlier_attempts, last_attempt
-from cnn_sweeps.sweep.places import trial_subfolder
+from cnn_sweeps.sweep.study import storage
+from cnn_sweeps.sweep.study.address import trial_subfolder
+from cnn_sweeps.sweep.study.ledger import earlier_attempts, last_attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -26,9 +26,9 @@ from sweep_app import (
 from waiting import LONGEST_S, wait_until
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.dask_settings import check_dask_settings
-from cnn_sweeps.sweep.executors import JobsAhead
-from cnn_sweeps.sweep.storage import is_only_here
+from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
+from cnn_sweeps.sweep.jobs.executors import JobsAhead
+from cnn_sweeps.sweep.study.storage import is_only_here
 
 pytest.importorskip("distributed")
 
@@ -196,7 +196,7 @@ def settings(**given):
 
 def plan(folder, needed=(), **given):
     """Connect as a sweep does, in vain."""
-    from cnn_sweeps.sweep.dask_cluster import plan_dask_executor
+    from cnn_sweeps.sweep.jobs.dask_cluster import plan_dask_executor
 
     with pytest.raises(ConfigError) as refused:
         plan_dask_executor(settings(**given), JobsAhead(1, 1), b"", folder / "out", needed).close()
@@ -230,7 +230,7 @@ def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
 
 @pytest.mark.parametrize("kind", ["nothing", "something else"])
 def test_address_where_no_scheduler_answers_is_refused(tmp_path, monkeypatch, kind):
-    from cnn_sweeps.sweep import dask_connection
+    from cnn_sweeps.sweep.jobs import dask_connection
 
     monkeypatch.setattr(dask_connection, "_CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:

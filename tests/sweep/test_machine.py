@@ -3,8 +3,8 @@
 import pytest
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep import machine
-from cnn_sweeps.sweep.machine import count_cores, plan_workers
+from cnn_sweeps.sweep.jobs import machine
+from cnn_sweeps.sweep.jobs.machine import count_cores, plan_workers
 
 
 @pytest.fixture

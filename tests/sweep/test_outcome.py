@@ -14,7 +14,7 @@ from pebble import ProcessExpired
 
 from cnn_sweeps.errors import ConfigError, TrainingError
 from cnn_sweeps.sweep.failures import FailureLimits
-from cnn_sweeps.sweep.outcome import read_outcome
+from cnn_sweeps.sweep.jobs.outcome import read_outcome
 
 
 class ResourceExhaustedError(Exception):

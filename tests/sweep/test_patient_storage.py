@@ -8,13 +8,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from cnn_sweeps import patience
 from cnn_sweeps.errors import StudyOutageError
-from cnn_sweeps.sweep.heartbeat import Heartbeat
-from cnn_sweeps.sweep.outcome import read_outcome
-from cnn_sweeps.sweep.patient_storage import PatientStorage
-from cnn_sweeps.sweep.storage import open_patient_storage
-from cnn_sweeps.sweep.trial import JobTrial
+from cnn_sweeps.sweep.jobs.outcome import read_outcome
+from cnn_sweeps.sweep.study.heartbeat import Heartbeat
+from cnn_sweeps.sweep.study.job_trial import JobTrial
+from cnn_sweeps.sweep.study.storage import open_patient_storage
+from cnn_sweeps.sweep.study.waiting import PatientStorage
+from cnn_sweeps.system import patience
 
 NOP_PRUNER = {"_target_": "optuna.pruners.ThresholdPruner", "upper": 10.0}
 

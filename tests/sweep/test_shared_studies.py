@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 from test_study import complete, open_study, run_all, run_as_process
 from waiting import wait_until
 
-from cnn_sweeps import owners, patience
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.sweep import heartbeat
-from cnn_sweeps.sweep.heartbeat import Listener, sign_key
-from cnn_sweeps.sweep.kept_study import read_study
-from cnn_sweeps.sweep.storage import controllers_lock, open_storage
+from cnn_sweeps.sweep.study import heartbeat
+from cnn_sweeps.sweep.study.heartbeat import Listener, sign_key
+from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage
+from cnn_sweeps.sweep.study.view import read_study
+from cnn_sweeps.system import owners, patience
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exact
 
 def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(address, tmp_path):
     waiting = f"""
-        from cnn_sweeps.sweep.storage import controllers_lock
+        from cnn_sweeps.sweep.study.storage import controllers_lock
         with controllers_lock({address!r}, "mine"):
             os._exit(0)
     """
@@ -100,7 +100,7 @@ def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(add
 
 LEAVE_A_TRIAL = """
     from cnn_sweeps import owners
-    from cnn_sweeps.sweep.heartbeat import Heartbeat
+    from cnn_sweeps.sweep.study.heartbeat import Heartbeat
     owners._boot = lambda: "of another host"
     {change}
     open_study(folder, total=2, storage={place!r}, name={name!r}).claim()

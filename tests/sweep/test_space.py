@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cnn_sweeps.command_line import VERSION_BASE
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.command_line import VERSION_BASE
 from cnn_sweeps.sweep.space import extreme_values, find_value, override_text, parse_search_space
 
 

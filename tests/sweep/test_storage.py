@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.sweep.storage import (
+from cnn_sweeps.sweep.study.storage import (
     controllers_lock,
     describe_storage,
     has_lock,
@@ -34,7 +34,7 @@ FILES = ["{folder}/new/study.journal", "sqlite:///{folder}/new/study.db"]
 def test_file_and_its_folder_are_made_and_keep_a_study_for_another_process(storage):
     optuna.create_study(study_name="study", storage=open_storage(storage)).enqueue_trial({"x": 0.5})
     code = (
-        "import sys, optuna; from cnn_sweeps.sweep.storage import open_storage\n"
+        "import sys, optuna; from cnn_sweeps.sweep.study.storage import open_storage\n"
         "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
         "study.tell(study.ask(), 2.5)"
     )
@@ -131,7 +131,7 @@ def test_file_of_another_kind_is_refused_and_left_as_it_is(storage, content, tmp
 
 def test_journal_whose_writers_are_killed_stays_whole_and_open_to_others(tmp_path):
     code = (
-        "import sys; from cnn_sweeps.sweep.storage import open_storage\n"
+        "import sys; from cnn_sweeps.sweep.study.storage import open_storage\n"
         "storage = open_storage(sys.argv[1])\n"
         "study = storage.get_study_id_from_name('study')\n"
         "print('writing', flush=True)\n"
@@ -162,7 +162,7 @@ def test_journal_whose_last_line_a_power_cut_has_cut_goes_on(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole + whole.splitlines()[-1][:20])
     code = (
-        "import sys, optuna; from cnn_sweeps.sweep.storage import open_storage\n"
+        "import sys, optuna; from cnn_sweeps.sweep.study.storage import open_storage\n"
         "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
         "study.tell(study.ask(), float(len(study.trials)))"
     )
@@ -206,7 +206,7 @@ def test_description_hides_the_password(url, shown):
 @pytest.mark.parametrize("storage", FILES[1:], indirect=True)
 def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage):
     code = (
-        "import sys, time; from cnn_sweeps.sweep.storage import controllers_lock\n"
+        "import sys, time; from cnn_sweeps.sweep.study.storage import controllers_lock\n"
         "with controllers_lock(sys.argv[1], 'study'):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(600)"

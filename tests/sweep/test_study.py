@@ -18,12 +18,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from cnn_sweeps.errors import ConfigError, StudyError
-from cnn_sweeps.sweep.definition import describe_study
-from cnn_sweeps.sweep.outcome import INTERRUPTED, Outcome, read_outcome
-from cnn_sweeps.sweep.recovery import SET_ASIDE
+from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.study import SweepStudy
+from cnn_sweeps.sweep.study.definition import describe_study
+from cnn_sweeps.sweep.study.recovery import SET_ASIDE
+from cnn_sweeps.sweep.study.study import SweepStudy
 from hydra_plugins.cnn_sweeps import _config
 
 UNIT = {"x": FloatDistribution(0.0, 1.0)}

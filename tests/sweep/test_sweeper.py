@@ -33,8 +33,8 @@ from sweep_app import (
 )
 from waiting import wait_until
 
-from cnn_sweeps.sweep.heartbeat import sign_key
-from cnn_sweeps.sweep.storage import open_storage
+from cnn_sweeps.sweep.study.heartbeat import sign_key
+from cnn_sweeps.sweep.study.storage import open_storage
 
 Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
 

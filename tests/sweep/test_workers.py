@@ -13,10 +13,10 @@ from pebble import ProcessFuture
 from sweep_app import last_trials, run_here, runs, states, sweep, trials, write_app, xs
 from waiting import LONGEST_S, wait_until
 
-from cnn_sweeps.sweep import workers
-from cnn_sweeps.sweep.machine import WorkerPlan
-from cnn_sweeps.sweep.outcome import is_lost_worker
-from cnn_sweeps.sweep.workers import WorkerPool
+from cnn_sweeps.sweep.jobs import workers
+from cnn_sweeps.sweep.jobs.machine import WorkerPlan
+from cnn_sweeps.sweep.jobs.outcome import is_lost_worker
+from cnn_sweeps.sweep.jobs.workers import WorkerPool
 
 
 @pytest.fixture

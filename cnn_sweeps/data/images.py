@@ -1,0 +1,83 @@
+"""The images of a configuration, loaded and divided, and what is told of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Split, split_dataset
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.config import check_image_fits
+from cnn_sweeps.settings.schema import SPLIT_NAMES, RunConfig
+from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.text.names import for_terminal
+
+_MOST_ITEMS = 12  # of a list that is told
+_MOST_CHARACTERS = 200  # of one of them
+_loaded: dict[str, tuple[ImageDataset, Split]] = {}
+"""The images that this process used last, by their settings."""
+
+
+def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
+    """Load the images and divide them.
+
+    Raises:
+        ConfigError: if the source is no such function, or the network is too deep for the images.
+        DataError: if the images cannot be used, or not be divided.
+    """
+    dataset = call_target("data", config.data)
+    if not isinstance(dataset, ImageDataset):
+        raise ConfigError(
+            f"data._target_={config.data['_target_']}: gave a {type(dataset).__name__}; "
+            "it must return a cnn_sweeps.data.ImageDataset"
+        )
+    check_image_fits(config.model, *dataset.image_shape[:2])
+    return dataset, split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
+
+
+def load_data_once(config: RunConfig) -> tuple[ImageDataset, Split]:
+    """Do what `load_data` does, or give what it gave for the same settings to an earlier trial of this process."""
+    key = json.dumps([config.data, asdict(config.split)], sort_keys=True)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_data(config)
+    dataset, split = _loaded[key]
+    check_image_fits(config.model, *dataset.image_shape[:2])
+    return dataset, split
+
+
+def forget_data() -> None:
+    """Load anew: another sweep begins in this process."""
+    _loaded.clear()
+
+
+def describe_data(dataset: ImageDataset, split: Split) -> list[str]:
+    """Say in a few lines how many images there are for what and of which class, and what is odd about them."""
+    counts = {name: f"{len(getattr(split, name))} {name}" for name in SPLIT_NAMES}
+    used = np.concatenate([getattr(split, name) for name in SPLIT_NAMES])
+    of_class = np.bincount(dataset.labels[used], minlength=len(dataset.class_names)).tolist()
+    classes = [f"{for_terminal(name)} ({count:,})" for name, count in zip(dataset.class_names, of_class, strict=True)]
+    lines = [
+        f"{for_terminal(dataset.name)}: {', '.join(counts.values())} images of {len(dataset.class_names)} classes",
+        f"classes: {_cut(classes, ', ')}",
+        *map(for_terminal, dataset.notes),
+    ]
+    if split.num_duplicates:
+        lines.append(f"{split.num_duplicates} images repeat another one; equal images are in one split")
+    for names, what in (
+        (dataset.skipped_files, "files are no usable images and were skipped"),
+        (split.left_out, "images equal one in a later split and are left out"),
+        (split.conflicts, "groups of equal images have different classes"),
+    ):
+        if names:
+            lines.append(f"{len(names)} {what}: {_cut([*map(for_terminal, names)], '; ')}")
+    return lines
+
+
+def _cut(items: Sequence[str], separator: str) -> str:
+    """List the first items, and say how many more there are: the whole list is in the run's record."""
+    shown = [item if len(item) <= _MOST_CHARACTERS else f"{item[:_MOST_CHARACTERS]}..." for item in items[:_MOST_ITEMS]]
+    more = len(items) - len(shown)
+    return separator.join([*shown, *([f"and {more:,} more"] if more else [])])

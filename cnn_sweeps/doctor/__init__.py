@@ -1,0 +1,1 @@
+"""The records of a sweep are compared and brought to agree."""

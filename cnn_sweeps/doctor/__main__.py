@@ -1,0 +1,87 @@
+"""Hold the records of a sweep against each other: `python -m cnn_sweeps.doctor STUDY [--fix]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
+from cnn_sweeps.sweep.study.address import check_study_exists, default_storage
+from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.tracking.store import find_existing_store
+
+_HELP = """\
+Hold Optuna's, MLflow's and the disk's record of a sweep against each other, and say where they disagree.
+
+Examples:
+  python -m cnn_sweeps.doctor NAME
+  python -m cnn_sweeps.doctor NAME --fix
+
+NAME is the study's, hydra.sweeper.study_name; work in the folder where the sweep was started. Each disagreement is one
+line, with what mends it, or with what you may do where nothing here tells what is true. Without --fix nothing is
+changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if a record cannot be read or
+may not be changed now.
+
+Settings, if the sweep was given them:
+  hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
+  hydra.sweep.dir=PATH         the sweep's folder; without it outputs/sweeps/NAME
+  training.checkpoint_dir=PATH the folder of unfinished trainings; without it outputs/checkpoints
+  tracking.uri=URI             where the sweep is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
+  dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
+
+Flags:
+  --fix   mend, as the sweep itself does when it goes on; refused while it is running. No result is removed, and no
+          value is made up. Of files only unfinished trainings are removed, in the folder above and by their own mark.
+"""
+_CHECKPOINTS = "training.checkpoint_dir"
+_SETTINGS = ("hydra.sweeper.storage", "hydra.sweep.dir", _CHECKPOINTS, "tracking.uri", "dead_host")
+_IS_LEFT = 2
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """Do what the command line says; exit with _IS_LEFT if a disagreement is left.
+
+    Raises:
+        UserError: if a record cannot be read or, with --fix, may not be written.
+    """
+    command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
+    command_line.add_argument("--fix", action="store_true")
+    flags, names, settings = command_line.read(arguments)
+    if len(names) != 1:
+        raise ConfigError(f"{' '.join(names) or 'no study'}: give the name of one study; {SEE_HELP}")
+    name, storage = names[0], settings.get("hydra.sweeper.storage")
+    check_study_exists(storage or default_storage(name), name)
+    if "tracking.uri" in settings:
+        find_existing_store(settings["tracking.uri"])
+    if flags.fix:
+        outlive_display()
+    from cnn_sweeps.system.libraries import prepare_libraries
+
+    prepare_libraries()
+    from cnn_sweeps.doctor.checkup import Sweep, find_disagreements, mend
+    from cnn_sweeps.training.checkpoint import FOLDER
+
+    folder = Path(settings["hydra.sweep.dir"]) if "hydra.sweep.dir" in settings else None
+    dead_hosts = [settings["dead_host"]] if "dead_host" in settings else []
+    checkpoints = Path(settings[_CHECKPOINTS]) if _CHECKPOINTS in settings else FOLDER
+    sweep = Sweep(name, storage, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
+    num_mended = num_left = 0
+    for finding, is_mended in mend(sweep) if flags.fix else ((each, False) for each in find_disagreements(sweep)):
+        who = "mended" if is_mended else "for you" if finding.repair is None else "for --fix"
+        print(f"{who}: {finding.what}; {finding.remedy}", flush=True)
+        num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
+    left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
+    print(f"{name}: {left if num_left else 'all mended' if num_mended else 'nothing found'}")
+    if num_left:
+        sys.exit(_IS_LEFT)
+
+
+def main() -> None:
+    """Run `doctor` on this process's arguments."""
+    run_command(doctor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a trial leaves in its folder so that it can be tested and retrained later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from omegaconf import OmegaConf
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.images import load_data_once
+from cnn_sweeps.data.split import Split
+from cnn_sweeps.errors import DataError
+from cnn_sweeps.experiment.parts import plan_trainings
+from cnn_sweeps.settings.config import check_values
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
+from cnn_sweeps.system.files import replace_whole
+from cnn_sweeps.training.checkpoint import TrainingProgress
+
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS_FILE = "final.weights.h5"
+_HISTORY_FILE = "history.json"
+_CONFIG_FILE = "config.yaml"
+
+
+def keep(
+    folder: Path, config: RunConfig, model: keras.Model, progress: TrainingProgress, threshold: float | None
+) -> None:
+    """Leave in a trial's folder what testing and retraining it later need."""
+    OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
+    (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold]))
+    model.save_weights(folder / WEIGHTS_FILE)
+
+
+def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
+    """Copy what `keep` left in the folder of an earlier attempt; give how that went, or None if nothing is there."""
+    if not (earlier / WEIGHTS_FILE).exists():
+        return None
+    for name in (_CONFIG_FILE, _HISTORY_FILE, WEIGHTS_FILE):  # the weights last: where they are, the others are
+        replace_whole(folder / name, (earlier / name).read_bytes())
+    return _load_history(folder)[0]
+
+
+def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
+    history, best_epoch, threshold = json.loads((folder / _HISTORY_FILE).read_text())
+    return TrainingProgress(history, best_epoch), threshold
+
+
+class KeptTrial(NamedTuple):
+    """What `keep` left of a trial's first training, but for the weights; with the images, test images included.
+
+    The threshold is the decision threshold, of two classes.
+    """
+
+    config: RunConfig
+    dataset: ImageDataset
+    split: Split
+    progress: TrainingProgress
+    threshold: float | None
+
+
+def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> KeptTrial:
+    """Read what a trial left in its folder, and load its images.
+
+    Raises:
+        ConfigError: if its configuration names anything that the sweep's own does not.
+        DataError: if the images are others now, of which the test images may have been trained on.
+    """
+    what, text = f"{folder / _CONFIG_FILE}", (folder / _CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
+    tree = parse_stored(text, what)
+    config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
+    dataset, split = load_data_once(config)
+    if dataset.fingerprint != data_fingerprint:
+        raise DataError(
+            f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
+        )
+    training = plan_trainings(config, dataset, split)[0]
+    progress, threshold = _load_history(folder)
+    return KeptTrial(training.config, dataset, training.split, progress, threshold)

@@ -1,0 +1,123 @@
+"""What is done with the trials that a sweep has chosen: tested once, drawn, kept as models."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.images import load_data_once
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.evaluation.metrics import describe_test
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, load_kept
+from cnn_sweeps.experiment.trained import TrainedNetwork
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.stored_config import Trusted
+from cnn_sweeps.system.files import LogFile
+from cnn_sweeps.tracking import models, runs
+from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.training.batches import image_tensor
+from cnn_sweeps.training.warm import build_network
+
+
+def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
+    """Give the name under which a sweep registers its best model."""
+    name = f"{config.tracking.experiment_name}-{dataset.name}"
+    return config.tracking.registered_model or re.sub("[/:]", "-", name)  # which MLflow refuses
+
+
+def evaluate_trial(
+    folder: str,
+    tags: dict[str, str],
+    value: float,
+    data_fingerprint: str,
+    on_test: bool,
+    keep_model: bool,
+    trusted: Trusted,
+) -> list[str]:
+    """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
+
+    With several trainings a trial, they are the first one's.
+
+    Args:
+        folder: of the trial.
+        tags: `study`, `trial.number` and `trial.run_id`, of the run to which all is added; the model gets them, too.
+        value: the trial's first objective.
+        data_fingerprint: of the images that the trial was trained on.
+        on_test: whether to measure on the test images.
+        keep_model: whether to log and register the model.
+        trusted: what the trial's configuration may name.
+
+    Raises:
+        DataError: if the images are others now, of which the test images may have been trained on.
+    """
+    with logged_to(Path(folder) / "evaluation.log"):
+        trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint, trusted)
+        lines = []
+        with runs.reopened_run(find_store(trained.config.tracking), tags["trial.run_id"]):
+            evaluation, final = trained.evaluate(on_test=on_test)
+            if on_test:
+                tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
+                if trained.config.repeats * trained.config.folds > 1 and evaluation.threshold is not None:
+                    tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
+                runs.log_metrics(tested, step=trained.progress.epochs_done)
+                lines.append(f"trial {tags['trial.number']} on the test images, once: {describe_test(final)}")
+            done, warnings = {"test.evaluated": "true"} if on_test else {}, []
+            if keep_model:
+                try:
+                    model_uri = trained.log_model(evaluation.threshold, Path(folder) / "results")
+                    assert model_uri is not None  # a run that is opened again lets nothing wait
+                    lines.append(_register(trained, model_uri, tags, value))
+                    done["registered.model"] = "true"
+                except ModelError as error:
+                    warnings.append(str(error))
+            warnings += trained.report(Path(folder) / "results", evaluation)
+            runs.set_tags(done)  # last, so that what is cut off is done again
+    return [*lines, *(f"warning: trial {tags['trial.number']}: {warning}" for warning in warnings)]
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Have all that is logged in the block, from INFO on, go into a file alone."""
+    logger, handler = logging.getLogger(), LogFile(file)
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+        handler.close()
+
+
+def _load_trained(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> TrainedNetwork:
+
+    config, dataset, split, progress, _ = load_kept(folder, number, data_fingerprint, trusted)
+    network = build_network(config, dataset, len(split.train))
+    network.model.load_weights(folder / WEIGHTS_FILE)
+    return TrainedNetwork(
+        config, dataset, split, network.model, partial(network.predict, image_tensor(dataset)), progress
+    )
+
+
+def _register(trained: TrainedNetwork, model_uri: str, tags: dict[str, str], value: float) -> str:
+
+    config, dataset = trained.config, trained.dataset
+    _, whole_split = load_data_once(config)  # before it was divided into folds
+    comparable = {
+        "comparable.data": whole_split.fingerprint(dataset),
+        "comparable.metric": describe_metric(config, len(dataset.class_names)),
+    }
+    name, minimize = registered_name(config, dataset), OBJECTIVES[config.objective[0]] == "minimize"
+    return models.register_champion(name, model_uri, tags | comparable, value, minimize=minimize)
+
+
+def describe_metric(config: RunConfig, num_classes: int) -> str:
+    """Say what a trial's first objective is a value of; equal texts mean comparable values, on the same data."""
+    metric = config.objective[0]
+    if metric == "val_accuracy" and num_classes == 2:
+        metric += f" at the threshold of the best {config.evaluation.threshold_metric}"
+    return f"{metric}, mean of {config.folds} folds" if config.folds > 1 else metric

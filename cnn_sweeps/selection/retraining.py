@@ -1,0 +1,104 @@
+"""The best configuration of a sweep, trained again on training and validation images together."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cnn_sweeps.data.split import balanced_class_weights
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.evaluation import results
+from cnn_sweeps.evaluation.metrics import describe_no_better
+from cnn_sweeps.experiment.kept import KeptTrial, load_kept
+from cnn_sweeps.experiment.trained import TrainedNetwork
+from cnn_sweeps.selection.champion import logged_to, registered_name
+from cnn_sweeps.settings.stored_config import Trusted
+from cnn_sweeps.tracking import models, runs
+from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.training.batches import image_tensor, training_images
+from cnn_sweeps.training.loop import check_finite, train_epoch, train_metrics
+from cnn_sweeps.training.warm import build_network
+
+ALIAS = "retrained"
+"""Of the registered model's newest version that was made here; it stands beside the champion."""
+
+
+def retrain_trial(
+    folder: str,
+    number: int,
+    tags: dict[str, str],
+    data_fingerprint: str,
+    on_test: bool,
+    keep_model: bool,
+    trusted: Trusted,
+) -> list[str]:
+    """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
+
+    Nothing is left to validate on, so neither an epoch nor a decision threshold is chosen: both are those of the trial,
+    which is what is measured and kept. The learning rate goes as it did over the epochs.
+
+    Args:
+        folder: of the trial, with what `kept.keep` left.
+        number: of the trial.
+        tags: of the new run, which name its parent.
+        data_fingerprint: of the images that the trial was trained on.
+        on_test: whether to measure the network on the test images, once.
+        keep_model: whether to log and register it.
+        trusted: what the trial's configuration may name.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        DataError: if the images are others now.
+    """
+    log_file = Path(folder) / "retraining.log"
+    with logged_to(log_file):
+        kept = load_kept(Path(folder), number, data_fingerprint, trusted)
+        tracking = replace(kept.config.tracking, run_name=None)
+        name = f"trial {number} retrained on train + validation"
+        with runs.tracked_run(find_store(tracking), tracking, name, kept.config.settings, log_file, tags=tags):
+            return _retrain(kept, number, Path(folder) / "retrained", on_test=on_test, keep_model=keep_model)
+
+
+def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_model: bool) -> list[str]:
+
+    config, dataset, split, progress, threshold = kept
+    num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
+    both = np.sort(np.concatenate([split.train, split.val]))
+    balanced = config.training.class_weight == "balanced"
+    class_weights = balanced_class_weights(dataset.labels[both]) if balanced else None
+    images = image_tensor(dataset)
+    source = training_images(images, dataset.labels, both, class_weights)
+    network = build_network(config, dataset, len(both))
+    for epoch in range(1, num_epochs + 1):
+        train_epoch(network, source, config.seed, config.training.batch_size, epoch, num_epochs)
+        metrics = train_metrics(network.model)
+        check_finite(metrics, epoch)
+        runs.log_metrics(metrics, step=epoch)
+    network.measure_batch_statistics(source, seed=config.seed, batch_size=config.training.batch_size)
+    lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
+    predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
+    if on_test and len(split.test):
+        test = results.measure_test(predict, dataset, split, threshold)
+        beside = {} if threshold is None else {"decision_threshold": threshold}
+        runs.log_metrics(test.metrics | test.intervals | beside, step=num_epochs)
+        at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
+        lines.append(f"retrained trial {number} on the test images, once: {test.describe()}{at}")
+        if (no_better := describe_no_better(test.metrics)) is not None:
+            lines.append(f"warning: retrained trial {number}: {no_better}")
+    if keep_model:
+        trained = TrainedNetwork(config, dataset, whole, network.model, predict, progress)
+        tags = {"trial.number": str(number), "retrained.images": str(len(both))}
+        name = registered_name(config, dataset)
+        try:
+            model_uri = trained.log_model(threshold, folder)
+        except ModelError as error:
+            return [*lines, f"warning: retrained trial {number}: {error}"]
+        lines.append(
+            f"its model waits for the tracking store with its run; register it as {name} yourself"
+            if model_uri is None
+            else models.register_beside(name, model_uri, tags, ALIAS)
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""The composed configuration: its schema, its checks, and the command line."""

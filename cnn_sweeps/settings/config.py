@@ -1,0 +1,179 @@
+"""Checks a composed configuration: against the schema, and what spans several settings.
+
+Nothing slow is imported, so that a bad value is refused at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+
+_DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
+_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
+
+
+def check_config(composed: DictConfig) -> RunConfig:
+    """Turn Hydra's composed configuration into a checked one.
+
+    Raises:
+        ConfigError: naming every setting that is missing, of the wrong type, out of range or contradicting another.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no value given; add {missing[0]}=VALUE to the command")
+    return check_values(plain, name_variables(OmegaConf.to_container(composed, resolve=False), copy.deepcopy(plain)))
+
+
+def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunConfig:
+    """Turn a configuration's values, and what is to be recorded of them, into a checked one.
+
+    Raises:
+        ConfigError: as `check_config` does.
+    """
+    if missing := sorted({"data", "model", "optimizer"} - plain.keys()):
+        raise ConfigError(f"{', '.join(missing)}: no value given")
+    if unknown := sorted(str(key) for key in plain if not isinstance(key, str) or key in _DERIVED):
+        raise ConfigError(f"{', '.join(unknown)}: no such setting here; remove it")
+    optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
+    schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
+    own = {key: optimizer[key] for key in optimizer if key not in schedule}
+    plain = plain | {"optimizer": own, "schedule": schedule, "resolved": for_the_record}
+
+    problems = _problems(ScheduleConfig, schedule, "optimizer.")
+    for group in ("data", "model", "optimizer"):
+        problems += _target_problems(group, plain[group])
+    if problems := _problems(RunConfig, plain | {"schedule": {"learning_rate": 1}}, "") + problems:
+        raise ConfigError("; ".join(problems))
+    config = RunConfig(**plain)
+    _check_fractions(config)
+    _check_strategy(config)
+    size = config.data.get("image_size")
+    if size is not None and config.data["_target_"] in TARGET_ARGUMENTS:
+        check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
+    return config
+
+
+def name_variables(raw: Any, resolved: Any) -> Any:
+    """Give the resolved configuration with the names of environment variables, which may be secret, for what they hold.
+
+    By whatever way it came there; but numbers stay, which `oc.decode` made of them.
+    """
+    names = set(_VARIABLE.findall(str(raw)))
+    held = {value: name for name in sorted(names) if (value := os.environ.get(name))}
+    return _named(raw, resolved, held)
+
+
+def _named(raw: Any, resolved: Any, held: dict[str, str]) -> Any:
+    if isinstance(raw, dict) and isinstance(resolved, dict):
+        return {key: _named(raw[key], resolved[key], held) for key in resolved}
+    if isinstance(raw, list) and isinstance(resolved, list):
+        return [_named(*pair, held) for pair in zip(raw, resolved, strict=True)]
+    if not (isinstance(raw, str) and "${" in raw):
+        return resolved
+    return raw if isinstance(resolved, str) and _VARIABLE.search(raw) else _without_values(resolved, held)
+
+
+def _without_values(resolved: Any, held: dict[str, str]) -> Any:
+    """Replace in all texts what variables hold by their names."""
+    if isinstance(resolved, dict):
+        return {key: _without_values(value, held) for key, value in resolved.items()}
+    if isinstance(resolved, list):
+        return [_without_values(value, held) for value in resolved]
+    if isinstance(resolved, str):
+        for value in sorted(held, key=len, reverse=True):
+            resolved = resolved.replace(value, f"${{oc.env:{held[value]}}}")
+    return resolved
+
+
+def smallest_cnn_image(num_blocks: int, padding: str) -> int:
+    """Give the side in pixels of the smallest image that passes `num_blocks` of 3x3 convolution and 2x2 pooling."""
+    side = 1
+    for _ in range(num_blocks):
+        side = 2 * side + (2 if padding == "valid" else 0)
+    return side
+
+
+def _problems(schema: type, values: dict[str, Any], prefix: str) -> list[str]:
+    try:
+        TypeAdapter(schema).validate_python(values)
+    except ValidationError as error:
+        return list(dict.fromkeys(_problem(detail, prefix) for detail in error.errors()))
+    return []
+
+
+def _problem(detail: Any, prefix: str) -> str:
+    key = prefix + ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"{key}: no such setting here; remove it"
+    if detail["type"] == "missing":
+        return f"{key}: no value given; add {key}=VALUE to the command"
+    allowed = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return f"{key}={detail['input']}: {allowed}"
+
+
+def _target_problems(group: str, component: Any) -> list[str]:
+    target = component.get("_target_") if isinstance(component, dict) else component
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        return [f"{group}._target_={target}: should be the dotted path of a function, e.g. my_package.my_function"]
+    package = target.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        return [
+            f"{group}._target_={target}: there is no module {package} on the Python path; install it or set PYTHONPATH"
+        ]
+    arguments = {key: value for key, value in component.items() if key != "_target_"}
+    schema = TARGET_ARGUMENTS.get(target)
+    return _problems(schema, arguments, f"{group}.") if schema else []
+
+
+def _check_fractions(config: RunConfig) -> None:
+    total = config.split.val_fraction + config.split.test_fraction
+    if total >= 1:
+        raise ConfigError(
+            f"split.val_fraction={config.split.val_fraction} and split.test_fraction={config.split.test_fraction} "
+            f"leave nothing to train on; their sum must be below 1"
+        )
+
+
+def _check_strategy(config: RunConfig) -> None:
+    if config.training.strategy == "single":
+        return
+    if config.training.xla:
+        raise ConfigError(
+            "training.xla=true: XLA compiles for one device, training.strategy=mirrored is for several; leave one out"
+        )
+    if config.training.precision == "mixed_float16":
+        raise ConfigError(
+            "training.precision=mixed_float16: scales its loss for one device, training.strategy=mirrored is for "
+            "several; set training.precision=mixed_bfloat16 or float32, or training.strategy=single"
+        )
+
+
+def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:
+    """Check that images of a size pass the network, as far as its settings tell.
+
+    Raises:
+        ConfigError: if they are too small for this project's `cnn`.
+    """
+    if model["_target_"] != "cnn_sweeps.models.build_cnn":
+        return
+    num_blocks, padding = len(model["filters"]), model["padding"]
+    smallest = smallest_cnn_image(num_blocks, padding)
+    if min(height, width) < smallest:
+        raise ConfigError(
+            f"images of {height}x{width} pixels: {num_blocks} blocks with model.padding={padding} need at least "
+            f"{smallest} pixels a side; set a larger data.image_size, shorten model.filters or set model.padding=same"
+        )

@@ -1,0 +1,129 @@
+"""Configurations that come from elsewhere, a store or a sweep's folder: data, of which nothing is run.
+
+They may call what this project and Keras offer to configurations, and what the user names. No interpolation is looked
+up, unless the user's own configuration has the very same one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.targets import OFFERED, named_targets
+
+MAX_CHARACTERS = 100_000
+"""Of a stored configuration; those that this program writes have 2,000."""
+_MAX_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """What a stored configuration may name beside what is offered, since the user names it, too.
+
+    Attributes:
+        targets: functions, `package.module.function`, or modules, of which it may call their own functions.
+        texts: with interpolations.
+    """
+
+    targets: Collection[str] = ()
+    texts: Collection[str] = ()
+
+
+def trusted_of(config: RunConfig, *others: str) -> Trusted:
+    """Give what a configuration that the user composed names; and further functions that he names."""
+    return Trusted(frozenset([*named_targets(config.resolved), *others]), frozenset(_interpolated(config.resolved)))
+
+
+def parse_stored(text: str, what: str) -> Any:
+    """Read YAML of plain values: no aliases, of which a few lines can make gigabytes, no tags, nothing large.
+
+    Args:
+        text: YAML.
+        what: it is, for a message.
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(
+            f"{what}: has {len(text):,} characters; a stored configuration has at most {MAX_CHARACTERS:,}"
+        )
+    try:
+        _check_events(text, what)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is of an impossible number or date
+        raise ConfigError(f"{what}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+
+
+def _check_events(text: str, what: str) -> None:
+    depth = 0
+    for event in yaml.parse(text):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ConfigError(f"{what}: has an alias or a tag in line {line}; a stored configuration has plain values")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ConfigError(f"{what}: is nested more than {_MAX_DEPTH} deep in line {line}")
+
+
+def trusted_values(tree: Any, trusted: Trusted, what: str, advice: str) -> dict[str, Any]:
+    """Give a stored configuration's values, with those of interpolations that the user's own one has, too.
+
+    Args:
+        tree: as `parse_stored` gives it.
+        trusted: what it may name.
+        what: it is, for a message.
+        advice: what to do about a function that it may not; `{}` stands for its name.
+
+    Raises:
+        ConfigError: if it names anything else.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{what}: is no configuration")
+    for target in named_targets(tree):
+        if target not in OFFERED and not _is_allowed(target, trusted.targets):
+            raise ConfigError(f"{what}: would call {target[:200]}, which is not ours; {advice.format(target[:200])}")
+    for text in _interpolated(tree):
+        if text not in trusted.texts:
+            raise ConfigError(
+                f"{what}: has {text[:200]}; what a stored configuration names in this way is not looked up, "
+                "train with your own: python -m cnn_sweeps.train ..."
+            )
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{what}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _is_allowed(target: str, allowed: Collection[str]) -> bool:
+    if target in allowed:
+        return True
+    module, _, name = target.rpartition(".")
+    if module not in allowed or name.startswith("_"):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{module}: {error}; install it or set PYTHONPATH") from error
+    own_package = module.partition(".")[0]
+    return callable(found) and str(getattr(found, "__module__", "")).partition(".")[0] == own_package
+
+
+def _interpolated(tree: Any) -> Iterator[str]:
+    """Give the texts, keys too, in which OmegaConf finds an interpolation."""
+    if isinstance(tree, dict):
+        for pair in tree.items():
+            yield from _interpolated(list(pair))
+    elif isinstance(tree, list):
+        for each in tree:
+            yield from _interpolated(each)
+    elif isinstance(tree, str) and "${" in tree:
+        yield tree

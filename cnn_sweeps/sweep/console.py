@@ -1,0 +1,119 @@
+"""What a person sees of a sweep: one live line, a line for each trial, and the ranking at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
+from cnn_sweeps.text.names import for_terminal, lines_for_terminal
+
+_RANKED = 10
+_COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
+
+
+class Progress:
+    """Says lines on the terminal and in a log file, and keeps one live line below them on a terminal."""
+
+    def __init__(self, log_file: Path) -> None:
+        """Append to `log_file`, whose folder exists."""
+        self._log_file = log_file
+        self._bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        """Print lines above the live line, and log them."""
+        text = lines_for_terminal(text)
+        tqdm.write(text, file=sys.stdout)
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:  # a full disk ends no sweep
+            file.writelines(f"{now} {line}\n" for line in text.splitlines())
+
+    def show(self, counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> None:
+        """Change the live line."""
+        self._bar.set_description_str(for_terminal(live_line(counts, total, best, left_s)))
+
+    def close(self) -> None:
+        """Take the live line away."""
+        self._bar.close()
+
+
+def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Give the numbers and the texts that a record of the sweep has of its trials.
+
+    Args:
+        ledger: of the trials.
+        objective: the first one's name.
+    """
+    metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
+    tags = {"trials": describe_counts(ledger.counts)}
+    if ledger.best is not None:
+        metrics[f"best_{objective}"] = ledger.best.values[0]
+        tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
+    return metrics, tags
+
+
+def live_line(counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> str:
+    """Say how far a sweep is: trials by state, the best one, and the time left at the pace so far."""
+    ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
+    parts = [f"{ended}/{total} trials: {describe_counts(counts)}"]
+    if best is not None:
+        parts.append(f"best {describe_values(best)} (#{best.number} {describe_params(best)})")
+    if left_s is not None:
+        parts.append(f"about {round(left_s) // 60}:{round(left_s) % 60:02d} left")
+    return "; ".join(parts)
+
+
+def describe_counts(counts: Counter[str]) -> str:
+    """Say how many trials are in which state."""
+    named = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "RETRIED": "tried again"}
+    always = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+    return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state in always)
+
+
+def describe_trial(trial: FrozenTrial) -> str:
+    """Say in one line how a trial ended."""
+    seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
+    state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
+    notes = [error] if (error := error_of(trial)) else []
+    if DUPLICATE_OF in trial.user_attrs:
+        notes.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
+    value = describe_values(trial) if trial.state == TrialState.COMPLETE else ""
+    columns = [
+        f"trial {trial.number:3d}",
+        f"{state:8s}",
+        f"{value:>10s}",
+        f"{seconds:>8s}",
+        describe_params(trial),
+        *notes,
+    ]
+    return "  ".join(columns)
+
+
+def describe_values(trial: FrozenTrial) -> str:
+    """Give the objectives to four significant digits."""
+    return ", ".join(f"{value:.4g}" for value in trial.values)
+
+
+def describe_params(trial: FrozenTrial) -> str:
+    """Give the parameters as overrides, floats to four significant digits."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.params.items()}
+    return " ".join(override_text(key, value) for key, value in rounded.items())
+
+
+def describe_ranking(ranking: Sequence[FrozenTrial], num_objectives: int) -> str:
+    """Give the best trials, one a line."""
+    title = "Ranking" if num_objectives == 1 else "Pareto front"
+    values = [describe_values(trial) for trial in ranking[:_RANKED]]
+    width = max((len(value) for value in values), default=0)
+    lines = [f"{title}, {min(_RANKED, len(ranking))} of {len(ranking)} completed trials:"]
+    for rank, (trial, value) in enumerate(zip(ranking, values, strict=False), 1):
+        lines.append(f"{rank:4d}.  {value:>{width}s}  trial {trial.number:3d}  {describe_params(trial)}")
+    return "\n".join(lines)

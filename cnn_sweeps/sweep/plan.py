@@ -1,0 +1,251 @@
+"""What is known of a sweep before its first trial: what it searches and tries first, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import InstantiationException
+from hydra.utils import get_method
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from optuna.trial import Trial
+
+from cnn_sweeps.errors import ConfigError, StudyError
+from cnn_sweeps.settings.environment import move_passwords
+from cnn_sweeps.settings.targets import build
+from cnn_sweeps.sweep.application import SweepApplication
+from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
+from cnn_sweeps.sweep.space import (
+    SearchSpace,
+    extreme_values,
+    find_value,
+    override_text,
+    parse_search_space,
+    setting_name,
+)
+
+_SQLITE = "sqlite:///"
+_NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is to do.
+
+    Attributes:
+        settings: of the sweeper.
+        space: what is searched.
+        extend: suggests further parameters of a trial.
+        points: to try before the sampler is asked.
+        total: number of trials of the study.
+        application: what the application adds.
+        kept_settings: what every trial has in common and its result depends on.
+        overrides: the command line, without the study's name.
+    """
+
+    settings: SweepSettings
+    space: SearchSpace
+    extend: Callable[[Trial], None] | None
+    points: list[dict[str, Any]]
+    total: int
+    application: SweepApplication
+    kept_settings: dict[str, Any]
+    overrides: list[str]
+
+
+def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictConfig) -> SweepPlan:
+    """Read and check all that can be before the first trial.
+
+    Raises:
+        UserError: for whatever the user can fix.
+    """
+    move_passwords(config)  # also of an application that does not have it as a callback
+    given = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    assert isinstance(given, dict)
+    _pin_study(config)
+    settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
+    preset = f"{settings.preset_group}="
+    kept = [each for each in arguments if settings.preset_group is None or not each.startswith(preset)]
+    space = parse_search_space(kept, settings.params, loader, is_preset_chosen=len(kept) < len(arguments))
+    extend = _load_extension(settings, space, config)
+    points = _points_to_try_first(settings, space, extend is not None)
+    application = _build_application(settings)
+    kept_settings = _check_trials(space, application, loader, config, settings.direction)
+    return SweepPlan(
+        settings=settings,
+        space=space,
+        extend=extend,
+        points=points or _current_point(space, loader, config),
+        total=settings.n_trials or DEFAULT_NUM_TRIALS,
+        application=application,
+        kept_settings=kept_settings,
+        overrides=[each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_KEPT)],
+    )
+
+
+def make_folder(config: DictConfig) -> Path:
+    """Make the sweep's folder, with the composed configuration in it.
+
+    Raises:
+        StudyError: if that cannot be.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "multirun.yaml")
+    except OSError as error:
+        raise StudyError(
+            f"hydra.sweep.dir={folder}: cannot be written ({error.strerror}); name another folder"
+        ) from error
+    return folder
+
+
+def _pin_study(config: DictConfig) -> None:
+    """Write name and storage of the study into the configuration, from which every job composes its own again."""
+    sweeper = config.hydra.sweeper
+    if sweeper.study_name is None:
+        _pin(config, "study_name", f"sweep_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}")
+    storage = sweeper.storage or f"studies/{sweeper.study_name}.journal"
+    if isinstance(storage, str):  # for jobs that work in folders of their own
+        prefix = _SQLITE if storage.startswith(_SQLITE) else ""
+        if prefix or "://" not in storage:
+            _pin(config, "storage", prefix + str(Path(storage.removeprefix(prefix)).absolute()))
+
+
+def _pin(config: DictConfig, key: str, value: str) -> None:
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweeper[key] = value
+        quoted = QuotedString(value, Quote.single).with_quotes()
+        config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={quoted}")
+
+
+def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictConfig) -> Callable[[Trial], None] | None:
+    if settings.custom_search_space is None:
+        if not space.distributions:
+            raise ConfigError(
+                "nothing to search; name values, e.g. model.l2=1e-4,1e-3, or an interval, "
+                "e.g. 'model.l2=tag(log,interval(1e-6,1e-2))', or choose a preset with search=..."
+            )
+        return None
+    try:
+        extend = get_method(settings.custom_search_space)
+    except Exception as error:
+        raise ConfigError(
+            f"hydra.sweeper.custom_search_space={settings.custom_search_space}: cannot be imported "
+            f"({' '.join(str(error).split())}); give the dotted path of a function of a configuration and a trial"
+        ) from error
+
+    fixed = {setting_name(override.partition("=")[0]) for override in space.fixed}
+
+    def extend_trial(trial: Trial) -> None:
+        extend(config, trial)
+        if overlap := sorted(fixed & set(map(setting_name, trial.params))):
+            raise ConfigError(
+                f"{', '.join(overlap)}: given on the command line and suggested by {settings.custom_search_space}; "
+                "give it once"
+            )
+
+    return extend_trial
+
+
+def _points_to_try_first(settings: SweepSettings, space: SearchSpace, is_extended: bool) -> list[dict[str, Any]]:
+    """Give the grid, if the sweep is one, and what the user enqueues; set the number of trials of a grid."""
+    points = [_known_point(index, point, space) for index, point in enumerate(settings.enqueue)]
+    is_grid_asked = str(settings.sampler.get("_target_")).endswith(".GridSampler")
+    if is_grid_asked:
+        settings.sampler = {"_target_": "optuna.samplers.RandomSampler"}  # never asked: every point is enqueued
+    num_points = space.num_points
+    is_small_enough = num_points is not None and num_points <= (settings.n_trials or num_points)
+    if is_grid_asked or (space.is_named and is_small_enough and not is_extended):
+        points += [point for point in space.grid() if point not in points]
+        settings.n_trials = min(settings.n_trials or len(points), len(points))
+    return points
+
+
+def _known_point(index: int, point: dict[str, Any], space: SearchSpace) -> dict[str, Any]:
+    known = {}
+    for key, value in point.items():
+        if key not in space.distributions:
+            raise ConfigError(
+                f"hydra.sweeper.enqueue[{index}].{key}: is not searched; "
+                f"allowed: {', '.join(space.distributions) or 'nothing'}"
+            )
+        try:
+            known[key] = find_value(value, space.distributions[key])
+        except ValueError as error:
+            raise ConfigError(
+                f"hydra.sweeper.enqueue[{index}].{key}: {error}; change it or the search space"
+            ) from error
+    return known
+
+
+def _current_point(space: SearchSpace, loader: ConfigLoader, config: DictConfig) -> list[dict[str, Any]]:
+    """Give the configuration as it stands, if it is a point of the space."""
+    composed = loader.load_sweep_config(config, list(space.fixed))
+    point = {}
+    for key, distribution in space.distributions.items():
+        current = composed.hydra.runtime.choices.get(key) or OmegaConf.select(composed, key.lstrip("+"))
+        if isinstance(current, (DictConfig, ListConfig)):
+            current = OmegaConf.to_container(current, resolve=True)
+        try:
+            point[key] = find_value(current, distribution)
+        except ValueError:
+            return []
+    return [point] if point else []
+
+
+def _build_application(settings: SweepSettings) -> SweepApplication:
+    if settings.application is None:
+        return SweepApplication()
+    try:
+        application = build(settings.application)
+    except InstantiationException as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"hydra.sweeper.application: cannot be built ({reason})") from error
+    if not isinstance(application, SweepApplication):
+        raise ConfigError(
+            f"hydra.sweeper.application._target_={settings.application.get('_target_')}: is no SweepApplication"
+        )
+    return application
+
+
+def _check_trials(
+    space: SearchSpace,
+    application: SweepApplication,
+    loader: ConfigLoader,
+    config: DictConfig,
+    directions: Sequence[str],
+) -> dict[str, Any]:
+    """Compose and check each key's first and, one at a time, other values; give the settings that all share."""
+    extremes = {key: extreme_values(distribution) for key, distribution in space.distributions.items()}
+    first = {key: values[0] for key, values in extremes.items()}
+    points = [first, *({**first, key: value} for key, values in extremes.items() for value in values[1:])]
+    checked: list[dict[str, Any]] = []
+    for point in points:
+        overrides = [*(override_text(key, value) for key, value in point.items()), *space.fixed]
+        composed = loader.load_sweep_config(config, overrides)
+        with read_write(composed), open_dict(composed):
+            composed.hydra.job.num, composed.hydra.job.id = 0, "0"
+            composed.hydra.runtime.output_dir = str(Path(composed.hydra.sweep.dir).absolute())
+            HydraConfig.instance().set_config(composed)
+            task_config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        checked.append(application.check(task_config, directions))
+    if not checked[0]:
+        return {"overrides": sorted(space.fixed)}
+    return {
+        key: value
+        for key, value in checked[0].items()
+        if not _is_searched(key, space) and all(key in other and other[key] == value for other in checked)
+    }
+
+
+def _is_searched(key: str, space: SearchSpace) -> bool:
+    """Tell whether a setting follows from what is searched: itself, a part of it, or of a group that is chosen."""
+    names = [setting_name(name) for name in space.distributions]
+    return any(key == name or key.startswith(f"{name}.") for name in names)

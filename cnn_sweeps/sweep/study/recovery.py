@@ -1,0 +1,113 @@
+"""A study in which whoever comes can take over what dead controllers have left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from cnn_sweeps.sweep.study.heartbeat import Listener
+from cnn_sweeps.sweep.study.ledger import (
+    ATTEMPT,
+    ERROR,
+    RETRIED,
+    RETRY_OF,
+    attempt_of,
+    is_to_be_retried,
+    known_params,
+    numbers_in,
+    owner_of,
+    retry_of,
+)
+from cnn_sweeps.sweep.study.storage import controllers_lock, has_lock
+from cnn_sweeps.system.owners import owner_state
+
+SET_ASIDE = "set_aside"  # of a study
+
+_OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new trial's owner is about to sign
+
+
+class SharedStudy:
+    """A study that several controllers may work on: recovers the trials of those that died."""
+
+    def __init__(self, optuna_study: optuna.Study, storage: str | dict[str, Any]) -> None:
+        """Take Optuna's study, and the storage that it is in, as `hydra.sweeper.storage` names it."""
+        self.optuna_study, self._storage = optuna_study, storage
+        self._listener = Listener()
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.optuna_study.study_name
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number; not to be changed."""
+        return self.optuna_study.get_trials(deepcopy=False)
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        """Keep the study's other controllers waiting while the block runs, if the storage has a lock."""
+        return controllers_lock(self._storage, self.name)
+
+    @property
+    def _set_aside(self) -> list[int]:
+        return numbers_in(self.optuna_study.user_attrs.get(SET_ASIDE))
+
+    def recover(self, dead_hosts: Collection[str] = ()) -> list[FrozenTrial]:
+        """Fail the running trials whose controller is dead and queue them again as new ones; give them.
+
+        Of a host in `dead_hosts` all controllers are taken to be dead; others that cannot be seen are once they are
+        silent.
+        """
+        with self.exclusively():
+            running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+            elsewhere = [trial for trial in running if owner_state(owner_of(trial)) == "elsewhere"]
+            silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
+            causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
+            abandoned = [trial for trial in running if is_abandoned(trial, self._storage, dead_hosts)]
+            causes |= {trial.number: "its controller died" for trial in abandoned}
+            recovered = [self._fail_and_queue_again(self._frozen(number), cause) for number, cause in causes.items()]
+            self._queue_what_is_left_to_retry()
+        return recovered
+
+    def _queue_what_is_left_to_retry(self) -> None:
+        trials, set_aside = self.trials, self._set_aside
+        tried_again = {retry_of(trial) for trial in trials}
+        for trial in trials:
+            if is_to_be_retried(trial, set_aside) and trial.number not in tried_again:
+                self._queue_again(trial, 0 if trial.number in set_aside else attempt_of(trial.user_attrs))
+
+    def _fail_and_queue_again(self, trial: FrozenTrial, error: str, *, is_lost: bool = False) -> FrozenTrial:
+        """In an order in which nothing is lost, or done twice, if this process is killed in between."""
+        storage = self.optuna_study._storage
+        storage.set_trial_user_attr(trial._trial_id, RETRIED, value=True)
+        storage.set_trial_user_attr(trial._trial_id, ERROR, error)
+        self._queue_again(trial, attempt_of(trial.user_attrs) + is_lost)
+        return self._tell(trial.number, TrialState.FAIL, None)
+
+    def _queue_again(self, trial: FrozenTrial, attempt: int) -> None:
+        if all(retry_of(other) != trial.number for other in self.trials):
+            self.optuna_study.enqueue_trial(known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
+
+    def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
+        return self.optuna_study.tell(trial, values, state, skip_if_finished=True)
+
+    def _frozen(self, trial: Trial | int) -> FrozenTrial:
+        return self.trials[trial if isinstance(trial, int) else trial.number]
+
+
+def is_abandoned(trial: FrozenTrial, storage: str | dict[str, Any], dead_hosts: Collection[str] = ()) -> bool:
+    """Tell whether a trial is running and its controller dead, as seen by who holds the controllers' lock."""
+    if trial.state != TrialState.RUNNING:
+        return False
+    state = owner_state(owner_of(trial), dead_hosts)
+    if state != "unknown":
+        return state == "dead"
+    if trial.datetime_start is None:
+        return True
+    started = trial.datetime_start.astimezone()  # Optuna gives local times
+    return has_lock(storage) or datetime.now(UTC) - started > _OWNERLESS_GRACE

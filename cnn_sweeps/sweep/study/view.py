@@ -1,0 +1,117 @@
+"""A study that a sweep has left: read without changing anything, or reopened to be mended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.errors import StudyError
+from cnn_sweeps.sweep.study.definition import DEFINITION, check_definition, settings_id_of
+from cnn_sweeps.sweep.study.ledger import TrialLedger, check_trials, numbers_in, owner_of
+from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy, is_abandoned
+from cnn_sweeps.sweep.study.storage import describe_storage, has_lock, lock_file, open_patient_storage, open_to_read
+from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.system.owners import OwnerState, owner_state
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What Optuna holds of a sweep.
+
+    Attributes:
+        name: of the study.
+        user_attrs: of the study.
+        directions: `minimize` or `maximize` for each objective.
+        trials: by number.
+        owners: of the running trials, by number.
+        abandoned: numbers of the running trials whose controller is dead.
+    """
+
+    name: str
+    user_attrs: dict[str, Any]
+    directions: list[str]
+    trials: list[FrozenTrial]
+    owners: dict[int, OwnerState]
+    abandoned: frozenset[int]
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objectives' names."""
+        named = self.user_attrs[DEFINITION]["settings"].get("objective", [])
+        return [named] if isinstance(named, str) else [str(each) for each in named] if isinstance(named, list) else []
+
+    @property
+    def set_aside(self) -> list[int]:
+        """Numbers of the failed trials that count as tried again, since their cause was to be corrected."""
+        return numbers_in(self.user_attrs.get(SET_ASIDE))
+
+    @property
+    def settings_id(self) -> str:
+        """Of the settings that the study is for now."""
+        return settings_id_of(self.user_attrs[DEFINITION]["settings"])
+
+    @property
+    def ledger(self) -> TrialLedger:
+        """What the trials add up to."""
+        ledger = TrialLedger(
+            minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
+            set_aside=self.set_aside,
+            settings_id=self.settings_id,
+        )
+        ledger.read(self.trials)
+        return ledger
+
+
+def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> StudyRecord:
+    """Read a study as it is.
+
+    Args:
+        storage: a journal file that exists, or a URL.
+        name: of the study.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+
+    Raises:
+        StudyError: if the storage cannot be read, or holds no such study, or one that no sweep made.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened, lock = open_to_read(storage), lock_file(storage)
+    decision: AbstractContextManager[bool]
+    if lock is not None and lock.exists():
+        decision = file_lock(lock, wait=False)
+    else:  # a server's lock is not taken only to look, and what nobody has signed there is left to the sweep
+        decision = nullcontext(lock is not None or not has_lock(storage))
+    with decision as is_nobody_deciding:
+        try:
+            study = optuna.load_study(study_name=name, storage=opened)
+        except (KeyError, OptunaError) as error:
+            raise StudyError(f"{name}: no such study in {describe_storage(storage)}; name one that is there") from error
+        user_attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    if DEFINITION not in user_attrs:
+        raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
+    check_definition(name, user_attrs[DEFINITION])
+    check_trials(name, trials)
+    running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+    signed_or_left = [trial for trial in running if owner_of(trial) or is_nobody_deciding]
+    return StudyRecord(
+        name=name,
+        user_attrs=user_attrs,
+        directions=[each.name.lower() for each in study.directions],
+        trials=trials,
+        owners={trial.number: owner_state(owner_of(trial), dead_hosts) for trial in running},
+        abandoned=frozenset(trial.number for trial in signed_or_left if is_abandoned(trial, storage, dead_hosts)),
+    )
+
+
+def reopen_study(storage: str, name: str) -> SharedStudy:
+    """Open the study to be mended.
+
+    Raises:
+        StudyError: if the storage cannot be written.
+    """
+    return SharedStudy(optuna.load_study(study_name=name, storage=open_patient_storage(storage)), storage)

@@ -1,0 +1,49 @@
+"""What the slow libraries read and write while they are imported."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def prepare_libraries() -> None:
+    """Set what the libraries read from the environment when they are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where no terminal is, too
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working folder is no part of a model
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
+    _keep_git_from_helpers()
+
+
+def _keep_git_from_helpers() -> None:
+    """Have no git that this process starts run what a repository's configuration names.
+
+    MLflow asks git about the program's folder. Off are hooks, a monitor of changed files, and the fetching of objects.
+    """
+    count = os.environ.get("GIT_CONFIG_COUNT", "")
+    number = int(count) if count.isdecimal() else 0
+    if os.environ.get(f"GIT_CONFIG_KEY_{number - 1}") != "core.hooksPath":
+        settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+        for position, (key, text) in enumerate(settings.items(), number):
+            os.environ |= {f"GIT_CONFIG_KEY_{position}": key, f"GIT_CONFIG_VALUE_{position}": text}
+        os.environ["GIT_CONFIG_COUNT"] = str(number + len(settings))
+    os.environ["GIT_NO_LAZY_FETCH"] = "1"
+
+
+@contextmanager
+def native_messages_off() -> Iterator[None]:
+    """Keep off the terminal what TensorFlow's libraries write to it while loading, which no setting of theirs does."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,1 @@
+"""What people read: names, passwords and commands, made safe to show."""

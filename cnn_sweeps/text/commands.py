@@ -1,0 +1,52 @@
+"""Commands as a person would type them, which run this program again."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
+
+_ONCE = ("resume=",)  # what was for the one time
+
+
+def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:
+    """Give the command that runs this program with these overrides."""
+    program, flags = _program_and_flags()
+    words = [*program, *flags, *(["--multirun"] if multirun else []), *overrides]
+    return shlex.join(words)
+
+
+def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
+    """Give the command that makes a run of a program again: without passwords and what was for the one time.
+
+    Args:
+        program: as a shell takes it, with its flags.
+        overrides: of the run.
+    """
+    lasting = [override for override in overrides if not override.lstrip("+").startswith(_ONCE)]
+    words = [shlex.quote(hide_passwords_of_word(override)) for override in lasting]
+    return " ".join([hide_passwords(program), *words])
+
+
+def _program_and_flags() -> tuple[list[str], list[str]]:
+    """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name in sys.orig_argv:
+        start = sys.orig_argv.index(spec.name)
+        program = ["python", "-m", spec.name]
+    else:
+        program_path = sys.argv[0]
+        start = sys.orig_argv.index(program_path) if program_path in sys.orig_argv else len(sys.orig_argv)
+        is_script = program_path.endswith(".py")
+        program = ["python", program_path] if is_script else [Path(program_path).name]
+    flags: list[str] = []
+    words = iter(sys.orig_argv[start + 1 :])
+    for word in words:
+        if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
+            flags += [word, next(words, "")]
+        elif word.startswith(("--config-dir=", "-cd=", "--config-name=", "-cn=", "--config-path=", "-cp=")):
+            flags.append(word)
+    return program, flags

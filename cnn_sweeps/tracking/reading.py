@@ -1,0 +1,176 @@
+"""Runs as the store holds them, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.store import check_place_of_files, store_errors, unknown_as
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
+_MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
+
+
+class _Data(BaseModel):
+    source: str
+    fingerprint: str
+    images: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What one training measured.
+
+    Attributes:
+        val_log_loss: of each recorded epoch, counted from 1.
+        final: metrics of the final weights; empty if the training did not come to its end.
+    """
+
+    val_log_loss: dict[int, float]
+    final: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, or one trial of a sweep.
+
+    Attributes:
+        run_id: of the run.
+        name: of the run.
+        experiment_name: where it is recorded.
+        status: MLflow's.
+        tags: all of them.
+        config: the composed configuration, YAML.
+        overrides: of the command line, YAML.
+        data_source: where the images came from.
+        data_fingerprint: of the images.
+        num_images: of each split.
+        measured: of its only training under "", or of each of several under its name.
+    """
+
+    run_id: str
+    name: str
+    experiment_name: str
+    status: str
+    tags: dict[str, str]
+    config: str
+    overrides: str
+    data_source: str
+    data_fingerprint: str
+    num_images: dict[str, int]
+    measured: dict[str, TrainingRecord]
+
+    @property
+    def was_pruned(self) -> bool:
+        """Whether it is a trial that was not worth going on with."""
+        return self.tags.get(STATE_TAG) == "PRUNED"
+
+
+@store_errors()
+def read_record(uri: str, run_id: str) -> RunRecord:
+    """Read a run that this program made, as a whole.
+
+    Raises:
+        TrackingError: if there is no such run, or it cannot be made again by itself, saying what can.
+    """
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
+    with unknown_as(TrackingError(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows")):
+        run = client.get_run(run_id)
+    _check_whole(run)
+    check_place_of_files(run.info.artifact_uri)
+    _check_files(run, client)
+    try:
+        texts = {name: mlflow.artifacts.load_text(f"runs:/{run_id}/{name}") for name in _NEEDED_FILES}
+        data = _Data.model_validate_json(texts["data.json"])
+    except ValueError as error:
+        raise TrackingError(
+            f"{run_id}: the files of the run {run.info.run_name} make no sense ({type(error).__name__}); "
+            "give another run"
+        ) from error
+    return RunRecord(
+        run_id=run_id,
+        name=run.info.run_name,
+        experiment_name=client.get_experiment(run.info.experiment_id).name,
+        status=run.info.status,
+        tags=dict(run.data.tags),
+        config=texts["config.yaml"],
+        overrides=texts["overrides.yaml"],
+        data_source=data.source,
+        data_fingerprint=data.fingerprint,
+        num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
+        measured=read_measured(run_id),
+    )
+
+
+def _check_whole(run: Run) -> None:
+    tags, what = run.data.tags, f"{run.info.run_id}: the run {run.info.run_name}"
+    if "version.cnn-sweeps" not in tags and "trial.duplicate_of" not in tags:
+        raise TrackingError(f"{what} is of another program; give one that cnn_sweeps.train made")
+    if "retrained.trial" in tags:
+        raise TrackingError(
+            f"{what} is a trial's that was trained again; give the run of trial {tags['retrained.trial']}"
+        )
+    if "study" in tags and "trial.number" not in tags:
+        command = tags.get("sweep.command", "")
+        raise TrackingError(f"{what} is a sweep's; give one of its trials, or make the sweep again: {command}")
+    if "trial.duplicate_of" in tags:
+        raise TrackingError(f"{what} was not run; give the run of trial {tags['trial.duplicate_of']}")
+    if PARENT_TAG in tags and "trial.number" not in tags:
+        raise TrackingError(f"{what} is a part of another one; give that one, {tags[PARENT_TAG]}")
+
+
+def _check_files(run: Run, client: MlflowClient) -> None:
+    sizes = {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
+    missing = _NEEDED_FILES - sizes.keys()
+    if missing:
+        raise TrackingError(
+            f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
+            "before its training began, or its files were removed; give another run"
+        )
+    if large := sorted(name for name in _NEEDED_FILES if sizes[name] > _MOST_BYTES):
+        raise TrackingError(
+            f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, and should "
+            f"have at most {_MOST_BYTES:,}; give another run"
+        )
+
+
+@store_errors()
+def read_measured(run_id: str) -> dict[str, TrainingRecord]:
+    """Read what the trainings of a run measured, by their names; that of a run with a single one under ""."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    parts = client.search_runs(
+        [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'", order_by=["attributes.start_time"]
+    )
+    return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
+
+
+def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
+    history = client.get_metric_history(run.info.run_id, "val_log_loss")
+    compared = ("final_", "test_", "decision_threshold")
+    final = {name: value for name, value in run.data.metrics.items() if name.startswith(compared)}
+    return TrainingRecord({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
+
+
+@store_errors()
+def record_reproduction(run_id: str, verdict: str, report: str) -> None:
+    """Keep with a run how it compares with the one that it reproduces."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    client.log_text(run_id, report, "reproduction.txt")
+    client.set_tag(run_id, "reproduction.verdict", verdict)

@@ -1,0 +1,145 @@
+"""Batches for training: a pure function of seed, epoch and step, so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.split import Indices
+from cnn_sweeps.settings.schema import AugmentationConfig
+
+
+@lru_cache(maxsize=1)  # for the next trial
+def image_tensor(dataset: ImageDataset) -> tf.Tensor:
+    """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
+    images = dataset.images
+    with tf.device("CPU:0"):
+        if isinstance(images, np.memmap) and images.filename is not None and _is_whole_file(images):
+            return tf.raw_ops.ImmutableConst(
+                dtype=tf.uint8, shape=images.shape, memory_region_name=str(images.filename)
+            )
+        return tf.constant(images)
+
+
+def _is_whole_file(images: np.memmap) -> bool:
+    """Whether the map is all of its file; a part of a map keeps the file name and offset of the whole."""
+    return bool(images.flags.c_contiguous) and images.nbytes == Path(str(images.filename)).stat().st_size
+
+
+class TrainingImages(NamedTuple):
+    """What is trained on; a tuple, so that TensorFlow takes it as an argument.
+
+    Attributes:
+        images: uint8, (N, height, width, channels).
+        labels: int32, (N, 1).
+        weights: float32, (N,), of each image in the loss; None: all 1.
+        positions: int64, (n,), which of the N images to train on.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor | None
+    positions: tf.Tensor
+
+
+def training_images(
+    images: tf.Tensor, labels: Indices, indices: Indices, class_weights: dict[int, float] | None
+) -> TrainingImages:
+    """Give what is trained on.
+
+    Args:
+        images: uint8, (N, height, width, channels).
+        labels: int64, (N,).
+        indices: which images to train on.
+        class_weights: weight of each label in the loss; None: all 1.
+    """
+    with tf.device("CPU:0"):
+        weights = None
+        if class_weights is not None:
+            weights = tf.constant([class_weights.get(label, 1.0) for label in labels.tolist()])
+        return TrainingImages(
+            images, tf.constant(labels.astype(np.int32)[:, np.newaxis]), weights, tf.constant(indices)
+        )
+
+
+def epoch_order(source: TrainingImages, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """Give the positions to train on, each once, in the order of an epoch, counted from 0; seed and epoch are int64."""
+    return tf.random.experimental.stateless_shuffle(source.positions, seed=tf.stack([seed, epoch]))
+
+
+def training_batch(
+    source: TrainingImages,
+    order: tf.Tensor,
+    augmentation: AugmentationConfig,
+    *,
+    batch_size: tf.Tensor,
+    seed: tf.Tensor,
+    epoch: tf.Tensor,
+    step: tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
+    """Load and change the images of one step; the last one of an epoch may have fewer.
+
+    Args:
+        source: the images.
+        order: of the epoch; see `epoch_order`.
+        augmentation: random changes of the images.
+        batch_size: int32, images a step.
+        seed: int64, of the changes.
+        epoch: int64, counted from 0.
+        step: int32, of the epoch, counted from 0.
+
+    Returns:
+        (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
+    """
+    positions = order[step * batch_size : (step + 1) * batch_size]
+    with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
+        pixels, labels = tf.gather(source.images, positions), tf.gather(source.labels, positions)
+        weights = () if source.weights is None else (tf.gather(source.weights, positions),)
+    scaled = tf.cast(pixels, tf.float32) / 255.0
+    if augmentation.enabled:
+        epoch_seed = tf.random.fold_in(tf.stack([tf.cast(seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
+        scaled = augment(scaled, augmentation, tf.random.fold_in(epoch_seed, step))
+    return scaled, labels, *weights
+
+
+def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
+    """Flip, turn, shear, zoom and shift each image at random, as one resampling; edges repeat outwards.
+
+    Args:
+        images: float32, (B, height, width, channels).
+        augmentation: the ranges; values are drawn uniformly from them.
+        seed: int32, (2,).
+
+    Returns:
+        float32, of the same shape.
+    """
+    return ops.image.affine_transform(images, _random_transforms(images, augmentation, seed), fill_mode="nearest")
+
+
+def _random_transforms(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
+    """Draw one affine map of output to input coordinates an image, float32 (B, 8): x' = a0 x + a1 y + a2 and so on."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    u = tf.random.stateless_uniform((7, count), seed=seed, minval=-1.0, maxval=1.0)
+    angle = u[0] * np.deg2rad(augmentation.rotation_degrees)
+    shear = u[1] * np.deg2rad(augmentation.shear_degrees)
+    zoom_x = 1.0 + u[2] * augmentation.zoom_fraction
+    zoom_y = 1.0 + u[3] * augmentation.zoom_fraction
+    shift_x = u[4] * augmentation.shift_fraction * width
+    shift_y = u[5] * augmentation.shift_fraction * height
+    mirror = tf.where(u[6] < 0, -1.0, 1.0) if augmentation.horizontal_flip else tf.ones(count)
+
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    # rotation x shear x zoom, as in Keras's ImageDataGenerator; the mirror is a zoom by -1
+    xx, xy = mirror * zoom_x * cos, -zoom_y * tf.sin(angle + shear)
+    yx, yy = mirror * zoom_x * sin, zoom_y * tf.cos(angle + shear)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    x0 = centre_x - xx * centre_x - xy * centre_y + shift_x
+    y0 = centre_y - yx * centre_x - yy * centre_y + shift_y
+    zero = tf.zeros(count)
+    return tf.stack([xx, xy, x0, yx, yy, y0, zero, zero], axis=1)

@@ -1,0 +1,268 @@
+"""The last kept epoch of an unfinished run, in one file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.errors import ConfigError, OutageError
+from cnn_sweeps.system.files import disk_errors, is_disk_full, replace_whole
+from cnn_sweeps.system.locks import file_lock
+
+if TYPE_CHECKING:
+    import keras
+
+
+FOLDER = Path("outputs/checkpoints")
+"""Of all checkpoints, as `conf/training/default.yaml` has it."""
+
+_CUT_OFF = ".unfinished"  # suffix of what is being saved
+_SUFFIXES = (".npz", _CUT_OFF, ".lock")
+_NAME = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{8}}(\.npz|\.lock|{re.escape(_CUT_OFF)})")
+# The first array of each file, so that even what was cut off can be told from others' files.
+_ABOUT = "cnn_sweeps_checkpoint"
+_ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
+
+
+@dataclass
+class TrainingProgress:
+    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on.
+
+    Attributes:
+        history: one dict of metrics for each finished epoch.
+        best_epoch: counted from 1; 0 before the first.
+        best_value: the monitored metric there; None before the first.
+        best_weights: the weights there.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_weights: list[NDArray[Any]] = field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class FinishedPart:
+    """One of a run's trainings that has come to its end.
+
+    Attributes:
+        run_id: of its MLflow run.
+        final: its final metrics.
+    """
+
+    run_id: str
+    final: dict[str, float]
+
+
+class Checkpoint:
+    """Where one run keeps the last epoch that it saved, or, of several trainings, those that are finished.
+
+    `claim_checkpoint` gives it to one process at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Keep it at `path`, a file that may not exist yet."""
+        self._path = path
+
+    def save(self, model: keras.Model, progress: TrainingProgress, run_id: str) -> None:
+        """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
+
+        Raises:
+            DiskError: if the disk cannot take it; what was kept before is still there.
+        """
+        about = {
+            "run_id": run_id,
+            "history": progress.history,
+            "best": [progress.best_epoch, progress.best_value],
+        }
+        arrays = {f"model_{i}": np.asarray(v) for i, v in enumerate(model.variables)}
+        arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
+        arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
+        self._write(about, arrays)
+
+    def save_parts(self, parts: Sequence[FinishedPart], run_id: str) -> None:
+        """Replace what is kept by the finished trainings of a run that has several.
+
+        Raises:
+            DiskError: if the disk cannot take it; what was kept before is still there.
+        """
+        kept = [[part.run_id, {name: float(value) for name, value in part.final.items()}] for part in parts]
+        self._write({"run_id": run_id, "parts": kept}, {})
+
+    def _write(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **arrays)
+        with disk_errors(self._path, "the same command with resume=true"):
+            replace_whole(self._path, content.getbuffer())
+
+    def read_run_id(self) -> str | None:
+        """Give the id of the MLflow run that is to go on; None for a new run."""
+        about = self._read_about()
+        return None if about is None else str(about["run_id"])
+
+    def read_parts(self) -> list[FinishedPart]:
+        """Give the finished trainings of the run, in their order; none for a new run."""
+        return [FinishedPart(*part) for part in (self._read_about() or {}).get("parts", [])]
+
+    def _read_about(self) -> dict[str, Any] | None:
+        if not self._path.exists():
+            return None
+        with np.load(self._path) as content:
+            about: dict[str, Any] = json.loads(str(content[_ABOUT]))
+        return about
+
+    def restore(self, model: keras.Model) -> TrainingProgress:
+        """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come.
+
+        Raises:
+            ConfigError: if the state is that of another network.
+        """
+        if not self._path.exists():
+            return TrainingProgress()
+        with np.load(self._path) as content:
+            about = json.loads(str(content[_ABOUT]))
+            variables = {f"model_{i}": variable for i, variable in enumerate(model.variables)}
+            variables |= {f"optimizer_{i}": variable for i, variable in enumerate(model.optimizer.variables)}
+            kept = {name: content[name].shape for name in content.files if name.startswith(("model_", "optimizer_"))}
+            if kept != {name: tuple(variable.shape) for name, variable in variables.items()}:
+                raise ConfigError(
+                    "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
+                    f"start anew without resume=true, or restore the code ({self._path})"
+                )
+            for name, variable in variables.items():
+                variable.assign(content[name])
+            num_best = sum(name.startswith("best_") for name in content.files)
+            best_weights = [content[f"best_{i}"] for i in range(num_best)]
+        best_epoch, best_value = about["best"]
+        return TrainingProgress(about["history"], best_epoch, best_value, best_weights)
+
+
+@contextmanager
+def claim_checkpoint(
+    folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, is_trial: bool = False
+) -> Iterator[Checkpoint]:
+    """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends by itself.
+
+    Args:
+        folder: of all checkpoints.
+        settings: every setting that the result depends on; with the data they tell which run is the same one.
+        data_fingerprint: of the data set.
+        resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
+        is_trial: of a sweep, which goes on if the block fails by an error, so that nothing is kept then, and which does
+            not mind an equal one. When the block is interrupted or meets an outage the checkpoint is always kept.
+
+    Raises:
+        ConfigError: if the same run is still going on in another process, or the folder cannot be written.
+    """
+    versions = [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]
+    same_run = json.dumps([settings, data_fingerprint, versions], sort_keys=True)
+    key = hashlib.blake2b(same_run.encode(), digest_size=12).hexdigest()
+    with ExitStack() as locks:
+        try:
+            path = _claim_left(folder, key, locks, or_anew=is_trial) if resume else None
+            if path is None:
+                path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
+                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False))
+        except OSError as error:
+            raise ConfigError(
+                f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
+            ) from error
+        try:
+            yield Checkpoint(path)
+        except Exception as error:
+            is_outage = isinstance(error, OutageError) or is_disk_full(error)
+            if is_trial and not is_outage:  # after which it is tried again
+                _remove(path)
+            raise
+        _remove(path)
+
+
+def left_checkpoints(folder: Path) -> dict[Path, str]:
+    """Give the checkpoints that ended processes have left, with the ids of their runs; no file of anybody else.
+
+    The id is empty if nothing can be resumed: the process was killed while it saved its first epoch.
+    """
+    names = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
+    files = names - {name for name in names if name.exists() and not _is_ours(name)}
+    return {path: _readable_run_id(path) for path in sorted(files) if _is_left(path)}
+
+
+def remove_checkpoints_of(run_ids: Collection[str], folder: Path) -> None:
+    """Remove what ended processes have left of these runs."""
+    for path, run_id in left_checkpoints(folder).items():
+        if run_id in run_ids:
+            remove_checkpoint(path)
+
+
+def _is_left(path: Path) -> bool:
+    lock = path.with_suffix(".lock")
+    with file_lock(lock, wait=False) if lock.exists() else nullcontext(True) as is_free:
+        return is_free
+
+
+def _readable_run_id(path: Path) -> str:
+    try:
+        return Checkpoint(path).read_run_id() or ""
+    except (BadZipFile, EOFError, ValueError, KeyError):
+        return ""
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint's files, unless a process is at work on it, or they are not ours."""
+    if not any(_is_ours(path.with_suffix(suffix)) for suffix in _SUFFIXES):
+        return
+    with file_lock(path.with_suffix(".lock"), wait=False) as is_free:
+        if is_free:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    for suffix in _SUFFIXES:
+        if _is_ours(file := path.with_suffix(suffix)):
+            file.unlink(missing_ok=True)
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether a file has a name as only `claim_checkpoint` gives it, and begins as a checkpoint does, or is empty.
+
+    Its folder is the user's choice, and may hold other files.
+    """
+    if not _NAME.fullmatch(file.name) or file.is_symlink() or not file.is_file():
+        return False
+    with file.open("rb") as content:
+        beginning = content.read(_ABOUT_AT + len(_ABOUT))
+    return not beginning or beginning[_ABOUT_AT:] == _ABOUT.encode()
+
+
+def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
+    for cut_off in filter(_is_ours, folder.glob(f"{key}-*")):  # before anything was saved
+        if not cut_off.with_suffix(".npz").exists():
+            remove_checkpoint(cut_off.with_suffix(".npz"))
+    ours = filter(_is_ours, folder.glob(f"{key}-*.npz"))
+    left = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in left:
+        if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
+            return path
+    if left and not or_anew:
+        raise ConfigError(
+            "resume=true: the same run is still training in another process; wait for it or stop it first"
+        )
+    return None

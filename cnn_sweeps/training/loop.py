@@ -1,0 +1,191 @@
+"""Fits a network: the loop over epochs, early stopping."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
+from tqdm import tqdm
+
+from cnn_sweeps.errors import TrainingError
+from cnn_sweeps.settings.schema import TrainingConfig
+from cnn_sweeps.training.batches import TrainingImages
+from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.network import Network, images_a_call
+
+log = logging.getLogger(__name__)
+
+
+def prepare_process(seed: int, precision: str, *, xla: bool, seeds_tensorflow: bool) -> None:
+    """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built.
+
+    XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
+
+    Args:
+        seed: of Python's and NumPy's generators, from which Keras draws the seeds of its layers.
+        precision: Keras's policy.
+        xla: whether the training step is to be compiled by XLA.
+        seeds_tensorflow: TensorFlow's own generator too, which only a user's layers can need; it costs 0.4 s, since
+            TensorFlow then prepares every graph anew.
+    """
+    keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
+    keras.config.set_floatx("float32")  # whatever the user's keras.json says
+    keras.config.set_image_data_format("channels_last")
+    reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
+    if seeds_tensorflow:
+        keras.utils.set_random_seed(seed)
+    else:
+        random.seed(seed)
+        np.random.seed(seed)
+    if not xla:
+        tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_global_policy(precision)
+
+
+def device_names() -> str:
+    """Say where TensorFlow will compute."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
+
+
+def train(
+    network: Network,
+    source: TrainingImages,
+    seed: int,
+    validate: Callable[[], dict[str, float]],
+    config: TrainingConfig,
+    progress: TrainingProgress,
+    on_epoch: Callable[[dict[str, float]], bool | None],
+) -> None:
+    """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the model.
+
+    Args:
+        network: compiled.
+        source: the images to train on.
+        seed: of order and augmentation.
+        validate: gives `log_loss` and `accuracy` on validation images.
+        config: how long and how.
+        progress: is moved on after each epoch.
+        on_epoch: called after each epoch, once `progress` holds it, with its metrics; true stops there.
+
+    Raises:
+        TrainingError: if the loss is no longer finite.
+    """
+    model, num_images = network.model, len(source.positions)
+    steps_per_epoch = math.ceil(num_images / config.batch_size)
+    started, num_graphs = time.perf_counter(), network.num_graphs
+    network.train_steps(source, seed=seed, epoch=0, first_step=0, num_steps=0, batch_size=config.batch_size)
+    if network.num_graphs > num_graphs:
+        log.info("compiled in %.1f s", time.perf_counter() - started)
+
+    first_epoch, started = progress.epochs_done, time.perf_counter()
+    while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
+        epoch = progress.epochs_done + 1
+        epoch_started = time.perf_counter()
+        train_epoch(network, source, seed, config.batch_size, epoch, config.epochs)
+        train_s = time.perf_counter() - epoch_started
+        network.measure_batch_statistics(source, seed=seed, batch_size=config.batch_size)
+        metrics = _epoch_metrics(model, validate()) | {
+            "epoch_s": time.perf_counter() - epoch_started,
+            "images_per_s": num_images / train_s,
+        }
+        check_finite(metrics, epoch)
+        is_best = _update(progress, metrics, model, config)
+        is_to_stop = on_epoch(metrics)
+        epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
+        log.info("%s", _epoch_line(metrics, epoch, config.epochs, epoch_s, is_best))
+        if is_to_stop:
+            break
+
+    if config.restore_best_weights:
+        model.set_weights(progress.best_weights)
+
+
+def train_epoch(
+    network: Network, source: TrainingImages, seed: int, batch_size: int, epoch: int, num_epochs: int
+) -> None:
+    """Train an epoch, counted from 1, of `num_epochs`; the model's metrics are those of this epoch then."""
+    network.model.reset_metrics()
+    for first_step, num_steps in _calls(source, batch_size, f"epoch {epoch}/{num_epochs}"):
+        network.train_steps(
+            source, seed=seed, epoch=epoch - 1, first_step=first_step, num_steps=num_steps, batch_size=batch_size
+        )
+
+
+def train_metrics(model: keras.Model) -> dict[str, float]:
+    """Give what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
+    measured = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
+    return measured | {"learning_rate": float(np.asarray(model.optimizer.learning_rate))}
+
+
+def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
+    """Tell whether early stopping, not the number of epochs, ended the run."""
+    return progress.epochs_done < config.epochs
+
+
+def _calls(source: TrainingImages, batch_size: int, title: str) -> Iterator[tuple[int, int]]:
+    """Divide an epoch into calls of some steps: the first and their number; on a terminal, show how far they are."""
+    total = math.ceil(len(source.positions) / batch_size)
+    steps_a_call = max(1, images_a_call(source.images) // batch_size)
+    with tqdm(total=total, desc=title, unit="step", leave=False, disable=None) as bar:
+        for first_step in range(0, total, steps_a_call):
+            num_steps = min(steps_a_call, total - first_step)
+            yield first_step, num_steps
+            bar.update(num_steps)
+
+
+def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str, float]:
+    trained, validated = train_metrics(model), {f"val_{name}": value for name, value in validation.items()}
+    return trained | validated | {"generalization_gap": validated["val_log_loss"] - trained["train_log_loss"]}
+
+
+def check_finite(metrics: dict[str, float], epoch: int) -> None:
+    """See that a training has not diverged.
+
+    Raises:
+        TrainingError: if the loss on training images or the log loss on validation images is no finite number.
+    """
+    for name in ("train_loss", "val_log_loss"):
+        if name in metrics and not math.isfinite(metrics[name]):
+            raise TrainingError(
+                f"{name} became {metrics[name]} in epoch {epoch}; lower optimizer.learning_rate "
+                f"(now {metrics['learning_rate']:.3g}), or set training.precision=float32 if it is mixed"
+            )
+
+
+def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.Model, config: TrainingConfig) -> bool:
+    """Add a finished epoch; tell whether it is the best so far."""
+    progress.history.append(metrics)
+    value, best = metrics[config.monitor], progress.best_value
+    gain = math.inf if best is None else (best - value if config.monitor == "val_log_loss" else value - best)
+    if gain <= 0:
+        return False
+    progress.best_epoch, progress.best_value = progress.epochs_done, value
+    if config.restore_best_weights:
+        progress.best_weights = model.get_weights()
+    return True
+
+
+def _has_stalled(progress: TrainingProgress, config: TrainingConfig, steps_per_epoch: int) -> bool:
+    stopping, waited = config.early_stopping, progress.epochs_done - progress.best_epoch
+    has_begun = progress.epochs_done * steps_per_epoch >= stopping.min_steps
+    return stopping.enabled and has_begun and waited >= stopping.patience
+
+
+def _epoch_line(metrics: dict[str, float], epoch: int, epochs: int, epoch_s: float, is_best: bool) -> str:
+    remaining_s = round(epoch_s * (epochs - epoch))
+    return (
+        f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
+        f"log loss {metrics['train_log_loss']:.4f} train {metrics['val_log_loss']:.4f} val{'*' if is_best else ' '}  "
+        f"accuracy {metrics['train_accuracy']:.3f} train {metrics['val_accuracy']:.3f} val  "
+        f"lr {metrics['learning_rate']:.2e}  {metrics['images_per_s']:,.0f} images/s  "
+        f"at most {remaining_s // 60}:{remaining_s % 60:02d} left"
+    )

@@ -1,0 +1,1 @@
+"""A kept model is found, loaded, used and converted."""

@@ -1,0 +1,120 @@
+"""Writes a kept model in formats that other programs run, and compares what they give with what Keras gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.system.files import written_whole
+from cnn_sweeps.use.kept_model import KeptModel
+
+NUM_RANDOM_IMAGES = 16
+_LARGEST_DIFFERENCE = 1e-4  # of probabilities; float32 kernels that sum in another order differ by some 1e-7
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Gives the outputs of a network, (B, 1) or (B, C), for pixels (B, height, width, channels) in 0 to 1."""
+
+
+def convert(
+    kept: KeptModel, format_name: str, target: Path, given_images: Iterable[NDArray[np.uint8]]
+) -> tuple[float, int]:
+    """Write the model in a format; compare what comes of it with Keras, on random and on given images.
+
+    Args:
+        kept: the model.
+        format_name: "saved_model", "tflite" or "onnx".
+        target: the folder or file to make.
+        given_images: batches of uint8, (B, height, width, channels), 0 to 255.
+
+    Returns:
+        The largest difference of a probability, and the number of images that were given.
+
+    Raises:
+        ModelError: if a probability differs by more than 1e-4; then there is no `target`.
+    """
+    write, load = _FORMATS[format_name]
+    random = np.random.default_rng(0).random((NUM_RANDOM_IMAGES, *kept.record.image_shape), np.float32)
+    largest, num_images = 0.0, -NUM_RANDOM_IMAGES
+    kept.network(random, training=False)  # Keras exports to ONNX only what it has called
+    with written_whole(target) as unfinished:
+        write(kept.network, unfinished)
+        run = load(unfinished)
+        given = (images.astype(np.float32) / np.float32(255) for images in given_images)
+        batches: Iterable[NDArray[np.float32]] = chain([random], given)
+        for pixels in batches:
+            expected = keras.ops.convert_to_numpy(kept.network(pixels, training=False))
+            largest = max(largest, float(np.abs(run(pixels) - expected).max()))
+            num_images += len(pixels)
+        if not largest <= _LARGEST_DIFFERENCE:
+            raise ModelError(
+                f"format={format_name}: its probabilities differ from Keras's by up to {largest:.2g}, allowed: "
+                f"{_LARGEST_DIFFERENCE:g}; it is not kept; choose another format, or train with float32"
+            )
+    return largest, num_images
+
+
+def write_saved_model(network: keras.Model, target: Path) -> None:
+    """Write the folder that `tf.saved_model.load` and TensorFlow Serving take; its endpoint is `serve`."""
+    network.export(target, format="tf_saved_model", verbose=False)
+
+
+def write_tflite(network: keras.Model, target: Path) -> None:
+    """Write the file that TensorFlow Lite's interpreter takes, with float32 weights, for any number of images."""
+    with TemporaryDirectory() as folder:
+        write_saved_model(network, Path(folder))
+        target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+
+def write_onnx(network: keras.Model, target: Path) -> None:
+    """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras looks for old names in NumPy
+        network.export(target, format="onnx", verbose=False)
+
+
+def load_saved_model(path: Path) -> Run:
+    """Load what `write_saved_model` wrote."""
+    loaded = tf.saved_model.load(str(path))
+    return lambda pixels: loaded.serve(pixels).numpy()
+
+
+def load_tflite(path: Path) -> Run:
+    """Load what `write_tflite` wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it will move to a package of its own, some day
+        interpreter = tf.lite.Interpreter(str(path))
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        interpreter.resize_tensor_input(given["index"], pixels.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], pixels)
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(wanted["index"]))
+
+    return run
+
+
+def load_onnx(path: Path) -> Run:
+    """Load what `write_onnx` wrote; needs onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    (given,) = session.get_inputs()
+    return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
+
+
+_FORMATS = {
+    "saved_model": (write_saved_model, load_saved_model),
+    "tflite": (write_tflite, load_tflite),
+    "onnx": (write_onnx, load_onnx),
+}

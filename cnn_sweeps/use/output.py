@@ -1,0 +1,93 @@
+"""Shows predictions, or writes them to files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from cnn_sweeps.system.files import written_whole
+from cnn_sweeps.text.names import for_csv, for_terminal
+from cnn_sweeps.tracking.models import ModelRecord
+from cnn_sweeps.use.prediction import Prediction
+
+Write = Callable[[Prediction], None]
+"""Takes one prediction after the other."""
+
+
+def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
+    """Begin a table on the terminal; the files are all that can come."""
+    file_width = max(len(for_terminal(file)) for file in files)
+    class_width = max(len(for_terminal(name)) for name in (*class_names, "class"))
+    tqdm.write(f"{'file':<{file_width}}  {'class':<{class_width}}  probability")
+
+    def write(prediction: Prediction) -> None:
+        name, probability = for_terminal(prediction.class_name), prediction.probability
+        tqdm.write(f"{for_terminal(prediction.path):<{file_width}}  {name:<{class_width}}  {probability:11.4f}")
+
+    return write
+
+
+@contextmanager
+def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
+    """Write one row a file: file, class, its probability, and the probability of every class."""
+    with _written(target) as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "class", "probability", *(f"probability.{for_terminal(name)}" for name in class_names)])
+
+        def write(prediction: Prediction) -> None:
+            path, name, probability, by_name = prediction
+            rows.writerow([for_csv(path), for_csv(name), *map(_rounded, (probability, *by_name.values()))])
+
+        yield write
+
+
+@contextmanager
+def json_table(target: Path) -> Iterator[Write]:
+    """Write a list of one object a file: file, class, probability, and probabilities by the classes' names."""
+    with _written(target) as file:
+        separator = "["
+
+        def write(prediction: Prediction) -> None:
+            nonlocal separator
+            path, name, probability, by_name = prediction
+            entry = {
+                "file": str(path),
+                "class": name,
+                "probability": _rounded(probability),
+                "probabilities": {class_name: _rounded(value) for class_name, value in by_name.items()},
+            }
+            file.write(f"{separator}\n{json.dumps(entry)}")
+            separator = ","
+
+        yield write
+        file.write("\n]\n" if separator == "," else "[]\n")
+
+
+def summarize(counts: Counter[str], record: ModelRecord) -> str:
+    """Say how many images got which class."""
+    found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
+    summary = f"{counts.total():,} images" + (f": {found}" if found else "")
+    if record.decision_threshold is not None and len(record.class_names) == 2:
+        second = for_terminal(record.class_names[1])
+        summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
+    return summary
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[TextIO]:
+    with (
+        written_whole(target) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
+
+
+def _rounded(probability: float) -> float:
+    return float(f"{probability:.7g}")  # as exact as the network computes
