@@ -17,10 +17,10 @@ def prepare_libraries() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
-    _keep_git_from_helpers()
+    keep_git_from_helpers()
 
 
-def _keep_git_from_helpers() -> None:
+def keep_git_from_helpers() -> None:
     """Have no git that this process starts run what a repository's configuration names.
 
     MLflow asks git about the program's folder. Off are hooks, a monitor of changed files, and the fetching of objects.
