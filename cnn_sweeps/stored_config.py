@@ -42,19 +42,20 @@ def trusted_of(config: RunConfig, *others: str) -> Trusted:
     return Trusted(frozenset([*named_targets(config.resolved), *others]), frozenset(_interpolated(config.resolved)))
 
 
-def parse_stored(text: str, what: str) -> Any:
+def parse_stored(text: str, what: str, most_characters: int = MAX_CHARACTERS) -> Any:
     """Read YAML of plain values: no aliases, of which a few lines can make gigabytes, no tags, nothing large.
 
     Args:
         text: YAML.
         what: it is, for a message.
+        most_characters: that it may have.
 
     Raises:
         ConfigError: if it is anything else.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > most_characters:
         raise ConfigError(
-            f"{what}: has {len(text):,} characters; a stored configuration has at most {MAX_CHARACTERS:,}"
+            f"{what}: has {len(text):,} characters; a stored configuration has at most {most_characters:,}"
         )
     try:
         _check_events(text, what)
