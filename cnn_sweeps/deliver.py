@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def deliver(arguments: Sequence[str]) -> None:
         print("nothing waits to be delivered")
     left = [error for outbox in outboxes if (error := _deliver(outbox, settings.get("tracking.uri")))]
     for error in dict.fromkeys(left[1:]):
-        print(f"not delivered: {error}")
+        print(for_terminal(f"not delivered: {error}"))
     if left:
         raise TrackingError(f"{len(left)} of {len(outboxes)} runs could not be delivered: {left[0]}")
 

@@ -10,6 +10,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.sweep.study.address import check_study_exists, default_storage
 from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.tracking.store import find_existing_store
 
 _HELP = """\
@@ -70,7 +71,7 @@ def doctor(arguments: Sequence[str]) -> None:
     num_mended = num_left = 0
     for finding, is_mended in mend(sweep) if flags.fix else ((each, False) for each in find_disagreements(sweep)):
         who = "mended" if is_mended else "for you" if finding.repair is None else "for --fix"
-        print(f"{who}: {finding.what}; {finding.remedy}", flush=True)
+        print(for_terminal(f"{who}: {finding.what}; {finding.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
     print(f"{name}: {left if num_left else 'all mended' if num_mended else 'nothing found'}")

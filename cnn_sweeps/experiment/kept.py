@@ -72,6 +72,7 @@ def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted
     """
     what, text = f"{folder / _CONFIG_FILE}", (folder / _CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
     tree = parse_stored(text, what)
+    tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
     config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
     dataset, split = load_data_once(config)
     if dataset.fingerprint != data_fingerprint:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,7 +138,7 @@ class CnnSweep(SweepApplication):
         sources = [each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file"]
         in_groups = [] if self._trusted.targets else [t for each in sources for t in targets_in_folder(Path(each))]
         trusted = trusted_of(config, *self._trusted.targets, *in_groups)
-        self._trusted = Trusted(trusted.targets, {*trusted.texts, *self._trusted.texts})
+        self._trusted = replace(trusted, texts={*trusted.texts, *self._trusted.texts})
 
     def only_here(self) -> list[tuple[str, str]]:
         """Give `tracking.uri` if it is a file or a server that no other machine can reach."""

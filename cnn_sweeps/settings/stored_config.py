@@ -7,8 +7,8 @@ up, unless the user's own configuration has the very same one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -31,30 +31,38 @@ class Trusted:
     Attributes:
         targets: functions, `package.module.function`, or modules, of which it may call their own functions.
         texts: with interpolations.
+        groups: settings that stand in the place of what a stored configuration has in groups of these names.
     """
 
     targets: Collection[str] = ()
     texts: Collection[str] = ()
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trusted_of(config: RunConfig, *others: str) -> Trusted:
-    """Give what a configuration that the user composed names; and further functions that he names."""
-    return Trusted(frozenset([*named_targets(config.resolved), *others]), frozenset(_interpolated(config.resolved)))
+    """Give what a configuration that the user composed names, and further functions that he names.
+
+    Where images are read and kept, and where is recorded, is not for a stored one to say.
+    """
+    groups = {group: config.resolved[group] for group in ("data", "tracking")}
+    targets = frozenset([*named_targets(config.resolved), *others])
+    return Trusted(targets, frozenset(_interpolated(config.resolved)), groups)
 
 
-def parse_stored(text: str, what: str) -> Any:
+def parse_stored(text: str, what: str, most_characters: int = MAX_CHARACTERS) -> Any:
     """Read YAML of plain values: no aliases, of which a few lines can make gigabytes, no tags, nothing large.
 
     Args:
         text: YAML.
         what: it is, for a message.
+        most_characters: that it may have.
 
     Raises:
         ConfigError: if it is anything else.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > most_characters:
         raise ConfigError(
-            f"{what}: has {len(text):,} characters; a stored configuration has at most {MAX_CHARACTERS:,}"
+            f"{what}: has {len(text):,} characters; a stored configuration has at most {most_characters:,}"
         )
     try:
         _check_events(text, what)

@@ -242,14 +242,14 @@ class _Sweep:
             trial = self._study.claim()
             if trial is None:
                 return
-            self._start(trial)
+            if isinstance(trial, FrozenTrial):
+                self._progress.say(describe_trial(trial))
+            else:
+                self._start(trial)
 
     def _start(self, trial: Trial) -> None:
         never_run: Future[JobReturn] = Future()
         self._running[trial.number] = (trial, never_run)
-        if foreign := sorted(trial.params.keys() - self._plan.space.distributions.keys()):
-            self._refuse(trial, foreign)
-            return
         if self._plan.extend is not None:
             self._plan.extend(trial)
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
@@ -280,13 +280,6 @@ class _Sweep:
         told = self._study.tell_duplicate(trial, original)
         del self._duplicates[0]
         self._is_outage_told = False
-        self._progress.say(describe_trial(told))
-
-    def _refuse(self, trial: Trial, foreign: Sequence[str]) -> None:
-        """End a trial that somebody else has queued with parameters that would become any overrides of a command."""
-        reason = f"was queued in the study with {', '.join(map(repr, foreign))}, which this command does not search"
-        told = self._study.tell(trial, Outcome(TrialState.FAIL, error=f"{reason}; queue it without"))
-        del self._running[trial.number]
         self._progress.say(describe_trial(told))
 
     def _collect(self) -> None:

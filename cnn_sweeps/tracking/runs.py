@@ -236,10 +236,17 @@ def _start_run(
         experiment_id=experiment_id,
         run_name=config.run_name or name,
         nested=mlflow.active_run() is not None,
-        tags=describe_process() | tags,
+        tags=_without_passwords(describe_process() | tags),
         log_system_metrics=False,
     )
     return str(run.info.run_id), {}
+
+
+def _without_passwords(tags: dict[str, str]) -> dict[str, str]:
+    """Give tags, and those that MLflow adds, such as the address of the repository around the program."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {key: hide_passwords(str(text)) for key, text in resolve_tags(tags).items()}
 
 
 def _deliver_of_earlier_part(run_id: str) -> None:

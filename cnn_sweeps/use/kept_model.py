@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
-import yaml
 from pydantic import TypeAdapter
 
-from cnn_sweeps.errors import ModelError
+from cnn_sweeps.errors import ConfigError, ModelError
+from cnn_sweeps.settings.stored_config import parse_stored
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
 from cnn_sweeps.tracking.store import (
     check_place_of_files,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MODEL_FORMS = "an alias (champion), NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model"
 _ABOUT_FILE = "MLmodel"
+_MOST_CHARACTERS = 2**20  # of the texts that describe a model; ours have 10,000, with a thousand classes 50,000
+_CALLS = ("function", "Lambda")  # what Keras calls of a file's own choosing
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def load_kept_model(text: str, uri: str | None) -> KeptModel:
         record = _read_record(folder, text)
         network = _load_network(folder / KERAS_FILE, text)
     units = 1 if len(record.class_names) == 2 else len(record.class_names)
-    found, recorded = (network.input_shape, network.output_shape), ((None, *record.image_shape), (None, units))
+    found = (getattr(network, "input_shape", None), getattr(network, "output_shape", None))
+    recorded = ((None, *record.image_shape), (None, units))
     if found != recorded:
         raise ModelError(
             f"model={text}: its network goes from {found[0]} to {found[1]}, its record says from {recorded[0]} to "
@@ -171,9 +176,10 @@ def _describe_registry(client: MlflowClient) -> str:
 
 def _read_record(folder: Path, text: str) -> ModelRecord:
     try:
-        about = yaml.safe_load((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
+        with (folder / _ABOUT_FILE).open(encoding="utf-8") as file:
+            about = parse_stored(file.read(_MOST_CHARACTERS + 1), text, _MOST_CHARACTERS)
         return TypeAdapter(ModelRecord).validate_python(about["metadata"][RECORD_KEY])
-    except (OSError, RecursionError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
+    except (OSError, ValueError, ConfigError, LookupError, TypeError) as error:
         raise ModelError(
             f"model={text}: its {_ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"
@@ -186,6 +192,7 @@ def _load_network(file: Path, text: str) -> keras.Model:
     if not file.is_file():
         raise ModelError(f"model={text}: {KERAS_FILE} is not in it; keep the model anew, with a training")
     try:
+        _check_description(file)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras meets in a file that somebody may have changed
         reason = " ".join(str(error).split()).partition(". ")[0][:300]
@@ -193,3 +200,25 @@ def _load_network(file: Path, text: str) -> keras.Model:
             f"model={text}: {KERAS_FILE} is damaged, or holds code or layers that are not Keras's own, which are not "
             f"loaded ({reason})"
         ) from error
+
+
+def _check_description(file: Path) -> None:
+    """See that a network's description names no function: Keras in its safe mode calls those of its own packages.
+
+    Some of these fetch files, unpickle them or call further functions.
+
+    Raises:
+        ValueError: if it does, or names a class by way of a package, or is larger than descriptions are.
+    """
+    with ZipFile(file) as archive, archive.open("config.json") as config:
+        text = config.read(_MOST_CHARACTERS + 1)
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"its description has more than {_MOST_CHARACTERS:,} bytes")
+    left = [json.loads(text)]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            name = part.get("class_name", "_")
+            if not (isinstance(name, str) and name.isidentifier()) or name in _CALLS:
+                raise ValueError(f"it names {str(name)[:40]!r}")
+        left += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []

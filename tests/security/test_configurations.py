@@ -1,6 +1,7 @@
 """A configuration that was stored is data: it calls what is offered or allowed by name, and looks nothing up."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ from conftest import TINY, compose
 from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import ConfigError, DataError
+from cnn_sweeps.experiment.kept import load_kept
 from cnn_sweeps.experiment.reproduction import Reproduction
-from cnn_sweeps.selection.champion import load_kept
+from cnn_sweeps.selection import champion as chosen
 from cnn_sweeps.settings.arguments import CommandLine
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of
@@ -203,8 +205,8 @@ def test_configuration_in_a_trials_folder_names_only_what_the_sweeps_own_does(st
     with pytest.raises(DataError, match="holds other images than when trial 3 was trained"):
         load_kept(tmp_path, 3, "none", trusted)
     for tree, told in (
-        (own | {"data": {"_target_": "os.system", "command": "true"}}, "would call os.system"),
-        (own | {"tracking": own["tracking"] | {"run_name": "${oc.env:HOME}"}}, r"has \$\{oc.env:HOME\}"),
+        (own | {"model": {"_target_": "os.system", "command": "true"}}, "would call os.system"),
+        (own | {"objective": "${oc.env:HOME}"}, r"has \$\{oc.env:HOME\}"),
     ):
         keep_config(tmp_path, tree)
         with pytest.raises(ConfigError, match=told):
@@ -212,6 +214,22 @@ def test_configuration_in_a_trials_folder_names_only_what_the_sweeps_own_does(st
     with pytest.raises(ConfigError, match=r"has \$\{oc.env:MY_EXPERIMENT\}"):
         keep_config(tmp_path, own)
         load_kept(tmp_path, 3, "none", Trusted())
+
+
+def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_keep_images(
+    stored, tmp_path, monkeypatch
+):
+    """A password would go to that store, and a folder there would be filled and cleaned."""
+    loaded = []
+    monkeypatch.setattr(chosen, "load_data_once", lambda config: loaded.append(config) or sys.exit())
+    elsewhere = {"_target_": "cnn_sweeps.data.load_folder", "root": "/home", "cache_dir": "/thesis", "image_size": 28}
+    elsewhere |= {"channels": 1, "on_bad_image": "skip"}
+    changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
+    keep_config(tmp_path, stored | changed)
+    with pytest.raises(SystemExit):
+        load_kept(tmp_path, 3, "none", trusted_of(SimpleNamespace(resolved=stored)))
+    assert loaded[0].tracking.uri == stored["tracking"]["uri"]
+    assert loaded[0].data == stored["data"] == loaded[0].resolved["data"]
 
 
 def test_targets_are_found_wherever_they_are():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import cnn_sweeps
-from cnn_sweeps.tracking import process
 from cnn_sweeps.system.libraries import keep_git_from_helpers
+from cnn_sweeps.tracking import process
 
 PACKAGE = Path(cnn_sweeps.__file__).parent
 OUR_OWN = (PACKAGE.parent / ".git").exists()

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.use.kept_model import _load_network
+from cnn_sweeps.use.kept_model import _load_network, load_kept_model
 
 
 def layer(class_name, **config):
@@ -19,17 +19,23 @@ def layer(class_name, **config):
     return {"module": "keras.layers", "class_name": class_name, "config": base | config, "registered_name": None}
 
 
-def calling(module, name):
-    function = {"module": module, "class_name": "function", "config": name, "registered_name": name}
-    return layer("Lambda", function=function, arguments={})
+def function(module, name):
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
 
 
-def write_model(file, second):
-    """Write what Keras would have written of a network of two layers."""
+def calling(module, name, **arguments):
+    return layer("Lambda", function=function(module, name), arguments=arguments)
+
+
+DOWNLOAD = function("keras.datasets.imdb", "load_data")  # and unpickle, and overwrite what lies there
+
+
+def write_model(file, second, network=None):
+    """Write what Keras would have written of a network of two layers, or of something else."""
     layers = [layer("InputLayer", batch_shape=[None, 4]), second]
     layers[0]["config"] |= {"name": "first"}
     config = {"name": "s", "trainable": True, "dtype": "float32", "layers": layers}
-    network = {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
+    network = network or {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
     weights = io.BytesIO()
     with h5py.File(weights, "w") as content:
         content.create_group("layers")
@@ -55,6 +61,11 @@ def test_file_that_is_written_like_these_loads_if_it_names_no_code(tmp_path):
         calling("keras.src.saving.saving_api", "load_model"),
         calling("keras.src.utils.file_utils", "get_file"),
         layer("Lambda", function={"class_name": "__lambda__", "config": {"code": "4w==", "defaults": None}}),
+        calling("keras.ops", "cond", true_fn=DOWNLOAD, false_fn=DOWNLOAD),
+        calling("keras.config", "set_backend"),
+        calling("keras.ops", "abs"),
+        calling("keras.ops", "abs") | {"module": "keras", "class_name": "layers.Lambda"},
+        layer("Activation", activation=DOWNLOAD),
         layer("TFSMLayer", filepath="/nowhere", call_endpoint="serve"),
         layer("StringLookup", vocabulary="/etc/hostname"),
     ],
@@ -65,6 +76,55 @@ def test_layer_that_calls_a_named_function_or_reads_another_file_is_refused_in_o
     with pytest.raises(ModelError, match="holds code or layers that are not Keras's own") as refused:
         _load_network(tmp_path / "model.keras", "kept")
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_function_is_not_called_by_which_keras_fetches_and_unpickles_a_file(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("keras.src.datasets.imdb.get_file", lambda *given, **_: called.append(given))
+    write_model(tmp_path / "model.keras", calling("keras.ops", "cond", true_fn=DOWNLOAD, false_fn=DOWNLOAD))
+    with pytest.raises(ModelError):
+        _load_network(tmp_path / "model.keras", "kept")
+    assert not called
+
+
+RECORD = "metadata: {cnn_sweeps: {class_names: [a, b], image_shape: [1, 1, 4], decision_threshold: null}}\n"
+
+
+def refusal(folder, about, network=None):
+    """Give the line in which the model in a folder is refused."""
+    (folder / "artifacts").mkdir()
+    (folder / "MLmodel").write_text(about)
+    write_model(folder / "artifacts/model.keras", layer("ReLU"), network)
+    with pytest.raises(ModelError) as refused:
+        load_kept_model(str(folder), None)
+    assert len(str(refused.value).splitlines()) == 1
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "a: &a [x]\nb: [*a]",
+        "a: !!python/object/apply:os.system [true]",
+        "a: " + "x" * 2**20,
+        "a: " + "[" * 5000,
+    ],
+    ids=["alias", "tag", "size", "depth"],
+)
+def test_description_that_is_no_plain_yaml_of_ordinary_size_is_refused(more, tmp_path):
+    assert "has no record by cnn-sweeps" in refusal(tmp_path, RECORD + more)
+
+
+def test_network_of_other_shapes_or_of_none_is_told_in_one_line(tmp_path):
+    assert "goes from (None, 4) to (None, 4), its record says" in refusal(tmp_path, RECORD)
+    (tmp_path / "second").mkdir()
+    assert "goes from None to None" in refusal(tmp_path / "second", RECORD, layer("ReLU"))
+
+
+def test_description_of_absurd_size_is_not_read(tmp_path):
+    write_model(tmp_path / "model.keras", layer("ReLU", more="x" * 2**20))
+    with pytest.raises(ModelError, match="its description has more than"):
+        _load_network(tmp_path / "model.keras", "kept")
 
 
 def test_versions_of_keras_that_call_named_functions_cannot_be_installed():

@@ -19,7 +19,10 @@ from PIL import Image
 
 from cnn_sweeps.data import load_folder
 from cnn_sweeps.data.split import split_dataset
-from cnn_sweeps.errors import DataError
+from cnn_sweeps.deliver import deliver
+from cnn_sweeps.doctor.__main__ import doctor
+from cnn_sweeps.doctor.evidence import Finding
+from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
 from cnn_sweeps.evaluation.image_sheets import draw_predictions
@@ -72,6 +75,25 @@ def test_sweep_shows_and_logs_only_what_prints(tmp_path, capsys):
     lines = (tmp_path / "sweep.log").read_text().splitlines()
     assert len(lines) == 2
     assert "\x1b[2J" not in capsys.readouterr().out + lines[0]
+
+
+def test_doctor_and_deliver_show_names_of_runs_and_folders_as_what_prints(monkeypatch, capsys, tmp_path):
+    found = Finding(f"run 1 ({CLEARS_THE_SCREEN}) is below the sweep's", "if it is not needed, remove it")
+    monkeypatch.setattr("cnn_sweeps.doctor.__main__.check_study_exists", lambda *_: None)
+    monkeypatch.setattr("cnn_sweeps.doctor.checkup.find_disagreements", lambda _: [found])
+    with pytest.raises(SystemExit):
+        doctor(["any"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
+    for number in range(2):
+        waiting = tmp_path / CLEARS_THE_SCREEN / "outbox" / f"{number:032d}"
+        waiting.mkdir(parents=True)
+        (waiting / "about.json").write_text('{"uri": "http://elsewhere"}')
+        (waiting / "000001.json").touch()
+    with pytest.raises(TrackingError):
+        deliver([str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.count(for_terminal(CLEARS_THE_SCREEN)) >= 2
+    assert CLEARS_THE_SCREEN not in told
 
 
 def test_files_of_a_folder_are_named_as_what_prints(tmp_path):

@@ -139,9 +139,16 @@ def test_files_of_others_in_such_a_folder_stay(files, tmp_path):
 def test_link_with_such_a_name_is_not_followed(files, tmp_path):
     theirs = leave(tmp_path / "elsewhere")
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / LEFT).symlink_to(theirs)
+    for name in (LEFT, KEY):
+        (tmp_path / "cache" / name).symlink_to(theirs)
+    (theirs / "about.json").touch()
+    theirs.chmod(0o755)
+    os.utime(theirs, (0, 0))
+    for path in theirs.iterdir():
+        os.utime(path, (0, 0))
     load(files, tmp_path / "cache")
     assert (theirs / "images.u8").exists()
+    assert mode(theirs) == 0o755
 
 
 @pytest.mark.parametrize("given", [[], ["++data.cache_dir=mine"]])

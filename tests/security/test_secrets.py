@@ -15,6 +15,7 @@ from cnn_sweeps.settings.config import name_variables
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
+from cnn_sweeps.tracking.runs import tracked_run
 
 SECRET = "tell-nobody"
 
@@ -153,6 +154,17 @@ def test_number_from_a_variable_is_recorded_as_the_number(monkeypatch):
     monkeypatch.setenv("MY_EPOCHS", "3")
     config = compose("training.epochs='${oc.decode:${oc.env:MY_EPOCHS}}'")
     assert config.settings["training.epochs"] == 3
+
+
+def test_address_of_the_repository_around_the_program_is_recorded_without_its_token(store, tmp_path, monkeypatch):
+    """Some versions of MLflow record it as it is."""
+    git = {"mlflow.source.git.commit": "1", "mlflow.source.git.repoURL": f"https://{SECRET}@github.com/me/mine"}
+    monkeypatch.setattr("mlflow.tracking.context.git_context.GitRunContext._git_info", git)
+    tracking = compose("tracking.experiment_name=secrets").tracking
+    uri = f"sqlite:///{store}/mlflow.db"
+    with tracked_run(uri, tracking, "any", {}, tmp_path / "any.log") as run_id:
+        pass
+    assert mlflow.get_run(run_id).data.tags["mlflow.source.git.repoURL"] == "https://***@github.com/me/mine"
 
 
 def test_run_records_what_was_typed_as_it_was_typed(run_train, store, tmp_path, monkeypatch):

@@ -5,17 +5,35 @@ import shutil
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, run_of, study_in, sweep_folder, sweep_log
 
+from cnn_sweeps.sweep.settings import check_settings
+from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.study import storage
 from cnn_sweeps.sweep.study.address import trial_subfolder
-from cnn_sweeps.sweep.study.ledger import earlier_attempts, last_attempt
+from cnn_sweeps.sweep.study.ledger import earlier_attempts, last_attempt, unsearched
+from cnn_sweeps.sweep.study.study import SweepStudy
+from hydra_plugins.cnn_sweeps import _config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 QUICK = [*SWEEP, IN_THIS_PROCESS, "training.epochs=1", "tracking.log_model=false"]
+
+
+def open_study(folder, total=5):
+    """Open a study of one parameter, x in 0 to 1, as a sweep does."""
+    values = OmegaConf.to_container(OmegaConf.structured(_config.OptunaSweeperConf)) | {
+        "sampler": {"_target_": "optuna.samplers.RandomSampler"},
+        "pruner": {"_target_": "optuna.pruners.NopPruner"},
+        "storage": str(folder / "study.journal"),
+        "study_name": "study",
+    }
+    del values["defaults"]
+    space = SearchSpace({"x": FloatDistribution(0.0, 1.0)}, [], True, {})
+    return SweepStudy(space, check_settings(values), total, {})
 
 
 def add_waiting_trial(folder, **values):
@@ -42,6 +60,57 @@ def test_waiting_trial_with_names_that_the_command_does_not_search_is_not_run_an
     assert told in sweep_log(tmp_path)
     assert not (sweep_folder(tmp_path) / "1").exists()
     assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize(
+    "value", ["abc", "0.5", "x" * 10**5, None, True, [0.5], {"a": 0.5}, float("nan"), float("inf"), 10**400, -0.1, 50]
+)
+def test_value_that_is_not_searched_is_known_before_it_ends_the_sampler(value):
+    queued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"x": value}})
+    (told,) = unsearched(queued, {"x": FloatDistribution(0.0, 1.0)})
+    assert told.startswith("x=")
+    assert len(told) < 50
+    assert unsearched(queued, {"x": IntDistribution(0, 9)})
+    assert unsearched(queued, {"x": CategoricalDistribution(["a", "b"])})
+
+
+def test_value_of_another_kind_of_list_or_number_is_not_searched():
+    given = {"x": 1, "y": "a"}, {"x": IntDistribution(0, 9), "y": CategoricalDistribution(["a", "b"])}
+    queued = create_trial(state=TrialState.WAITING, params=given[0], distributions=given[1])
+    assert unsearched(queued, given[1]) == []
+    searched = {"x": FloatDistribution(0.0, 1.0), "y": CategoricalDistribution(["a", "c"])}
+    assert unsearched(queued, searched) == ["x=1", "y='a'"]
+
+
+def test_value_that_is_searched_is_known():
+    queued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"x": 1, "other": "any"}})
+    for searched in (FloatDistribution(0.0, 1.0), IntDistribution(0, 9), CategoricalDistribution(["a", 1])):
+        assert unsearched(queued, {"x": searched}) == []
+
+
+def test_trials_that_others_have_queued_with_unusable_values_cost_themselves_alone(tmp_path):
+    study = open_study(tmp_path)
+    for fixed in ({"x": "abc"}, 7, {"x": 10**400}):
+        queued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": fixed})
+        study.optuna_study.add_trial(queued)
+    study.optuna_study.enqueue_trial({"x": 0.25})
+    claimed = [study.claim() for _ in range(5)]
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "FAIL", "RUNNING", "RUNNING"]
+    assert [trial.number for trial in claimed] == [0, 1, 2, 3, 4]
+    assert claimed[3].params == {"x": 0.25}
+    assert claimed[0].user_attrs["error"].startswith("was queued in the study with x='abc', which this command")
+    assert study.claim() is None
+    assert not study.failed[0].user_attrs.get("retried")
+
+
+def test_trial_that_is_queued_between_looking_and_asking_is_not_run_either(tmp_path, monkeypatch):
+    study = open_study(tmp_path)
+    params, distributions = {"x": 0.5, "data._target_": "f"}, dict.fromkeys(["x"], FloatDistribution(0.0, 1.0))
+    distributions["data._target_"] = CategoricalDistribution(["f"])
+    queued = create_trial(state=TrialState.WAITING, params=params, distributions=distributions)
+    ask = study.optuna_study.ask
+    monkeypatch.setattr(study.optuna_study, "ask", lambda given: study.optuna_study.add_trial(queued) or ask(given))
+    assert study.claim().state == TrialState.FAIL
 
 
 def test_waiting_trial_with_names_of_the_search_space_is_run(run_train, tmp_path):
@@ -102,6 +171,10 @@ def _note_folder(folder, noted):
         ("..", "3"),
         (".", "3"),
         ("", "3"),
+        ("x" * 256, "3"),
+        ("/".join(["x"] * 3000), "3"),
+        ("a\0b", "3"),
+        ("0\n1", "3"),
         (None, "3"),
         (["/etc"], "3"),
     ],

@@ -13,6 +13,7 @@ from cnn_sweeps.text.passwords import hide_passwords
 _SQLITE = "sqlite:///"
 _SWEEPS = Path("outputs/sweeps")
 _JOURNAL = "study.journal"
+_LONGEST_NAME, _MOST_FOLDERS = 255, 10  # bytes, as disks have it; more levels no sweep makes
 _FIRST_OF_LINE = b'{"op_code":'
 _NEW_STUDY = b'{"op_code":0,'
 
@@ -27,12 +28,13 @@ def trial_subfolder(number: int, noted: Any) -> str:
 
     Args:
         number: of the trial, which names its folder.
-        noted: another name that the study says; it counts only if it lies below the sweep's folder, wherever that is:
-            others may write to the study, too.
+        noted: another name that the study says; it counts only if it can be one, and lies below the sweep's folder,
+            wherever that is: others may write to the study, too.
     """
-    parts = PurePath(noted).parts if isinstance(noted, str) else ()
+    parts = PurePath(noted).parts if isinstance(noted, str) and noted.isprintable() else ()
     is_below = parts and ".." not in parts and not PurePath(noted).is_absolute()
-    return str(PurePath(noted)) if is_below else str(number)
+    is_short = len(parts) <= _MOST_FOLDERS and all(len(part.encode()) <= _LONGEST_NAME for part in parts)
+    return str(PurePath(noted)) if is_below and is_short else str(number)
 
 
 def default_storage(study_name: str) -> str:

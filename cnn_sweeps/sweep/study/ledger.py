@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyError
@@ -198,3 +199,26 @@ def queued_params(trial: FrozenTrial) -> dict[str, Any]:
     """Give the parameters that a trial was queued with; none if the sampler chose them."""
     fixed = trial.system_attrs.get("fixed_params")
     return fixed if isinstance(fixed, dict) else {}
+
+
+def unsearched(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> list[str]:
+    """Name what a waiting trial was queued with that is not searched: parameters, or values that these do not have."""
+    queued = trial.system_attrs.get("fixed_params", {})
+    if not isinstance(queued, dict):
+        return [f"fixed_params={queued!r:.40}"]
+    known = queued | trial.params
+    wrong = [key for key in distributions if key in known and not _is_searched(key, known[key], trial, distributions)]
+    foreign = sorted(trial.params.keys() - distributions.keys())
+    return [*(f"{key!r:.80}" for key in foreign), *(f"{key}={known[key]!r:.40}" for key in wrong)]
+
+
+def _is_searched(key: str, value: Any, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
+    searched: Any = distributions[key]
+    try:  # of a trial that was not only queued
+        check_distribution_compatibility(trial.distributions.get(key, searched), searched)
+    except ValueError:
+        return False
+    if isinstance(searched, CategoricalDistribution):
+        return value in searched.choices
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and bool(searched.low <= value <= searched.high)

@@ -37,6 +37,7 @@ from cnn_sweeps.sweep.study.ledger import (
     known_params,
     point_key,
     queued_params,
+    unsearched,
 )
 from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler, check_sampler
@@ -136,24 +137,31 @@ class SweepStudy(SharedStudy):
                     self.optuna_study.enqueue_trial(point)
                     known.add(point_key(point))
 
-    def claim(self) -> Trial | None:
-        """Start the next trial and give it; None if as many as the study's total have been started."""
+    def claim(self) -> Trial | FrozenTrial | None:
+        """Start the next trial and give it; None if as many as the study's total have been started.
+
+        One that somebody else has queued with what this sweep does not search is given failed.
+        """
         try:
             return self._claim()
         finally:
             self._heartbeat.end(_CLAIMING)
 
-    def _claim(self) -> Trial | None:
+    def _claim(self) -> Trial | FrozenTrial | None:
         while True:
             with self.exclusively():
                 num_started = self.ledger.num_started
                 if num_started >= self.total:
                     return None
+                if (refused := self._refuse_next()) is not None:
+                    return refused
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
                 self._heartbeat.begin(_CLAIMING)  # before it signs, so that no trial is without signs of life
                 trial = self._ask()
                 if self._drop_if_doubled(trial):
                     continue
+                if trial.params.keys() - self._space.distributions.keys():  # it was queued this very moment
+                    return self._refuse(self._frozen(trial), unsearched(self._frozen(trial), self._space.distributions))
                 try:
                     trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
                 except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
@@ -163,6 +171,21 @@ class SweepStudy(SharedStudy):
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
+
+    def _refuse_next(self) -> FrozenTrial | None:
+        """Fail the next waiting trial if its values would end the sampler, or its parameters be others."""
+        waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[:1]
+        for trial in waiting:
+            wrong = unsearched(trial, self._space.distributions)
+            if wrong and self.optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                return self._refuse(trial, wrong)
+        return None
+
+    def _refuse(self, trial: FrozenTrial, wrong: Sequence[str]) -> FrozenTrial:
+        """End a trial that somebody else has queued: its parameters would become any overrides of a command."""
+        reason = f"was queued in the study with {', '.join(wrong)}, which this command does not search"
+        self.optuna_study._storage.set_trial_user_attr(trial._trial_id, ERROR, f"{reason}; queue it without"[:2000])
+        return self._tell(trial.number, TrialState.FAIL, None)
 
     def _drop_if_doubled(self, trial: Trial) -> bool:
         """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
