@@ -11,9 +11,9 @@ from conftest import TINY, compose
 from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import ConfigError, DataError
+from cnn_sweeps.experiment import kept
 from cnn_sweeps.experiment.kept import load_kept
 from cnn_sweeps.experiment.reproduction import Reproduction
-from cnn_sweeps.selection import champion as chosen
 from cnn_sweeps.settings.arguments import CommandLine
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of
@@ -221,7 +221,7 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
 ):
     """A password would go to that store, and a folder there would be filled and cleaned."""
     loaded = []
-    monkeypatch.setattr(chosen, "load_data_once", lambda config: loaded.append(config) or sys.exit())
+    monkeypatch.setattr(kept, "load_data_once", lambda config: loaded.append(config) or sys.exit())
     elsewhere = {"_target_": "cnn_sweeps.data.load_folder", "root": "/home", "cache_dir": "/thesis", "image_size": 28}
     elsewhere |= {"channels": 1, "on_bad_image": "skip"}
     changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
