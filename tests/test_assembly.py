@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn_sweeps.data import ImageDataset
-from cnn_sweeps.data.images import describe_data
+from cnn_sweeps.data.images import describe_images
 from cnn_sweeps.data.split import split_dataset
 
 
@@ -11,7 +11,7 @@ def describe(class_names, images_a_class=5, **about):
     images = np.arange(len(class_names) * images_a_class, dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2, 1)
     labels = np.arange(len(images), dtype=np.int64) % len(class_names)
     dataset = ImageDataset(images=images, labels=labels, class_names=class_names, name="pets", source="a test", **about)
-    return describe_data(dataset, split_dataset(dataset, 0.2, 0.2, 0))
+    return describe_images(dataset, split_dataset(dataset, 0.2, 0.2, 0))
 
 
 def test_classes_are_told_with_their_counts():

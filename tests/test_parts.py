@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
-from cnn_sweeps.experiment import experiment, recording
+from cnn_sweeps.experiment import part as one_part
 from cnn_sweeps.training import loop as training
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -71,11 +71,11 @@ def uninterrupted(store, tmp_path_factory):
     ("where", "num_trained"),
     [
         ((training, "train_epoch", 2), 2),  # in the first part
-        ((recording.Group, "keep", 1), 2),  # it has ended and is not kept yet
-        ((recording.Group, "keep", 1, "after"), 1),  # between the parts
-        ((experiment, "record_start", 2), 1),  # the second part's run is there, and nothing in it
+        ((one_part.Whole, "keep", 1), 2),  # it has ended and is not kept yet
+        ((one_part.Whole, "keep", 1, "after"), 1),  # between the parts
+        ((one_part, "record_start", 3), 1),  # the second part's run is there, and nothing in it
         ((training, "train_epoch", 4), 1),  # in the second part
-        ((experiment, "record_group", 1), 0),  # before the averages
+        ((one_part.Whole, "record", 1), 0),  # before the averages
     ],
 )
 def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_not_been(
@@ -87,8 +87,8 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     with pytest.raises(SystemExit, match="143"):
         run_train(*TINY, *QUICK, name)
     undo()
-    trained, train = [], experiment._train
-    monkeypatch.setattr(experiment, "_train", lambda config, *rest: trained.append(config.seed) or train(config, *rest))
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*TINY, *QUICK, name, "resume=true")
     assert trained == [0, 1][2 - num_trained :]
     (whole,) = runs_of(request.node.callspec.id)
@@ -107,7 +107,7 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
 
 def test_interrupted_run_whose_evaluation_is_another_now_is_trained_again(run_train, interrupt, request):
     name = f"tracking.experiment_name={request.node.name}"
-    undo = interrupt(recording.Group, "keep", 1, after=True)
+    undo = interrupt(one_part.Whole, "keep", 1, after=True)
     with pytest.raises(SystemExit, match="143"):
         run_train(*TINY, *QUICK, name)
     undo()
@@ -131,8 +131,8 @@ def interrupted_trial(run_train, interrupt, tmp_path):
 def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
-    trained, train = [], experiment._train
-    monkeypatch.setattr(experiment, "_train", lambda config, *rest: trained.append(config.seed) or train(config, *rest))
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*interrupted_trial)
     assert trained == [1]
     lost, trial = study_in(tmp_path).trials
@@ -156,8 +156,8 @@ def test_trial_whose_first_trainings_weights_are_gone_trains_it_again(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
     (sweep_folder(tmp_path) / "0" / "final.weights.h5").unlink()
-    trained, train = [], experiment._train
-    monkeypatch.setattr(experiment, "_train", lambda config, *rest: trained.append(config.seed) or train(config, *rest))
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*interrupted_trial)
     assert trained == [0, 1]
     assert "test_accuracy" in run_of(study_in(tmp_path).trials[1]).data.metrics

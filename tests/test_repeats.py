@@ -4,21 +4,19 @@ import numpy as np
 import pytest
 from conftest import TINY, compose
 
-from cnn_sweeps.data.split import split_dataset
+from cnn_sweeps.data.images import load_images
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values, plan_trainings
-from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values, plan_parts
 
 
 def plan(*overrides):
     config = compose(*TINY, *overrides)
-    data = call_target("data", config.data)
-    split = split_dataset(data, config.split.val_fraction, config.split.test_fraction, config.split.seed)
-    return split, plan_trainings(config, data, split)
+    images = load_images(config)
+    return images.split, plan_parts(config, images)
 
 
 def val_images(training):
-    return training.split.val.tolist()
+    return training.images.split.val.tolist()
 
 
 # Which trainings.
@@ -27,14 +25,14 @@ def val_images(training):
 def test_a_plain_run_is_one_training_with_its_own_seed_and_split():
     split, (training,) = plan("seed=3")
     assert training.config.seed == 3
-    assert training.split is split
+    assert training.images.split is split
 
 
 def test_repeats_are_trainings_with_consecutive_seeds_on_the_same_split():
     split, trainings = plan("repeats=3", "seed=5")
     assert [training.config.seed for training in trainings] == [5, 6, 7]
     assert [training.name for training in trainings] == ["seed 5", "seed 6", "seed 7"]
-    assert all(training.split is split for training in trainings)
+    assert all(training.images.split is split for training in trainings)
 
 
 def test_repeats_of_folds_train_every_seed_on_every_fold():

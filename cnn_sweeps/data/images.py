@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Split, split_dataset
+from cnn_sweeps.data.split import Split, split_dataset, without_test_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.config import check_image_fits
 from cnn_sweeps.settings.schema import SPLIT_NAMES, RunConfig
@@ -16,11 +16,31 @@ from cnn_sweeps.text.names import for_terminal
 
 _MOST_ITEMS = 12  # of a list that is told
 _MOST_CHARACTERS = 200  # of one of them
-_loaded: dict[str, tuple[ImageDataset, Split]] = {}
+_loaded: dict[str, "Images"] = {}
 """The images that this process used last, by their settings."""
 
 
-def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a configuration, and which of them are for what.
+
+    Attributes:
+        dataset: the images with their labels.
+        split: positions of those to train on, to validate on, to test on.
+        counts: how many each split has of each class, by their names; test images included.
+    """
+
+    dataset: ImageDataset
+    split: Split
+    counts: dict[str, dict[str, int]]
+
+    def without_test(self) -> "Images":
+        """Give the same images with nothing left of those to test on; to every trial the same ones."""
+        dataset, split = without_test_images(self.dataset, self.split)
+        return replace(self, dataset=dataset, split=split)
+
+
+def load_images(config: RunConfig) -> Images:
     """Load the images and divide them.
 
     Raises:
@@ -34,26 +54,27 @@ def load_data(config: RunConfig) -> tuple[ImageDataset, Split]:
             "it must return a cnn_sweeps.data.ImageDataset"
         )
     check_image_fits(config.model, *dataset.image_shape[:2])
-    return dataset, split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
+    split = split_dataset(dataset, config.split.val_fraction, config.split.test_fraction, config.split.seed)
+    return Images(dataset, split, split.counts(dataset))
 
 
-def load_data_once(config: RunConfig) -> tuple[ImageDataset, Split]:
-    """Do what `load_data` does, or give what it gave for the same settings to an earlier trial of this process."""
+def load_images_once(config: RunConfig) -> Images:
+    """Do what `load_images` does, or give what it gave for the same settings to an earlier trial of this process."""
     key = json.dumps([config.data, asdict(config.split)], sort_keys=True)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load_data(config)
-    dataset, split = _loaded[key]
-    check_image_fits(config.model, *dataset.image_shape[:2])
-    return dataset, split
+        _loaded[key] = load_images(config)
+    images = _loaded[key]
+    check_image_fits(config.model, *images.dataset.image_shape[:2])
+    return images
 
 
-def forget_data() -> None:
+def forget_images() -> None:
     """Load anew: another sweep begins in this process."""
     _loaded.clear()
 
 
-def describe_data(dataset: ImageDataset, split: Split) -> list[str]:
+def describe_images(dataset: ImageDataset, split: Split) -> list[str]:
     """Say in a few lines how many images there are for what and of which class, and what is odd about them."""
     counts = {name: f"{len(getattr(split, name))} {name}" for name in SPLIT_NAMES}
     used = np.concatenate([getattr(split, name) for name in SPLIT_NAMES])

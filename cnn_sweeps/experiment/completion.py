@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment import kept
 from cnn_sweeps.experiment.trained import TrainedNetwork
-from cnn_sweeps.experiment.trial import TrialRun
 from cnn_sweeps.tracking import runs
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     final = trained.measure_train(final)
     trained.log(final, evaluation)
     warnings, is_kept = [], False
-    if trained.config.tracking.log_model:
+    if trained.part.config.tracking.log_model:
         try:
             trained.log_model(evaluation.threshold, results_dir)
             is_kept = True
@@ -49,17 +49,20 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     return final
 
 
-def finish_trial(trained: TrainedNetwork, trial: TrialRun, folder: Path, *, is_part: bool) -> dict[str, float]:
+def finish_trial(
+    trained: TrainedNetwork, may_be_chosen: Callable[[dict[str, float]], bool], folder: Path
+) -> dict[str, float]:
     """Give the final metrics; measure training images, and keep the weights in `folder`, only where that may matter."""
     evaluation, final = trained.evaluate(on_test=False)
-    needs_gap = is_part or "generalization_gap" in trained.config.objective
+    is_part = bool(trained.part.name)
+    needs_gap = is_part or "generalization_gap" in trained.part.config.objective
     if needs_gap:
         final = trained.measure_train(final)
-    if trial.may_be_chosen(final):
+    if may_be_chosen(final):
         final = final if needs_gap else trained.measure_train(final)
-        kept.keep(folder, trained.config, trained.model, trained.progress, evaluation.threshold)
+        kept.keep(folder, trained.part.config, trained.model, trained.progress, evaluation.threshold)
     trained.log(final, evaluation)
-    if trained.config.evaluation.pictures == "all":
+    if trained.part.config.evaluation.pictures == "all":
         for failure in trained.report(folder / "results", evaluation):
             log.warning("warning: %s", failure)
     if not is_part:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import OmegaConf
 
-from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.images import load_data_once
-from cnn_sweeps.data.split import Split
+from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.experiment.parts import plan_trainings
+from cnn_sweeps.experiment.parts import Part, plan_parts
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
@@ -56,9 +54,7 @@ class KeptTrial(NamedTuple):
     The threshold is the decision threshold, of two classes.
     """
 
-    config: RunConfig
-    dataset: ImageDataset
-    split: Split
+    part: Part
     progress: TrainingProgress
     threshold: float | None
 
@@ -74,11 +70,11 @@ def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted
     tree = parse_stored(text, what)
     tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
     config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
-    dataset, split = load_data_once(config)
-    if dataset.fingerprint != data_fingerprint:
+    images = load_images_once(config)
+    if images.dataset.fingerprint != data_fingerprint:
         raise DataError(
-            f"data: {dataset.source} holds other images than when trial {number} was trained; restore them to test it"
+            f"data: {images.dataset.source} holds other images than when trial {number} was trained; "
+            "restore them to test it"
         )
-    training = plan_trainings(config, dataset, split)[0]
     progress, threshold = _load_history(folder)
-    return KeptTrial(training.config, dataset, training.split, progress, threshold)
+    return KeptTrial(plan_parts(config, images)[0], progress, threshold)

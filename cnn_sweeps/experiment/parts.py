@@ -8,39 +8,42 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Split, split_into_folds
+from cnn_sweeps.data.images import Images
+from cnn_sweeps.data.split import split_into_folds
 from cnn_sweeps.settings.schema import RunConfig
 
 _LOSES_BELOW_P = 0.05
 
 
-@dataclass(frozen=True)
-class Training:
-    """One of the trainings of a configuration.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One of a run's trainings; of a run with a single one, all of it.
 
     Attributes:
         config: with the training's own seed.
-        split: with the training's own validation images.
-        name: what tells it from the others.
+        images: with the training's own validation images.
+        name: what tells it from the others; empty if there are none.
     """
 
     config: RunConfig
-    split: Split
-    name: str
+    images: Images
+    name: str = ""
 
 
-def plan_trainings(config: RunConfig, dataset: ImageDataset, split: Split) -> list[Training]:
+def plan_parts(config: RunConfig, images: Images) -> list[Part]:
     """Give every training: `config.repeats` seeds from `config.seed` on, each on `config.folds` folds.
 
     Raises:
         DataError: if a class has fewer different images than folds.
     """
+    if config.repeats == config.folds == 1:
+        return [Part(config, images)]
+    dataset, split = images.dataset, images.split
     folds = [split] if config.folds == 1 else split_into_folds(dataset, split, config.folds, config.split.seed)
     return [
-        Training(
+        Part(
             replace(config, seed=seed, resolved=config.resolved | {"seed": seed}),
-            fold,
+            replace(images, split=fold),
             _name(seed, number, config.folds),
         )
         for seed in range(config.seed, config.seed + config.repeats)

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.images import Images
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.experiment.comparison import Comparison, Pair
+from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
@@ -34,8 +34,10 @@ _MOST_THREADS = 1024
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
 
-class Reproduction:
+class Reproduction(Role):
     """One run as the reproduction of a recorded one."""
+
+    is_named_by_user = False
 
     def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
         """Of a recorded run, with the settings that are not the run's own from `composed`.
@@ -43,9 +45,8 @@ class Reproduction:
         Raises:
             ConfigError: if the recorded settings are not those of this code, or would call what is not allowed.
         """
-        self.is_pruned = False
-        self.config = _restore_config(record, composed, allowed_targets)
-        self.overrides = _recorded_overrides(record)
+        super().__init__(_restore_config(record, composed, allowed_targets))
+        self._overrides = _recorded_overrides(record)
         self._record = record
         self._new_run_id = ""
         first = next(iter(record.measured.values()))
@@ -53,12 +54,16 @@ class Reproduction:
         self._num_trainings = 0
 
     @property
-    def is_tested(self) -> bool:
+    def _is_tested(self) -> bool:
         """Whether the recorded run has measured test images: of a trial that was not chosen only the others are."""
         return any(name.startswith("test_") for each in self._record.measured.values() for name in each.final)
 
     @property
-    def name(self) -> str:
+    def overrides(self) -> list[str]:
+        """What was set for the recorded run."""
+        return self._overrides
+
+    def name(self, _images: Images) -> str:
         """What the run is called."""
         return f"reproduction of {self._record.name}"
 
@@ -72,35 +77,32 @@ class Reproduction:
         """What tells the run from others."""
         return {"command": self.command, REPRODUCES_TAG: self._record.run_id}
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """What is known of the run beside its settings: nothing."""
-        return {}
-
     def note_run(self, run_id: str) -> None:
         """Note which run is the new one."""
         self._new_run_id = run_id
 
-    def check_data(self, dataset: ImageDataset) -> None:
-        """See that the images are the recorded ones.
+    def load_images(self) -> Images:
+        """Load the images, those to test on only if the recorded run has measured them.
 
         Raises:
-            DataError: if they are not.
+            DataError: if they are not the recorded ones.
         """
-        if dataset.fingerprint != self._record.data_fingerprint:
+        images = super().load_images()
+        if images.dataset.fingerprint != self._record.data_fingerprint:
             raise DataError(
-                f"data: {dataset.source} holds other images now (fingerprint {dataset.fingerprint}); "
+                f"data: {images.dataset.source} holds other images now (fingerprint {images.dataset.fingerprint}); "
                 f"{_describe_images(self._record)}"
             )
+        return images if self._is_tested else images.without_test()
 
-    def begin_training(self, _progress: TrainingProgress) -> bool:
-        """Tell whether this training is to be stopped where it was: the first one of a trial that was pruned in it."""
+    def begin(self, _progress: TrainingProgress) -> None:
+        """Count the trainings."""
         self._num_trainings += 1
-        return self._num_trainings == 1 and self._pruned_after > 0
 
-    def report_epoch(self, progress: TrainingProgress) -> bool:
-        """Tell whether to stop."""
-        self.is_pruned = progress.epochs_done >= self._pruned_after
+    def after_epoch(self, progress: TrainingProgress) -> bool:
+        """Tell whether to stop where the recorded trial was pruned in its first training."""
+        if self._num_trainings == 1 and self._pruned_after:
+            self.is_pruned = progress.epochs_done >= self._pruned_after
         return self.is_pruned
 
     def compare(self, tolerance: float) -> Comparison:

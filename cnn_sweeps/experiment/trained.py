@@ -7,13 +7,11 @@ from pathlib import Path
 
 import keras
 
-from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Split
 from cnn_sweeps.errors import ModelError, UserError, describe_error
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.results import Evaluation, Predict
+from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.models import plain_copy
-from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.sweep.jobs.outcome import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.tracking import models, runs
@@ -25,17 +23,13 @@ class TrainedNetwork:
     """A training that has come to its end.
 
     Attributes:
-        config: of the training.
-        dataset: the images.
-        split: which images were for what; without test images in a sweep.
+        part: its settings and images; without test images in a sweep.
         model: with its final weights.
         predict: gives its probabilities.
         progress: what the epochs measured.
     """
 
-    config: RunConfig
-    dataset: ImageDataset
-    split: Split
+    part: Part
     model: keras.Model
     predict: Predict
     progress: TrainingProgress
@@ -43,14 +37,15 @@ class TrainedNetwork:
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
         final = results.describe_training(self.model, self.progress)
-        evaluation = results.evaluate(self.predict, self.dataset, self.split, self.config, on_test=on_test)
+        images = self.part.images
+        evaluation = results.evaluate(self.predict, images.dataset, images.split, self.part.config, on_test=on_test)
         return evaluation, final | evaluation.metrics
 
     def measure_train(self, final: dict[str, float]) -> dict[str, float]:
         """Add the metrics on training images, and the gap, to those on validation images."""
         val_log_loss = final["final_val_log_loss"]
-        threshold = final.get("decision_threshold")
-        return final | results.evaluate_on_train(self.predict, self.dataset, self.split, threshold, val_log_loss)
+        threshold, images = final.get("decision_threshold"), self.part.images
+        return final | results.evaluate_on_train(self.predict, images.dataset, images.split, threshold, val_log_loss)
 
     def log(self, final: dict[str, float], evaluation: Evaluation) -> None:
         """Record the final metrics and their intervals."""
@@ -62,17 +57,17 @@ class TrainedNetwork:
         Returns:
             What to say of texts that cannot be written, and of pictures that cannot be drawn.
         """
-        failures = []
+        failures, dataset, config = [], self.part.images.dataset, self.part.config
         try:
-            results.write_report(folder, self.dataset, evaluation.held_out)
+            results.write_report(folder, dataset, evaluation.held_out)
         except Exception as error:  # as with a picture: metrics and model matter more
             if is_disk_full(error):
                 raise
             failures.append(f"the report cannot be written ({describe_error(error)})")
-        if self.config.evaluation.pictures != "none":
+        if config.evaluation.pictures != "none":
             from cnn_sweeps.evaluation.pictures import write_pictures
 
-            about = (self.model, self.dataset, evaluation, self.progress, self.config.training)
+            about = (self.model, dataset, evaluation, self.progress, config.training)
             failures += write_pictures(folder, *about)
         runs.log_files(folder)
         return failures
@@ -88,10 +83,10 @@ class TrainedNetwork:
             ModelError: if the network cannot be kept as one that loads by itself; its weights are in the folder then.
             TrackingError: if the store refuses it.
         """
-        dataset = self.dataset
+        dataset, train = self.part.images.dataset, self.part.images.split.train
         record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
         try:
-            return models.log_model(plain_copy(self.model), record, dataset.images[self.split.train[:1]])
+            return models.log_model(plain_copy(self.model), record, dataset.images[train[:1]])
         except UserError:
             raise
         except Exception as error:  # whatever Keras makes of a user's own layer

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.experiment import kept
 from cnn_sweeps.experiment.parts import clearly_loses, objective_values
-from cnn_sweeps.settings.environment import job_overrides
+from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.console import describe_params
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
+from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
-from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
+
+if TYPE_CHECKING:
+    from cnn_sweeps.experiment.trained import TrainedNetwork
+
+log = logging.getLogger(__name__)
 
 # What is kept with the study and its trials.
 STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
@@ -66,23 +75,55 @@ def join_trial(config: RunConfig) -> TrialRun | None:
     return None if trial is None else TrialRun(trial, config)
 
 
-class TrialRun:
+class TrialRun(Role):
     """Reports epochs of the first training and the objective of each, and asks whether to go on."""
+
+    is_trial = True
+    is_named_by_user = False
+    max_share_of_time = 0.02  # SQLite and the disk take 50 ms, as long as many a short epoch
 
     def __init__(self, trial: JobTrial, config: RunConfig) -> None:
         """Of a trial, with the configuration that all its trainings share."""
-        self._trial, self._config = trial, config
+        super().__init__(config)
+        self._trial = trial
         self._objective = config.objective[0]
         self._num_trainings = 0
-        self.is_pruned = False
+
+    def find_store(self) -> str:
+        """Wait for the store: that of a sweep was there when it began."""
+        return patiently(super().find_store, log.warning)
+
+    def load_images(self) -> Images:
+        """Give the images of the trial before, unless they are others, without those to test on."""
+        images = load_images_once(self.config)
+        told = describe_images(images.dataset, images.split)
+        self.tell(told)
+        self._check_images(images.dataset)
+        if DATA_TOLD not in self._trial.study.user_attrs:  # which the sweep's controller says
+            self._trial.study.set_user_attr(DATA_TOLD, told)
+        return images.without_test()
 
     @property
-    def is_retry(self) -> bool:
+    def goes_on(self) -> bool:
         """Whether an earlier trial of the same configuration was lost, so that its checkpoint may be there."""
-        return retry_of(self._trial.frozen) is not None
+        return self.config.resume or retry_of(self._trial.frozen) is not None
 
-    @property
-    def name(self) -> str:
+    def find_left(self, _checkpoint: Checkpoint) -> None:
+        """Each trial has a run of its own."""
+
+    def finished_parts(self, checkpoint: Checkpoint) -> list[FinishedPart]:
+        """Give the parts that a lost trial has finished, if what the first one left in its folder is still there.
+
+        Those are the weights to be tested at the sweep's end, and the epochs that the study is to know.
+        """
+        finished = super().finished_parts(checkpoint)
+        for folder in self._earlier_folders() if finished else []:
+            if (progress := kept.take_over(folder, output_dir())) is not None:
+                self.begin(progress)
+                return finished
+        return []
+
+    def name(self, _images: Images) -> str:
         """What the trial is called in the record."""
         return f"trial {self._trial.number}: {describe_params(self._trial.frozen)}"
 
@@ -97,11 +138,6 @@ class TrialRun:
         return command_to_repeat(str(self._trial.study.user_attrs.get(PROGRAM, "")), self.overrides)
 
     @property
-    def overrides(self) -> list[str]:
-        """The trial's overrides."""
-        return job_overrides()
-
-    @property
     def tags(self) -> dict[str, str]:
         """What tells the trial's run from others; it is a part of the sweep's."""
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
@@ -114,12 +150,12 @@ class TrialRun:
         self._trial.note(RUN_ID, run_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
 
-    def earlier_folders(self) -> list[Path]:
+    def _earlier_folders(self) -> list[Path]:
         """Give the folders of the lost trials that this one tries again, the last one first."""
         sweep = Path(HydraConfig.get().sweep.dir)
         return [sweep / subfolder_of(trial) for trial in self._trial.earlier_attempts()]
 
-    def check_data(self, dataset: ImageDataset) -> None:
+    def _check_images(self, dataset: ImageDataset) -> None:
         """See that the images are those of the study's other trials.
 
         Raises:
@@ -134,47 +170,62 @@ class TrialRun:
                 "choose another hydra.sweeper.study_name"
             )
 
-    def tell_data(self, lines: Sequence[str]) -> None:
-        """Have the sweep's controller say what there is to say of the images, unless another trial did."""
-        if DATA_TOLD not in self._trial.study.user_attrs:
-            self._trial.study.set_user_attr(DATA_TOLD, list(lines))
-
-    def begin_training(self, progress: TrainingProgress) -> bool:
-        """Tell whether this training's epochs are to be reported: those of the first one, as of every other trial."""
+    def begin(self, progress: TrainingProgress) -> None:
+        """Report the epochs of the lost trial that this one goes on with: of its first training, as of every trial."""
         self._num_trainings += 1
-        if self._num_trainings > 1:
-            return False
-        for epoch in range(1, progress.epochs_done + 1):  # of the lost trial that this one goes on with
-            self._report(progress, epoch)
-        return True
+        if self._num_trainings == 1:
+            for epoch in range(1, progress.epochs_done + 1):
+                self._report(progress, epoch)
 
-    def report_epoch(self, progress: TrainingProgress) -> bool:
-        """Report an epoch's objective; tell whether to stop."""
-        self.is_pruned = self._report(progress, progress.epochs_done)
+    def after_epoch(self, progress: TrainingProgress) -> bool:
+        """Report an epoch's objective, of the first training; tell whether to stop."""
+        if self._num_trainings == 1:
+            self.is_pruned = self._report(progress, progress.epochs_done)
         return self.is_pruned
 
     def _report(self, progress: TrainingProgress, epoch: int) -> bool:
         value = progress.history[epoch - 1].get(self._objective)
         return value is not None and self._trial.report(value, epoch)
 
-    def clearly_loses(self, finals: Sequence[dict[str, float]]) -> bool:
-        """Note each training's objective; tell whether the configuration is worse than the best, beyond chance."""
-        values = [objective_values(final, self._config)[0] for final in finals]
+    def finish(self, trained: TrainedNetwork, _folder: Path) -> dict[str, float]:
+        """Measure the trained network, and keep what may be asked for at the sweep's end."""
+        from cnn_sweeps.experiment.completion import finish_trial
+
+        return finish_trial(trained, self.may_be_chosen, output_dir())
+
+    def gives_up(self, finals: Sequence[dict[str, float]]) -> bool:
+        """Note each part's objective; tell whether the configuration is worse than the best, beyond chance."""
+        num_parts = self.config.repeats * self.config.folds
+        if num_parts == 1 or not finals:
+            return False
+        values = [objective_values(final, self.config)[0] for final in finals]
         self._trial.note_if_possible(VALUES, values)
         best = self._trial.best_trial()
-        if best is None or len(finals) == self._config.repeats * self._config.folds:
+        if best is None or len(finals) == num_parts:
             return False
-        return clearly_loses(values, values_of(best), minimize=OBJECTIVES[self._objective] == "minimize")
+        minimize = OBJECTIVES[self._objective] == "minimize"
+        self.is_pruned = clearly_loses(values, values_of(best), minimize=minimize)
+        return self.is_pruned
+
+    def ending(self) -> dict[str, str]:
+        """Say how the trial ended."""
+        return {STATE_TAG: "PRUNED" if self.is_pruned else "COMPLETE"}
+
+    def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
+        """Give the objectives.
+
+        Raises:
+            TrialPruned: if the trial is not worth going on with.
+        """
+        if self.is_pruned:
+            raise optuna.TrialPruned
+        return super().outcome(finals)
 
     def may_be_chosen(self, final: dict[str, float]) -> bool:
         """Tell whether this training's weights may be asked for at the sweep's end: the first ones of a good trial."""
         if self._num_trainings > 1:
             return False
-        value = objective_values(final, self._config)[0]
-        return self._config.repeats * self._config.folds > 1 or self._trial.would_be_among_best(
-            value, max(1, self._config.evaluate_best)
+        value = objective_values(final, self.config)[0]
+        return self.config.repeats * self.config.folds > 1 or self._trial.would_be_among_best(
+            value, max(1, self.config.evaluate_best)
         )
-
-    def prune(self) -> None:
-        """End the job as a pruned trial."""
-        raise optuna.TrialPruned

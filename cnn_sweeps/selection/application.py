@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.data.folder import list_folder
-from cnn_sweeps.data.images import forget_data
+from cnn_sweeps.data.images import forget_images
 from cnn_sweeps.errors import ConfigError, DiskError, OutageError, TrackingError, TrackingOutageError
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.kept import WEIGHTS_FILE
@@ -157,7 +157,7 @@ class CnnSweep(SweepApplication):
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
         prepare_libraries()
-        forget_data()
+        forget_images()
         self._study, self._folder = study, folder
         tracking = self._config.tracking
         self._name = tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}"

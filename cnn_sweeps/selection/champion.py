@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.images import load_data_once
+from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation.metrics import describe_test
 from cnn_sweeps.experiment.kept import WEIGHTS_FILE, load_kept
@@ -56,11 +56,11 @@ def evaluate_trial(
     with logged_to(Path(folder) / "evaluation.log"):
         trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint, trusted)
         lines = []
-        with runs.reopened_run(find_store(trained.config.tracking), tags["trial.run_id"]):
+        with runs.reopened_run(find_store(trained.part.config.tracking), tags["trial.run_id"]):
             evaluation, final = trained.evaluate(on_test=on_test)
             if on_test:
                 tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
-                if trained.config.repeats * trained.config.folds > 1 and evaluation.threshold is not None:
+                if trained.part.config.repeats * trained.part.config.folds > 1 and evaluation.threshold is not None:
                     tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
                 runs.log_metrics(tested, step=trained.progress.epochs_done)
                 lines.append(f"trial {tags['trial.number']} on the test images, once: {describe_test(final)}")
@@ -95,18 +95,16 @@ def logged_to(file: Path) -> Iterator[None]:
 
 def _load_trained(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> TrainedNetwork:
 
-    config, dataset, split, progress, _ = load_kept(folder, number, data_fingerprint, trusted)
-    network = build_network(config, dataset, len(split.train))
+    part, progress, _ = load_kept(folder, number, data_fingerprint, trusted)
+    network = build_network(part.config, part.images.dataset, len(part.images.split.train))
     network.model.load_weights(folder / WEIGHTS_FILE)
-    return TrainedNetwork(
-        config, dataset, split, network.model, partial(network.predict, image_tensor(dataset)), progress
-    )
+    return TrainedNetwork(part, network.model, partial(network.predict, image_tensor(part.images.dataset)), progress)
 
 
 def _register(trained: TrainedNetwork, model_uri: str, tags: dict[str, str], value: float) -> str:
 
-    config, dataset = trained.config, trained.dataset
-    _, whole_split = load_data_once(config)  # before it was divided into folds
+    config, dataset = trained.part.config, trained.part.images.dataset
+    whole_split = load_images_once(config).split  # before it was divided into folds
     comparable = {
         "comparable.data": whole_split.fingerprint(dataset),
         "comparable.metric": describe_metric(config, len(dataset.class_names)),

@@ -56,15 +56,16 @@ def retrain_trial(
     log_file = Path(folder) / "retraining.log"
     with logged_to(log_file):
         kept = load_kept(Path(folder), number, data_fingerprint, trusted)
-        tracking = replace(kept.config.tracking, run_name=None)
+        tracking = replace(kept.part.config.tracking, run_name=None)
         name = f"trial {number} retrained on train + validation"
-        with runs.tracked_run(find_store(tracking), tracking, name, kept.config.settings, log_file, tags=tags):
+        with runs.tracked_run(find_store(tracking), tracking, name, kept.part.config.settings, log_file, tags=tags):
             return _retrain(kept, number, Path(folder) / "retrained", on_test=on_test, keep_model=keep_model)
 
 
 def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_model: bool) -> list[str]:
 
-    config, dataset, split, progress, threshold = kept
+    part, progress, threshold = kept
+    config, dataset, split = part.config, part.images.dataset, part.images.split
     num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
     both = np.sort(np.concatenate([split.train, split.val]))
     balanced = config.training.class_weight == "balanced"
@@ -79,7 +80,7 @@ def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_
         runs.log_metrics(metrics, step=epoch)
     network.measure_batch_statistics(source, seed=config.seed, batch_size=config.training.batch_size)
     lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
-    predict, whole = partial(network.predict, images), replace(split, train=both, val=split.val[:0])
+    predict = partial(network.predict, images)
     if on_test and len(split.test):
         test = results.measure_test(predict, dataset, split, threshold)
         beside = {} if threshold is None else {"decision_threshold": threshold}
@@ -89,7 +90,8 @@ def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_
         if (no_better := describe_no_better(test.metrics)) is not None:
             lines.append(f"warning: retrained trial {number}: {no_better}")
     if keep_model:
-        trained = TrainedNetwork(config, dataset, whole, network.model, predict, progress)
+        whole = replace(part.images, split=replace(split, train=both, val=split.val[:0]))
+        trained = TrainedNetwork(replace(part, images=whole), network.model, predict, progress)
         tags = {"trial.number": str(number), "retrained.images": str(len(both))}
         name = registered_name(config, dataset)
         try:

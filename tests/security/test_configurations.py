@@ -221,7 +221,7 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
 ):
     """A password would go to that store, and a folder there would be filled and cleaned."""
     loaded = []
-    monkeypatch.setattr(kept, "load_data_once", lambda config: loaded.append(config) or sys.exit())
+    monkeypatch.setattr(kept, "load_images_once", lambda config: loaded.append(config) or sys.exit())
     elsewhere = {"_target_": "cnn_sweeps.data.load_folder", "root": "/home", "cache_dir": "/thesis", "image_size": 28}
     elsewhere |= {"channels": 1, "on_bad_image": "skip"}
     changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
