@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,16 @@ def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(ar
     assert not code or re.fullmatch(r"error: .*\n", done.stderr)
 
 
-def test_help_lists_groups_options_settings_and_examples(tmp_path):
-    shown = command(tmp_path, "--help").stdout
+def shown_by(run_train, capsys, *arguments):
+    """Run the command in this process; give what it shows."""
+    capsys.readouterr()
+    with suppress(SystemExit):
+        run_train(*arguments)
+    return capsys.readouterr().out
+
+
+def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
+    shown = shown_by(run_train, capsys, "--help")
     assert "  model: cnn, residual\n" in shown
     assert "  regularization: dropout, full, l2, none\n" in shown
     assert "  dropout: 0.5" in shown
@@ -88,29 +97,43 @@ def test_full_traceback_on_request(tmp_path):
     assert "Traceback" in command(tmp_path, "training.epochs=0", HYDRA_FULL_ERROR="1").stderr
 
 
-def test_bug_in_a_users_own_code_keeps_its_traceback(tmp_path):
-    (tmp_path / "my_data.py").write_text("def load(**settings):\n    return 1 / 0\n")
-    done = command(tmp_path, "data=synthetic", "data._target_=my_data.load", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 1
-    assert "my_data.py" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
+@pytest.fixture
+def my_data(tmp_path, monkeypatch):
+    """Write the user's own code; give the settings that call its function `load`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+
+    def write(text):
+        (tmp_path / "my_data.py").write_text(text)
+        return ["data=synthetic", "data._target_=my_data.load"]
+
+    yield write
+    sys.modules.pop("my_data", None)
 
 
-def test_wrong_argument_for_a_users_function_is_named(tmp_path):
-    (tmp_path / "my_data.py").write_text("def load(num_images):\n    return num_images\n")
-    done = command(tmp_path, "data=synthetic", "data._target_=my_data.load", PYTHONPATH=str(tmp_path))
-    assert "data: my_data.load got an unexpected keyword argument 'num_classes'; it takes: num_images" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bug_in_a_users_own_code_keeps_its_traceback(my_data, run_train):
+    with pytest.raises(ZeroDivisionError) as error:
+        run_train(*my_data("def load(**settings):\n    return 1 / 0\n"))
+    assert Path(str(error.traceback[-1].path)).name == "my_data.py"
 
 
-def test_config_dir_adds_options_and_goes_before_those_of_the_same_name(tmp_path):
+def test_wrong_argument_for_a_users_function_is_named(my_data, run_train):
+    with pytest.raises(SystemExit) as end:
+        run_train(*my_data("def load(num_images):\n    return num_images\n"))
+    told = "data: my_data.load got an unexpected keyword argument 'num_classes'; it takes: num_images"
+    assert told in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_config_dir_adds_options_and_goes_before_those_of_the_same_name(run_train, tmp_path, capsys):
     (tmp_path / "mine/optimizer").mkdir(parents=True)
     (tmp_path / "mine/optimizer/adam.yaml").write_text("_target_: mine\nlearning_rate: 0.25\n")
     (tmp_path / "mine/optimizer/other.yaml").write_text("_target_: other\n")
-    shown = command(tmp_path, "--config-dir", "mine", "--cfg", "job", "-p", "optimizer").stdout
+    shown = shown_by(run_train, capsys, "--config-dir", "mine", "--cfg", "job", "-p", "optimizer")
     assert "learning_rate: 0.25" in shown
-    assert "_target_: other" in command(tmp_path, "-cd=mine", "optimizer=other", "--cfg", "job").stdout
-    assert "optimizer: adam, adamw, other, rmsprop, sgd" in command(tmp_path, "--config-dir=mine", "--help").stdout
+    assert "_target_: other" in shown_by(run_train, capsys, "-cd=mine", "optimizer=other", "--cfg", "job")
+    shown = shown_by(run_train, capsys, "--config-dir=mine", "--help")
+    assert "optimizer: adam, adamw, other, rmsprop, sgd" in shown
 
 
 @pytest.mark.parametrize(

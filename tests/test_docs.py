@@ -8,6 +8,9 @@ import pytest
 from conftest import compose
 from tiny_sweeps import write_dark_and_light_photos
 
+from cnn_sweeps.sweep import preparation
+from cnn_sweeps.sweep.space import extreme_values
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -38,7 +41,9 @@ def training_commands(text):
 
 
 RUNS = [command for command in training_commands(PAGE) if "--multirun" not in command]
-OF_WORKERS = (
+NOT_CHECKED = (  # what says how long, by how many and under which name: every other test of a sweep says it
+    "hydra.sweeper.study_name",
+    "hydra.sweeper.n_trials",
     "hydra.sweeper.timeout_s",
     "hydra.sweeper.trial_timeout_s",
     "hydra.sweeper.n_jobs",
@@ -47,7 +52,7 @@ OF_WORKERS = (
 )
 SWEEPS = sorted(
     {
-        shlex.join(word for word in shlex.split(command) if not word.startswith(OF_WORKERS))
+        shlex.join(word for word in shlex.split(command) if not word.startswith(NOT_CHECKED))
         for text in [PAGE, *(page.read_text(encoding="utf-8") for page in OTHER_PAGES)]
         for command in training_commands(text)
         if "--multirun" in command
@@ -69,8 +74,14 @@ def test_settings_of_each_run_are_accepted(arguments):
 
 @pytest.mark.parametrize("arguments", SWEEPS)
 def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkeypatch):
-    """As it stands, but for its workers, and the time for starting trials is over at once."""
-    write_dark_and_light_photos(tmp_path / "photos")
+    """As it stands, but for its name and its workers, and the time for starting trials is over at once.
+
+    Of a preset, the first values are checked: all of them, in test_sweep.py.
+    """
+    if "PATH" in arguments:
+        write_dark_and_light_photos(tmp_path / "photos")
+    if not any(sign in arguments for sign in (",", "(")):
+        monkeypatch.setattr(preparation, "extreme_values", lambda distribution: extreme_values(distribution)[:1])
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]

@@ -113,17 +113,6 @@ def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_t
     assert re.search(r"test images: log loss [\d.]+ \([\d.]+ to [\d.]+\), accuracy", log.read_text())
 
 
-def test_many_classes_have_metrics_and_pictures_but_no_threshold(run_train, last_run):
-    run_train(*TINY, "evaluation.pictures=best", "data.num_classes=3", "tracking.log_model=false")
-    run = last_run()
-    assert {f"test_{name}" for name in METRICS} <= set(run.data.metrics)
-    assert not any("threshold" in name or "at_half" in name for name in run.data.metrics)
-    assert run.data.metrics["test_accuracy_of_commonest_class"] == pytest.approx(1 / 3)
-    assert {f"{name}.png" for name in PICTURES} <= {
-        file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
-    }
-
-
 @pytest.fixture(scope="module")
 def rare_class(tmp_path_factory):
     """A folder with a split of its own, of two classes, hard to tell apart, one image in five of the second."""
@@ -289,7 +278,7 @@ def test_network_that_is_hard_to_draw_or_to_keep_is_measured_and_its_weights_are
     )
 
 
-def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(run_train, last_run, monkeypatch):
+def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(kept_run, store, monkeypatch):
     from conftest import compose
 
     from cnn_sweeps.data.split import split_dataset
@@ -297,8 +286,8 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     from cnn_sweeps.models import class_probabilities
     from cnn_sweeps.settings.targets import call_target
 
-    run_train(*TINY, "regularization=dropout")
-    run = last_run()
+    run = kept_run
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     for name in [name for name in sys.modules if name.startswith("cnn_sweeps.models")]:
         monkeypatch.delitem(sys.modules, name)
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
@@ -317,7 +306,9 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
 
 
-def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train, last_run, tmp_path):
+def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_metrics_and_pictures_but_no_threshold(
+    run_train, last_run, tmp_path
+):
     random = np.random.default_rng(0)
     for i in range(60):
         file = tmp_path / "photos" / ("dark", "light", "grey")[i % 3] / f"{i}.png"
@@ -333,6 +324,7 @@ def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train
         "data.image_size=16",
         f"data.cache_dir={tmp_path}/cache",
         "data.on_bad_image=skip",
+        "evaluation.pictures=best",
     )
     run = last_run()
     assert run.info.run_name == "photos cnn seed 0"
@@ -341,6 +333,14 @@ def test_folder_of_images_with_bad_files_skipped_trains_and_lists_them(run_train
     assert "1 images repeat another one" in log.read_text()
     assert "1 files are no usable images and were skipped: dark/broken.jpg" in log.read_text()
     assert "light" in artifact(run, "test_report.txt").read_text()
+    counts = json.loads(artifact(run, "data.json").read_text())["images"]["test"].values()
+    assert len(counts) == 3
+    assert {f"test_{name}" for name in METRICS} <= set(run.data.metrics)
+    assert not any("threshold" in name or "at_half" in name for name in run.data.metrics)
+    assert run.data.metrics["test_accuracy_of_commonest_class"] == pytest.approx(max(counts) / sum(counts))
+    assert {f"{name}.png" for name in PICTURES} <= {
+        file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    }
 
 
 def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):

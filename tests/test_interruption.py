@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -16,12 +17,12 @@ from tiny_sweeps import command_in, write_dark_and_light_photos
 
 from cnn_sweeps.experiment.epoch_record import EpochRecord
 
-# Many short epochs, so that a signal always comes in the middle.
+# Some short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
     *TINY_CNN,
     "regularization=full",
     "training.batch_size=16",
-    "training.epochs=30",
+    "training.epochs=16",
     "training.early_stopping.enabled=false",
     "evaluation.pictures=none",
 ]
@@ -77,16 +78,16 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     photos = ["data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"]
     command = [*photos, *LONG_TRAINING]
     with start(tmp_path, *command) as process:
-        wait_for(process, "epoch  5/30")
+        wait_for(process, "epoch  5/16")
         process.kill()
     (killed,) = runs(tmp_path)
     assert killed.info.status == "RUNNING"
 
-    with start(tmp_path, *command, "resume=true") as process:
-        wait_for(process, "resuming after epoch")
-        wait_for(process, "epoch 12/30")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 143
+    with command_in(tmp_path, tmp_path) as run_train, raised_in_epoch(12, signal.SIGTERM):
+        with pytest.raises(SystemExit) as end:
+            run_train(*command, "resume=true")
+        assert end.value.code == 143
+    assert any("resuming after epoch" in log.read_text() for log in tmp_path.rglob("train.log"))
     (terminated,) = runs(tmp_path)
     assert (terminated.info.run_id, terminated.info.status) == (killed.info.run_id, "KILLED")
 
@@ -95,7 +96,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     (resumed,) = runs(tmp_path)
     assert (resumed.info.run_id, resumed.info.status) == (killed.info.run_id, "FINISHED")
     steps = {metric.step for metric in mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")}
-    assert steps == set(range(1, 31))
+    assert steps == set(range(1, 17))
 
     with command_in(tmp_path, tmp_path) as run_train:
         run_train(*command, "resume=true")  # nothing is left to resume: a new run
@@ -106,15 +107,23 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
         assert resumed.data.metrics[metric] == uninterrupted.data.metrics[metric]
 
 
-def test_ctrl_c_ends_the_run_killed(run_train, store, monkeypatch):
+@contextmanager
+def raised_in_epoch(number, signal_number):
+    """Have trainings in this process get a signal after an epoch is recorded."""
     add = EpochRecord.add
 
-    def add_and_interrupt(record, metrics, epoch):
+    def add_and_raise(record, metrics, epoch):
         add(record, metrics, epoch)
-        signal.raise_signal(signal.SIGINT)
+        if epoch == number:
+            signal.raise_signal(signal_number)
 
-    monkeypatch.setattr(EpochRecord, "add", add_and_interrupt)
-    with pytest.raises(SystemExit) as end:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochRecord, "add", add_and_raise)
+        yield
+
+
+def test_ctrl_c_ends_the_run_killed(run_train, store):
+    with raised_in_epoch(1, signal.SIGINT), pytest.raises(SystemExit) as end:
         run_train(*TINY, "tracking.experiment_name=interrupted")
     assert end.value.code == 130
     (run,) = mlflow.search_runs(experiment_names=["interrupted"], output_format="list")
@@ -123,7 +132,8 @@ def test_ctrl_c_ends_the_run_killed(run_train, store, monkeypatch):
 
 def test_xla_trains(tmp_path):
     """In a process of its own: in this one others have asked for kernels that XLA does not have."""
-    with start(tmp_path, *TINY, "training.xla=true", "tracking.log_model=false") as process:
+    small = ["model.filters=[4]", "model.dense_units=[4]", "training.epochs=1", "tracking.log_model=false"]
+    with start(tmp_path, *TINY, *small, "training.xla=true") as process:
         output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "doesn't support" not in output

@@ -118,7 +118,14 @@ def test_interrupted_run_whose_evaluation_is_another_now_is_trained_again(run_tr
 @pytest.fixture
 def interrupted_trial(run_train, interrupt, tmp_path):
     """The command of a sweep whose only trial was interrupted in its second training."""
-    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "repeats=2", "evaluate_best=1"]
+    command = [
+        *SWEEP,
+        IN_THIS_PROCESS,
+        "hydra.sweeper.n_trials=1",
+        "repeats=2",
+        "evaluate_best=1",
+        "tracking.log_model=false",
+    ]
     undo = interrupt(training, "train_epoch", 4)
     with pytest.raises(SystemExit):
         run_train(*command)

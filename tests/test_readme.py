@@ -70,7 +70,7 @@ def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself
 
 @pytest.mark.parametrize("arguments", TRAINING)
 def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
-    """Each as it stands, but for one epoch, a small image and PATH, and without pictures."""
+    """Each as it stands, but for one epoch, a small image and network and PATH, and without pictures."""
     write_dark_and_light_photos(tmp_path / "photos")
     (tmp_path / "my_conf/model").mkdir(parents=True)
     (tmp_path / "my_conf/model/mine.yaml").write_text(block("yaml", containing="build_mine"))
@@ -79,6 +79,8 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
 
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
     smaller = ["data.image_size=32", f"data.cache_dir={tmp_path}/cache"] if "data.root=photos" in words else []
+    if not any(word.startswith(("model=mine", "model.filters=")) for word in words):
+        smaller += ["model.filters=[4]"]
     run_train(*words, *smaller, "training.epochs=1", "tracking.log_model=false", "evaluation.pictures=none")
     (log,) = tmp_path.glob("outputs/*/*/train.log")
     assert "best epoch 1 of 1" in log.read_text()

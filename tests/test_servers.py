@@ -2,7 +2,9 @@
 
 import os
 import socket
+import threading
 import time
+import unittest.mock
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import mlflow
 import optuna
 import psutil
 import pytest
+from cnn_sweeps.experiment.epoch_record import EpochRecord
 from conftest import TINY, compose
 from servers import started_tracking_server
 from tiny_sweeps import (
@@ -24,7 +27,9 @@ from tiny_sweeps import (
     started,
     sweep_folder,
     sweep_log,
+    train_command,
 )
+from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError, TrackingError
 from cnn_sweeps.sweep.study.heartbeat import sign_key
@@ -79,14 +84,30 @@ def shared(places, tmp_path_factory):
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     (there / "sitecustomize.py").write_text("import socket\nsocket.gethostname = lambda: 'there'\n")
     looks = []
-    with started(here, *command, IN_THIS_PROCESS) as first, pytest.MonkeyPatch.context() as patch:
+    add = EpochRecord.add
+
+    def hosts():
+        trials = optuna.load_study(study_name=STUDY, storage=open_storage(places.studies)).trials
+        return {trial.user_attrs.get("owner", {}).get("owner.host") for trial in trials}
+
+    def add_once_both_are_there(record, metrics, epoch):
+        wait_until(lambda: "there" in hosts() or second.poll() is not None, "a trial of the other host")
+        add(record, metrics, epoch)
+
+    def look():
+        while second.poll() is None:
+            looks.append(look_at_workers(there, second))
+            time.sleep(0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{there}:{os.environ.get('PYTHONPATH', '')}")
-        with started(there, *command) as second:
-            while second.poll() is None:
-                looks.append(look_at_workers(there, second))
-                time.sleep(1)
-            for folder, process in ((here, first), (there, second)):
-                finish(folder, process)
+        with started(there, *command) as second, patch.context() as of_first, unittest.mock.patch.dict(os.environ):
+            looking = threading.Thread(target=look)
+            looking.start()
+            of_first.setattr(EpochRecord, "add", add_once_both_are_there)
+            train_command(of_first, here, here)(*command, IN_THIS_PROCESS)
+            finish(there, second)
+            looking.join()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         patch.setenv("MLFLOW_TRACKING_PASSWORD", OF_ADMIN)

@@ -217,24 +217,12 @@ def test_of_two_values_for_a_key_the_last_one_counts_and_an_interpolation_is_res
     run_train, tmp_path
 ):
     """As in every Hydra command."""
-    last_are_several = ["model.filters=[4,8]", "model.filters=[4,4],[8,8]", "model.dense_units=${model.filters}"]
-    quick = ["objective=num_parameters", "training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
-    run_train(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, *last_are_several, *quick)
-    few, many = study_in(tmp_path).trials
-    for key in ("model.filters", "model.dense_units"):
-        assert [run_of(trial).data.params[key] for trial in (few, many)] == ["[4, 4]", "[8, 8]"]
-    assert few.value < many.value
-
-
-def test_group_that_is_swept_is_a_parameter_of_the_trials_and_the_sweeps_run_has_what_is_fixed(run_train, tmp_path):
+    last_are_several = ["model.dropout=0.5", "++model.dropout=0.1,0.3", "model.l2=${model.dropout}"]
     quick = ["training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
-    run_train(*SWEEP, IN_THIS_PROCESS, "optimizer=adam,sgd", "++model.dropout=choice(0.1)", "model.l2=0.01", *quick)
-    study = study_in(tmp_path)
-    trials, sweep = [run_of(trial).data.params for trial in study.trials], parent_run(study).data.params
-    assert [(params["optimizer"], params["model.dropout"]) for params in trials] == [("adam", "0.1"), ("sgd", "0.1")]
-    assert sweep["model.l2"] == trials[0]["model.l2"] == "0.01"
-    assert not any(key.startswith("optimizer") for key in sweep)
-    assert all(sweep[key] == params[key] for params in trials for key in sweep)
+    run_train(*SWEEP, IN_THIS_PROCESS, *last_are_several, *quick)
+    trials = [run_of(trial).data.params for trial in study_in(tmp_path).trials]
+    for key in ("model.dropout", "model.l2"):
+        assert [params[key] for params in trials] == ["0.1", "0.3"]
 
 
 # Trials that do not complete.
@@ -328,7 +316,7 @@ def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, 
 
 def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path):
     run_train(
-        *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[4,8],[4,4]"),
+        *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[8,8],[4,8]"),
         "objective=[val_log_loss,num_parameters]",
         *("hydra.sweeper.direction=[minimize,minimize]", "tracking.log_model=false", "evaluation.pictures=best"),
     )
@@ -418,9 +406,12 @@ def test_best_configuration_is_retrained_on_training_and_validation_images_whate
 
 
 def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_verdicts(run_train, tmp_path):
+    """Its arms are the options of a group: a parameter of the trials, and the sweep's run has what is fixed."""
     arms = ["none", "dropout", "l2", "both", "both_and_decay"]
     epochs = "training.epochs=4"  # enough for the default pruner to stop some
-    run_train(*SWEEP, IN_THIS_PROCESS, "experiment=ablation", "search=ablation", "seed=0,1", epochs)
+    smallest = ["model.filters=[4]", "model.dense_units=[4]"]  # there are five kinds of graphs
+    sweep = [word for word in SWEEP if not word.startswith(("model.filters=", "model.dense_units="))]
+    run_train(*sweep, *smallest, IN_THIS_PROCESS, "experiment=ablation", "search=ablation", "seed=0,1", epochs)
     study = study_in(tmp_path)
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
     assert [(trial.params["ablation"], trial.params["seed"]) for trial in study.trials] == [
@@ -438,9 +429,11 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
         run = run_of(trial)
         params = [run.data.params[key] for key in ("model.dropout", "model.l2", "optimizer.schedule")]
         assert tuple(params) == expected[trial.params["ablation"]]
+        assert run.data.params["ablation"] == trial.params["ablation"]
         assert measured_on_test(run)
         assert parent.data.params.items() <= run.data.params.items()  # it has what all trials share
-    assert "training.batch_size" in parent.data.params
+    assert parent.data.params["training.batch_size"] == "16"
+    assert not {"ablation", "seed", "model.dropout", "model.l2", "optimizer.schedule"} & parent.data.params.keys()
     table = pd.read_csv(artifact(parent, "ablation.csv"))
     row = table[(table["arm"] == "l2") & (table["metric"] == "test_accuracy")].iloc[0]
     of_arm = [run_of(trial) for trial in study.trials if trial.params["ablation"] == "l2"]
@@ -592,7 +585,7 @@ def refusal(run_train, *arguments):
     return message
 
 
-@pytest.mark.parametrize("preset", ["architecture", "wide"])  # test_docs.py begins sweeps of the others
+@pytest.mark.parametrize("preset", ["architecture", "optimizer", "wide"])  # the default one: in every other sweep here
 def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(preset, run_train, tmp_path):
     assert UNREACHABLE in refusal(run_train, f"search={preset}", UNREACHABLE)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from waiting import wait_until
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.selection.sweep_run import open_sweep_run
@@ -178,35 +177,44 @@ def test_only_running_runs_of_this_machines_dead_processes_are_closed(experiment
     assert client.get_run(other.info.run_id).info.status == "RUNNING"
 
 
-def test_process_that_is_killed_while_it_makes_the_database_leaves_none_that_cannot_be_used(tmp_path):
-    uri, unfinished = f"sqlite:///{tmp_path}/new.db", tmp_path / "new.db.unfinished"
-    code = f"from cnn_sweeps.tracking.store import connected\nwith connected({uri!r}, 'first'): pass"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        wait_until(lambda: unfinished.exists() and unfinished.stat().st_size > 10_000, "a part of it")
-        process.kill()
-    assert not (tmp_path / "new.db").exists()
-    subprocess.run([sys.executable, "-c", code], check=True)
+BEGIN = """\
+import os, signal, sys, time
+from pathlib import Path
+
+import mlflow.store.tracking.sqlalchemy_store
+from cnn_sweeps.tracking.store import connected
+
+
+def begin():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with connected("sqlite:///new.db", "first") as experiment_id:
+                Path(f"{os.getpid()}.id").write_text(experiment_id)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+killed, unfinished = begin(), Path("new.db.unfinished")
+while not unfinished.exists() or unfinished.stat().st_size <= 10_000:
+    time.sleep(0.001)
+os.kill(killed, signal.SIGKILL)
+assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+assert not Path("new.db").exists()
+both = [begin(), begin()]
+assert [os.waitpid(pid, 0)[1] for pid in both] == [0, 0]
+"""
+
+
+def test_processes_that_begin_at_once_after_one_was_killed_while_it_made_the_database_share_a_whole_one(tmp_path):
+    subprocess.run([sys.executable, "-c", BEGIN], cwd=tmp_path, check=True)
     assert {file.name for file in tmp_path.glob("new.db*")} == {"new.db", "new.db.lock"}
-    experiments = mlflow.MlflowClient(uri).search_experiments()
+    ids = [file.read_text() for file in tmp_path.glob("*.id")]
+    assert ids[0] == ids[1]
+    experiments = mlflow.MlflowClient(f"sqlite:///{tmp_path}/new.db").search_experiments()
     assert {each.name for each in experiments} == {"Default", "first"}
-
-
-def test_processes_that_begin_at_once_share_the_new_database_and_the_experiment(tmp_path):
-    uri = f"sqlite:///{tmp_path}/new.db"
-    code = (
-        "import sys; from cnn_sweeps.tracking.store import connected\n"
-        "import mlflow; print('ready', flush=True); sys.stdin.readline()\n"
-        f"with connected({uri!r}, 'first') as experiment_id: print(experiment_id)"
-    )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    ids = {process.communicate()[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert len(ids) == 1
 
 
 # A sweep's run.

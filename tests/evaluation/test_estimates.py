@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn import metrics as sklearn_metrics
 from sklearn.utils import resample
 
+from cnn_sweeps.evaluation import estimates
 from cnn_sweeps.evaluation.estimates import best_threshold, estimate, measure_decisions
 from cnn_sweeps.evaluation.metrics import choose_classes
 
@@ -23,10 +25,8 @@ def by_scikit_learn(probabilities, labels, threshold=None):
     if num_classes == 2:
         predicted = (probabilities[:, 1] >= (0.5 if threshold is None else threshold)).astype(int)
     average = "binary" if num_classes == 2 else "macro"
-    of_class = {
-        name: getattr(sklearn_metrics, f"{name}_score")(labels, predicted, average=average, zero_division=0)
-        for name in ("precision", "recall", "f1")
-    }
+    by_class = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
+    of_class = dict(zip(("precision", "recall", "f1"), by_class[:3], strict=True))
     scores, truth = (probabilities[:, 1], labels) if num_classes == 2 else (probabilities, one_hot)
     return of_class | {
         "log_loss": sklearn_metrics.log_loss(labels, probabilities, labels=range(num_classes)),
@@ -59,11 +59,12 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn_at_any_threshold(thres
     assert measure_decisions(predicted, labels, 2) == pytest.approx({name: measured[name] for name in decided})
 
 
-@pytest.mark.parametrize(("num_classes", "threshold"), [(2, None), (3, None), (2, 0.3)])
+@pytest.mark.parametrize(("num_classes", "threshold"), [(3, None), (2, 0.3)])
 def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes, threshold):
     probabilities, labels = predictions(num_classes)
     draws = [resample(probabilities, labels, random_state=seed) for seed in range(200)]
-    resampled = [by_scikit_learn(*draw, threshold) for draw in draws]
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        resampled = [by_scikit_learn(*draw, threshold) for draw in draws]
     for name, each in estimate(probabilities, labels, threshold).items():
         if name == "expected_calibration_error":
             continue
@@ -72,7 +73,8 @@ def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes, th
         assert (each.low, each.high) == pytest.approx((low, high), abs=0.2 * width), name
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr(estimates, "NUM_RESAMPLES", 200)
     truth = estimate(*predictions(2, num_images=20_000, seed=99))["roc_auc"].value
     held = [
         each.low <= truth <= each.high

@@ -63,12 +63,17 @@ class SweepUnderTest:
             sweep += ["hydra/launcher=dask", f"hydra.launcher.address={self.cluster.address}"]
         return [*program, *trial, *study, *sweep]
 
-    def start(self):
-        """Give the command."""
+    def start(self, *more):
+        """Give the command, with more words."""
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         with (self.folder / "terminal.txt").open("a") as terminal:
             process = subprocess.Popen(
-                self.command, cwd=self.folder, env=environment, stdout=terminal, stderr=terminal, start_new_session=True
+                [*self.command, *more],
+                cwd=self.folder,
+                env=environment,
+                stdout=terminal,
+                stderr=terminal,
+                start_new_session=True,
             )
         self.controllers.append(process)
         self._started = time.monotonic()

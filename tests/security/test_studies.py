@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
-from tiny_sweeps import IN_THIS_PROCESS, SWEEP, run_of, study_in, sweep_folder, sweep_log
+from tiny_sweeps import IN_THIS_PROCESS, SWEEP, command_in, run_of, study_in, sweep_folder, sweep_log
 
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
@@ -45,21 +45,32 @@ def add_waiting_trial(folder, **values):
     study_in(folder).add_trial(trial)
 
 
-def test_waiting_trial_with_names_that_the_command_does_not_search_is_not_run_and_the_sweep_goes_on(
-    run_train, tmp_path
-):
-    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
-    foreign = {"data._target_": "my_code.run", "+data.config": "{_target_: my_code.run}", "hydra.run.dir": "elsewhere"}
-    (tmp_path / "my_code.py").write_text("from pathlib import Path\ndef run(**_): Path('was run').touch()\n")
-    add_waiting_trial(tmp_path, **foreign)
-    run_train(*QUICK, "hydra.sweeper.n_trials=3", "evaluate_best=false")
-    first, refused, third = study_in(tmp_path).trials
+@pytest.fixture(scope="module")
+def continued(store, tmp_path_factory):
+    """The folder of a sweep that went on once others had queued three and added a better one."""
+    folder = tmp_path_factory.mktemp("continued")
+    (folder / "my_code.py").write_text("from pathlib import Path\ndef run(**_): Path('was run').touch()\n")
+    with command_in(folder, store) as run_train_here:
+        run_train_here(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
+        foreign = {"data._target_": "my_code.run", "+data.config": "{_target_: my_code.run}"}
+        add_waiting_trial(folder, **foreign, **{"hydra.run.dir": "elsewhere"})
+        add_waiting_trial(folder)
+        study_in(folder).enqueue_trial({"model.dropout": 0.5, "data._target_": "my_code.run"})
+        params = {"model.dropout": 0.125, "data._target_": "my_code.run"}
+        distributions = {name: CategoricalDistribution([value]) for name, value in params.items()}
+        study_in(folder).add_trial(create_trial(params=params, distributions=distributions, value=-1.0))
+        run_train_here(*QUICK, "hydra.sweeper.n_trials=5", "evaluate_best=false")
+    return folder
+
+
+def test_waiting_trial_with_names_that_the_command_does_not_search_is_not_run_and_the_sweep_goes_on(continued):
+    first, refused, third, *_ = study_in(continued).trials
     assert (first.state.name, refused.state.name, third.state.name) == ("COMPLETE", "FAIL", "COMPLETE")
     told = "was queued in the study with '+data.config', 'data._target_', 'hydra.run.dir', which this command does not"
     assert told in refused.user_attrs["error"]
-    assert told in sweep_log(tmp_path)
-    assert not (sweep_folder(tmp_path) / "1").exists()
-    assert not (tmp_path / "was run").exists()
+    assert told in sweep_log(continued)
+    assert not (sweep_folder(continued) / "1").exists()
+    assert not (continued / "was run").exists()
 
 
 @pytest.mark.parametrize(
@@ -113,27 +124,17 @@ def test_trial_that_is_queued_between_looking_and_asking_is_not_run_either(tmp_p
     assert study.claim().state == TrialState.FAIL
 
 
-def test_waiting_trial_with_names_of_the_search_space_is_run(run_train, tmp_path):
+def test_waiting_trial_with_names_of_the_search_space_is_run(continued):
     """The parameters of one that is only queued, as `optuna.Study.enqueue_trial` does it, are those of the space."""
-    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
-    add_waiting_trial(tmp_path)
-    study_in(tmp_path).enqueue_trial({"model.dropout": 0.5, "data._target_": "my_code.run"})
-    run_train(*QUICK, "hydra.sweeper.n_trials=3", "evaluate_best=false")
-    _, second, third = study_in(tmp_path).trials
-    assert [trial.state.name for trial in (second, third)] == ["COMPLETE"] * 2
-    assert [trial.params["model.dropout"] for trial in (second, third)] == [0.25, 0.5]
-    assert "data._target_" not in third.params
+    third, fourth = study_in(continued).trials[2:4]
+    assert [trial.state.name for trial in (third, fourth)] == ["COMPLETE"] * 2
+    assert [trial.params["model.dropout"] for trial in (third, fourth)] == [0.25, 0.5]
+    assert "data._target_" not in fourth.params
 
 
-def test_best_command_has_no_names_that_the_command_does_not_search(run_train, tmp_path):
-    run_train(*QUICK, "hydra.sweeper.n_trials=1", "evaluate_best=false")
-    params = {"model.dropout": 0.25, "data._target_": "my_code.run"}
-    distributions = {name: CategoricalDistribution([value]) for name, value in params.items()}
-    better = create_trial(params=params, distributions=distributions, value=-1.0)
-    study_in(tmp_path).add_trial(better)
-    run_train(*QUICK, "hydra.sweeper.n_trials=2", "evaluate_best=false")
-    command = sweep_log(tmp_path).rpartition("to run by itself:\n")[2]
-    assert "model.dropout=0.25" in command
+def test_best_command_has_no_names_that_the_command_does_not_search(continued):
+    command = sweep_log(continued).rpartition("to run by itself:\n")[2]
+    assert "model.dropout=0.125" in command
     assert "my_code" not in command
 
 

@@ -46,6 +46,9 @@ def go_wrong(fault, x):
         raise ValueError(f"x is {x}")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3600)
     if fault == "leave":
         os._exit(0)
     if fault == "exit":
@@ -226,7 +229,10 @@ def xs(folder):
 
 
 def trials(folder, study="study"):
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(Path(folder, "studies", f"{study}.journal"))))
+    database = Path(folder, "studies", f"{study}.db")
+    if database.exists():
+        return optuna.load_study(study_name=study, storage=f"sqlite:///{database}").trials
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(database.with_suffix(".journal"))))
     return optuna.load_study(study_name=study, storage=storage).trials
 
 

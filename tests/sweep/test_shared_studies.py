@@ -78,12 +78,12 @@ def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exact
         else:
             codes = [os.wait()[1] for _ in range(3)]
             os._exit(any(codes))
-        run_all(open_study(folder, total=25, storage={address!r}))
+        run_all(open_study(folder, total=12, storage={address!r}))
         os._exit(0)
     """
     assert run_as_process(tmp_path, code) == 0
-    study = open_study(tmp_path, total=25, storage=address)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 25
+    study = open_study(tmp_path, total=12, storage=address)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 12
     assert len({trial.user_attrs["owner"]["owner.pid"] for trial in study.trials}) > 1
 
 
@@ -98,25 +98,16 @@ def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(add
     assert run_as_process(tmp_path, waiting) == 0
 
 
-LEAVE_A_TRIAL = """
-    from cnn_sweeps import owners
-    from cnn_sweeps.sweep.study.heartbeat import Heartbeat
-    owners._boot = lambda: "of another host"
-    {change}
-    open_study(folder, total=2, storage={place!r}, name={name!r}).claim()
-    os._exit(9)
-"""
+def leave_a_trial(open_at):
+    """Claim a trial as a controller of another host, of the same name, that gives one sign of life and dies."""
+    with on_another_host():
+        study = open_at(total=2)
+        study.claim()
+    study._heartbeat._under_way.clear()
 
 
-def leave_a_trial(place, request, tmp_path, change=""):
-    """Claim a trial as a controller of another host, of the same name, that dies."""
-    assert (
-        run_as_process(tmp_path, LEAVE_A_TRIAL.format(place=place, name=request.node.originalname, change=change)) == 9
-    )
-
-
-def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, place, request, tmp_path, clock):
-    leave_a_trial(place, request, tmp_path)
+def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, clock):
+    leave_a_trial(open_at)
     study = open_at(total=2)
     (lost,) = study.trials
     assert lost.user_attrs["owner"]["owner.host"] == socket.gethostname()
@@ -154,9 +145,11 @@ def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_at, c
     assert sign_of(mine, mine.trials[0]) == last
 
 
-def test_silence_is_not_judged_where_there_never_were_signs_of_life(open_at, place, request, tmp_path, clock):
+def test_silence_is_not_judged_where_there_never_were_signs_of_life(open_at, clock):
     """As of a controller of an earlier version, whose trials in files had none."""
-    leave_a_trial(place, request, tmp_path, "Heartbeat._beat = lambda heartbeat: None")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heartbeat.Heartbeat, "_beat", lambda _heartbeat: None)
+        leave_a_trial(open_at)
     study = open_at(total=1)
     for clock.now in range(0, 1000, 25):
         assert study.recover() == []
@@ -164,15 +157,12 @@ def test_silence_is_not_judged_where_there_never_were_signs_of_life(open_at, pla
     assert recovered.user_attrs["error"] == "its controller died"
 
 
-def test_controller_of_a_restarted_container_takes_over_what_its_predecessor_of_the_same_number_left(
-    open_at, place, request, tmp_path, clock
-):
-    same = "owners._pid_namespace = lambda: 'the container'; os.getpid = lambda: 1"
-    leave_a_trial(place, request, tmp_path, same)
+def test_controller_of_a_restarted_container_takes_over_what_its_predecessor_of_the_same_number_left(open_at, clock):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owners, "_boot", lambda: "of another host")
         patch.setattr(owners, "_pid_namespace", lambda: "the container")
         patch.setattr(owners.os, "getpid", lambda: 1)
+        leave_a_trial(open_at)
+        patch.setattr(owners, "_boot", lambda: "of another host")
         (recovered,) = open_at(total=1).recover()
     assert recovered.user_attrs["error"] == "its controller died"
 

@@ -26,81 +26,89 @@ def app(tmp_path):
 
 
 def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
-    faults = "{1:raise,2:kill,3:not a number,4:unpicklable,5:prune,6:exit,7:memory,8:text,9:leave}"
-    output = sweep(app, "x=range(0,11)", f"++faults={faults}", "hydra.sweeper.max_retries=1")
-    ended = last_trials(app)
-    assert {x: trial.state.name for x, trial in ended.items()} == {
-        **dict.fromkeys((0, 10), "COMPLETE"),
-        **dict.fromkeys((1, 2, 3, 4, 6, 7, 8, 9), "FAIL"),
-        5: "PRUNED",
-    }
-    errors = {x: ended[x].user_attrs["error"] for x in (1, 2, 3, 4, 6, 7, 8, 9)}
-    assert errors[1] == "ValueError: x is 1"
-    assert "died (exit code -9)" in errors[2]
-    assert errors[3] == "the objective is nan"
-    assert "Unpicklable: cannot travel" in errors[4]
-    assert "SystemExit: 3" in errors[6]
-    assert errors[7].startswith("MemoryError")
-    assert "'much'" in errors[8]
-    assert "died (exit code 0)" in errors[9]
-    assert all(error in output for error in errors.values())
-    assert sorted(xs(app)) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9, 10]  # what the machine did is tried again
-    assert [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs] == [2, 7, 9]
-    for x in (1, 4):
-        assert "in go_wrong" in (app / "out/study" / str(ended[x].number) / "error.txt").read_text()
-
-
-def test_what_only_a_worker_can_import_fails_its_own_trial_and_reaches_no_other_process(app):
+    """The first worker dies while it starts, too; one job's error and another's value only their worker can import."""
+    (app / "die at start").touch()
     (app / "only_here").mkdir()
     (app / "only_here/foreign.py").write_text("class ForeignError(Exception): ...\n")
-    output = sweep(app, "x=0,1,2", "++faults={0:'foreign error',1:'foreign value'}")
+    ways = ["none", "raise", "kill", "not a number", "unpicklable", "prune", "exit", "memory", "text", "leave"]
+    ways += ["terminate", "hang", "foreign error", "foreign value", "none"]
+    faults = ",".join(f"{x}:'{way}'" for x, way in enumerate(ways))
+    limits = ["hydra.sweeper.max_retries=1", "hydra.sweeper.trial_timeout_s=15"]
+    output = sweep(app, f"x=range(0,{len(ways)})", f"++faults={{{faults}}}", *limits)
     ended = last_trials(app)
-    assert [ended[x].state.name for x in range(3)] == ["FAIL", "FAIL", "COMPLETE"]
-    assert ended[0].user_attrs["error"] == "RuntimeError: ForeignError: bad"
-    assert "what the job returned cannot be read here (No module named 'foreign')" in ended[1].user_attrs["error"]
-    assert "in go_wrong" in (app / "out/study/0/error.txt").read_text()
+    assert {ways[x]: trial.state.name for x, trial in ended.items()} == {
+        **dict.fromkeys(ways, "FAIL"),
+        "none": "COMPLETE",
+        "prune": "PRUNED",
+    }
+    errors = {ways[x]: trial.user_attrs["error"] for x, trial in ended.items() if trial.state.name == "FAIL"}
+    assert errors["raise"] == "ValueError: x is 1"
+    assert "died (exit code -9)" in errors["kill"]
+    assert errors["not a number"] == "the objective is nan"
+    assert "Unpicklable: cannot travel" in errors["unpicklable"]
+    assert "SystemExit: 3" in errors["exit"]
+    assert errors["memory"].startswith("MemoryError")
+    assert "'much'" in errors["text"]
+    assert "died (exit code 0)" in errors["leave"]
+    assert "died (exit code 15)" in errors["terminate"]
+    assert "hydra.sweeper.trial_timeout_s" in errors["hang"]
+    assert errors["foreign error"] == "RuntimeError: ForeignError: bad"
+    assert "what the job returned cannot be read here (No module named 'foreign')" in errors["foreign value"]
+    assert all(error in output for error in errors.values())
     assert "Traceback" not in output
+    once_more = [ways.index(way) for way in ("kill", "memory", "leave", "terminate")]  # what the machine did
+    assert sorted(xs(app)) == sorted([*range(len(ways)), *once_more])
+    retried = [trial.params["x"] for trial in trials(app) if "retry_of" in trial.user_attrs]
+    assert [
+        x for x in retried if x != 0
+    ] == once_more  # the first one may have gone to the worker that died at its start
+    for way in ("raise", "unpicklable", "memory", "foreign error"):
+        number = ended[ways.index(way)].number
+        assert "in go_wrong" in (app / "out/study" / str(number) / "error.txt").read_text()
+    pids = [pid for _, pid, _ in runs(app)]
+    starved = xs(app).index(ways.index("memory"))
+    assert pids[starved - 1] == pids[starved] != pids[starved + 1]  # who got no memory runs no other job
 
 
-def test_job_over_its_time_fails_alone(app):
-    sweep(app, "x=0,1,2,3", "++faults={1:hang}", "hydra.sweeper.trial_timeout_s=15", "hydra.sweeper.n_jobs=2")
-    ended = last_trials(app)
-    assert [ended[x].state.name for x in range(4)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert "hydra.sweeper.trial_timeout_s" in ended[1].user_attrs["error"]
-    assert sorted(xs(app)) == [0, 1, 2, 3]
+# One sweep of a module by several workers into SQLite.
 
 
-def test_worker_that_dies_while_it_starts_is_replaced(app):
-    (app / "die at start").touch()
-    sweep(app, "x=1,2,3")
-    assert states(app) == {"COMPLETE": 3}
-    assert sorted(xs(app)) == [1, 2, 3]
-
-
-def test_free_slot_gets_the_next_trial_while_another_one_runs(app):
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
     """The first job ends only when the others have run."""
-    sweep(app, "x=range(0,6)", "++faults={0:'wait for runs'}", "hydra.sweeper.n_jobs=2")
-    slow, *fast = trials(app)
-    assert states(app) == {"COMPLETE": 6}
+    folder = tmp_path_factory.mktemp("swept")
+    write_app(folder / "package")
+    (folder / "package" / "__init__.py").touch()
+    how = ["hydra.sweeper.n_jobs=auto", "hydra.sweeper.storage='sqlite:///studies/study.db'"]
+    faults = "++faults={0:'wait for runs',2:raise}"
+    return folder, sweep(folder, "x=range(0,6)", faults, *how, program=("-m", "package.app"))
+
+
+def test_free_slot_gets_the_next_trial_while_another_one_runs(swept):
+    folder, _ = swept
+    slow, *fast = trials(folder)
+    assert states(folder) == {"COMPLETE": 5, "FAIL": 1}
+    assert sorted(xs(folder)) == list(range(6))
     assert all(slow.datetime_start < trial.datetime_start < slow.datetime_complete for trial in fast)
-    assert len({pid for _, pid, _ in runs(app)}) == 2
+    assert len({pid for _, pid, _ in runs(folder)}) > 1
 
 
-def test_what_a_job_prints_is_in_its_own_folder_and_not_on_the_terminal(app):
-    output = sweep(app, "x=1,2,3", "++faults={2:raise}", "hydra.sweeper.n_jobs=2")
+def test_number_of_workers_that_is_left_to_the_machine_is_said(swept):
+    _, output = swept
+    assert re.search(r"n_jobs=auto: \d+ workers? of \d+ threads?; \d+ cores, [\d,]+ MB of free memory", output)
+
+
+def test_what_a_job_prints_is_in_its_own_folder_and_not_on_the_terminal(swept):
+    folder, output = swept
     assert "printed" not in output
-    for x, _, folder in runs(app):
-        lines = Path(folder, "output.log").read_text().splitlines()
+    for x, _, folder_of_run in runs(folder):
+        lines = Path(folder_of_run, "output.log").read_text().splitlines()
         assert lines[:3] == [f"printed, x is {x}", "printed by a child", "printed as an error"]
 
 
-def test_application_that_is_a_module_is_swept_and_named_as_one(tmp_path):
-    write_app(tmp_path / "package")
-    (tmp_path / "package" / "__init__.py").touch()
-    output = sweep(tmp_path, "x=3,1,2", "hydra.sweeper.n_jobs=2", program=("-m", "package.app"))
-    assert states(tmp_path) == {"COMPLETE": 3}
-    assert "python -m package.app x=1\n" in output
-    assert sorted(xs(tmp_path)) == [1, 2, 3]
+def test_application_that_is_a_module_is_swept_and_named_as_one(swept):
+    _, output = swept
+    assert re.search(r"\n  python -m package\.app .* x=0\n", output)
 
 
 def test_values_reach_the_job_as_they_were_written_one_job_after_another_in_one_worker(app):
@@ -116,13 +124,11 @@ def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_jo
     config = (app / "config.yaml").read_text().partition("hydra:\n")[0]
     (app / "config.yaml").write_text(config.replace("  - override hydra/sweeper: optuna\n", ""))
     command = ["hydra.sweep.dir=out", "hydra.launcher.n_jobs=2"]
-    sweep(app, *command, "x=1,2,3")
-    assert sorted(xs(app)) == [1, 2, 3]
-    assert len({pid for _, pid, _ in runs(app)}) == 2
-    output = sweep(app, *command, "x=4,5,6", "++faults={5:kill}", succeeds=False)
-    assert sorted(xs(app)) == [1, 2, 3, 4, 5, 6]
+    output = sweep(app, *command, "x=4,5,6,7", "++faults={4:'wait for partner',7:kill}", succeeds=False)
+    assert sorted(xs(app)) == [4, 5, 6, 7]
+    assert len({pid for _, pid, _ in runs(app)}) > 1
     assert "ProcessExpired" in output
-    output = sweep(app, "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
+    output = run_here(app, "--multirun", "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
     assert output.startswith("hydra.launcher.n_jobs=none: should be auto or a number of jobs at once, at least 1\n")
     assert "Traceback" not in output
 
@@ -170,22 +176,9 @@ def test_worker_that_leaves_while_it_starts_fails_its_job_and_pool_ends_whatever
 
 
 def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app):
-    sweep(app, "x=1,2,3", "hydra.launcher.max_worker_mb=1")
-    assert states(app) == {"COMPLETE": 3}
-    assert len({pid for _, pid, _ in runs(app)}) == 3
-
-
-def test_worker_that_got_no_memory_is_replaced_before_the_next_job(app):
-    sweep(app, "x=1,2,3", "++faults={2:memory}", "hydra.sweeper.max_retries=0")
-    first, starved, last = [pid for _, pid, _ in runs(app)]
-    assert first == starved != last
-    assert "raise MemoryError" in (app / "out/study/1/error.txt").read_text()
-
-
-def test_number_of_workers_that_is_left_to_the_machine_is_said(app):
-    output = sweep(app, "x=0,1", "++faults={0:'wait for partner'}", "hydra.sweeper.n_jobs=auto")
-    assert re.search(r"n_jobs=auto: \d+ workers? of \d+ threads?; \d+ cores, [\d,]+ MB of free memory", output)
+    sweep(app, "x=1,2", "hydra.launcher.max_worker_mb=1")
     assert states(app) == {"COMPLETE": 2}
+    assert len({pid for _, pid, _ in runs(app)}) == 2
 
 
 @pytest.mark.parametrize(
@@ -208,51 +201,54 @@ def test_what_the_machine_cannot_give_is_refused_before_there_is_a_study(app, ov
     assert not (app / "studies").exists()
 
 
-def test_each_worker_is_prepared_once_before_its_first_job(app):
-    (app / "prepared.py").write_text(
-        "import os\n"
-        "from cnn_sweeps.sweep.application import SweepApplication\n"
-        "def prepare():\n"
-        "    with open('prepared.txt', 'a') as file:\n"
-        "        file.write(f'{os.getpid()}\\n')\n"
-        "class Prepared(SweepApplication):\n"
-        "    prepare_worker = staticmethod(prepare)\n"
-    )
-    sweep(app, "x=0,1,2,3", "++faults={1:kill}", "++hydra.sweeper.application._target_=prepared.Prepared")
-    prepared = (app / "prepared.txt").read_text().split()
-    assert set(prepared) >= {pid for _, pid, _ in runs(app)}
-    assert len(set(prepared)) == len(prepared)
+ENDING = """\
+import os, signal
+from pathlib import Path
+from cnn_sweeps.sweep.application import SweepApplication
 
 
-@pytest.mark.parametrize(
-    ("end", "num_lost"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 3),
-        ("os._exit(0)", 1),
-        ("raise MemoryError", 1),
-        ("raise SystemExit", 1),
-    ],
-)
-def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app, end, num_lost):
-    (app / "ending.py").write_text(
-        "import os, signal\n"
-        "from cnn_sweeps.sweep.application import SweepApplication\n"
-        "def end_at_first():\n"
-        "    with open('pids.txt', 'a+') as file:\n"
-        "        file.seek(0)\n"
-        "        pids = set(file.read().split())\n"
-        f"        if len(pids) < {num_lost}:\n"
-        "            file.write(f'{os.getpid()} ')\n"
-        "            file.flush()\n"
-        f"            {end}\n"
-        "    return ['survived']\n"
-        "class Ending(SweepApplication):\n"
-        "    def finish(self, study, executor):\n"
-        "        return executor.call(end_at_first)\n"
-    )
-    succeeds = num_lost < 3
-    output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=succeeds)
-    assert ("survived" in output) == succeeds
-    assert ("error: after all trials were told, 3 workers were lost, one after another (" in output) != succeeds
+def prepare():
+    with open("prepared.txt", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
+
+def end(how, times):
+    with open(f"{how}.txt", "a+") as file:
+        file.seek(0)
+        if len(file.read().split()) < times:
+            file.write(f"{os.getpid()} ")
+            file.flush()
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "leave":
+                os._exit(0)
+            raise {"memory": MemoryError, "exit": SystemExit}[how]
+    return f"survived {how}"
+
+
+class Ending(SweepApplication):
+    prepare_worker = staticmethod(prepare)
+
+    def finish(self, study, executor):
+        print(*(executor.call(end, how, 1) for how in ("leave", "memory", "exit")))
+        return [executor.call(end, "kill", 3)]
+"""
+
+
+def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app):
+    """Each worker, whether it gets a trial or other work, is prepared once before."""
+    (app / "ending.py").write_text(ENDING)
+    output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=False)
+    assert "survived leave survived memory survived exit\n" in output
+    assert "error: after all trials were told, 3 workers were lost, one after another (" in output
     assert "Traceback" not in output
     assert states(app) == {"COMPLETE": 2}
+    prepared = (app / "prepared.txt").read_text().split()
+    assert len(set(prepared)) == len(prepared)
+    worked = {
+        pid
+        for file in app.glob("*.txt")
+        if file.stem in ("leave", "memory", "kill")
+        for pid in file.read_text().split()
+    }
+    assert set(prepared) >= worked | {pid for _, pid, _ in runs(app)}

@@ -1,6 +1,9 @@
 """What everybody does works with whichever Hydra is installed, and without a warning of what its next version refuses.
 
-The other tests are made with the newest Hydra; `.ci/run` makes these with the newest one to come, too.
+    pytest -n0 tests/hydra_versions.py
+
+The rest of the suite shows the same things with the newest Hydra, so that pytest does not collect this file by itself;
+`.ci/run` runs it with the newest release and with the newest pre-release, deprecation warnings being errors.
 """
 
 import os
