@@ -26,7 +26,7 @@ from waiting import LONGEST_S, wait_until
 
 PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
 ARGUMENTS = (
-    ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluation.pictures=best"]
+    ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4", "evaluation.pictures=best"]
 )
 SWEPT, OBJECTIVE = ("model.dropout", "model.l2", "optimizer.decay_rate"), "final_val_log_loss"
 
@@ -90,25 +90,16 @@ def _answers(address):
         return False
 
 
-@pytest.fixture(scope="module")
-def context(browser):
+@pytest.fixture
+def page(browser, swept):
+    """A page of someone who has never been there: nothing is kept in the browser."""
     context = browser.new_context(viewport={"width": 1340, "height": 800})
     context.set_default_timeout(1000 * LONGEST_S)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context, swept):
-    """A page of someone who has never been there: of what pages keep in the browser only their programs are left."""
     page = context.new_page()
     close_assistant = page.get_by_role("button", name="Close")
     page.add_locator_handler(close_assistant, lambda button: button.click())
     yield page
-    page.evaluate("localStorage.clear()")
-    context.clear_cookies()
-    for each in context.pages:
-        each.close()
+    context.close()
 
 
 def keep_picture(page, name):

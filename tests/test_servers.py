@@ -1,5 +1,6 @@
 """A sweep that two hosts share: its study and its record in PostgreSQL, its files with MLflow's tracking server."""
 
+import functools
 import os
 import socket
 import threading
@@ -62,7 +63,8 @@ def places(postgres, tmp_path_factory):
     }
     options = ["--app-name", "basic-auth"]
     with started_tracking_server(folder, tracking, options=options, environment=environment) as server:
-        yield SimpleNamespace(studies=studies, tracking=tracking, server=server)
+        opened = functools.cache(lambda: open_storage(studies))
+        yield SimpleNamespace(studies=studies, opened_studies=opened, tracking=tracking, server=server)
 
 
 def look_at_workers(folder, controller):
@@ -87,7 +89,8 @@ def shared(places, tmp_path_factory):
     add = EpochRecord.add
 
     def hosts():
-        trials = optuna.load_study(study_name=STUDY, storage=open_storage(places.studies)).trials
+        time.sleep(0.5)  # each look is a request
+        trials = optuna.load_study(study_name=STUDY, storage=places.opened_studies()).trials
         return {trial.user_attrs.get("owner", {}).get("owner.host") for trial in trials}
 
     def add_once_both_are_there(record, metrics, epoch):
@@ -97,7 +100,7 @@ def shared(places, tmp_path_factory):
     def look():
         while second.poll() is None:
             looks.append(look_at_workers(there, second))
-            time.sleep(0.5)
+            time.sleep(1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{there}:{os.environ.get('PYTHONPATH', '')}")

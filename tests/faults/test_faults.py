@@ -7,6 +7,7 @@ The long form, of which each line of the output is an injection that the same se
 
 import os
 import subprocess
+import time
 
 import pytest
 from campaign import Campaign, plan_injections
@@ -118,8 +119,12 @@ def run_here_beside_a_process(sweep, monkeypatch):
     other = sweep.start(IN_THIS_PROCESS)
     add = EpochRecord.add
 
+    def has_a_trial():
+        time.sleep(0.5)  # each look reads the study
+        return str(other.pid) in owners(sweep)
+
     def add_once_both_are_there(record, metrics, epoch):
-        wait_until(lambda: str(other.pid) in owners(sweep) or other.poll() is not None, "the other one's trial")
+        wait_until(lambda: has_a_trial() or other.poll() is not None, "the other one's trial")
         add(record, metrics, epoch)
 
     monkeypatch.setattr(EpochRecord, "add", add_once_both_are_there)
