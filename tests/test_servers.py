@@ -15,7 +15,6 @@ import mlflow
 import optuna
 import psutil
 import pytest
-from cnn_sweeps.experiment.epoch_record import EpochRecord
 from conftest import TINY, compose
 from servers import started_tracking_server
 from tiny_sweeps import (
@@ -33,6 +32,7 @@ from tiny_sweeps import (
 from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError, TrackingError
+from cnn_sweeps.experiment.epoch_record import EpochRecord
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.tracking.store import find_store

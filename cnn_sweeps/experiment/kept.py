@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import DataError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
 _CONFIG_FILE = "config.yaml"
+_HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None])
 
 
 def keep(
@@ -44,8 +47,29 @@ def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
 
 
 def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
-    history, best_epoch, threshold = json.loads((folder / _HISTORY_FILE).read_text())
+    file = folder / _HISTORY_FILE
+    try:
+        history, best_epoch, threshold = _HISTORY.validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{file}: is not what a training leaves there; train the trial again") from error
     return TrainingProgress(history, best_epoch), threshold
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """Where a trial has left what `keep` leaves, and what the sweep knows of it.
+
+    Attributes:
+        path: of the folder.
+        number: of the trial.
+        data_fingerprint: of the images that it was trained on.
+        trusted: what its configuration may name.
+    """
+
+    path: str
+    number: int
+    data_fingerprint: str
+    trusted: Trusted
 
 
 class KeptTrial(NamedTuple):
@@ -59,21 +83,23 @@ class KeptTrial(NamedTuple):
     threshold: float | None
 
 
-def load_kept(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> KeptTrial:
+def load_kept(kept: TrialFolder) -> KeptTrial:
     """Read what a trial left in its folder, and load its images.
 
     Raises:
         ConfigError: if its configuration names anything that the sweep's own does not.
-        DataError: if the images are others now, of which the test images may have been trained on.
+        DataError: if the images are others now, of which the test images may have been trained on, or what is kept
+            makes no sense.
     """
+    folder, trusted = Path(kept.path), kept.trusted
     what, text = f"{folder / _CONFIG_FILE}", (folder / _CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
     tree = parse_stored(text, what)
     tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
     config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
     images = load_images_once(config)
-    if images.dataset.fingerprint != data_fingerprint:
+    if images.dataset.fingerprint != kept.data_fingerprint:
         raise DataError(
-            f"data: {images.dataset.source} holds other images than when trial {number} was trained; "
+            f"data: {images.dataset.source} holds other images than when trial {kept.number} was trained; "
             "restore them to test it"
         )
     progress, threshold = _load_history(folder)

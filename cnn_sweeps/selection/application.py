@@ -22,7 +22,7 @@ from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.data.images import forget_images
 from cnn_sweeps.errors import ConfigError, DiskError, OutageError, TrackingError, TrackingOutageError
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.kept import WEIGHTS_FILE
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.experiment.parts import final_metric
 from cnn_sweeps.experiment.trial import (
     DATA,
@@ -296,13 +296,10 @@ class CnnSweep(SweepApplication):
             return [f"trial {number} was retrained before"]
         lines: list[str] = executor.call(
             _retrain_trial,
-            str(self._folder / subfolder_of(trial)),
-            trial.number,
+            self._left_by(trial),
             {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
-            study.user_attrs[DATA],
             self._config.evaluate_best > 0,
             self._config.tracking.log_model,
-            self._trusted,
         )
         study.set_user_attr(_RETRAINED, number)
         return lines
@@ -358,14 +355,16 @@ class CnnSweep(SweepApplication):
         return _patiently(  # what is cut off is done again
             executor.call,
             _evaluate_trial,
-            str(folder),
+            self._left_by(trial),
             {"study": self._study.name, "trial.number": str(trial.number), "trial.run_id": run_id},
             trial.values[0],
-            self._study.optuna_study.user_attrs[DATA],
             on_test,
             keep_model,
-            self._trusted,
         )
+
+    def _left_by(self, trial: FrozenTrial) -> TrialFolder:
+        fingerprint = self._study.optuna_study.user_attrs[DATA]
+        return TrialFolder(str(self._folder / subfolder_of(trial)), trial.number, fingerprint, self._trusted)
 
     def end(self, status: str) -> None:
         """Close the sweep's run."""

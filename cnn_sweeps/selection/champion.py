@@ -11,10 +11,9 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation.metrics import describe_test
-from cnn_sweeps.experiment.kept import WEIGHTS_FILE, load_kept
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder, load_kept
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
-from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models, runs
 from cnn_sweeps.tracking.store import find_store
@@ -28,33 +27,24 @@ def registered_name(config: RunConfig, dataset: ImageDataset) -> str:
     return config.tracking.registered_model or re.sub("[/:]", "-", name)  # which MLflow refuses
 
 
-def evaluate_trial(
-    folder: str,
-    tags: dict[str, str],
-    value: float,
-    data_fingerprint: str,
-    on_test: bool,
-    keep_model: bool,
-    trusted: Trusted,
-) -> list[str]:
+def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, keep_model: bool) -> list[str]:
     """Measure a trial's kept weights on the test images, and keep its model as the champion; give what to say of it.
 
     With several trainings a trial, they are the first one's.
 
     Args:
-        folder: of the trial.
+        kept: what the trial has left.
         tags: `study`, `trial.number` and `trial.run_id`, of the run to which all is added; the model gets them, too.
         value: the trial's first objective.
-        data_fingerprint: of the images that the trial was trained on.
         on_test: whether to measure on the test images.
         keep_model: whether to log and register the model.
-        trusted: what the trial's configuration may name.
 
     Raises:
         DataError: if the images are others now, of which the test images may have been trained on.
     """
-    with logged_to(Path(folder) / "evaluation.log"):
-        trained = _load_trained(Path(folder), int(tags["trial.number"]), data_fingerprint, trusted)
+    folder = Path(kept.path)
+    with logged_to(folder / "evaluation.log"):
+        trained = _load_trained(kept)
         lines = []
         with runs.reopened_run(find_store(trained.part.config.tracking), tags["trial.run_id"]):
             evaluation, final = trained.evaluate(on_test=on_test)
@@ -63,19 +53,19 @@ def evaluate_trial(
                 if trained.part.config.repeats * trained.part.config.folds > 1 and evaluation.threshold is not None:
                     tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
                 runs.log_metrics(tested, step=trained.progress.epochs_done)
-                lines.append(f"trial {tags['trial.number']} on the test images, once: {describe_test(final)}")
+                lines.append(f"trial {kept.number} on the test images, once: {describe_test(final)}")
             done, warnings = {"test.evaluated": "true"} if on_test else {}, []
             if keep_model:
                 try:
-                    model_uri = trained.log_model(evaluation.threshold, Path(folder) / "results")
+                    model_uri = trained.log_model(evaluation.threshold, folder / "results")
                     assert model_uri is not None  # a run that is opened again lets nothing wait
                     lines.append(_register(trained, model_uri, tags, value))
                     done["registered.model"] = "true"
                 except ModelError as error:
                     warnings.append(str(error))
-            warnings += trained.report(Path(folder) / "results", evaluation)
+            warnings += trained.report(folder / "results", evaluation)
             runs.set_tags(done)  # last, so that what is cut off is done again
-    return [*lines, *(f"warning: trial {tags['trial.number']}: {warning}" for warning in warnings)]
+    return [*lines, *(f"warning: trial {kept.number}: {warning}" for warning in warnings)]
 
 
 @contextmanager
@@ -93,16 +83,14 @@ def logged_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _load_trained(folder: Path, number: int, data_fingerprint: str, trusted: Trusted) -> TrainedNetwork:
-
-    part, progress, _ = load_kept(folder, number, data_fingerprint, trusted)
+def _load_trained(kept: TrialFolder) -> TrainedNetwork:
+    part, progress, _ = load_kept(kept)
     network = build_network(part.config, part.images.dataset, len(part.images.split.train))
-    network.model.load_weights(folder / WEIGHTS_FILE)
+    network.model.load_weights(Path(kept.path) / WEIGHTS_FILE)
     return TrainedNetwork(part, network.model, partial(network.predict, image_tensor(part.images.dataset)), progress)
 
 
 def _register(trained: TrainedNetwork, model_uri: str, tags: dict[str, str], value: float) -> str:
-
     config, dataset = trained.part.config, trained.part.images.dataset
     whole_split = load_images_once(config).split  # before it was divided into folds
     comparable = {

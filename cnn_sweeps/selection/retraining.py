@@ -10,10 +10,9 @@ from cnn_sweeps.data.split import balanced_class_weights
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better
-from cnn_sweeps.experiment.kept import KeptTrial, load_kept
+from cnn_sweeps.experiment.kept import KeptTrial, TrialFolder, load_kept
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.selection.champion import logged_to, registered_name
-from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.tracking import models, runs
 from cnn_sweeps.tracking.store import find_store
 from cnn_sweeps.training.batches import image_tensor, training_images
@@ -24,28 +23,17 @@ ALIAS = "retrained"
 """Of the registered model's newest version that was made here; it stands beside the champion."""
 
 
-def retrain_trial(
-    folder: str,
-    number: int,
-    tags: dict[str, str],
-    data_fingerprint: str,
-    on_test: bool,
-    keep_model: bool,
-    trusted: Trusted,
-) -> list[str]:
+def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_model: bool) -> list[str]:
     """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
 
     Nothing is left to validate on, so neither an epoch nor a decision threshold is chosen: both are those of the trial,
     which is what is measured and kept. The learning rate goes as it did over the epochs.
 
     Args:
-        folder: of the trial, with what `kept.keep` left.
-        number: of the trial.
+        kept: what the trial has left.
         tags: of the new run, which name its parent.
-        data_fingerprint: of the images that the trial was trained on.
         on_test: whether to measure the network on the test images, once.
         keep_model: whether to log and register it.
-        trusted: what the trial's configuration may name.
 
     Returns:
         What to say of it.
@@ -53,17 +41,18 @@ def retrain_trial(
     Raises:
         DataError: if the images are others now.
     """
-    log_file = Path(folder) / "retraining.log"
+    folder = Path(kept.path)
+    log_file = folder / "retraining.log"
     with logged_to(log_file):
-        kept = load_kept(Path(folder), number, data_fingerprint, trusted)
-        tracking = replace(kept.part.config.tracking, run_name=None)
-        name = f"trial {number} retrained on train + validation"
-        with runs.tracked_run(find_store(tracking), tracking, name, kept.part.config.settings, log_file, tags=tags):
-            return _retrain(kept, number, Path(folder) / "retrained", on_test=on_test, keep_model=keep_model)
+        trial = load_kept(kept)
+        config = trial.part.config
+        tracking = replace(config.tracking, run_name=None)
+        name = f"trial {kept.number} retrained on train + validation"
+        with runs.tracked_run(find_store(tracking), tracking, name, config.settings, log_file, tags=tags):
+            return _retrain(trial, kept.number, folder / "retrained", on_test=on_test, keep_model=keep_model)
 
 
 def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_model: bool) -> list[str]:
-
     part, progress, threshold = kept
     config, dataset, split = part.config, part.images.dataset, part.images.split
     num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.experiment import kept
-from cnn_sweeps.experiment.kept import load_kept
+from cnn_sweeps.experiment.kept import TrialFolder, load_kept
 from cnn_sweeps.experiment.reproduction import Reproduction
 from cnn_sweeps.settings.arguments import CommandLine
 from cnn_sweeps.settings.command_line import CONF_DIR
@@ -203,17 +203,17 @@ def test_configuration_in_a_trials_folder_names_only_what_the_sweeps_own_does(st
     trusted = trusted_of(SimpleNamespace(resolved=own))
     keep_config(tmp_path, own)
     with pytest.raises(DataError, match="holds other images than when trial 3 was trained"):
-        load_kept(tmp_path, 3, "none", trusted)
+        load_kept(TrialFolder(str(tmp_path), 3, "none", trusted))
     for tree, told in (
         (own | {"model": {"_target_": "os.system", "command": "true"}}, "would call os.system"),
         (own | {"objective": "${oc.env:HOME}"}, r"has \$\{oc.env:HOME\}"),
     ):
         keep_config(tmp_path, tree)
         with pytest.raises(ConfigError, match=told):
-            load_kept(tmp_path, 3, "none", trusted)
+            load_kept(TrialFolder(str(tmp_path), 3, "none", trusted))
     with pytest.raises(ConfigError, match=r"has \$\{oc.env:MY_EXPERIMENT\}"):
         keep_config(tmp_path, own)
-        load_kept(tmp_path, 3, "none", Trusted())
+        load_kept(TrialFolder(str(tmp_path), 3, "none", Trusted()))
 
 
 def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_keep_images(
@@ -227,9 +227,21 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
     changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
     keep_config(tmp_path, stored | changed)
     with pytest.raises(SystemExit):
-        load_kept(tmp_path, 3, "none", trusted_of(SimpleNamespace(resolved=stored)))
+        load_kept(TrialFolder(str(tmp_path), 3, "none", trusted_of(SimpleNamespace(resolved=stored))))
     assert loaded[0].tracking.uri == stored["tracking"]["uri"]
     assert loaded[0].data == stored["data"] == loaded[0].resolved["data"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "[[], 0]", '[["x"], 1, 0.5]', '[[{"val_log_loss": "x"}], 1, null]', "[" * 10**5]
+)
+def test_history_in_a_trials_folder_that_makes_no_sense_is_told_in_one_line(text, tmp_path):
+    for name in ("config.yaml", "final.weights.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "history.json").write_text(text)
+    (tmp_path / "next").mkdir()
+    with pytest.raises(DataError, match=r"history.json: is not what a training leaves there"):
+        kept.take_over(tmp_path, tmp_path / "next")
 
 
 def test_targets_are_found_wherever_they_are():
