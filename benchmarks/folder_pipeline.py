@@ -71,19 +71,17 @@ def our_rates(photos: Path, cache: Path) -> list[float]:
 
     @tf.function
     def brightness_of_epoch(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:  # asks for every pixel
-        seed, total = tf.constant(0, tf.int64), 0.0
-        order = epoch_order(source, seed, epoch)
+        total = 0.0
+        order = epoch_order(source, epoch)
         for step in tf.range(-(-NUM_IMAGES // BATCH_SIZE)):
-            batch = training_batch(
-                source, order, augmentation, batch_size=BATCH_SIZE, seed=seed, epoch=epoch, step=step
-            )
+            batch = training_batch(source, order, augmentation, epoch, step)
             total += tf.reduce_sum(batch[0])
         return total
 
     def first_epoch() -> None:
         nonlocal source
         data = load_folder(str(photos), SIZE, 3, "error", str(cache))
-        source = training_images(image_tensor(data), data.labels, np.arange(NUM_IMAGES), None)
+        source = training_images(image_tensor(data), data.labels, np.arange(NUM_IMAGES), seed=0, batch_size=BATCH_SIZE)
         later_epoch()
 
     def later_epoch() -> None:

@@ -65,9 +65,9 @@ def test_few_of_many_images_are_measured_always_the_same_in_equal_parts(monkeypa
     monkeypatch.setattr(network, "_PIXELS_A_CALL", 1)
     run, parts = Run(), []
     monkeypatch.setattr(run.network, "_measure", lambda _, indices, weight: parts.append((indices, float(weight))))
-    source = training_images(run.images, run.labels, run.everything, None)
+    source = training_images(run.images, run.labels, run.everything, seed=1, batch_size=16)
     for _ in range(2):
-        run.network.measure_batch_statistics(source, seed=1, batch_size=16)
+        run.network.measure_batch_statistics(source)
     indices = [index for part, _ in parts[:2] for index in part.numpy().tolist()]
     assert len(set(indices)) == 40
     assert indices == [index for part, _ in parts[2:] for index in part.numpy().tolist()]
@@ -99,14 +99,14 @@ def mine():
     data = call_target("data", config.data)
     model = {"_target_": f"{__name__}.build_mine", "dropout": 0.5, "l2": 0.1}
     made = build_network(replace(config, model=model), data, 60)
-    source = training_images(data.images, data.labels, np.arange(60), None)
+    source = training_images(data.images, data.labels, np.arange(60), seed=0, batch_size=16)
     return made, source, data.images
 
 
 def test_normalizations_of_a_users_network_are_measured_wherever_they_are_and_frozen_ones_left():
     made, source, images = mine()
-    made.train_steps(source, seed=0, epoch=0, first_step=0, num_steps=4, batch_size=16)
-    made.measure_batch_statistics(source, seed=0, batch_size=16)
+    made.train_steps(source, epoch=0, first_step=0, num_steps=4)
+    made.measure_batch_statistics(source)
     frozen, own = (made.model.get_layer(name) for name in ("frozen", "own"))
     (block,) = (layer for layer in made.model.layers if isinstance(layer, Block))
     assert (frozen.moving_mean.numpy() == 0).all()
@@ -124,5 +124,5 @@ def test_what_is_no_number_is_not_kept():
     made, source, _ = mine()
     own = made.model.get_layer("own")
     own.moving_variance.assign(np.full(4, np.nan))
-    made.measure_batch_statistics(source, seed=0, batch_size=16)
+    made.measure_batch_statistics(source)
     assert np.isfinite(own.moving_variance.numpy()).all()

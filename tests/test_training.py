@@ -40,9 +40,10 @@ class Run:
             self.epochs_seen.append(metrics)
             on_epoch(metrics)
 
-        source = training_images(self.images, self.labels, self.everything, class_weights)
-        seed, settings = self.config.seed, self.config.training
-        training.train(self.network, source, seed, self.validate, settings, self.progress, remember)
+        settings = self.config.training
+        numbers = {"seed": self.config.seed, "batch_size": settings.batch_size}
+        source = training_images(self.images, self.labels, self.everything, class_weights, **numbers)
+        training.train(self.network, source, self.validate, settings, self.progress, remember)
         return self
 
 

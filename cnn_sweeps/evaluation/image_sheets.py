@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,38 +37,47 @@ def images_to_explain(confidence: Floats, predicted: Labels, labels: Labels) -> 
     return np.array(in_turn[:NUM_EXPLAINED], np.int64), _most_confident(confidence, ~is_right, NUM_EXPLAINED)
 
 
-def draw_predictions(
-    images: Pixels,
-    names: Sequence[str],
-    labels: Labels,
-    predicted: Labels,
-    confidence: Floats,
-    class_names: Sequence[str],
-    title: str,
-    heat: Floats | None = None,
-) -> Figure:
-    """Draw images under their file names, what they were taken for and, where that is wrong, what they are.
+@dataclass(frozen=True)
+class Predictions:
+    """What a network takes images for.
 
-    Args:
+    Attributes:
         images: (n, height, width, channels), 0 to 255, n at least 1.
         names: (n,), of the files.
         labels: (n,), the true classes.
         predicted: (n,), the predicted classes.
         confidence: (n,), the probabilities of the predicted classes.
         class_names: (C,).
+    """
+
+    images: Pixels
+    names: Sequence[str]
+    labels: Labels
+    predicted: Labels
+    confidence: Floats
+    class_names: Sequence[str]
+
+    def verdict(self, i: int) -> str:
+        """Say what image `i` was taken for and, where that is wrong, what it is."""
+        return _verdict(self.labels[i], self.predicted[i], self.confidence[i], self.class_names)
+
+
+def draw_predictions(shown: Predictions, title: str, heat: Floats | None = None) -> Figure:
+    """Draw images under their file names, what they were taken for and, where that is wrong, what they are.
+
+    Args:
+        shown: the images.
         title: of the sheet.
         heat: (n, rows, columns), 0 to 1, laid over the images; None: nothing.
     """
-    figure, all_axes = _sheet(len(images), title)
-    for i, (axes, image) in enumerate(zip(all_axes, images, strict=False)):
+    figure, all_axes = _sheet(len(shown.images), title)
+    for i, (axes, image) in enumerate(zip(all_axes, shown.images, strict=False)):
         is_grey, (height, width) = image.shape[2] == 1, image.shape[:2]
         axes.imshow(image[:, :, 0] if is_grey else image, cmap="gray" if is_grey else None, vmin=0, vmax=255)
         if heat is not None:
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             axes.imshow(heat[i], cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1)
-        axes.set_title(
-            f"{_shortened(names[i])}\n{_verdict(labels[i], predicted[i], confidence[i], class_names)}", fontsize=8
-        )
+        axes.set_title(f"{_shortened(shown.names[i])}\n{shown.verdict(i)}", fontsize=8)
     return figure
 
 

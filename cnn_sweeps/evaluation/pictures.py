@@ -130,16 +130,15 @@ def _draw_sheet(
     dataset: ImageDataset, measured: Measured, chosen: Indices, title: str, heat: Floats | None = None
 ) -> Figure:
     positions = measured.indices[chosen]
-    return image_sheets.draw_predictions(
+    shown = image_sheets.Predictions(
         dataset.images[positions],
         [dataset.image_name(i) for i in positions.tolist()],
         measured.labels[chosen],
         measured.predicted[chosen],
         measured.confidence[chosen],
         dataset.class_names,
-        f"{measured.title}{_at(measured)}: {title}",
-        heat,
     )
+    return image_sheets.draw_predictions(shown, f"{measured.title}{_at(measured)}: {title}", heat)
 
 
 def _draw_filters(model: keras.Model) -> Figure | None:

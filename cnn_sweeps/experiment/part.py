@@ -21,7 +21,7 @@ from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.tracking import runs
 from cnn_sweeps.training import loop
-from cnn_sweeps.training.batches import image_tensor, training_images
+from cnn_sweeps.training.batches import TrainingImages, image_tensor, training_images
 from cnn_sweeps.training.checkpoint import (
     Checkpoint,
     FinishedPart,
@@ -152,11 +152,7 @@ def _train(
 ) -> TrainedNetwork:
     """Train the network from where `progress` stands, recording each epoch."""
     config, dataset, split = part.config, part.images.dataset, part.images.split
-    tensor = image_tensor(dataset)
-    balanced = config.training.class_weight == "balanced"
-    class_weights = balanced_class_weights(dataset.labels[split.train]) if balanced else None
-    source = training_images(tensor, dataset.labels, split.train, class_weights)
-    predict = partial(network.predict, tensor)
+    predict = partial(network.predict, image_tensor(dataset))
 
     def validate() -> dict[str, float]:
         return summarize(predict(split.val), dataset.labels[split.val])
@@ -168,5 +164,14 @@ def _train(
             record.add(objectives | metrics, progress.epochs_done)  # MLflow compares runs by what comes first
             return role.after_epoch(progress)
 
-        loop.train(network, source, config.seed, validate, config.training, progress, record_epoch)
+        loop.train(network, training_source(part), validate, config.training, progress, record_epoch)
     return TrainedNetwork(part, network.model, predict, progress)
+
+
+def training_source(part: Part) -> TrainingImages:
+    """Give what a part is trained on, weighted and in batches as its settings have it."""
+    config, dataset, train = part.config, part.images.dataset, part.images.split.train
+    is_balanced = config.training.class_weight == "balanced"
+    class_weights = balanced_class_weights(dataset.labels[train]) if is_balanced else None
+    numbers = {"seed": config.seed, "batch_size": config.training.batch_size}
+    return training_images(image_tensor(dataset), dataset.labels, train, class_weights, **numbers)

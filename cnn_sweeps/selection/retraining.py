@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_sweeps.data.split import balanced_class_weights
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.kept import KeptTrial, TrialFolder, load_kept
+from cnn_sweeps.experiment.part import training_source
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.selection.champion import logged_to, registered_name
 from cnn_sweeps.tracking import models, runs
 from cnn_sweeps.tracking.store import find_store
-from cnn_sweeps.training.batches import image_tensor, training_images
+from cnn_sweeps.training.batches import image_tensor
 from cnn_sweeps.training.loop import check_finite, train_epoch, train_metrics
 from cnn_sweeps.training.warm import build_network
 
@@ -53,43 +53,45 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
 
 
 def _retrain(kept: KeptTrial, number: int, folder: Path, *, on_test: bool, keep_model: bool) -> list[str]:
-    part, progress, threshold = kept
-    config, dataset, split = part.config, part.images.dataset, part.images.split
-    num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
+    config, split = kept.part.config, kept.part.images.split
+    num_epochs = kept.progress.best_epoch if config.training.restore_best_weights else kept.progress.epochs_done
     both = np.sort(np.concatenate([split.train, split.val]))
-    balanced = config.training.class_weight == "balanced"
-    class_weights = balanced_class_weights(dataset.labels[both]) if balanced else None
-    images = image_tensor(dataset)
-    source = training_images(images, dataset.labels, both, class_weights)
-    network = build_network(config, dataset, len(both))
+    part = replace(kept.part, images=replace(kept.part.images, split=replace(split, train=both, val=split.val[:0])))
+    source, network = training_source(part), build_network(config, part.images.dataset, len(both))
     for epoch in range(1, num_epochs + 1):
-        train_epoch(network, source, config.seed, config.training.batch_size, epoch, num_epochs)
+        train_epoch(network, source, epoch, num_epochs)
         metrics = train_metrics(network.model)
         check_finite(metrics, epoch)
         runs.log_metrics(metrics, step=epoch)
-    network.measure_batch_statistics(source, seed=config.seed, batch_size=config.training.batch_size)
+    network.measure_batch_statistics(source)
+    predict = partial(network.predict, image_tensor(part.images.dataset))
+    trained = TrainedNetwork(part, network.model, predict, kept.progress)
     lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
-    predict = partial(network.predict, images)
     if on_test and len(split.test):
-        test = results.measure_test(predict, dataset, split, threshold)
-        beside = {} if threshold is None else {"decision_threshold": threshold}
-        runs.log_metrics(test.metrics | test.intervals | beside, step=num_epochs)
-        at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
-        lines.append(f"retrained trial {number} on the test images, once: {test.describe()}{at}")
-        if (no_better := describe_no_better(test.metrics)) is not None:
-            lines.append(f"warning: retrained trial {number}: {no_better}")
-    if keep_model:
-        whole = replace(part.images, split=replace(split, train=both, val=split.val[:0]))
-        trained = TrainedNetwork(replace(part, images=whole), network.model, predict, progress)
-        tags = {"trial.number": str(number), "retrained.images": str(len(both))}
-        name = registered_name(config, dataset)
-        try:
-            model_uri = trained.log_model(threshold, folder)
-        except ModelError as error:
-            return [*lines, f"warning: retrained trial {number}: {error}"]
-        lines.append(
-            f"its model waits for the tracking store with its run; register it as {name} yourself"
-            if model_uri is None
-            else models.register_beside(name, model_uri, tags, ALIAS)
-        )
+        lines += _test(trained, number, kept.threshold, num_epochs)
+    return [*lines, *_keep_model(trained, number, kept.threshold, folder)] if keep_model else lines
+
+
+def _test(trained: TrainedNetwork, number: int, threshold: float | None, num_epochs: int) -> list[str]:
+    images = trained.part.images
+    test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
+    beside = {} if threshold is None else {"decision_threshold": threshold}
+    runs.log_metrics(test.metrics | test.intervals | beside, step=num_epochs)
+    at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
+    lines = [f"retrained trial {number} on the test images, once: {test.describe()}{at}"]
+    if (no_better := describe_no_better(test.metrics)) is not None:
+        lines.append(f"warning: retrained trial {number}: {no_better}")
     return lines
+
+
+def _keep_model(trained: TrainedNetwork, number: int, threshold: float | None, folder: Path) -> list[str]:
+    images = trained.part.images
+    name = registered_name(trained.part.config, images.dataset)
+    tags = {"trial.number": str(number), "retrained.images": str(len(images.split.train))}
+    try:
+        model_uri = trained.log_model(threshold, folder)
+    except ModelError as error:
+        return [f"warning: retrained trial {number}: {error}"]
+    if model_uri is None:
+        return [f"its model waits for the tracking store with its run; register it as {name} yourself"]
+    return [models.register_beside(name, model_uri, tags, ALIAS)]

@@ -78,20 +78,14 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         gc.enable()
         try:
             return task(config)
-        except UserError as error:
-            if wants_traceback or HydraConfig.get().mode != RunMode.RUN:
-                raise  # in a sweep the sweeper must see it
-            sys.exit(f"error: {error}")
-        except OSError as error:
-            if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not is_disk_full(error):
-                raise
-            sys.exit(f"error: {_explain_full_disk(error, HydraConfig.get().runtime.output_dir)}")
         except Exception as error:
-            has_no_memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
-            if wants_traceback or HydraConfig.get().mode != RunMode.RUN or not has_no_memory:
+            is_told = (
+                HydraConfig.get().mode == RunMode.RUN and not wants_traceback
+            )  # of a sweep the sweeper must see it
+            told = _explain_failure(error) if is_told else None
+            if told is None:
                 raise
-            said = " ".join(str(error).split())[:_MOST_CHARACTERS]
-            sys.exit(f"error: there is not enough memory ({said}); {_FIX_MEMORY}")
+            sys.exit(f"error: {told}")
 
     try:
         search_path = _search_path()
@@ -114,6 +108,17 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(f"error: {error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _explain_failure(error: Exception) -> str | None:
+    """Say in one line what a user can do about a failure of the task; None if that is not known."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and is_disk_full(error):
+        return _explain_full_disk(error, HydraConfig.get().runtime.output_dir)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"there is not enough memory ({' '.join(str(error).split())[:_MOST_CHARACTERS]}); {_FIX_MEMORY}"
+    return None
 
 
 def _explain_full_disk(error: OSError, output_dir: str) -> str:

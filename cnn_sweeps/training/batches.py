@@ -40,16 +40,26 @@ class TrainingImages(NamedTuple):
         labels: int32, (N, 1).
         weights: float32, (N,), of each image in the loss; None: all 1.
         positions: int64, (n,), which of the N images to train on.
+        seed: int64, of their order and changes.
+        batch_size: int32, images a step.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
     weights: tf.Tensor | None
     positions: tf.Tensor
+    seed: tf.Tensor
+    batch_size: tf.Tensor
 
 
 def training_images(
-    images: tf.Tensor, labels: Indices, indices: Indices, class_weights: dict[int, float] | None
+    images: tf.Tensor,
+    labels: Indices,
+    indices: Indices,
+    class_weights: dict[int, float] | None = None,
+    *,
+    seed: int,
+    batch_size: int,
 ) -> TrainingImages:
     """Give what is trained on.
 
@@ -58,28 +68,27 @@ def training_images(
         labels: int64, (N,).
         indices: which images to train on.
         class_weights: weight of each label in the loss; None: all 1.
+        seed: of their order and changes.
+        batch_size: images a step.
     """
     with tf.device("CPU:0"):
         weights = None
         if class_weights is not None:
             weights = tf.constant([class_weights.get(label, 1.0) for label in labels.tolist()])
-        return TrainingImages(
-            images, tf.constant(labels.astype(np.int32)[:, np.newaxis]), weights, tf.constant(indices)
-        )
+        labels = tf.constant(labels.astype(np.int32)[:, np.newaxis])
+        numbers = tf.constant(seed, tf.int64), tf.constant(batch_size, tf.int32)
+        return TrainingImages(images, labels, weights, tf.constant(indices), *numbers)
 
 
-def epoch_order(source: TrainingImages, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Give the positions to train on, each once, in the order of an epoch, counted from 0; seed and epoch are int64."""
-    return tf.random.experimental.stateless_shuffle(source.positions, seed=tf.stack([seed, epoch]))
+def epoch_order(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:
+    """Give the positions to train on, each once, in the order of an epoch, int64, counted from 0."""
+    return tf.random.experimental.stateless_shuffle(source.positions, seed=tf.stack([source.seed, epoch]))
 
 
 def training_batch(
     source: TrainingImages,
     order: tf.Tensor,
     augmentation: AugmentationConfig,
-    *,
-    batch_size: tf.Tensor,
-    seed: tf.Tensor,
     epoch: tf.Tensor,
     step: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
@@ -89,21 +98,19 @@ def training_batch(
         source: the images.
         order: of the epoch; see `epoch_order`.
         augmentation: random changes of the images.
-        batch_size: int32, images a step.
-        seed: int64, of the changes.
         epoch: int64, counted from 0.
         step: int32, of the epoch, counted from 0.
 
     Returns:
         (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
     """
-    positions = order[step * batch_size : (step + 1) * batch_size]
+    positions = order[step * source.batch_size : (step + 1) * source.batch_size]
     with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
         pixels, labels = tf.gather(source.images, positions), tf.gather(source.labels, positions)
         weights = () if source.weights is None else (tf.gather(source.weights, positions),)
     scaled = tf.cast(pixels, tf.float32) / 255.0
     if augmentation.enabled:
-        epoch_seed = tf.random.fold_in(tf.stack([tf.cast(seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
+        epoch_seed = tf.random.fold_in(tf.stack([tf.cast(source.seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
         scaled = augment(scaled, augmentation, tf.random.fold_in(epoch_seed, step))
     return scaled, labels, *weights
 

@@ -59,7 +59,6 @@ def device_names() -> str:
 def train(
     network: Network,
     source: TrainingImages,
-    seed: int,
     validate: Callable[[], dict[str, float]],
     config: TrainingConfig,
     progress: TrainingProgress,
@@ -70,7 +69,6 @@ def train(
     Args:
         network: compiled.
         source: the images to train on.
-        seed: of order and augmentation.
         validate: gives `log_loss` and `accuracy` on validation images.
         config: how long and how.
         progress: is moved on after each epoch.
@@ -82,7 +80,7 @@ def train(
     model, num_images = network.model, len(source.positions)
     steps_per_epoch = math.ceil(num_images / config.batch_size)
     started, num_graphs = time.perf_counter(), network.num_graphs
-    network.train_steps(source, seed=seed, epoch=0, first_step=0, num_steps=0, batch_size=config.batch_size)
+    network.train_steps(source, epoch=0, first_step=0, num_steps=0)
     if network.num_graphs > num_graphs:
         log.info("compiled in %.1f s", time.perf_counter() - started)
 
@@ -90,9 +88,9 @@ def train(
     while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
         epoch = progress.epochs_done + 1
         epoch_started = time.perf_counter()
-        train_epoch(network, source, seed, config.batch_size, epoch, config.epochs)
+        train_epoch(network, source, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
-        network.measure_batch_statistics(source, seed=seed, batch_size=config.batch_size)
+        network.measure_batch_statistics(source)
         metrics = _epoch_metrics(model, validate()) | {
             "epoch_s": time.perf_counter() - epoch_started,
             "images_per_s": num_images / train_s,
@@ -109,15 +107,11 @@ def train(
         model.set_weights(progress.best_weights)
 
 
-def train_epoch(
-    network: Network, source: TrainingImages, seed: int, batch_size: int, epoch: int, num_epochs: int
-) -> None:
+def train_epoch(network: Network, source: TrainingImages, epoch: int, num_epochs: int) -> None:
     """Train an epoch, counted from 1, of `num_epochs`; the model's metrics are those of this epoch then."""
     network.model.reset_metrics()
-    for first_step, num_steps in _calls(source, batch_size, f"epoch {epoch}/{num_epochs}"):
-        network.train_steps(
-            source, seed=seed, epoch=epoch - 1, first_step=first_step, num_steps=num_steps, batch_size=batch_size
-        )
+    for first_step, num_steps in _calls(source, f"epoch {epoch}/{num_epochs}"):
+        network.train_steps(source, epoch=epoch - 1, first_step=first_step, num_steps=num_steps)
 
 
 def train_metrics(model: keras.Model) -> dict[str, float]:
@@ -131,8 +125,9 @@ def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
     return progress.epochs_done < config.epochs
 
 
-def _calls(source: TrainingImages, batch_size: int, title: str) -> Iterator[tuple[int, int]]:
+def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
     """Divide an epoch into calls of some steps: the first and their number; on a terminal, show how far they are."""
+    batch_size = int(source.batch_size)
     total = math.ceil(len(source.positions) / batch_size)
     steps_a_call = max(1, images_a_call(source.images) // batch_size)
     with tqdm(total=total, desc=title, unit="step", leave=False, disable=None) as bar:

@@ -58,14 +58,12 @@ class Network:
         for mine, its in zip(self._state, fresh._state, strict=True):
             mine.assign(its)
 
-    def train_steps(
-        self, source: TrainingImages, *, seed: int, epoch: int, first_step: int, num_steps: int, batch_size: int
-    ) -> None:
+    def train_steps(self, source: TrainingImages, *, epoch: int, first_step: int, num_steps: int) -> None:
         """Train some steps of an epoch; epochs and steps count from 0. What is done depends on the arguments alone."""
-        numbers = (tf.constant(number, tf.int32) for number in (first_step, num_steps, batch_size))
-        self._run_steps(source, tf.constant(seed, tf.int64), tf.constant(epoch, tf.int64), *numbers)
+        steps = (tf.constant(number, tf.int32) for number in (first_step, num_steps))
+        self._run_steps(source, tf.constant(epoch, tf.int64), *steps)
 
-    def measure_batch_statistics(self, source: TrainingImages, *, seed: int, batch_size: int) -> None:
+    def measure_batch_statistics(self, source: TrainingImages) -> None:
         """Measure by what batch normalization is to normalize from now on, on training images as they are.
 
         Always on the same ones, at most 256, in equal parts of at least a training batch, if there are so many.
@@ -73,8 +71,8 @@ class Network:
         """
         if not measurable_layers(self.model):
             return
-        order = epoch_order(source, tf.constant(seed, tf.int64), tf.constant(0, tf.int64))[:_MOST_MEASURED_IMAGES]
-        num_parts = max(1, len(order) // max(batch_size, images_a_call(source.images)))
+        order = epoch_order(source, tf.constant(0, tf.int64))[:_MOST_MEASURED_IMAGES]
+        num_parts = max(1, len(order) // max(int(source.batch_size), images_a_call(source.images)))
         forget(self.model)
         for i, part in enumerate(np.array_split(order.numpy(), num_parts)):
             self._measure(source.images, tf.constant(part), tf.constant(1 / (i + 1), tf.float32))
@@ -132,20 +130,10 @@ def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: b
     one_step = tf.function(training_step(model), jit_compile=xla, reduce_retracing=True, autograph=False)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def run_steps(
-        source: TrainingImages,
-        seed: tf.Tensor,
-        epoch: tf.Tensor,
-        first_step: tf.Tensor,
-        num_steps: tf.Tensor,
-        batch_size: tf.Tensor,
-    ) -> None:
-        order = epoch_order(source, seed, epoch)
+    def run_steps(source: TrainingImages, epoch: tf.Tensor, first_step: tf.Tensor, num_steps: tf.Tensor) -> None:
+        order = epoch_order(source, epoch)
         for step in tf.range(first_step, first_step + num_steps):
-            batch = training_batch(
-                source, order, augmentation, batch_size=batch_size, seed=seed, epoch=epoch, step=step
-            )
-            one_step(batch)
+            one_step(training_batch(source, order, augmentation, epoch, step))
 
     return run_steps
 

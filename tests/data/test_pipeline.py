@@ -46,13 +46,14 @@ def batches_of(
     if images is None:
         images = np.tile(np.arange(NUM_IMAGES, dtype=np.uint8)[:, None, None, None], (1, 4, 4, 1))
     labels = np.arange(len(images)) % 3 if labels is None else labels
-    source = training_images(tf.constant(images), labels, indices, class_weights)
+    numbers = {"seed": seed, "batch_size": batch_size}
+    source = training_images(tf.constant(images), labels, indices, class_weights, **numbers)
     batches = []
     for epoch in epochs:
-        numbers = {"seed": tf.constant(seed, tf.int64), "epoch": tf.constant(epoch, tf.int64)}
-        order = epoch_order(source, **numbers)
+        number = tf.constant(epoch, tf.int64)
+        order = epoch_order(source, number)
         for step in range(-(-len(indices) // batch_size)):
-            batch = training_batch(source, order, augmentation, batch_size=batch_size, step=step, **numbers)
+            batch = training_batch(source, order, augmentation, number, step)
             batches.append([part.numpy() for part in batch])
     return batches
 

@@ -38,8 +38,9 @@ def test_explained_are_right_ones_of_every_class_and_wrong_ones():
 def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     names = ["ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
-    about = (np.array([1, 0]), np.array([0, 1]), np.array([0.875, 0.25]), CLASSES, "Test images: mistakes")
-    figure = image_sheets.draw_predictions(images, names, *about)
+    about = (np.array([1, 0]), np.array([0, 1]), np.array([0.875, 0.25]), CLASSES)
+    shown = image_sheets.Predictions(images, names, *about)
+    figure = image_sheets.draw_predictions(shown, "Test images: mistakes")
     first, second = titles(figure)
     assert first == "ant/1.jpg\nant 0.875, is bee"
     assert second.startswith("…")
@@ -51,8 +52,9 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
 
 def test_heat_lies_over_each_image():
     images, heat = np.zeros((2, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
-    about = (["a", "b"], np.array([0, 0]), np.array([0, 0]), np.array([0.9, 0.8]), CLASSES, "Grad-CAM")
-    shown = [axes.images for axes in image_sheets.draw_predictions(images, *about, heat).axes if axes.images]
+    about = (["a", "b"], np.array([0, 0]), np.array([0, 0]), np.array([0.9, 0.8]), CLASSES)
+    figure = image_sheets.draw_predictions(image_sheets.Predictions(images, *about), "Grad-CAM", heat)
+    shown = [axes.images for axes in figure.axes if axes.images]
     for (_, over), expected in zip(shown, heat, strict=True):
         np.testing.assert_array_equal(over.get_array(), expected)
         assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]

@@ -25,7 +25,7 @@ from cnn_sweeps.doctor.evidence import Finding
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
-from cnn_sweeps.evaluation.image_sheets import draw_predictions
+from cnn_sweeps.evaluation.image_sheets import Predictions, draw_predictions
 from cnn_sweeps.evaluation.metrics import per_class_report
 from cnn_sweeps.evaluation.results import evaluate, write_report
 from cnn_sweeps.selection import report as sweep_report
@@ -145,11 +145,12 @@ FORMULA = r"$\frac$"
 def test_classes_called_as_formulas_are_drawn(tmp_path):
     probabilities, labels, names = np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 0]), [FORMULA, "$_{"]
     images, area = np.zeros((2, 8, 8, 1), np.uint8), Estimate(1.0, 0.9, 1.0)
+    shown = Predictions(images, [FORMULA, "a$b$"], labels, labels, probabilities.max(axis=1), names)
     figures = [
         draw_confusion_matrix(np.eye(2, dtype=np.int64), names, "Test images"),
         draw_roc_curve(probabilities, labels, names, area, "Test images"),
         draw_scores(probabilities, labels, names, 0.5, "Test images"),
-        draw_predictions(images, [FORMULA, "a$b$"], labels, labels, probabilities.max(axis=1), names, "Mistakes"),
+        draw_predictions(shown, "Mistakes"),
     ]
     for figure in figures:
         figure.savefig(tmp_path / "figure.png")
