@@ -70,8 +70,8 @@ _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 def _import_slow_rooms() -> None:
     """Import what training takes seconds to import, so that it is there when the first trial comes."""
     prepare_libraries()
-    importlib.import_module("cnn_sweeps.experiment.completion")
-    importlib.import_module("mlflow")
+    for module in ("mlflow", "cnn_sweeps.experiment.part", "cnn_sweeps.experiment.completion"):
+        importlib.import_module(module)
 
 
 def _evaluate_trial(*arguments: Any) -> list[str]:

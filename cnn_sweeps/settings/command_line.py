@@ -99,13 +99,11 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
             raise
         sys.exit(f"error: {hide_passwords(_explain(error))}")
     except (ValueError, yaml.YAMLError, OSError) as error:
-        if isinstance(error, OSError) and is_disk_full(error) and not wants_traceback:
-            sys.exit(f"error: {_explain_full_disk(error, os.curdir)}")
-        if wants_traceback or task_began or {"--multirun", "-m"} & set(sys.argv):  # a sweep's tasks begin elsewhere
+        has_begun = task_began or bool({"--multirun", "-m"} & set(sys.argv))  # a sweep's tasks begin elsewhere
+        told = None if wants_traceback else _explain_start(error, has_begun=has_begun)
+        if told is None:
             raise
-        if not isinstance(error, OSError):
-            sys.exit(f"error: {' '.join(str(error).split())}")
-        sys.exit(f"error: {error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH")
+        sys.exit(f"error: {told}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -119,6 +117,17 @@ def _explain_failure(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return f"there is not enough memory ({' '.join(str(error).split())[:_MOST_CHARACTERS]}); {_FIX_MEMORY}"
     return None
+
+
+def _explain_start(error: Exception, *, has_begun: bool) -> str | None:
+    """Say in one line why Hydra could not start; None if it is no matter of that."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        return _explain_full_disk(error, os.curdir)
+    if has_begun:
+        return None
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH"
+    return " ".join(str(error).split())
 
 
 def _explain_full_disk(error: OSError, output_dir: str) -> str:
