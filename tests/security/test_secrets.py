@@ -171,8 +171,8 @@ def test_run_records_what_was_typed_as_it_was_typed(run_train, store, tmp_path, 
     """But for the run's name, which is what the user wants it to be."""
     monkeypatch.setenv("MYPW", SECRET)
     word = "tracking.run_name=r-${oc.env:MYPW}"
-    run_train(*TINY, "training.epochs=1", "tracking.experiment_name=secrets", "tracking.log_model=false", word)
-    (run,) = mlflow.search_runs(experiment_names=["secrets"], output_format="list")
+    run_train(*TINY, "training.epochs=1", "tracking.experiment_name=typed", "tracking.log_model=false", word)
+    (run,) = mlflow.search_runs(experiment_names=["typed"], output_format="list")
     assert run.info.run_name == f"r-{SECRET}"
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
     assert SECRET not in str(tags) + str(run.data.params)

@@ -295,7 +295,7 @@ def test_dask_that_is_not_installed_is_named(monkeypatch):
     from hydra_plugins.cnn_sweeps.dask_launcher import DaskLauncher
 
     for name in ("dask_cluster", "dask_connection"):
-        monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.jobs.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
     launcher = DaskLauncher(**vars(settings()))
     with pytest.raises(ConfigError, match=r"pip install 'cnn-sweeps\[dask\]'"):
