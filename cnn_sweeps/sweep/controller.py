@@ -150,12 +150,27 @@ class _Sweep:
         try:
             if self.is_over:
                 self._check_success(ranking)
-                with self._interruptible():
-                    for line in self._application.finish(self._study, self._executor):
-                        self._progress.say(line)
+                self._finish()
         finally:
             self._say_commands(ranking)
         return ranking
+
+    def _finish(self) -> None:
+        """Have the best trials tested as soon as no other controller does so; others may claim trials meanwhile."""
+        is_waiting_told = False
+        while True:
+            with self._interruptible():
+                with self._study.selecting() as is_free:
+                    if is_free:
+                        for line in self._application.finish(self._study, self._executor):
+                            self._progress.say(line)
+                        return
+                if self.interruption.is_asked_for:
+                    raise KeyboardInterrupt
+                if not is_waiting_told:
+                    self._progress.say("waiting for another controller, which tests the best trials; Ctrl-C ends it")
+                is_waiting_told = True
+                time.sleep(_POLL_S)
 
     def _check_success(self, ranking: list[FrozenTrial]) -> None:
         """See that a trial has completed; those that failed are tried again when the sweep is continued."""

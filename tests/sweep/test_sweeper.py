@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -34,7 +35,7 @@ from sweep_app import (
 from waiting import wait_until
 
 from cnn_sweeps.sweep.study.heartbeat import sign_key
-from cnn_sweeps.sweep.study.storage import open_storage
+from cnn_sweeps.sweep.study.storage import open_storage, selection_lock
 
 Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
 
@@ -287,6 +288,24 @@ def test_time_limit_starts_no_more_trials_finishes_those_that_run_and_ends_the_s
     assert states(app).keys() == {"COMPLETE"}
     assert 0 < len(trials(app)) < 100
     assert 7 not in xs(app)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_controller_that_waits_for_another_one_to_test_the_best_trials_ends_at_the_first_signal(app, number):
+    (app / "ending.py").write_text(ENDING)
+    log = app / "out/study/sweep.log"
+
+    def interrupt():
+        wait_until(lambda: log.exists() and "waiting for another controller, which tests" in log.read_text(), "a wait")
+        os.kill(os.getpid(), number)
+
+    with selection_lock(str(app / "studies/study.journal"), "study") as is_held, ThreadPoolExecutor() as threads:
+        assert is_held
+        threads.submit(interrupt)
+        command = ["x=1,2", "hydra.sweeper.application={_target_:ending.Ending}"]
+        assert "what is done at the end" not in sweep_here(app, *command, succeeds=False)
+    assert states(app) == {"COMPLETE": 2}
+    assert "what is done at the end" in sweep_here(app, *command)
 
 
 # What a sweep survives.

@@ -279,29 +279,49 @@ def controllers_lock(storage: str | dict[str, Any], study_name: str) -> Abstract
     return _advisory_lock(address, f"study {study_name}") if address and _is_postgresql(address) else nullcontext()
 
 
+def selection_lock(storage: str | dict[str, Any], study_name: str) -> AbstractContextManager[bool]:
+    """Let one controller of a study at a time test its best trials; give at once whether it is this one.
+
+    Raises:
+        StudyError: if the server does not answer, nor after some patience.
+    """
+    path, address = lock_file(storage), server_address(storage)
+    if path is not None:
+        return file_lock(path.with_name(path.name.replace(".controllers.", ".selection.")), wait=False)
+    if address and _is_postgresql(address):
+        return _advisory_lock(address, f"selection {study_name}", wait=False)
+    return nullcontext(enter_result=True)
+
+
 def _is_postgresql(address: str | None) -> bool:
     return address is not None and address.startswith(("postgresql://", "postgresql+psycopg"))
 
 
 @contextmanager
-def _advisory_lock(address: str, name: str) -> Iterator[None]:
-    """Hold a lock of the database, which ends with its connection, however this process ends."""
+def _advisory_lock(address: str, name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock of the database, which ends with its connection, however this process ends; give whether it is held.
+
+    Without `wait` it is not if another one holds it.
+    """
     key = int.from_bytes(hashlib.blake2b(f"cnn_sweeps {name}".encode(), digest_size=8).digest(), signed=True)
     plain: dict[str, Any] = {"poolclass": NullPool, "pool_reset_on_return": None, "isolation_level": "AUTOCOMMIT"}
     engine = create_engine(address, connect_args=connect_timeout(make_url(address), 30), **plain)
 
-    def take() -> Connection:
+    request = text("SELECT pg_advisory_lock(:key)" if wait else "SELECT pg_try_advisory_lock(:key)")
+
+    def take() -> tuple[Connection, bool]:
         try:
             connection = engine.connect()
             connection.execute(text(_NOTICE_THE_DEAD))
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            is_held = connection.scalar(request, {"key": key}) is not False
         except SQLAlchemyError as error:
             kind = StudyOutageError if may_pass(error) else StudyError
             raise kind(
                 f"hydra.sweeper.storage={describe_storage(address)}: cannot be used for now "
                 f"({describe_database_error(error)}); start it, and go on with the same command"
             ) from error
-        return connection
+        return connection, is_held
 
-    with patiently(take, log.warning):
-        yield
+    connection, is_held = patiently(take, log.warning)
+    with connection:
+        yield is_held
