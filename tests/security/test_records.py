@@ -514,7 +514,7 @@ def test_attribute_that_makes_no_sense_costs_its_trial_alone(attribute, uri, tmp
     states = [each.state.name for each in study.trials[: len(trials)]]
     assert "RUNNING" not in states  # of nobody that is known
     assert states.count("COMPLETE") == len(STRANGE)
-    ledger = TrialLedger(minimize=True, set_aside=[], settings_id="")
+    ledger = TrialLedger(minimize=True, settings_id="")
     ledger.read(study.trials)
     assert ledger.best is not None
 
