@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import psutil
@@ -34,6 +35,9 @@ from sweep_app import (
 )
 from waiting import wait_until
 
+from cnn_sweeps.errors import SweepError
+from cnn_sweeps.sweep.console import Progress
+from cnn_sweeps.sweep.jobs.executors import BatchExecutor
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage, selection_lock
 
@@ -269,12 +273,16 @@ def test_output_that_nobody_reads_or_that_finds_no_space_ends_no_sweep(app, is_f
 
 
 ENDING = """\
+from pathlib import Path
 from cnn_sweeps.sweep.application import SweepApplication
 
 
 class Ending(SweepApplication):
     def finish(self, study, executor):
         return ["what is done at the end"]
+
+    def end(self, status):
+        Path("ended.txt").write_text(status)
 """
 
 
@@ -288,6 +296,20 @@ def test_time_limit_starts_no_more_trials_finishes_those_that_run_and_ends_the_s
     assert states(app).keys() == {"COMPLETE"}
     assert 0 < len(trials(app)) < 100
     assert 7 not in xs(app)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"), [("none", "FINISHED", "first"), ("raise", "FAILED", "3 trials in a row failed")]
+)
+def test_every_part_of_a_sweep_is_ended_though_others_cannot_be_and_the_first_error_is_told(
+    app, monkeypatch, fault, status, told
+):
+    (app / "ending.py").write_text(ENDING)
+    for kind, error in ((Progress, "first"), (BatchExecutor, "second")):
+        monkeypatch.setattr(kind, "close", Mock(side_effect=SweepError(error)))
+    command = ["x=1,2,3", f"fault={fault}", "hydra.sweeper.application={_target_:ending.Ending}"]
+    assert f"error: {told}" in sweep_here(app, *command, succeeds=False)
+    assert (app / "ended.txt").read_text() == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
