@@ -122,11 +122,11 @@ def test_grid_sampler_tries_all_points_in_order_over_two_commands(app):
 def test_other_launchers_run_batches(app, launcher):
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = ["x=range(0,5)", "++faults={1:raise,3:prune}", "hydra.sweeper.n_jobs=2"]
+    command = ["x=range(0,5)", "++faults={1:raise,3:prune}"]
     if launcher == "basic":
         sweep_here(app, *command)
     else:
-        sweep(app, f"hydra/launcher={launcher}", *command)
+        sweep(app, f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2", *command)
     assert {x: trial.state.name for x, trial in last_trials(app).items()} == {
         **dict.fromkeys((0, 2, 4), "COMPLETE"),
         1: "FAIL",
@@ -345,7 +345,7 @@ def _go_on(app):
     """Give the command again; check that it ends with exactly its trials, none in another's folder."""
     (app / "go").touch()
     assert processes_in(app) == []
-    sweep_here(app, *LONG, "fault=wait")
+    sweep_here(app, *LONG, "hydra.sweeper.n_jobs=1", "fault=wait")
     assert states(app) == {"COMPLETE": NUM_LONG}
     folders = [folder for _, _, folder in runs(app)]
     assert len(folders) == len(set(folders))
@@ -362,7 +362,7 @@ def test_first_ctrl_c_finishes_what_runs_and_the_same_command_goes_on(app):
     assert states(app) == {"COMPLETE": 2}
     command = shlex.split(re.search(r"To go on:\s*(.*)", output)[1])
     assert command[:2] == ["python", "app.py"]
-    run_here(app, *command[2:], "hydra/launcher=basic")
+    run_here(app, *command[2:], "hydra/launcher=basic", "hydra.sweeper.n_jobs=1")
     assert states(app) == {"COMPLETE": NUM_LONG}
     assert len(trials(app)) == NUM_LONG
 

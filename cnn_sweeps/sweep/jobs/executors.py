@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
@@ -21,6 +20,7 @@ from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.system.signals import is_exit_on_signal
 
 _POLL_S = 1.0
+_ONE_AT_A_TIME = "BasicLauncher"  # by name: Hydra, when it looks for plugins, makes the class anew
 _NUM_CALLS = 3  # of a function whose worker is lost each time
 
 
@@ -108,7 +108,12 @@ def choose_executor(launcher: Launcher, jobs: JobsAhead) -> Executor:
             f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
             "give a number or use hydra/launcher=workers"
         )
-    return BatchExecutor(launcher, 1 if isinstance(launcher, BasicLauncher) else jobs.n_jobs)
+    if kind == _ONE_AT_A_TIME and jobs.n_jobs > 1:
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs={jobs.n_jobs}: hydra/launcher=basic runs one trial at a time, in this process; "
+            "leave it at 1 or use hydra/launcher=workers"
+        )
+    return BatchExecutor(launcher, jobs.n_jobs)
 
 
 class WorkerExecutor:
