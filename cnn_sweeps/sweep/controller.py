@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -57,10 +58,11 @@ def run_sweep(
     """
     outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=hydra_context, task_function=task_function, config=config
-    )
-    executor = choose_executor(launcher, _jobs_ahead(plan))
+
+    def build_launcher(function: TaskFunction) -> Launcher:
+        return Plugins.instance().instantiate_launcher(hydra_context, function, config)
+
+    executor = choose_executor(build_launcher, task_function, _jobs_ahead(plan))
     with _ended_after(executor.close):
         return _run_plan(plan, executor, config)
 

@@ -118,15 +118,35 @@ def test_grid_sampler_tries_all_points_in_order_over_two_commands(app):
     assert xs(app) == [0, 0, 1, 1, 2, 2]
 
 
+CALLING = """\
+import os
+from cnn_sweeps.sweep.application import SweepApplication
+
+
+def fail(reason):
+    raise LookupError(reason)
+
+
+class Calling(SweepApplication):
+    def finish(self, study, executor):
+        try:
+            executor.call(fail, "nothing found")
+        except LookupError as error:
+            return [f"{error} and called {executor.call(os.getpid)} from {os.getpid()}"]
+"""
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_other_launchers_run_batches(app, launcher):
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = ["x=range(0,5)", "++faults={1:raise,3:prune}"]
+def test_other_launchers_run_batches_and_what_is_done_with_the_best_trials(app, launcher):
+    (app / "calling.py").write_text(CALLING)
+    command = ["x=range(0,5)", "++faults={1:raise,3:prune}", "hydra.sweeper.application={_target_:calling.Calling}"]
     if launcher == "basic":
-        sweep_here(app, *command)
+        output = sweep_here(app, *command)
     else:
-        sweep(app, f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2", *command)
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+        output = sweep(app, f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2", *command)
+    called, controller = re.search(r"nothing found and called (\d+) from (\d+)", output).groups()
+    assert (called == controller) == (launcher == "basic")
     assert {x: trial.state.name for x, trial in last_trials(app).items()} == {
         **dict.fromkeys((0, 2, 4), "COMPLETE"),
         1: "FAIL",
