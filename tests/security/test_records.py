@@ -578,14 +578,6 @@ def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_
         examine(tmp_path)
 
 
-def test_redis_is_used_with_a_warning_of_what_it_may_do(caplog):
-    with pytest.raises(StudyError):
-        open_storage("redis://:secret@127.0.0.1:1/0")
-    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "whoever can write to this Redis can run programs as you" in told
-    assert "secret" not in told
-
-
 def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(waiting, client, uri, tmp_path, capsys):
     refused, other = client.create_run("0").info.run_id, client.create_run("0").info.run_id
     Outbox(tmp_path / "outputs/refused", refused).keep("metrics", {"metrics": [("bad$name", 1.0, 1, 1)]})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from urllib.parse import urlsplit
 import optuna
 from hydra.errors import HydraException
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cnn_sweeps.errors import StudyError, StudyOutageError
@@ -41,6 +40,11 @@ _CONNECT_TIMEOUT_S = 10
 _NOTICE_THE_DEAD = (
     "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
     "set_config('tcp_keepalives_count', '3', false)"
+)
+_ADVICE = "start the server or correct the address, or name a file, which needs no server"
+_ALLOWED = (
+    "allowed: a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, what else SQLAlchemy knows, and "
+    f"{_GRPC}HOST:PORT"
 )
 _UNUSABLE = (
     HydraException,
@@ -91,8 +95,6 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
     with _errors_told(storage):
         if isinstance(storage, dict):
             return _checked(build(storage))
-        if storage.startswith("redis"):
-            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         if storage.startswith(_SQLITE):
@@ -110,8 +112,6 @@ def open_to_read(storage: str) -> optuna.storages.BaseStorage:
         if "://" not in storage:
             with _nonsense_told(storage):
                 return optuna.storages.JournalStorage(JournalFileBackend(storage))
-        if storage.startswith("redis"):
-            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         return optuna.storages.RDBStorage(storage, skip_table_creation=True)
@@ -123,9 +123,10 @@ def _errors_told(storage: str | dict[str, Any]) -> Iterator[None]:
         yield
     except _UNUSABLE as error:
         kind = StudyOutageError if may_pass(error) else StudyError
+        is_unknown = isinstance(error.__cause__ or error, NoSuchModuleError)
         raise kind(
             f"hydra.sweeper.storage={describe_storage(storage)}: cannot be used ({describe_database_error(error)}); "
-            "start the server or correct the address, or name a file, which needs no server"
+            f"{_ALLOWED if is_unknown else _ADVICE}"
         ) from error
 
 
@@ -157,26 +158,6 @@ def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy
         proxy = optuna.storages.GrpcStorageProxy(host=place.hostname, port=place.port)
     proxy.wait_server_ready(_CONNECT_TIMEOUT_S)
     return proxy
-
-
-@lru_cache(maxsize=1)
-def _open_redis(url: str, _process: int) -> optuna.storages.JournalStorage:
-    """Keep what was read of the journal for the next trial of this process."""
-    if multiprocessing.parent_process() is None:  # else a worker, whose controller has said so
-        log.warning(
-            "hydra.sweeper.storage=%s: whoever can write to this Redis can run programs as you, since Optuna unpickles "
-            "what it holds; see that nobody else can, or use PostgreSQL",
-            describe_storage(url),
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        backend = JournalRedisBackend(url)
-    from redis.exceptions import RedisError  # noqa: PLC0415  installed by those who use it
-
-    try:
-        return optuna.storages.JournalStorage(backend)
-    except RedisError as error:
-        raise OSError(str(error)) from error
 
 
 @lru_cache(maxsize=1)
