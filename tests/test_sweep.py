@@ -42,7 +42,10 @@ from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.models import class_probabilities
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.sweep.jobs.executors import BatchExecutor
 from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study.storage import lock_file, selection_lock
+from cnn_sweeps.system.locks import file_lock
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -442,6 +445,21 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
+
+
+def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_of_them_tests(
+    run_train, tmp_path, monkeypatch
+):
+    journal, held = str(sweep_folder(tmp_path) / "study.journal"), []
+
+    def look(*_):
+        with file_lock(lock_file(journal), wait=False) as is_free, selection_lock(journal, STUDY) as may_test:
+            held.append((is_free, may_test))
+        return []
+
+    monkeypatch.setattr(BatchExecutor, "call", look)
+    run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "training.epochs=1", "retrain_best=true")
+    assert held == [(True, False)] * 2
 
 
 def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(run_train, tmp_path):

@@ -258,12 +258,11 @@ class CnnSweep(SweepApplication):
         self._record(study)
         patiently(partial(deliver_all, self._folder), log.warning)  # what follows reads the trials' records
         lines = []
-        with study.exclusively():  # so that of two controllers one tests
-            chosen = self._chosen()
-            for rank, trial in enumerate(chosen):
-                lines += self._evaluate(trial, executor, is_best=rank == 0)
-            if self._config.retrain_best:
-                lines += self._retrain(executor)
+        chosen = self._chosen()
+        for rank, trial in enumerate(chosen):
+            lines += self._evaluate(trial, executor, is_best=rank == 0)
+        if self._config.retrain_best:
+            lines += self._retrain(executor)
         lines += self._warn_of_chance(chosen[:1])
         with tempfile.TemporaryDirectory() as folder:
             with_pictures = self._config.evaluation.pictures != "none"

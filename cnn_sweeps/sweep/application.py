@@ -65,7 +65,10 @@ class SweepApplication:
         """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:  # noqa: ARG002
-        """Do what is to be done with the best trials once all are told; give what to say of it."""
+        """Do what is to be done with the best trials once all are told; give what to say of it.
+
+        One controller of the study at a time is called, if the storage has a lock.
+        """
         return []
 
     def end(self, status: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -30,6 +33,8 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.system.patience import Backoff, patiently
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
+
+log = logging.getLogger(__name__)
 
 _RECORD_EVERY_S = 5.0
 _SHOW_EVERY_S = 0.5
@@ -53,11 +58,31 @@ def run_sweep(
     """
     outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=hydra_context, task_function=task_function, config=config
-    )
-    with closing(choose_executor(launcher, _jobs_ahead(plan))) as executor:
+
+    def build_launcher(function: TaskFunction) -> Launcher:
+        return Plugins.instance().instantiate_launcher(hydra_context, function, config)
+
+    executor = choose_executor(build_launcher, task_function, _jobs_ahead(plan))
+    with _ended_after(executor.close):
         return _run_plan(plan, executor, config)
+
+
+@contextmanager
+def _ended_after(*parts: Callable[[], None]) -> Iterator[None]:
+    """End every part after the block, in this order, though some cannot be; the first error is what is told."""
+    with ExitStack() as ends:
+        for end in reversed(parts):
+            ends.push(partial(_end_part, end))
+        yield
+
+
+def _end_part(end: Callable[[], None], _kind: object, error: BaseException | None, _traceback: object) -> None:
+    try:
+        end()
+    except Exception as another:
+        if error is None:
+            raise
+        log.warning("%s", another)
 
 
 def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[FrozenTrial]:
@@ -66,27 +91,23 @@ def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[F
     progress = Progress(folder / "sweep.log")
     sweep = _Sweep(study, plan, executor, progress, folder)
     status = "FAILED"
-    try:
-        executor.open(progress.say)
-        about = describe_study(plan.settings, plan.space)
-        command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
-        plan.application.begin(study, about | {"command": command}, folder)
-        study.enqueue(plan.points)
-        progress.say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
-        with sweep.interruption.in_order():
-            ranking = sweep.run()
-        status = "FINISHED" if sweep.is_over else "KILLED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    except OutageError as error:
-        raise type(error)(f"{error}: {sweep.command_to_go_on}") from error
-    finally:
-        progress.close()
-        executor.close()
-        with suppress(OutageError):  # who goes on with the study finds them left
-            sweep.abandon_running_trials()
-        plan.application.end(status)
+    parts = [progress.close, executor.close, sweep.abandon_running_trials, lambda: plan.application.end(status)]
+    with _ended_after(*parts):
+        try:
+            executor.open(progress.say)
+            about = describe_study(plan.settings, plan.space)
+            command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
+            plan.application.begin(study, about | {"command": command}, folder)
+            study.enqueue(plan.points)
+            progress.say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
+            with sweep.interruption.in_order():
+                ranking = sweep.run()
+            status = "FINISHED" if sweep.is_over else "KILLED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        except OutageError as error:
+            raise type(error)(f"{error}: {sweep.command_to_go_on}") from error
     if sweep.interruption.is_asked_for and not sweep.is_over:
         raise KeyboardInterrupt
     return ranking
@@ -150,12 +171,27 @@ class _Sweep:
         try:
             if self.is_over:
                 self._check_success(ranking)
-                with self._interruptible():
-                    for line in self._application.finish(self._study, self._executor):
-                        self._progress.say(line)
+                self._finish()
         finally:
             self._say_commands(ranking)
         return ranking
+
+    def _finish(self) -> None:
+        """Have the best trials tested as soon as no other controller does so; others may claim trials meanwhile."""
+        is_waiting_told = False
+        while True:
+            with self._interruptible():
+                with self._study.selecting() as is_free:
+                    if is_free:
+                        for line in self._application.finish(self._study, self._executor):
+                            self._progress.say(line)
+                        return
+                if self.interruption.is_asked_for:
+                    raise KeyboardInterrupt
+                if not is_waiting_told:
+                    self._progress.say("waiting for another controller, which tests the best trials; Ctrl-C ends it")
+                is_waiting_told = True
+                time.sleep(_POLL_S)
 
     def _check_success(self, ranking: list[FrozenTrial]) -> None:
         """See that a trial has completed; those that failed are tried again when the sweep is continued."""
@@ -223,10 +259,9 @@ class _Sweep:
     def abandon_running_trials(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
         under_way = [*self._running.values(), *self._duplicates]
-        trials = [self._study.tell(trial, INTERRUPTED) for trial, _ in under_way]
-        self._running, self._duplicates = {}, []
-        if trials:
-            self._application.close_lost(trials)
+        with suppress(OutageError):  # who goes on with the study finds them left
+            if trials := [self._study.tell(trial, INTERRUPTED) for trial, _ in under_way]:
+                self._application.close_lost(trials)
 
     def _may_go_on(self) -> bool:
         return not self._is_time_over and not self.interruption.is_asked_for

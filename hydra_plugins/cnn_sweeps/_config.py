@@ -153,7 +153,7 @@ class OptunaSweeperConf:
 
     # null: a new one; the same name and storage continue a study
     study_name: Optional[str] = None  # noqa: UP045
-    # a journal file, or a URL: sqlite:///FILE, postgresql+psycopg://..., redis://...; null: studies/STUDY_NAME.journal
+    # a journal file, sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT; null: studies/STUDY_NAME.journal
     storage: Any = None
     # refuse or continue a study whose search space or settings have changed
     on_change: str = "refuse"

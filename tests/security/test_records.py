@@ -514,7 +514,7 @@ def test_attribute_that_makes_no_sense_costs_its_trial_alone(attribute, uri, tmp
     states = [each.state.name for each in study.trials[: len(trials)]]
     assert "RUNNING" not in states  # of nobody that is known
     assert states.count("COMPLETE") == len(STRANGE)
-    ledger = TrialLedger(minimize=True, set_aside=[], settings_id="")
+    ledger = TrialLedger(minimize=True, settings_id="")
     ledger.read(study.trials)
     assert ledger.best is not None
 
@@ -576,14 +576,6 @@ def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_
         file.write('{"op_code":4,"worker_id":"a","study_id":0,"datetime_start":null,"state":1,"user_attrs":[]}\n')
     with pytest.raises(StudyError, match="its trial 0 makes no sense"):
         examine(tmp_path)
-
-
-def test_redis_is_used_with_a_warning_of_what_it_may_do(caplog):
-    with pytest.raises(StudyError):
-        open_storage("redis://:secret@127.0.0.1:1/0")
-    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "whoever can write to this Redis can run programs as you" in told
-    assert "secret" not in told
 
 
 def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(waiting, client, uri, tmp_path, capsys):

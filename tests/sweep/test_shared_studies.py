@@ -3,7 +3,7 @@
 import socket
 import textwrap
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +14,7 @@ from waiting import wait_until
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study import heartbeat
 from cnn_sweeps.sweep.study.heartbeat import Listener, sign_key
-from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage
+from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage, selection_lock
 from cnn_sweeps.sweep.study.view import read_study
 from cnn_sweeps.system import owners, patience
 
@@ -96,6 +96,14 @@ def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(add
     with controllers_lock(address, "mine"), controllers_lock(address, "yours"):
         assert run_as_process(tmp_path, f"signal.alarm(2)\n{textwrap.dedent(waiting)}") == -14
     assert run_as_process(tmp_path, waiting) == 0
+
+
+def test_of_the_controllers_of_one_study_one_tests_the_best_trials_and_the_others_are_told_at_once(address):
+    with controllers_lock(address, "mine"), ExitStack() as held:
+        locks = [selection_lock(address, name) for name in ("mine", "mine", "yours")]
+        assert [held.enter_context(lock) for lock in locks] == [True, False, True]
+    with selection_lock(address, "mine") as is_held:
+        assert is_held
 
 
 def leave_a_trial(open_at):

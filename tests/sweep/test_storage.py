@@ -19,6 +19,7 @@ from cnn_sweeps.sweep.study.storage import (
     lock_file,
     open_patient_storage,
     open_storage,
+    open_to_read,
 )
 
 
@@ -81,11 +82,8 @@ def _cannot_be_used(storage):
     [
         "postgresql://me:secret@127.0.0.1:1/studies",
         "mysql+pymysql://me:secret@127.0.0.1:1/studies",
-        "redis://:secret@127.0.0.1:1/0",
-        "rediss://me:secret@127.0.0.1:1/0",
         "postgresql://me:secret@127.0.0.1:port/studies",
         "postgresql://me:secret@[127.0.0.1/studies",
-        "redis://:secret@127.0.0.1:port/0",
         "grpc://127.0.0.1",
         "grpc://127.0.0.1:port",
         "no_such_database://me:secret@127.0.0.1/studies",
@@ -95,6 +93,15 @@ def test_server_that_cannot_be_reached_is_named_without_its_password(url):
     message = _cannot_be_used(url)
     assert "127.0.0.1" in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize("open_address", [open_storage, open_to_read])
+@pytest.mark.parametrize("kind", ["redis", "rediss", "no_such_database"])
+def test_address_of_an_unknown_kind_is_refused_with_what_is_allowed(kind, open_address):
+    with pytest.raises(StudyError) as error:
+        open_address(f"{kind}://:secret@127.0.0.1:1/0")
+    assert str(error.value).startswith(f"hydra.sweeper.storage={kind}://:***@127.0.0.1:1/0: cannot be used (")
+    assert "; allowed: a journal file, sqlite:///FILE, postgresql+psycopg://" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +202,6 @@ def test_write_that_a_full_disk_cuts_short_spoils_no_later_one(tmp_path):
     [
         ("studies/a.journal", "studies/a.journal"),
         ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("redis://:secret@host/0", "redis://:***@host/0"),
         ("sqlite:///a.db", "sqlite:///a.db"),
     ],
 )
@@ -229,7 +235,7 @@ def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage
         pass
 
 
-@pytest.mark.parametrize("storage", ["redis://host/0", {"_target_": "optuna.storages.InMemoryStorage"}])
+@pytest.mark.parametrize("storage", ["mysql+pymysql://host/db", {"_target_": "optuna.storages.InMemoryStorage"}])
 def test_servers_but_postgresql_have_no_lock(storage):
     assert lock_file(storage) is None
     assert not has_lock(storage)

@@ -292,6 +292,19 @@ def test_trials_that_were_set_aside_by_a_process_that_died_before_it_queued_them
     ]
 
 
+def test_trials_that_one_controller_sets_aside_are_counted_no_longer_by_another_one(tmp_path):
+    first, second = open_study(tmp_path, total=2), open_study(tmp_path, total=2)
+    first.tell(first.claim(), Outcome(TrialState.FAIL, error="no"))
+    complete(second, second.claim())
+    assert second.claim() is None
+    first.set_aside([0])
+    again = second.claim()
+    assert again.user_attrs["retry_of"] == 0
+    complete(second, again)
+    assert first.ledger.counts == second.ledger.counts == {"COMPLETE": 2, "RETRIED": 1}
+    assert first.claim() is second.claim() is None
+
+
 def test_nothing_is_lost_or_doubled_when_a_process_is_killed_before_any_of_its_writes(tmp_path):
     """The process claims, interrupts and recovers trials, and dies before the first, the second, ... of its writes."""
     code = """

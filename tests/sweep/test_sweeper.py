@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import psutil
@@ -33,8 +35,11 @@ from sweep_app import (
 )
 from waiting import wait_until
 
+from cnn_sweeps.errors import SweepError
+from cnn_sweeps.sweep.console import Progress
+from cnn_sweeps.sweep.jobs.executors import BatchExecutor
 from cnn_sweeps.sweep.study.heartbeat import sign_key
-from cnn_sweeps.sweep.study.storage import open_storage
+from cnn_sweeps.sweep.study.storage import open_storage, selection_lock
 
 Plugins.instance()  # has Hydra find the sweeper before the state is kept to which a test returns
 
@@ -113,15 +118,35 @@ def test_grid_sampler_tries_all_points_in_order_over_two_commands(app):
     assert xs(app) == [0, 0, 1, 1, 2, 2]
 
 
+CALLING = """\
+import os
+from cnn_sweeps.sweep.application import SweepApplication
+
+
+def fail(reason):
+    raise LookupError(reason)
+
+
+class Calling(SweepApplication):
+    def finish(self, study, executor):
+        try:
+            executor.call(fail, "nothing found")
+        except LookupError as error:
+            return [f"{error} and called {executor.call(os.getpid)} from {os.getpid()}"]
+"""
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_other_launchers_run_batches(app, launcher):
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = ["x=range(0,5)", "++faults={1:raise,3:prune}", "hydra.sweeper.n_jobs=2"]
+def test_other_launchers_run_batches_and_what_is_done_with_the_best_trials(app, launcher):
+    (app / "calling.py").write_text(CALLING)
+    command = ["x=range(0,5)", "++faults={1:raise,3:prune}", "hydra.sweeper.application={_target_:calling.Calling}"]
     if launcher == "basic":
-        sweep_here(app, *command)
+        output = sweep_here(app, *command)
     else:
-        sweep(app, f"hydra/launcher={launcher}", *command)
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+        output = sweep(app, f"hydra/launcher={launcher}", "hydra.sweeper.n_jobs=2", *command)
+    called, controller = re.search(r"nothing found and called (\d+) from (\d+)", output).groups()
+    assert (called == controller) == (launcher == "basic")
     assert {x: trial.state.name for x, trial in last_trials(app).items()} == {
         **dict.fromkeys((0, 2, 4), "COMPLETE"),
         1: "FAIL",
@@ -268,12 +293,16 @@ def test_output_that_nobody_reads_or_that_finds_no_space_ends_no_sweep(app, is_f
 
 
 ENDING = """\
+from pathlib import Path
 from cnn_sweeps.sweep.application import SweepApplication
 
 
 class Ending(SweepApplication):
     def finish(self, study, executor):
         return ["what is done at the end"]
+
+    def end(self, status):
+        Path("ended.txt").write_text(status)
 """
 
 
@@ -287,6 +316,38 @@ def test_time_limit_starts_no_more_trials_finishes_those_that_run_and_ends_the_s
     assert states(app).keys() == {"COMPLETE"}
     assert 0 < len(trials(app)) < 100
     assert 7 not in xs(app)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"), [("none", "FINISHED", "first"), ("raise", "FAILED", "3 trials in a row failed")]
+)
+def test_every_part_of_a_sweep_is_ended_though_others_cannot_be_and_the_first_error_is_told(
+    app, monkeypatch, fault, status, told
+):
+    (app / "ending.py").write_text(ENDING)
+    for kind, error in ((Progress, "first"), (BatchExecutor, "second")):
+        monkeypatch.setattr(kind, "close", Mock(side_effect=SweepError(error)))
+    command = ["x=1,2,3", f"fault={fault}", "hydra.sweeper.application={_target_:ending.Ending}"]
+    assert f"error: {told}" in sweep_here(app, *command, succeeds=False)
+    assert (app / "ended.txt").read_text() == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_controller_that_waits_for_another_one_to_test_the_best_trials_ends_at_the_first_signal(app, number):
+    (app / "ending.py").write_text(ENDING)
+    log = app / "out/study/sweep.log"
+
+    def interrupt():
+        wait_until(lambda: log.exists() and "waiting for another controller, which tests" in log.read_text(), "a wait")
+        os.kill(os.getpid(), number)
+
+    with selection_lock(str(app / "studies/study.journal"), "study") as is_held, ThreadPoolExecutor() as threads:
+        assert is_held
+        threads.submit(interrupt)
+        command = ["x=1,2", "hydra.sweeper.application={_target_:ending.Ending}"]
+        assert "what is done at the end" not in sweep_here(app, *command, succeeds=False)
+    assert states(app) == {"COMPLETE": 2}
+    assert "what is done at the end" in sweep_here(app, *command)
 
 
 # What a sweep survives.
@@ -304,7 +365,7 @@ def _go_on(app):
     """Give the command again; check that it ends with exactly its trials, none in another's folder."""
     (app / "go").touch()
     assert processes_in(app) == []
-    sweep_here(app, *LONG, "fault=wait")
+    sweep_here(app, *LONG, "hydra.sweeper.n_jobs=1", "fault=wait")
     assert states(app) == {"COMPLETE": NUM_LONG}
     folders = [folder for _, _, folder in runs(app)]
     assert len(folders) == len(set(folders))
@@ -321,7 +382,7 @@ def test_first_ctrl_c_finishes_what_runs_and_the_same_command_goes_on(app):
     assert states(app) == {"COMPLETE": 2}
     command = shlex.split(re.search(r"To go on:\s*(.*)", output)[1])
     assert command[:2] == ["python", "app.py"]
-    run_here(app, *command[2:], "hydra/launcher=basic")
+    run_here(app, *command[2:], "hydra/launcher=basic", "hydra.sweeper.n_jobs=1")
     assert states(app) == {"COMPLETE": NUM_LONG}
     assert len(trials(app)) == NUM_LONG
 

@@ -186,6 +186,10 @@ def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app)
     [
         (["hydra.sweeper.n_jobs=many"], "error: hydra.sweeper.n_jobs=many: should be auto or a number of trials"),
         (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: is not known"),
+        (
+            ["hydra.sweeper.n_jobs=2", "hydra/launcher=basic"],
+            "error: hydra.sweeper.n_jobs=2: hydra/launcher=basic runs one",
+        ),
         (["hydra.launcher.gpus=[77]"], "error: hydra.launcher.gpus=[77]: there is no GPU 77 here"),
         (["hydra.launcher.gpus=0"], "error: hydra.launcher.gpus=0: should be a list of numbers"),
         (["hydra.launcher.gpus=[0,0]"], "error: hydra.launcher.gpus=[0, 0]: should be a list of numbers"),

@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
+from hydra.types import TaskFunction
 
 from cnn_sweeps.errors import ConfigError, SweepError, UserError
 from cnn_sweeps.sweep.jobs.machine import NumJobs, WorkerPlan
@@ -21,6 +21,7 @@ from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.system.signals import is_exit_on_signal
 
 _POLL_S = 1.0
+_ONE_AT_A_TIME = "BasicLauncher"  # by name: Hydra, when it looks for plugins, makes the class anew
 _NUM_CALLS = 3  # of a function whose worker is lost each time
 
 
@@ -89,12 +90,20 @@ def call_until_worker_lasts(call: Callable[[], Any]) -> Any:
     )
 
 
-def choose_executor(launcher: Launcher, jobs: JobsAhead) -> Executor:
+def choose_executor(
+    build_launcher: Callable[[TaskFunction], Launcher], task_function: TaskFunction, jobs: JobsAhead
+) -> Executor:
     """Give what is to run the trials, not yet opened.
+
+    Args:
+        build_launcher: gives the launcher, which runs a function with each job's configuration.
+        task_function: of the trials.
+        jobs: what is asked for.
 
     Raises:
         UserError: if the launcher cannot do what it is asked for.
     """
+    launcher = build_launcher(task_function)
     if hasattr(launcher, "plan_executor"):
         executor: Executor = launcher.plan_executor(jobs)
         return executor
@@ -108,7 +117,12 @@ def choose_executor(launcher: Launcher, jobs: JobsAhead) -> Executor:
             f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
             "give a number or use hydra/launcher=workers"
         )
-    return BatchExecutor(launcher, 1 if isinstance(launcher, BasicLauncher) else jobs.n_jobs)
+    if kind == _ONE_AT_A_TIME and jobs.n_jobs > 1:
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs={jobs.n_jobs}: hydra/launcher=basic runs one trial at a time, in this process; "
+            "leave it at 1 or use hydra/launcher=workers"
+        )
+    return BatchExecutor(launcher, jobs.n_jobs, None if kind == _ONE_AT_A_TIME else build_launcher)
 
 
 class WorkerExecutor:
@@ -169,10 +183,12 @@ class WorkerExecutor:
 class BatchExecutor:
     """Any Hydra launcher: jobs are collected until all slots are taken, then launched together."""
 
-    def __init__(self, launcher: Launcher, num_slots: int) -> None:
-        """Launch batches of at most `num_slots` jobs."""
+    def __init__(
+        self, launcher: Launcher, num_slots: int, build_launcher: Callable[[TaskFunction], Launcher] | None
+    ) -> None:
+        """Launch batches of at most `num_slots` jobs; what else is called, too, if a launcher can be built for it."""
         self.num_slots = num_slots
-        self._launcher = launcher
+        self._launcher, self._build_launcher = launcher, build_launcher
         self._batch: list[tuple[Sequence[str], int, Future[JobReturn]]] = []
 
     def open(self, say: Callable[[str], None]) -> None:
@@ -201,8 +217,12 @@ class BatchExecutor:
         self._batch = []
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in this process."""
-        return function(*arguments)
+        """Run a function as a job of its own, if a launcher can be built for it; else in this process."""
+        if self._build_launcher is None:
+            return function(*arguments)
+        launcher = self._build_launcher(lambda _config: function(*arguments))
+        (result,) = launcher.launch([["hydra.sweep.subdir=selection", "hydra.job.chdir=false"]], initial_job_idx=0)
+        return result.return_value
 
     def close(self) -> None:
         """Leave nothing to end."""

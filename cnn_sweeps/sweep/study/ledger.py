@@ -20,15 +20,14 @@ ERROR, DUPLICATE_OF, SETTINGS_ID = "error", "duplicate_of", "settings"
 class TrialLedger:
     """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more."""
 
-    def __init__(self, *, minimize: bool | None, set_aside: Sequence[int], settings_id: str) -> None:
+    def __init__(self, *, minimize: bool | None, settings_id: str) -> None:
         """Take a new look at a study.
 
         Args:
             minimize: None for several objectives, of which none is best.
-            set_aside: numbers of failed trials that count as tried again.
             settings_id: only trials with these settings are compared.
         """
-        self._set_aside, self._settings_id = frozenset(set_aside), settings_id
+        self._settings_id = settings_id
         self.best: FrozenTrial | None = None
         self.total_duration_s, self.num_durations = 0.0, 0
         self._minimize = minimize
@@ -36,11 +35,14 @@ class TrialLedger:
         self._open: Counter[str] = Counter()
         self._open_numbers: list[int] = []
         self._num_seen = 0
+        self._failed: set[int] = set()
+        self._tried_again: set[int] = set()
         self._finished_points: dict[str, int] = {}
 
     def read(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in what has changed; `trials` are all of the study, by number."""
         numbers = [*self._open_numbers, *range(self._num_seen, len(trials))]
+        self._tried_again |= {number for each in trials[self._num_seen :] if (number := retry_of(each)) is not None}
         self._num_seen = len(trials)
         self._open_numbers, self._open = [], Counter()
         for trial in (trials[number] for number in numbers):
@@ -53,7 +55,8 @@ class TrialLedger:
     @property
     def counts(self) -> Counter[str]:
         """Number of trials by state; those that were tried again are RETRIED."""
-        return self._settled + self._open
+        num_set_aside = len(self._failed & self._tried_again)  # some time after they failed, by any controller
+        return self._settled + self._open + Counter(RETRIED=num_set_aside) - Counter(FAIL=num_set_aside)
 
     @property
     def num_started(self) -> int:
@@ -65,8 +68,10 @@ class TrialLedger:
         return self._finished_points.get(point_key(params))
 
     def _settle(self, trial: FrozenTrial) -> None:
-        is_retried = trial.user_attrs.get(RETRIED) or trial.number in self._set_aside
+        is_retried = trial.user_attrs.get(RETRIED)
         self._settled["RETRIED" if is_retried else trial.state.name] += 1
+        if trial.state == TrialState.FAIL and not is_retried:
+            self._failed.add(trial.number)
         if trial.duration is not None:
             self.total_duration_s += trial.duration.total_seconds()
             self.num_durations += 1

@@ -23,7 +23,7 @@ from cnn_sweeps.sweep.study.ledger import (
     owner_of,
     retry_of,
 )
-from cnn_sweeps.sweep.study.storage import controllers_lock, has_lock
+from cnn_sweeps.sweep.study.storage import controllers_lock, has_lock, selection_lock
 from cnn_sweeps.system.owners import owner_state
 
 SET_ASIDE = "set_aside"  # of a study
@@ -52,6 +52,10 @@ class SharedStudy:
     def exclusively(self) -> AbstractContextManager[None]:
         """Keep the study's other controllers waiting while the block runs, if the storage has a lock."""
         return controllers_lock(self._storage, self.name)
+
+    def selecting(self) -> AbstractContextManager[bool]:
+        """Keep other controllers from testing the best trials while the block runs; give whether none of them does."""
+        return selection_lock(self._storage, self.name)
 
     @property
     def _set_aside(self) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from urllib.parse import urlsplit
 import optuna
 from hydra.errors import HydraException
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cnn_sweeps.errors import StudyError, StudyOutageError
@@ -41,6 +40,11 @@ _CONNECT_TIMEOUT_S = 10
 _NOTICE_THE_DEAD = (
     "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
     "set_config('tcp_keepalives_count', '3', false)"
+)
+_ADVICE = "start the server or correct the address, or name a file, which needs no server"
+_ALLOWED = (
+    "allowed: a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, what else SQLAlchemy knows, and "
+    f"{_GRPC}HOST:PORT"
 )
 _UNUSABLE = (
     HydraException,
@@ -91,8 +95,6 @@ def open_storage(storage: str | dict[str, Any]) -> optuna.storages.BaseStorage:
     with _errors_told(storage):
         if isinstance(storage, dict):
             return _checked(build(storage))
-        if storage.startswith("redis"):
-            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         if storage.startswith(_SQLITE):
@@ -110,8 +112,6 @@ def open_to_read(storage: str) -> optuna.storages.BaseStorage:
         if "://" not in storage:
             with _nonsense_told(storage):
                 return optuna.storages.JournalStorage(JournalFileBackend(storage))
-        if storage.startswith("redis"):
-            return _open_redis(storage, os.getpid())
         if storage.startswith(_GRPC):
             return _open_proxy(storage, os.getpid())
         return optuna.storages.RDBStorage(storage, skip_table_creation=True)
@@ -123,9 +123,10 @@ def _errors_told(storage: str | dict[str, Any]) -> Iterator[None]:
         yield
     except _UNUSABLE as error:
         kind = StudyOutageError if may_pass(error) else StudyError
+        is_unknown = isinstance(error.__cause__ or error, NoSuchModuleError)
         raise kind(
             f"hydra.sweeper.storage={describe_storage(storage)}: cannot be used ({describe_database_error(error)}); "
-            "start the server or correct the address, or name a file, which needs no server"
+            f"{_ALLOWED if is_unknown else _ADVICE}"
         ) from error
 
 
@@ -157,26 +158,6 @@ def _open_proxy(address: str, _process: int) -> optuna.storages.GrpcStorageProxy
         proxy = optuna.storages.GrpcStorageProxy(host=place.hostname, port=place.port)
     proxy.wait_server_ready(_CONNECT_TIMEOUT_S)
     return proxy
-
-
-@lru_cache(maxsize=1)
-def _open_redis(url: str, _process: int) -> optuna.storages.JournalStorage:
-    """Keep what was read of the journal for the next trial of this process."""
-    if multiprocessing.parent_process() is None:  # else a worker, whose controller has said so
-        log.warning(
-            "hydra.sweeper.storage=%s: whoever can write to this Redis can run programs as you, since Optuna unpickles "
-            "what it holds; see that nobody else can, or use PostgreSQL",
-            describe_storage(url),
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        backend = JournalRedisBackend(url)
-    from redis.exceptions import RedisError  # noqa: PLC0415  installed by those who use it
-
-    try:
-        return optuna.storages.JournalStorage(backend)
-    except RedisError as error:
-        raise OSError(str(error)) from error
 
 
 @lru_cache(maxsize=1)
@@ -279,29 +260,49 @@ def controllers_lock(storage: str | dict[str, Any], study_name: str) -> Abstract
     return _advisory_lock(address, f"study {study_name}") if address and _is_postgresql(address) else nullcontext()
 
 
+def selection_lock(storage: str | dict[str, Any], study_name: str) -> AbstractContextManager[bool]:
+    """Let one controller of a study at a time test its best trials; give at once whether it is this one.
+
+    Raises:
+        StudyError: if the server does not answer, nor after some patience.
+    """
+    path, address = lock_file(storage), server_address(storage)
+    if path is not None:
+        return file_lock(path.with_name(path.name.replace(".controllers.", ".selection.")), wait=False)
+    if address and _is_postgresql(address):
+        return _advisory_lock(address, f"selection {study_name}", wait=False)
+    return nullcontext(enter_result=True)
+
+
 def _is_postgresql(address: str | None) -> bool:
     return address is not None and address.startswith(("postgresql://", "postgresql+psycopg"))
 
 
 @contextmanager
-def _advisory_lock(address: str, name: str) -> Iterator[None]:
-    """Hold a lock of the database, which ends with its connection, however this process ends."""
+def _advisory_lock(address: str, name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock of the database, which ends with its connection, however this process ends; give whether it is held.
+
+    Without `wait` it is not if another one holds it.
+    """
     key = int.from_bytes(hashlib.blake2b(f"cnn_sweeps {name}".encode(), digest_size=8).digest(), signed=True)
     plain: dict[str, Any] = {"poolclass": NullPool, "pool_reset_on_return": None, "isolation_level": "AUTOCOMMIT"}
     engine = create_engine(address, connect_args=connect_timeout(make_url(address), 30), **plain)
 
-    def take() -> Connection:
+    request = text("SELECT pg_advisory_lock(:key)" if wait else "SELECT pg_try_advisory_lock(:key)")
+
+    def take() -> tuple[Connection, bool]:
         try:
             connection = engine.connect()
             connection.execute(text(_NOTICE_THE_DEAD))
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            is_held = connection.scalar(request, {"key": key}) is not False
         except SQLAlchemyError as error:
             kind = StudyOutageError if may_pass(error) else StudyError
             raise kind(
                 f"hydra.sweeper.storage={describe_storage(address)}: cannot be used for now "
                 f"({describe_database_error(error)}); start it, and go on with the same command"
             ) from error
-        return connection
+        return connection, is_held
 
-    with patiently(take, log.warning):
-        yield
+    connection, is_held = patiently(take, log.warning)
+    with connection:
+        yield is_held

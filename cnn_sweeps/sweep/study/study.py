@@ -85,16 +85,11 @@ class SweepStudy(SharedStudy):
             super().__init__(optuna_study, settings.storage)
             self._check_definition(definition)
             check_trials(self.name, self.trials)
-            self._ledger = self._new_ledger()
+            self._ledger = TrialLedger(
+                minimize=settings.direction == ["minimize"] if len(settings.direction) == 1 else None,
+                settings_id=self._settings_id,
+            )
         self._heartbeat = Heartbeat(storage, optuna_study._study_id)
-
-    def _new_ledger(self) -> TrialLedger:
-        is_single = len(self._settings.direction) == 1
-        return TrialLedger(
-            minimize=self._settings.direction[0] == "minimize" if is_single else None,
-            set_aside=self._set_aside,
-            settings_id=self._settings_id,
-        )
 
     def _check_definition(self, definition: dict[str, Any]) -> None:
         study = self.optuna_study
@@ -112,7 +107,6 @@ class SweepStudy(SharedStudy):
         with self.exclusively():
             self.optuna_study.set_user_attr(SET_ASIDE, [*self._set_aside, *numbers])
             self._queue_what_is_left_to_retry()
-        self._ledger = self._new_ledger()
 
     @property
     def failed(self) -> list[FrozenTrial]:

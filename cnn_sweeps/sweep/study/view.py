@@ -61,7 +61,6 @@ class StudyRecord:
         """What the trials add up to."""
         ledger = TrialLedger(
             minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
-            set_aside=self.set_aside,
             settings_id=self.settings_id,
         )
         ledger.read(self.trials)

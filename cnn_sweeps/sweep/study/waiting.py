@@ -19,8 +19,8 @@ from cnn_sweeps.system.patience import patiently
 
 log = logging.getLogger(__name__)
 
-# By name, since few studies are in Redis, or behind Optuna's gRPC proxy, which says so too if its database is away.
-_OUTAGES = {"redis.exceptions.ConnectionError", "redis.exceptions.TimeoutError", "grpc.RpcError"}
+# By name, since few studies are behind Optuna's gRPC proxy, which says so too if its database is away.
+_OUTAGE = "grpc.RpcError"
 _METHODS = {name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")}
 MARK = "cnn_sweeps:request"  # system attribute of a trial: equal for those that one request has made, resent by Optuna
 
@@ -118,4 +118,4 @@ PatientStorage.__abstractmethods__ = frozenset()
 def may_pass(error: BaseException) -> bool:
     """Tell a database, server or disk that cannot be used for now from a request that is wrong."""
     kinds = {f"{each.__module__}.{each.__name__}" for each in type(error).__mro__}
-    return is_unavailable(error) or isinstance(error, OSError) or bool(kinds & _OUTAGES)
+    return is_unavailable(error) or isinstance(error, OSError) or _OUTAGE in kinds
