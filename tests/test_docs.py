@@ -8,7 +8,7 @@ import pytest
 from conftest import compose
 from tiny_sweeps import write_dark_and_light_photos
 
-from cnn_sweeps.sweep import preparation
+from cnn_sweeps.sweep import plan
 from cnn_sweeps.sweep.space import extreme_values
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -81,7 +81,7 @@ def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkey
     if "PATH" in arguments:
         write_dark_and_light_photos(tmp_path / "photos")
     if not any(sign in arguments for sign in (",", "(")):
-        monkeypatch.setattr(preparation, "extreme_values", lambda distribution: extreme_values(distribution)[:1])
+        monkeypatch.setattr(plan, "extreme_values", lambda distribution: extreme_values(distribution)[:1])
     (tmp_path / "my_module.py").write_text("def suggest(config, trial):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
