@@ -22,7 +22,7 @@ def measure(size: int, channels: int, repeats: int) -> None:
     import tensorflow as tf
 
     from cnn_sweeps.models import build_cnn, plain_copy
-    from cnn_sweeps.training.loop import compile_model
+    from cnn_sweeps.training.network import compile_model
 
     random = np.random.default_rng(0)
     batch = tf.constant(random.random((BATCH_SIZE, size, size, channels), np.float32))

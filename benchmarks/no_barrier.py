@@ -26,31 +26,32 @@ import hydra
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config):
-    time.sleep(config.seconds)
+    time.sleep(config.slow_s if config.index == 1 else config.fast_s)
     return config.index
 
 
 if __name__ == "__main__":
     main()
 """
-CONFIG = f"""
+CONFIG = """
 defaults: [_self_, override hydra/sweeper: optuna, override hydra/launcher: workers]
 index: 0
-seconds: ${{oc.select:slow.${{index}},{FAST_S}}}
-slow: {{"1": {SLOW_S}}}
+slow_s: 0
+fast_s: 0
 hydra:
-  sweep: {{dir: sweep}}
-  sweeper: {{study_name: bench, storage: study.journal, n_jobs: 2}}
+  sweep: {dir: sweep}
+  sweeper: {study_name: bench, storage: study.journal, n_jobs: 2}
 """
 
 
-def measure_s() -> float:
+def measure_s(slow_s: float = SLOW_S, fast_s: float = FAST_S, num_fast: int = NUM_FAST) -> float:
     """Run the sweep; give the seconds from the first trial's start to the last one's end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "app.py").write_text(APPLICATION)
         (folder / "config.yaml").write_text(CONFIG)
-        command = [sys.executable, "app.py", "--multirun", f"index=range(0,{NUM_FAST + 1})"]
+        command = [sys.executable, "app.py", "--multirun", f"index=range(0,{num_fast + 1})"]
+        command += [f"slow_s={slow_s}", f"fast_s={fast_s}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
         trials = optuna.load_study(study_name="bench", storage=storage).trials

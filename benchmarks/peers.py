@@ -34,7 +34,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC
 from pathlib import Path
 
 import psutil
@@ -299,10 +298,7 @@ def read_study(folder: Path) -> list[tuple[float, float | None]]:
     study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(journal))
     finished = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
     return [
-        (
-            trial.datetime_complete.replace(tzinfo=UTC).timestamp(),
-            trial.value if trial.state.name == "COMPLETE" else None,
-        )
+        (trial.datetime_complete.timestamp(), trial.value if trial.state.name == "COMPLETE" else None)
         for trial in finished
     ]
 

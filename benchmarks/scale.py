@@ -266,7 +266,9 @@ def print_costs(
         print(f"{what:22s} {window:22s} {' '.join(columns)}", flush=True)
 
 
-def print_costs_of_trials(num_trials: int, samplers: list[str], postgresql: str | None, repeats: int) -> None:
+def print_costs_of_trials(
+    num_trials: int, samplers: list[str], postgresql: str | None, repeats: int, width: int = 100
+) -> None:
     print(f"{'':45s} {'ms a trial':>22s} {'CPU ms a trial':>22s} {'MB':>14s} {'Optuna alone: ms':>22s} {'CPU ms':>22s}")
 
     def in_folder(costs: Callable[..., list[Cost]], *arguments: object) -> list[Cost]:
@@ -276,7 +278,7 @@ def print_costs_of_trials(num_trials: int, samplers: list[str], postgresql: str 
     for storage, place in ({"journal": "study.journal"} | ({"postgresql": postgresql} if postgresql else {})).items():
         for sampler in samplers:
             measures = [partial(in_folder, costs, sampler, place) for costs in (costs_of_sweep, costs_of_bare_loop)]
-            print_costs(f"{storage}, {sampler}", num_trials, repeats, measures)
+            print_costs(f"{storage}, {sampler}", num_trials, repeats, measures, width)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC
 from pathlib import Path
 
 import mlflow
@@ -65,7 +64,7 @@ def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
         epochs = client.get_metric_history(trial.user_attrs["mlflow.run_id"], "epoch_s")
         costs.append(trial.duration.total_seconds() - sum(epoch.value for epoch in epochs))
     taken = (folder / "outputs/sweeps" / NAME / "0/.hydra/config.yaml").stat().st_mtime
-    return costs, taken, study.trials[0].datetime_complete.replace(tzinfo=UTC).timestamp()
+    return costs, taken, study.trials[0].datetime_complete.timestamp()
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ Examples:
   python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=NAME@champion --csv classes.csv
 
 A folder is searched at any depth; hidden files are left out. Of two classes the second is chosen from the model's
-decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images, or links out of
-the folder, are named, and the exit code is then 1.
+decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images, links out of
+the folder, and links to a folder that they lie in, are named, and the exit code is then 1.
 
 Settings:
   model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
@@ -77,6 +77,8 @@ def _predict_and_write(
 
     counts: Counter[str] = Counter()
     bad_files, class_names = BadFiles(links), kept.record.class_names
+    if not files:
+        bad_files.refuse(len(links))
     with ExitStack() as stack:
         tables = [stack.enter_context(output.csv_table(csv_file, class_names))] if csv_file else []
         tables += [stack.enter_context(output.json_table(json_file))] if json_file else []

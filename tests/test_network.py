@@ -135,6 +135,18 @@ def test_only_the_networks_used_last_are_kept(monkeypatch):
     assert network_of("model.filters=[3]") is not second
 
 
+def test_networks_are_kept_only_while_they_are_small_together_but_for_the_last_one(monkeypatch):
+    small, smaller = network_of("model.filters=[4]"), network_of("model.filters=[3]")
+    assert small.num_bytes > 2 * 4 * small.model.count_params()  # Adam keeps two numbers beside each weight
+    monkeypatch.setattr(warm, "_MOST_KEPT_BYTES", small.num_bytes + smaller.num_bytes)
+    assert network_of("model.filters=[4]") is small
+    assert network_of("model.filters=[2]") is network_of("model.filters=[2]")
+    assert network_of("model.filters=[3]") is not smaller
+    large = network_of("model.filters=[64]")
+    assert large.num_bytes > warm._MOST_KEPT_BYTES
+    assert list(warm._networks.values()) == [large]
+
+
 def test_equal_networks_have_equal_names():
     """TensorFlow keeps memory for each name that a variable ever had."""
     names = [[variable.path for variable in network_of(f"optimizer.beta_1={b}").model.variables] for b in (0.8, 0.9)]

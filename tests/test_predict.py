@@ -148,6 +148,19 @@ def test_links_out_of_a_folder_and_pictures_too_large_are_named_and_left_out(pho
     predict([str(album / "outside.png"), "model=tiniest", uri])  # a link that is named is meant
 
 
+def test_folder_of_nothing_but_links_out_of_it_is_told_in_one_line(photos, uri, capsys):
+    Path("links").mkdir()
+    Path("links/file.png").symlink_to(photos[1][0])
+    Path("links/folder").symlink_to(photos[0])
+    message = refusal(predict, "links", "model=tiniest", uri)
+    assert message == "2 of 2 files are no usable images and were left out, as named"
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"left out: links/file.png is a link out of the folder, to {photos[1][0]}",
+        f"left out: links/folder is a link out of the folder, to {photos[0]}",
+    ]
+
+
 def test_named_pipe_is_named_and_not_waited_for(photos, uri, capsys):
     os.mkfifo("pipe.png")
     message = refusal(predict, "pipe.png", photos[1][0], "model=tiniest", uri, "--csv", "table.csv")

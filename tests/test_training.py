@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY_CNN, TINY_DATA, compose
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from cnn_sweeps.errors import ModelError, TrainingError
 from cnn_sweeps.evaluation.metrics import summarize
@@ -135,6 +136,12 @@ def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(ov
     weights = [Run(*overrides, f"seed={seed}").train().model.get_weights() for seed in (1, 1, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+
+
+def test_repeatable_kernels_are_asked_for_without_xla_alone_whatever_was_trained_before():
+    for xla in (False, True, False):
+        training.prepare_process(0, "float32", xla=xla, seeds_tensorflow=False)
+        assert is_op_determinism_enabled() != xla
 
 
 def test_what_is_no_keras_model_is_refused():

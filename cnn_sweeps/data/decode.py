@@ -30,7 +30,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", *(["
 _LONGEST_SIDE = 65_535  # pixels; no JPEG has more
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # of which Pillow would have Ghostscript run the program
 
-_UPRIGHT = {  # what undoes each EXIF orientation
+_UPRIGHT = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where it cannot write odd EXIF back
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

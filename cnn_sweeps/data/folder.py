@@ -27,6 +27,7 @@ _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WORDS = re.compile(r"[^\W\d_]+")
 _ENDINGS = re.compile(r"(sets?|data|images)$")  # of `trainset`
 _ALLOW_LINKS = ", or set data.follow_links=true if the links are meant"
+_IS_READ_ALREADY = "is a link to a folder that it lies in, or that is read already"
 _NO_IMAGES = {"thumbs.db", "desktop.ini"}  # left by file managers, as are names that start with a dot
 
 
@@ -58,7 +59,8 @@ def load_folder(
         channels: 3 for colour, 1 for grey.
         on_bad_image: "error" refuses files that are no images, "skip" leaves them out.
         cache_dir: where decoded images are kept; `~` is the home folder.
-        follow_links: whether links may lead out of the folder; if not, such a file counts as one that is no image.
+        follow_links: whether links may lead out of the folder; if not, such a link counts as a file that is no image.
+            A link to a folder that it lies in, or that was read for the same class before, always counts as such.
 
     Raises:
         DataError: if the folder or a class is missing, empty or a link out of the folder, if folders of splits are
@@ -66,7 +68,7 @@ def load_folder(
     """
     found = list_folder(root, follow_links)
     folder, cache_folder = Path(root).expanduser(), Path(cache_dir).expanduser()
-    links = {} if follow_links else links_out_of(folder, [file.path for file in found])
+    links = links_left_out(folder, [file.path for file in found], follow_links=follow_links)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     files = [file for file in found if file.path not in links]
     decoded = load_decoded([file.path for file in files], cache_folder, height, width, channels)
@@ -75,7 +77,7 @@ def load_folder(
     if bad_files and on_bad_image == "error":
         raise DataError(
             f"data.root={root}: {len(bad_files)} of {len(found)} files cannot be used: {'; '.join(bad_files)}; "
-            f"repair or remove them, or set data.on_bad_image=skip{_ALLOW_LINKS if links else ''}"
+            f"repair or remove them, or set data.on_bad_image=skip{_ALLOW_LINKS if links and not follow_links else ''}"
         )
     good = [files[position] for position in decoded.positions]
     return _assemble(folder, sorted({file.class_name for file in found}), good, decoded, bad_files)
@@ -125,18 +127,22 @@ def _list_files(root: Path, follow_links: bool) -> list[ImageFile]:
         )
     tops = _subfolders(root)
     if split_of := _find_splits(root, tops):
-        files = [file for folder in tops for file in _list_classes(folder, split_of[folder])]
-        class_folders = [class_folder for folder in tops for class_folder in _subfolders(folder)]
+        split_of_class = {each: split_of[folder] for folder in tops for each in _subfolders(folder)}
     else:
-        files, class_folders = _list_classes(root, ""), tops
-    if not follow_links and (links := links_out_of(root, [*tops, *class_folders])):
+        split_of_class = dict.fromkeys(tops, "")
+    files = [
+        ImageFile(path, class_folder.name, split)
+        for class_folder, split in split_of_class.items()
+        for path in list_image_files(class_folder, root, follow_links=follow_links)
+    ]
+    if not follow_links and (links := _links_out_of(root, [*tops, *split_of_class])):
         told = "; ".join(f"{path.relative_to(root)} {reason}" for path, reason in links.items())
         raise DataError(f"data.root={root}: {told}; put the images into the folder{_ALLOW_LINKS}")
     class_names = sorted({file.class_name for file in files})
     if len(class_names) < 2:
         found = f"only one class, {class_names[0]}" if class_names else "no class with a file in it"
         raise DataError(f"data.root={root}: {found}; at least two subfolders with images are needed, one a class")
-    if empty := sorted({folder.name for folder in class_folders} - set(class_names)):
+    if empty := sorted({folder.name for folder in split_of_class} - set(class_names)):
         raise DataError(f"data.root={root}: no file of class {', '.join(empty)}; add images or remove the folder")
     return files
 
@@ -206,18 +212,10 @@ def _hold_splits(split_of: Mapping[Path, str], subfolders: Mapping[Path, set[str
     )
 
 
-def _list_classes(folder: Path, split: str) -> list[ImageFile]:
-    return [
-        ImageFile(path, class_folder.name, split)
-        for class_folder in _subfolders(folder)
-        for path in list_image_files(class_folder)
-    ]
-
-
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     """Give the files among the paths, and those at any depth of the folders among them, each once.
 
-    Those that are links out of a folder are given apart, each with the reason why it is not to be used.
+    Links that are not followed are given apart, each with the reason why.
 
     Raises:
         DataError: if a path is not there, or cannot be read, or a folder holds no file.
@@ -235,12 +233,24 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
         if not files:
             raise DataError(f"{path}: there is no image in this folder; name one that holds images at any depth")
         found |= dict.fromkeys(files)
-        links |= links_out_of(path, files) if path.is_dir() else {}
+        links |= links_left_out(path, files, follow_links=False) if path.is_dir() else {}
     return [file for file in found if file not in links], links
 
 
-def links_out_of(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
-    """Give those of the paths found in a folder that are links to what is not in it, each with this as the reason."""
+def links_left_out(folder: Path, paths: Sequence[Path], *, follow_links: bool) -> dict[Path, str]:
+    """Give those of what `list_image_files` found in a folder that are links not to be followed, each with the reason.
+
+    Args:
+        folder: which links may not lead out of.
+        paths: what was found.
+        follow_links: whether they may nevertheless.
+    """
+    links = [path for path in paths if path.is_symlink()]
+    out = {} if follow_links else _links_out_of(folder, links)
+    return out | dict.fromkeys((link for link in links if link not in out and link.is_dir()), _IS_READ_ALREADY)
+
+
+def _links_out_of(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
     inside = folder.resolve()
     targets = {path: path.resolve() for path in paths if path.is_symlink()}
     return {
@@ -250,23 +260,41 @@ def links_out_of(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def list_image_files(folder: Path) -> list[Path]:
+def list_image_files(folder: Path, root: Path | None = None, *, follow_links: bool = False) -> list[Path]:
     """Give the files at any depth of a folder, sorted, but for hidden ones and what file managers leave.
+
+    Links to folders are entered, or given as if they were files: those that lead out of `root`, unless these are to be
+    followed, those to a folder that they lie in, and those to one that another link led to before.
+
+    Args:
+        folder: the folder.
+        root: around it; None: itself.
+        follow_links: whether links may lead out of the root.
 
     Raises:
         OSError: if the folder cannot be read.
     """
     files: list[Path] = []
+    inside, entered = (root or folder).resolve(), {folder.resolve()}
+
+    def is_entered(link: Path) -> bool:
+        target = link.resolve()
+        is_known = target in entered or link.parent.resolve().is_relative_to(target)
+        if is_known or not (follow_links or target.is_relative_to(inside)):
+            return False
+        entered.add(target)
+        return True
+
     left = [folder]  # not by recursion: folders may be nested as deep as the disk allows
     while left:
         with os.scandir(left.pop()) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda each: each.name):
                 path = Path(entry.path)
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.lower() in _NO_IMAGES:
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) or (entry.is_dir() and is_entered(path)):
                     left.append(path)
-                elif path.is_file() and entry.name.lower() not in _NO_IMAGES:
+                elif path.is_file() or path.is_dir():
                     files.append(path)
     return sorted(files)
 

@@ -1,7 +1,7 @@
 """Metrics with their bootstrap intervals.
 
 The definitions are scikit-learn's, and the tests hold each to it. But all resamples are measured at once, as weights of
-the images: a sweep does this for every trial, and scikit-learn, one resample after the other, takes many times as long.
+the images: scikit-learn, one resample after the other, takes many times as long.
 """
 
 from __future__ import annotations
@@ -26,12 +26,8 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, Estimate]:
-    """Measure predictions, each metric with a 95 % interval.
-
-    The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
-    images would change the metric, not another training; where no image is a mistake they cannot tell anything.
+def measure(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
+    """Measure predictions.
 
     Args:
         probabilities: (N, C), rows summing to 1; of two classes, the second is the positive one.
@@ -48,7 +44,17 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
     """
     predicted = choose_classes(probabilities, threshold)
     values = _measure(probabilities, labels, predicted, np.ones((1, len(labels))))
-    point = {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
+    return {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
+
+
+def estimate(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, Estimate]:
+    """Do what `measure` does, each metric with a 95 % interval, which takes seconds where images and classes are many.
+
+    The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
+    images would change the metric, not another training; where no image is a mistake they cannot tell anything.
+    """
+    predicted = choose_classes(probabilities, threshold)
     random = np.random.default_rng(0)
     rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
     parts = []
@@ -57,7 +63,8 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
         drawn = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=size)
         parts.append(_measure(probabilities, labels, predicted, drawn.astype(np.float64)))
     return {
-        name: _with_interval(value, np.concatenate([part[name] for part in parts])) for name, value in point.items()
+        name: _with_interval(value, np.concatenate([part[name] for part in parts]))
+        for name, value in measure(probabilities, labels, threshold).items()
     }
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices, Split
-from cnn_sweeps.evaluation.estimates import Estimate, best_threshold, estimate, measure_decisions
+from cnn_sweeps.evaluation.estimates import Estimate, best_threshold, estimate, measure, measure_decisions
 from cnn_sweeps.evaluation.metrics import (
     Labels,
     accuracy,
@@ -71,8 +71,13 @@ class Measured:
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
     @cached_property
+    def values(self) -> dict[str, float]:
+        """Each metric at the threshold."""
+        return measure(self.probabilities, self.labels, self.threshold)
+
+    @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Each metric with its interval, at the threshold."""
+        """The same with their intervals, which cost more than all else here: only for what a person is shown."""
         return estimate(self.probabilities, self.labels, self.threshold)
 
     @property
@@ -82,8 +87,7 @@ class Measured:
         `test_accuracy` and so on; `test_accuracy_of_commonest_class`; of two classes, what depends on the threshold
         also at 0.5, as `test_accuracy_at_half`.
         """
-        values = {name: each.value for name, each in self.estimates.items()}
-        return {f"{self.prefix}_{name}": value for name, value in (values | self.beside).items()}
+        return {f"{self.prefix}_{name}": value for name, value in (self.values | self.beside).items()}
 
     @property
     def beside(self) -> dict[str, float]:
@@ -104,13 +108,13 @@ class Measured:
         }
         return {name: value for name, value in bounds.items() if math.isfinite(value)}
 
-    def describe(self) -> str:
-        """Give the most important metrics with their intervals, and what accuracy is to be held against."""
-        told = (("log loss", "log_loss", 4), ("accuracy", "accuracy", 3))
-        parts = [
-            "{} {:.{d}f} ({:.{d}f} to {:.{d}f})".format(name, *self.estimates[key], d=digits)
-            for name, key, digits in told
-        ]
+    def describe(self, *, with_intervals: bool = True) -> str:
+        """Give the most important metrics, and what accuracy is to be held against."""
+        parts = []
+        for name, key, digits in (("log loss", "log_loss", 4), ("accuracy", "accuracy", 3)):
+            each = self.estimates[key] if with_intervals else None
+            bounds = f" ({each.low:.{digits}f} to {each.high:.{digits}f})" if each else ""
+            parts.append(f"{name} {self.values[key]:.{digits}f}{bounds}")
         parts += [f"{self.beside['accuracy_at_half']:.3f} at 0.5"] if self.threshold is not None else []
         return f"{', '.join(parts)}, {self.beside['accuracy_of_commonest_class']:.3f} by naming the commonest class"
 
@@ -146,7 +150,8 @@ class Evaluation:
 def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunConfig, *, on_test: bool) -> Evaluation:
     """Measure the final weights on validation images and, if asked and there are any, on test images.
 
-    Of two classes the decision threshold is chosen first, on validation images, and everything is measured at it.
+    Of two classes the decision threshold is chosen first, on validation images, and everything is measured at it. What
+    is said of the validation images has intervals only if test images are asked for: nobody waits to read a trial's.
     """
     probabilities, labels = predict(split.val), dataset.labels[split.val]
     threshold = None
@@ -158,7 +163,7 @@ def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunC
             *(for_terminal(dataset.class_names[1]), threshold, metric.replace("_", " ")),
         )
     validation = Measured(VALIDATION[0], VALIDATION[1], split.val, labels, probabilities, threshold)
-    log.info("%s: %s", validation.title.lower(), validation.describe())
+    log.info("%s: %s", validation.title.lower(), validation.describe(with_intervals=on_test))
     test = measure_test(predict, dataset, split, threshold) if on_test and len(split.test) else None
     metrics = validation.metrics | (test.metrics if test else {})
     if threshold is not None:

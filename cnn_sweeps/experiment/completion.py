@@ -29,7 +29,7 @@ def finish_run(trained: TrainedNetwork, results_dir: Path) -> dict[str, float]:
     """
     evaluation, final = trained.evaluate(on_test=True)
     final = trained.measure_train(final)
-    trained.log(final, evaluation)
+    trained.log(final | evaluation.intervals)
     warnings, is_kept = [], False
     if trained.part.config.tracking.log_model:
         try:
@@ -61,8 +61,9 @@ def finish_trial(
     if may_be_chosen(final):
         final = final if needs_gap else trained.measure_train(final)
         kept.keep(folder, trained.part.config, trained.model, trained.progress, evaluation.threshold)
-    trained.log(final, evaluation)
-    if trained.part.config.evaluation.pictures == "all":
+    is_shown = trained.part.config.evaluation.pictures == "all"
+    trained.log(final | (evaluation.intervals if is_shown else {}))
+    if is_shown:
         for failure in trained.report(folder / "results", evaluation):
             log.warning("warning: %s", failure)
     if not is_part:

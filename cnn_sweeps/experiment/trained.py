@@ -47,9 +47,9 @@ class TrainedNetwork:
         threshold, images = final.get("decision_threshold"), self.part.images
         return final | results.evaluate_on_train(self.predict, images.dataset, images.split, threshold, val_log_loss)
 
-    def log(self, final: dict[str, float], evaluation: Evaluation) -> None:
-        """Record the final metrics and their intervals."""
-        runs.log_metrics(final | evaluation.intervals, step=self.progress.epochs_done)
+    def log(self, metrics: dict[str, float]) -> None:
+        """Record final metrics."""
+        runs.log_metrics(metrics, step=self.progress.epochs_done)
 
     def report(self, folder: Path, evaluation: Evaluation) -> list[str]:
         """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.

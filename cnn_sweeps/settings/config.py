@@ -117,7 +117,7 @@ def _problems(schema: type, values: dict[str, Any], prefix: str) -> list[str]:
 
 def _problem(detail: Any, prefix: str) -> str:
     key = prefix + ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "unexpected_keyword_argument":
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):  # of a group, of a target
         return f"{key}: no such setting here; remove it"
     if detail["type"] == "missing":
         return f"{key}: no value given; add {key}=VALUE to the command"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, Strict
+from pydantic import ConfigDict, Field, PlainValidator, Strict, create_model
 from pydantic.dataclasses import dataclass
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -139,88 +139,45 @@ class ScheduleConfig:
     decay_steps: Count | None = None
 
 
-@dataclass(config=_forbid_unknown)
-class _Digits:
-    classes: Annotated[list[Digit], Field(min_length=2)]
-    one_vs_rest: Digit | None
-
-
-@dataclass(config=_forbid_unknown)
-class _Folder:
-    root: Text
-    image_size: ImageSize
-    channels: Channels
-    on_bad_image: Literal["error", "skip"]
-    cache_dir: Text
-    follow_links: Switch = False
-
-
-@dataclass(config=_forbid_unknown)
-class _Cifar10:
-    classes: Annotated[list[str], Field(min_length=2)]
-
-
-@dataclass(config=_forbid_unknown)
-class _Synthetic:
-    num_images: Count
-    num_classes: Annotated[int, Strict(), Field(ge=2, le=1000)]
-    image_size: ImageSize
-    channels: Channels
-    difficulty: Share
-    seed: Seed
-
-
-@dataclass(config=_forbid_unknown)
-class _Cnn:
-    filters: Widths
-    dense_units: Widths
-    dropout: Rate
-    l2: Share
-    padding: Literal["same", "valid"]
-
-
-@dataclass(config=_forbid_unknown)
-class _Residual:
-    filters: Widths
-    blocks_per_stage: Annotated[int, Strict(), Field(ge=1, le=100)]
-    dropout: Rate
-    l2: Share
-
-
-@dataclass(config=_forbid_unknown)
-class _Adam:
-    beta_1: Rate
-    beta_2: Rate
-
-
-@dataclass(config=_forbid_unknown)
-class _AdamW(_Adam):
-    weight_decay: NonNegative
-
-
-@dataclass(config=_forbid_unknown)
-class _SGD:
-    momentum: Rate
-    nesterov: Switch
-
-
-@dataclass(config=_forbid_unknown)
-class _RMSprop:
-    rho: Rate
-    momentum: Rate
+def _arguments(**kinds: Any) -> type:
+    """Give the model of a target's arguments, each with its kind or, where it may be left out, kind and default."""
+    fields: Any = {name: kind if isinstance(kind, tuple) else (kind, ...) for name, kind in kinds.items()}
+    model: type = create_model("Arguments", __config__=_forbid_unknown, **fields)
+    return model
 
 
 TARGET_ARGUMENTS: dict[str, type] = {
-    "cnn_sweeps.data.load_digits": _Digits,
-    "cnn_sweeps.data.load_folder": _Folder,
-    "cnn_sweeps.data.load_cifar10": _Cifar10,
-    "cnn_sweeps.data.load_synthetic": _Synthetic,
-    "cnn_sweeps.models.build_cnn": _Cnn,
-    "cnn_sweeps.models.build_residual": _Residual,
-    "keras.optimizers.Adam": _Adam,
-    "keras.optimizers.AdamW": _AdamW,
-    "keras.optimizers.SGD": _SGD,
-    "keras.optimizers.RMSprop": _RMSprop,
+    "cnn_sweeps.data.load_digits": _arguments(
+        classes=Annotated[list[Digit], Field(min_length=2)],
+        one_vs_rest=Digit | None,
+    ),
+    "cnn_sweeps.data.load_folder": _arguments(
+        root=Text,
+        image_size=ImageSize,
+        channels=Channels,
+        on_bad_image=Literal["error", "skip"],
+        cache_dir=Text,
+        follow_links=(Switch, False),
+    ),
+    "cnn_sweeps.data.load_cifar10": _arguments(classes=Annotated[list[str], Field(min_length=2)]),
+    "cnn_sweeps.data.load_synthetic": _arguments(
+        num_images=Count,
+        num_classes=Annotated[int, Strict(), Field(ge=2, le=1000)],
+        image_size=ImageSize,
+        channels=Channels,
+        difficulty=Share,
+        seed=Seed,
+    ),
+    "cnn_sweeps.models.build_cnn": _arguments(
+        filters=Widths, dense_units=Widths, dropout=Rate, l2=Share, padding=Literal["same", "valid"]
+    ),
+    "cnn_sweeps.models.build_residual": _arguments(
+        filters=Widths, blocks_per_stage=Annotated[int, Strict(), Field(ge=1, le=100)], dropout=Rate, l2=Share
+    ),
+    "keras.optimizers.Adam": _arguments(beta_1=Rate, beta_2=Rate),
+    "keras.optimizers.AdamW": _arguments(beta_1=Rate, beta_2=Rate, weight_decay=NonNegative),
+    "keras.optimizers.SGD": _arguments(momentum=Rate, nesterov=Switch),
+    "keras.optimizers.RMSprop": _arguments(rho=Rate, momentum=Rate),
 }
 """What the targets of this project's own groups take; the arguments of a user's target are the user's."""
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
+from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
 from tqdm import tqdm
 
 from cnn_sweeps.errors import TrainingError
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 def prepare_process(seed: int, precision: str, *, xla: bool, seeds_tensorflow: bool) -> None:
     """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built.
 
-    XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for.
+    XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for, whatever an earlier
+    training of this process has asked for.
 
     Args:
         seed: of Python's and NumPy's generators, from which Keras draws the seeds of its layers.
@@ -45,7 +47,9 @@ def prepare_process(seed: int, precision: str, *, xla: bool, seeds_tensorflow: b
     else:
         random.seed(seed)
         np.random.seed(seed)
-    if not xla:
+    if xla:
+        disable_op_determinism()
+    else:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(precision)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import FunctionType
 from typing import Any
 
@@ -52,6 +53,11 @@ class Network:
         """Every variable that a training depends on."""
         adjustable = adjustable_values_of_model(self.model) + adjustable_values_of_schedule(self._learning_rate)
         return [*self.model.variables, *self.model.optimizer.variables, *adjustable]
+
+    @property
+    def num_bytes(self) -> int:
+        """What its variables take on each device."""
+        return sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in self._state)
 
     def adopt(self, fresh: Network) -> None:
         """Become what `fresh`, of the same structure, is: its weights, optimizer, random generators and settings."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import asdict
 
 import keras
@@ -16,7 +17,12 @@ from cnn_sweeps.training.replicas import choose_strategy, synchronize
 
 log = logging.getLogger(__name__)
 
-_NUM_KEPT_NETWORKS = 8  # with what is compiled for one of them takes some 30 MB
+_NUM_KEPT_NETWORKS = 8  # what is compiled for one takes some 30 MB of the process's memory
+_MOST_KEPT_BYTES = 2**28
+"""Of all kept networks together, on the accelerator, which other workers may share and where the next one trains too.
+
+Eight of the default network with Adam take 12 MB; of one with 10 million parameters, 120 MB, two are kept.
+"""
 _networks: dict[str, Network] = {}
 """The networks that this process trained last, by what tells their graphs apart."""
 
@@ -61,9 +67,13 @@ def _warm_or_fresh(fresh: Network, graph_id: str | None) -> Network:
         return fresh
     warm = _networks.pop(graph_id, fresh)
     _networks[graph_id] = warm  # as the last one used
-    if len(_networks) > _NUM_KEPT_NETWORKS:
+    while len(_networks) > 1 and _are_too_many(_networks.values()):
         del _networks[next(iter(_networks))]
     if warm is not fresh:
         warm.adopt(fresh)
         log.info("compiled before, for an earlier training of this process")
     return warm
+
+
+def _are_too_many(networks: Collection[Network]) -> bool:
+    return len(networks) > _NUM_KEPT_NETWORKS or sum(each.num_bytes for each in networks) > _MOST_KEPT_BYTES

@@ -267,6 +267,32 @@ def test_class_that_is_a_link_out_of_the_folder_is_refused_by_name(pets, tmp_pat
     assert load(pets, follow_links=True).class_names == ["cat", "dog", "eel"]
 
 
+def test_link_to_a_folder_is_entered_as_the_folder_it_leads_to(pets):
+    write_image(pets / "dog" / "more" / "0.png", 7)
+    (pets / "cat" / "link").symlink_to("../dog/more")
+    assert brightness_by_name(load(pets))["cat/link/0.png"] == 7
+
+
+def test_link_to_a_folder_outside_is_entered_if_asked_for_and_else_named(pets, tmp_path):
+    write_image(tmp_path / "zoo" / "old" / "0.png", 9)
+    (pets / "cat" / "link").symlink_to("../../zoo")
+    assert f"1 of 5 files cannot be used: cat/link is a link out of the folder, to {tmp_path}/zoo; " in refusal_of(pets)
+    assert len(load(pets, on_bad_image="skip").skipped_files) == 1
+    assert brightness_by_name(load(pets, follow_links=True))["cat/link/old/0.png"] == 9
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../dog/back"])
+def test_link_to_a_folder_around_it_ends_and_is_named(pets, target):
+    (pets / "dog" / "back").symlink_to("../cat")
+    (pets / "cat" / "link").symlink_to(target)
+    told = "is a link to a folder that it lies in, or that is read already"
+    message = refusal_of(pets, follow_links=True)
+    assert f"cat/link {told}" in message
+    assert message.endswith("data.on_bad_image=skip")
+    names = load(pets, follow_links=True, on_bad_image="skip").file_names
+    assert sorted(names) == [f"{place}/{i}.png" for place in ("cat", "dog", "dog/back") for i in (0, 1)]
+
+
 # Splits by other names.
 
 

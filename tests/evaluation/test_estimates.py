@@ -7,7 +7,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.utils import resample
 
 from cnn_sweeps.evaluation import estimates
-from cnn_sweeps.evaluation.estimates import best_threshold, estimate, measure_decisions
+from cnn_sweeps.evaluation.estimates import best_threshold, estimate, measure, measure_decisions
 from cnn_sweeps.evaluation.metrics import choose_classes
 
 
@@ -83,8 +83,10 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
     assert sum(held) >= 52
 
 
-def test_the_same_predictions_give_the_same_intervals():
-    assert estimate(*predictions(3)) == estimate(*predictions(3))
+def test_the_same_predictions_give_the_same_intervals_around_what_is_measured_without_them():
+    estimates_of_three = estimate(*predictions(3))
+    assert estimates_of_three == estimate(*predictions(3))
+    assert {name: each.value for name, each in estimates_of_three.items()} == measure(*predictions(3))
 
 
 def test_calibration_error_by_hand():

@@ -1,0 +1,172 @@
+"""Every benchmark does what it is for, once, on little: its numbers mean nothing here, but it has them."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY, TINY_CNN, TINY_DATA
+from tiny_sweeps import IN_THIS_PROCESS, command_in
+
+PROJECT = Path(__file__).parents[1]
+SMALL = ["evaluation.pictures=none", *TINY_CNN]
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    """Benchmarks can be imported, and the clock on the wall is far from the world's."""
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def train_here(empty_database):
+    """What runs a command line of `cnn_sweeps.train` in this process and in a folder, with more settings."""
+
+    def run(command, folder, *more):
+        folder = Path(folder)
+        if not (folder / "mlflow.db").exists():
+            shutil.copy(empty_database, folder / "mlflow.db")
+        with command_in(folder, folder) as train:
+            train(*command[3:], *more)
+
+    return run
+
+
+def shown_by(benchmark, capsys, monkeypatch, *arguments):
+    """Run a benchmark's `main` with arguments of the command line; give what it shows."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    benchmark.main()
+    return capsys.readouterr().out
+
+
+def test_batch_normalization(monkeypatch, capsys):
+    benchmark = import_module("batch_normalization")
+    monkeypatch.setattr(benchmark, "NUM_STEPS", 1)
+    benchmark.measure(8, 1, repeats=1)
+    assert re.findall("Keras|fused", capsys.readouterr().out) == ["Keras", "fused"]
+
+
+def test_folder_pipeline(monkeypatch, capsys):
+    pytest.importorskip("scipy")
+    benchmark = import_module("folder_pipeline")
+    for name, number in {"NUM_IMAGES": 8, "SIZE": 16, "BATCH_SIZE": 4}.items():
+        monkeypatch.setattr(benchmark, name, number)
+    benchmark.main(repeats=1)
+    assert "ours, later run" in capsys.readouterr().out
+
+
+def test_no_barrier():
+    assert 1 < import_module("no_barrier").measure_s(slow_s=1, fast_s=0.1, num_fast=2) < 300
+
+
+def test_startup(monkeypatch, capsys):
+    benchmark = import_module("startup")
+    monkeypatch.setattr(benchmark, "COMMANDS", {"import hydra": ["-c", "import hydra"], "nothing": ["-c", ""]})
+    benchmark.main(repeats=1)
+    assert "nothing" in capsys.readouterr().out
+
+
+def test_pruning(monkeypatch, capsys, train_here):
+    benchmark = import_module("pruning")
+
+    def run(command, cwd, **_how):
+        train_here(command, cwd, *TINY, IN_THIS_PROCESS, "hydra.sweeper.n_jobs=1")
+
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    shown = shown_by(benchmark, capsys, monkeypatch, "--repeats", "1", "--trials", "1")
+    assert "ratio of epochs: median 1.00000" in shown
+
+
+def test_warm_trials_tells_times_of_this_day(monkeypatch, capsys, train_here):
+    benchmark = import_module("warm_trials")
+
+    class Here(contextlib.nullcontext):
+        pid, returncode = os.getpid(), None
+
+        def __init__(self, command, cwd, **_how):
+            super().__init__(self)
+            train_here(command, cwd, *TINY, IN_THIS_PROCESS)
+
+        def poll(self):
+            before, self.returncode = self.returncode, 0
+            return before
+
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(Popen=Here, DEVNULL=None))
+    monkeypatch.setattr(benchmark, "worker_mb", lambda controller: 1.0)
+    monkeypatch.setattr(benchmark, "FIRST", 2)
+    shown = shown_by(benchmark, capsys, monkeypatch, "--repeats", "1", "--trials", "2")
+    after_s = re.findall(r"first result after .* median +([\d.,-]+) ", shown)
+    assert len(after_s) == 2
+    assert all(0 <= float(each) < 600 for each in after_s)
+
+
+def test_single_run(monkeypatch, capsys, train_here):
+    benchmark = import_module("single_run")
+
+    def timed(command, folder):
+        if "--bare" not in command:
+            train_here(command, folder)
+            return 1.0, 1.0, ""
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            benchmark.bare(*command[3:4], int(command[4]))
+        return 1.0, 1.0, shown.getvalue()
+
+    assert benchmark.timed([sys.executable, "-c", "print(1)"], Path())[2] == "1\n"
+    workload = {"size": 16, "channels": 1, "epochs": 2, "options": [*TINY_DATA, *SMALL]}
+    monkeypatch.setattr(benchmark, "WORKLOADS", {"tiny": workload})
+    monkeypatch.setattr(benchmark, "timed", timed)
+    benchmark.measure("tiny", repeats=1)
+    assert re.findall("^(bare|ours)", capsys.readouterr().out, re.MULTILINE) == ["bare", "ours", "ours"]
+
+
+def test_scale(capsys):
+    pytest.importorskip("distributed")
+    benchmark = import_module("scale")
+    benchmark.print_slots(2, 0.1, repeats=1)
+    benchmark.print_costs_of_trials(9, ["random"], None, repeats=1, width=4)
+    shown = capsys.readouterr().out
+    assert "2 slots, trials of 0.1 s" in shown
+    assert len(re.findall("^journal, random", shown, re.MULTILINE)) == 2
+
+
+def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
+    benchmark = import_module("peers")
+    execute = benchmark.execute
+
+    def execute_here(command, folder, variables, run):
+        if command[2] != "cnn_sweeps.train":
+            execute(command, folder, variables, run)
+            return
+        run.started = time.time()
+        train_here(command, folder, *SMALL, IN_THIS_PROCESS)
+        run.wall_s = time.time() - run.started
+        run.cpu_s, run.peak_mib = 1.0, 1.0
+
+    monkeypatch.setattr(benchmark, "execute", execute_here)
+    work = benchmark.Workload(size=28, trials=1, epochs=1)
+    runs = benchmark.compare("digits", work, ["plain_careful", "ours_1"], {"plain": sys.executable, "": None}, 1)
+    assert [run.error for run in runs] == ["", ""]
+    assert all(0 < when < run.wall_s + 1 for run in runs for when, _ in run.trials)
+    benchmark.print_table("digits", work, runs, 1)
+    assert "ours_1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("script", "package"), [("keras_tuner_sweep", "keras_tuner"), ("ray_tune_sweep", "ray")])
+def test_peers_that_need_packages_of_their_own(script, package, monkeypatch):
+    pytest.importorskip(package)
+    benchmark = import_module("peers")
+    tool, work = script.removesuffix("_sweep"), benchmark.Workload(size=28, trials=1, epochs=1)
+    (run,) = benchmark.compare("digits", work, [tool], {tool: sys.executable}, 1)
+    assert run.error == ""
