@@ -79,9 +79,8 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         try:
             return task(config)
         except Exception as error:
-            is_told = (
-                HydraConfig.get().mode == RunMode.RUN and not wants_traceback
-            )  # of a sweep the sweeper must see it
+            # of a sweep the sweeper must see it
+            is_told = HydraConfig.get().mode == RunMode.RUN and not wants_traceback
             told = _explain_failure(error) if is_told else None
             if told is None:
                 raise
