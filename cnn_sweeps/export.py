@@ -23,7 +23,7 @@ Examples:
   python -m cnn_sweeps.export PHOTOS model=NAME@champion format=tflite output=model.tflite
 
 The check takes random images, and those that are named, or in folders that are named, if any. If a probability differs
-by more than 1e-4, nothing is written. What is written takes float32 pixels in 0 to 1, (N, height, width, channels),
+by more than 1e-4, nothing is written. What is written takes float32 pixels from 0 to 255, (N, height, width, channels),
 and gives the probability of the second of two classes, (N, 1), or of each of more classes, (N, C).
 
 Settings:

@@ -39,7 +39,7 @@ def outputs_for(run, files):
     """What MLflow's own `predict` gives for PNG files as written above, float32 (N, 1)."""
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis]
-    return model.predict(pixels.astype(np.float32) / 255)
+    return model.predict(pixels.astype(np.float32))
 
 
 def copy_model(run, target):

@@ -23,7 +23,7 @@ def differences(model, images):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             seen = np.asarray(
-                keras.Model(model.input, layer.input)(images / np.float32(255), training=False), np.float32
+                keras.Model(model.input, layer.input)(images.astype(np.float32), training=False), np.float32
             )
             seen = seen.reshape(-1, seen.shape[-1])
             deviation = seen.std(axis=0) + 1e-3
@@ -112,7 +112,7 @@ def test_normalizations_of_a_users_network_are_measured_wherever_they_are_and_fr
     assert (frozen.moving_mean.numpy() == 0).all()
     assert (frozen.moving_variance.numpy() == 1).all()
     for layer, inputs in ((own, own.input), (block.normalization, block.input)):
-        seen = keras.Model(made.model.input, inputs)(images / np.float32(255), training=False).numpy()
+        seen = keras.Model(made.model.input, inputs)(images.astype(np.float32), training=False).numpy()
         seen = seen.reshape(-1, seen.shape[-1])
         assert layer.moving_mean.numpy() == pytest.approx(seen.mean(axis=0), abs=1e-4)
         assert layer.moving_variance.numpy() == pytest.approx(seen.var(axis=0), rel=1e-2, abs=1e-6)

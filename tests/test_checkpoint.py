@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_sweeps.errors import ConfigError, DiskError
+from cnn_sweeps.training import checkpoint as checkpoint_module
 from cnn_sweeps.training.checkpoint import TrainingProgress, claim_checkpoint, left_checkpoints, remove_checkpoint
 
 SETTINGS = {"model.l2": 0.1, "seed": 1}
@@ -43,6 +44,18 @@ def test_restored_model_optimizer_random_state_and_progress_are_those_saved(tmp_
     assert all(np.array_equal(a, b) for a, b in zip(values(model), values(other), strict=True))
     assert (restored.history, restored.best_epoch, restored.best_value) == (progress.history, 1, 0.5)
     assert all(np.array_equal(a, b) for a, b in zip(restored.best_weights, progress.best_weights, strict=True))
+
+
+def test_checkpoint_of_a_network_that_did_not_scale_its_pixels_is_refused(tmp_path, monkeypatch):
+    key = checkpoint_module._key
+    with monkeypatch.context() as before:
+        before.setattr(checkpoint_module, "_key", lambda same_run: key(same_run[:3]))
+        leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
+    told = "resume=true: the run was interrupted under an earlier version of cnn-sweeps"
+    with pytest.raises(ConfigError, match=told), claim_checkpoint(tmp_path, SETTINGS, "data", resume=True):
+        pass
+    with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True, is_trial=True) as checkpoint:
+        assert checkpoint.read_run_id() is None
 
 
 def test_finished_run_leaves_nothing(tmp_path):

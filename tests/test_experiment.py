@@ -167,7 +167,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     report = (tmp_path / "here/results/test_report.txt").read_text()
     assert re.search(rf"light +\S+ +{recall[1]:.3f}", report)
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
-    pixels = np.stack([np.asarray(Image.open(row["file"]))[:, :, None] for row in table]).astype(np.float32) / 255
+    pixels = np.stack([np.asarray(Image.open(row["file"]))[:, :, None] for row in table]).astype(np.float32)
     assert model.predict(pixels, params={"classes": True}).tolist() == predicted
 
 
@@ -296,12 +296,13 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
         "image_shape": [16, 16, 1],
         "decision_threshold": run.data.metrics["decision_threshold"],
+        "pixels": "0 to 255",
     }
     assert model.input_example.shape == (1, 16, 16, 1)
 
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
-    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    outputs = model.predict(data.images[test].astype(np.float32))
     measured = summarize(class_probabilities(outputs), data.labels[test])
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
 
@@ -367,7 +368,7 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
     (tmp_path / "my_code.py").write_text(
         "import keras, numpy as np\n"
         "from cnn_sweeps.data import ImageDataset\n"
-        "from cnn_sweeps.models import classification_head\n"
+        "from cnn_sweeps.models import classification_head, scaled\n"
         "def load_mine(num_images):\n"
         "    labels = np.arange(num_images) % 2\n"
         "    noise = np.random.default_rng(0).integers(0, 99, (num_images, 8, 8, 1))\n"
@@ -377,7 +378,7 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
         "def build_mine(input_shape, num_classes, width, dropout, l2):\n"
         "    inputs = keras.Input(input_shape)\n"
         "    penalty = keras.regularizers.L2(l2)\n"
-        "    x = keras.layers.Dense(width, kernel_regularizer=penalty)(keras.layers.Flatten()(inputs))\n"
+        "    x = keras.layers.Dense(width, kernel_regularizer=penalty)(keras.layers.Flatten()(scaled(inputs)))\n"
         "    return keras.Model(inputs, classification_head(keras.layers.Dropout(dropout)(x), num_classes))\n"
         "def my_sgd(learning_rate, momentum):\n"
         "    return keras.optimizers.SGD(learning_rate, momentum)\n"

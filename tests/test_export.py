@@ -53,7 +53,7 @@ def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kep
         pytest.importorskip("tf2onnx")
     folder, files = photos
     export([str(folder), *settings, f"format={form}", "output=exported"])
-    pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32) / 255
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis].astype(np.float32)
     np.testing.assert_allclose(run(pixels), outputs_for(kept_run, files), atol=1e-5)
     told = r"exported: agrees with Keras on 16 random and 12 given images; the largest .* is (\d\.\de[-+]\d\d)\n(.*)\n"
     difference, decision = re.search(told, capsys.readouterr().out).groups()

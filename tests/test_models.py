@@ -1,11 +1,15 @@
 """The networks are what they say."""
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from conftest import compose
 from keras import layers
 
+import cnn_sweeps
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.models import FusedBatchNormalization, build_cnn, build_residual, plain_copy
 from cnn_sweeps.settings.targets import call_target
@@ -50,6 +54,27 @@ def test_output_is_a_probability_for_any_number_of_classes_and_channels(build, n
     assert np.all((outputs > 0) & (outputs < 1))
     if units > 1:
         assert outputs.sum(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("build", [lambda *a: build_cnn(*a, **CNN), lambda *a: build_residual(*a, **RESIDUAL)])
+def test_network_scales_its_pixels_whatever_their_type_and_its_precision(build):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 1), np.uint8)
+    try:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+        model = build((16, 20, 1), 2)
+        (scaling,) = of_kind(model, layers.Rescaling)
+        first = keras.Model(model.input, scaling.output)
+        for given in (pixels, pixels.astype(np.float32) + np.float32(0.3)):
+            np.testing.assert_allclose(first(given), given / 255, rtol=1e-6)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert scaling.output.dtype == "float32"
+
+
+def test_pixels_are_scaled_nowhere_else():
+    package = Path(cnn_sweeps.__file__).parent
+    found = [file.name for file in package.rglob("*.py") if re.search(r"/ (np\.float32\()?255", file.read_text())]
+    assert found == ["blocks.py"]
 
 
 @pytest.mark.parametrize(("padding", "smallest"), [("same", 4), ("valid", 10)])

@@ -241,7 +241,7 @@ def build_mine(input_shape, num_classes, dropout, l2):
     return keras.Model(inputs, classification_head(Scaled()(keras.layers.Dropout(dropout)(x)), num_classes))
 
 
-def test_model_function_that_ignores_all_this_trains_cold():
+def test_model_function_that_ignores_all_this_trains_cold_and_is_warned_of(caplog):
     from dataclasses import replace
 
     from cnn_sweeps.settings.targets import call_target
@@ -251,6 +251,7 @@ def test_model_function_that_ignores_all_this_trains_cold():
     data = call_target("data", config.data)
     networks = [warm.build_network(replace(config, model=mine | {"l2": l2}), data, 60) for l2 in (0.1, 0.2)]
     assert networks[0] is not networks[1]
+    assert caplog.text.count("the network has no layer that scales its pixels, which go from 0 to 255") == 2
     assert warm._networks == {}
     assert [float(each.model.layers[2].kernel_regularizer.l2) for each in networks] == pytest.approx([0.1, 0.2])
 

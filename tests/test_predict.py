@@ -41,7 +41,7 @@ def model_of_three(kept_run, tmp_path_factory):
     network = keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 3))
     folder = tmp_path_factory.mktemp("three")
     with mlflow.start_run(experiment_id=kept_run.info.experiment_id) as run, opened(Outbox(folder, run.info.run_id)):
-        record = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), decision_threshold=None)
+        record = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
         return log_model(network, record, np.zeros((1, 8, 8, 3), np.uint8))
 
 
@@ -242,6 +242,12 @@ def forget_record(folder):
     (folder / "MLmodel").write_text(yaml.safe_dump(about))
 
 
+def record_as_before_networks_scaled(folder):
+    about = yaml.safe_load((folder / "MLmodel").read_text())
+    del about["metadata"]["cnn_sweeps"]["pixels"]
+    (folder / "MLmodel").write_text(yaml.safe_dump(about))
+
+
 def record_another_shape(folder):
     about = yaml.safe_load((folder / "MLmodel").read_text())
     about["metadata"]["cnn_sweeps"]["image_shape"] = [32, 32, 3]
@@ -283,6 +289,10 @@ def point_to_pickle(folder):
     ("change", "message"),
     [
         (forget_record, "its MLmodel has no record by cnn-sweeps"),
+        (
+            record_as_before_networks_scaled,
+            "is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1",
+        ),
         (record_another_shape, r"its network goes from \(None, 16, 16, 1\) to \(None, 1\), its record says from"),
         (damage_network, "artifacts/model.keras is damaged, or holds code"),
         (cut_network, "artifacts/model.keras is damaged, or holds code"),
@@ -341,6 +351,6 @@ def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
 
 def test_record_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="class_names"):
-        ModelRecord(class_names=("only one",), image_shape=(8, 8, 3), decision_threshold=None)
+        ModelRecord(class_names=("only one",), image_shape=(8, 8, 3), decision_threshold=None, pixels="0 to 255")
     with pytest.raises(ValueError, match="decision_threshold"):
-        ModelRecord(class_names=("no", "yes"), image_shape=(8, 8, 3), decision_threshold=1.5)
+        ModelRecord(class_names=("no", "yes"), image_shape=(8, 8, 3), decision_threshold=1.5, pixels="0 to 255")

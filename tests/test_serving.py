@@ -100,7 +100,7 @@ def test_image_files_get_the_probabilities_that_predict_gives(form, count, addre
 
 
 def test_pixels_get_the_probabilities_that_mlflow_gives_in_python(address, kept_run):
-    pixels = tiny_images()[:70].astype(np.float32) / 255  # more than the server computes at once
+    pixels = tiny_images()[:70].astype(np.float32)  # more than the server computes at once
     status, answer = ask(address, pixels.tolist())
     model = mlflow.pyfunc.load_model(f"runs:/{kept_run.info.run_id}/model")
     assert status == 200
@@ -126,10 +126,11 @@ def test_image_file_wrapped_into_lines_is_the_same(address):
         ([], "an input of type <class 'list'> was found"),  # by MLflow
         (
             np.zeros((1, 8, 8, 1)).tolist(),
-            "the images have shape (1, 8, 8, 1); allowed: image files in Base64, or pixels in 0 to 1 of shape "
+            "the images have shape (1, 8, 8, 1); allowed: image files in Base64, or pixels from 0 to 255 of shape "
             "(N, 16, 16, 1)",
         ),
-        (np.full((1, 16, 16, 1), 255).tolist(), "the pixels go from 255 to 255; allowed"),
+        (np.full((1, 16, 16, 1), 256).tolist(), "the pixels go from 256 to 256; allowed"),
+        (np.full((1, 16, 16, 1), 0.5).tolist(), "the pixels go up to 0.5, as if they were divided by 255; allowed"),
         ([[[0.5], [0.5, 0.5]]], "the images are no arrays of pixels of one shape"),
     ],
 )

@@ -165,7 +165,7 @@ def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_wa
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
-    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    outputs = model.predict(data.images[test].astype(np.float32))
     threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
     measured = summarize(class_probabilities(outputs), data.labels[test], threshold)
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
@@ -395,7 +395,7 @@ def test_best_configuration_is_retrained_on_training_and_validation_images_whate
     data = call_target("data", compose(*TINY).data)
     test = split_dataset(data, 0.2, 0.2, 0).test
     model = mlflow.pyfunc.load_model("models:/retrained-synthetic@retrained")
-    outputs = model.predict(data.images[test].astype(np.float32) / 255)
+    outputs = model.predict(data.images[test].astype(np.float32))
     threshold = model.metadata.metadata["cnn_sweeps"]["decision_threshold"]
     assert threshold == best.data.metrics["decision_threshold"] == again.data.metrics["decision_threshold"]
     measured = summarize(class_probabilities(outputs), data.labels[test], threshold)

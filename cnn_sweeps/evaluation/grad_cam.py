@@ -9,6 +9,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from cnn_sweeps.evaluation.metrics import Floats, Labels
+from cnn_sweeps.models import is_scaling
 
 _COARSER = (layers.MaxPooling2D, layers.AveragePooling2D)  # than the map that they pool
 _ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D)
@@ -37,7 +38,7 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
         rest = keras.Model(maps[-1].output, head.input)
     except ValueError:  # something else than the map leads to the output
         return None
-    feature_map = keras.Model(model.inputs, maps[-1].output)(tf.cast(images, tf.float32) / 255.0, training=False)
+    feature_map = keras.Model(model.inputs, maps[-1].output)(tf.cast(images, tf.float32), training=False)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(feature_map)
         features = tf.cast(rest(feature_map, training=False), tf.float32)
@@ -53,7 +54,7 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
 
 
 def _is_feature_map(layer: layers.Layer) -> bool:
-    if isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)):
+    if isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)) or is_scaling(layer):
         return False
     shape = getattr(layer.output, "shape", ())  # a layer may give several tensors
     return len(shape) == 4 and min(shape[1:3]) > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
 _CONFIG_FILE = "config.yaml"
-_HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None])
+_PIXELS: Literal["0 to 255"] = "0 to 255"  # what the network of the weights takes; those of earlier versions 0 to 1
+_HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal["0 to 255"]])
 
 
 def keep(
@@ -33,7 +34,7 @@ def keep(
 ) -> None:
     """Leave in a trial's folder what testing and retraining it later need."""
     OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
-    (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold]))
+    (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold, _PIXELS]))
     model.save_weights(folder / WEIGHTS_FILE)
 
 
@@ -49,9 +50,12 @@ def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
 def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
     file = folder / _HISTORY_FILE
     try:
-        history, best_epoch, threshold = _HISTORY.validate_json(file.read_bytes())
+        history, best_epoch, threshold, _ = _HISTORY.validate_json(file.read_bytes())
     except ValidationError as error:
-        raise DataError(f"{file}: is not what a training leaves there; train the trial again") from error
+        raise DataError(
+            f"{file}: is not what a training leaves there whose network takes pixels from 0 to 255, as since this "
+            "version; train the trial again"
+        ) from error
     return TrainingProgress(history, best_epoch), threshold
 
 

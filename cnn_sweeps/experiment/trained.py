@@ -84,7 +84,7 @@ class TrainedNetwork:
             TrackingError: if the store refuses it.
         """
         dataset, train = self.part.images.dataset, self.part.images.split.train
-        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold)
+        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
         try:
             return models.log_model(plain_copy(self.model), record, dataset.images[train[:1]])
         except UserError:

@@ -7,7 +7,9 @@ from cnn_sweeps.models.blocks import (
     adjustable_values,
     class_probabilities,
     classification_head,
+    is_scaling,
     plain_copy,
+    scaled,
 )
 from cnn_sweeps.models.cnn import build_cnn
 from cnn_sweeps.models.residual import build_residual
@@ -21,5 +23,7 @@ __all__ = [
     "build_residual",
     "class_probabilities",
     "classification_head",
+    "is_scaling",
     "plain_copy",
+    "scaled",
 ]

@@ -94,6 +94,16 @@ class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
         average.assign(average * self.momentum + value * (1.0 - self.momentum))
 
 
+def scaled(pixels: Any) -> Any:
+    """Bring pixels from 0 to 255, as every network gets them, to 0 to 1; in float32, also under mixed precision."""
+    return layers.Rescaling(1 / 255, dtype="float32")(pixels)
+
+
+def is_scaling(layer: layers.Layer) -> bool:
+    """Tell whether a layer brings pixels to another range."""
+    return isinstance(layer, (layers.Rescaling, layers.Normalization))
+
+
 def classification_head(features: Any, num_classes: int) -> Any:
     """Turn features (B, D) into probabilities: sigmoid (B, 1) of the second of two classes, else softmax (B, C).
 

@@ -9,7 +9,13 @@ import keras
 from keras import layers
 
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.models.blocks import AdjustableDropout, AdjustableL2, FusedBatchNormalization, classification_head
+from cnn_sweeps.models.blocks import (
+    AdjustableDropout,
+    AdjustableL2,
+    FusedBatchNormalization,
+    classification_head,
+    scaled,
+)
 from cnn_sweeps.settings.config import smallest_cnn_image
 
 
@@ -25,7 +31,7 @@ def build_cnn(
     """Build blocks of 3x3 convolution, ReLU, batch norm, 2x2 max pooling and dropout; average pooling; dense layers.
 
     Args:
-        input_shape: height, width, channels; pixels are float32 in 0 to 1.
+        input_shape: height, width, channels; pixels are 0 to 255.
         num_classes: 2 gives one sigmoid output, more give a softmax.
         filters: of the convolutions, one block each.
         dense_units: of the dense layers, each with ReLU; all but the last with batch norm and dropout.
@@ -45,7 +51,7 @@ def build_cnn(
         )
     penalty = AdjustableL2(l2)
     inputs = keras.Input(input_shape, name="image")
-    x = inputs
+    x = scaled(inputs)
     for i, width in enumerate(filters):
         x = layers.Conv2D(width, 3, padding=padding, activation="relu", kernel_regularizer=penalty)(x)
         x = FusedBatchNormalization()(x)

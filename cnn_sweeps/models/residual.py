@@ -8,7 +8,13 @@ from typing import Any
 import keras
 from keras import layers
 
-from cnn_sweeps.models.blocks import AdjustableDropout, AdjustableL2, FusedBatchNormalization, classification_head
+from cnn_sweeps.models.blocks import (
+    AdjustableDropout,
+    AdjustableL2,
+    FusedBatchNormalization,
+    classification_head,
+    scaled,
+)
 
 
 def build_residual(
@@ -24,7 +30,7 @@ def build_residual(
     Dropout inside a block sits between its convolutions (Zagoruyko & Komodakis 2016, https://arxiv.org/abs/1605.07146).
 
     Args:
-        input_shape: height, width, channels; pixels are float32 in 0 to 1.
+        input_shape: height, width, channels; pixels are 0 to 255.
         num_classes: 2 gives one sigmoid output, more give a softmax.
         filters: one stage each; every stage after the first halves height and width.
         blocks_per_stage: at least 1.
@@ -48,7 +54,7 @@ def build_residual(
         return layers.ReLU()(FusedBatchNormalization()(x))
 
     inputs = keras.Input(input_shape, name="image")
-    x = convolution(inputs, filters[0], 3)
+    x = convolution(scaled(inputs), filters[0], 3)
     for stage, width in enumerate(filters):
         for block in range(blocks_per_stage):
             stride = 2 if stage > 0 and block == 0 else 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
-"""The files of a model's entry: the network, and float32 (1, height, width, channels) in 0 to 1."""
+"""The files of a model's entry: the network, and float32 (1, height, width, channels), 0 to 255."""
 
 MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
 """What a model's entry may require."""

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,13 @@ class ModelRecord:
         class_names: at least two; with exactly two, the network gives the probability of the second.
         image_shape: height, width, channels (1 or 3).
         decision_threshold: of two classes the second is chosen from this probability on, 0 to 1; None: from 0.5.
+        pixels: what the network takes, which scales them itself. Those of before took 0 to 1, and do not say so.
     """
 
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
     image_shape: tuple[int, int, int]
     decision_threshold: Annotated[float, Field(ge=0, le=1)] | None
+    pixels: Literal["0 to 255"]
 
     def as_metadata(self) -> dict[str, Any]:
         """Give it as MLflow keeps it: of plain lists, numbers and texts."""
@@ -55,7 +57,7 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
     """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
 
     Args:
-        model: of standard Keras layers; takes float32 (B, height, width, channels) in 0 to 1, gives probabilities.
+        model: of standard Keras layers; takes (B, height, width, channels), 0 to 255, gives probabilities.
         record: what using it takes.
         example: uint8, (1, height, width, channels).
 
@@ -69,7 +71,7 @@ def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8
     }
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / MODEL_FILE)
-        np.save(Path(folder) / EXAMPLE_FILE, example.astype(np.float32) / 255)
+        np.save(Path(folder) / EXAMPLE_FILE, example.astype(np.float32))
         address: str | None = write("model", content, Path(folder))
     return address
 

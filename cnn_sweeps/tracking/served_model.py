@@ -28,6 +28,8 @@ class ServedModel(PythonModel):
         self._image_shape = tuple(self._network.input_shape[1:])
         about = Model.load(str(Path(context.artifacts["model"]).parents[1]))
         self._record: dict[str, Any] = (about.metadata or {})["cnn_sweeps"]
+        if self._record.get("pixels") != "0 to 255":
+            raise _refusal("the model is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1")
 
     def predict(
         self,
@@ -42,7 +44,7 @@ class ServedModel(PythonModel):
 
         Args:
             context: of the model.
-            model_input: N image files of any kind in Base64, (N,), or pixels in 0 to 1, (N, height, width, channels).
+            model_input: N image files of any kind in Base64, (N,), or pixels, 0 to 255, (N, height, width, channels).
             params: `classes`, true or false.
 
         Raises:
@@ -65,15 +67,17 @@ class ServedModel(PythonModel):
         return names
 
     def _check(self, given: NDArray[Any]) -> NDArray[np.float32]:
-        expected = f"allowed: image files in Base64, or pixels in 0 to 1 of shape (N, {str(self._image_shape)[1:]}"
+        expected = f"allowed: image files in Base64, or pixels from 0 to 255 of shape (N, {str(self._image_shape)[1:]}"
         try:
             pixels = np.asarray(given).astype(np.float32)
         except (TypeError, ValueError) as error:
             raise _refusal(f"the images are no arrays of pixels of one shape ({error}); {expected}") from error
         if pixels.shape[1:] != self._image_shape:
             raise _refusal(f"the images have shape {pixels.shape}; {expected}")
-        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
+        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
             raise _refusal(f"the pixels go from {pixels.min():g} to {pixels.max():g}; {expected}")
+        if pixels.size and 0 < pixels.max() <= 1 and np.asarray(given).dtype.kind not in "bui":  # black is black
+            raise _refusal(f"the pixels go up to {pixels.max():g}, as if they were divided by 255; {expected}")
         return pixels
 
     def _decode(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -91,7 +95,7 @@ class ServedModel(PythonModel):
                 raise _refusal(f"image {number} of {len(images)} {error}") from error
             except ValueError as error:
                 raise _refusal(f"image {number} of {len(images)} is no Base64 ({error})") from error
-        return np.stack(decoded).astype(np.float32) / np.float32(255)
+        return np.stack(decoded).astype(np.float32)
 
 
 def _refusal(message: str) -> MlflowException:

@@ -102,17 +102,17 @@ def training_batch(
         step: int32, of the epoch, counted from 0.
 
     Returns:
-        (images float32 (B, height, width, channels) in 0 to 1, labels int32 (B, 1)[, weights float32 (B,)]).
+        (images float32 (B, height, width, channels), 0 to 255, labels int32 (B, 1)[, weights float32 (B,)]).
     """
     positions = order[step * source.batch_size : (step + 1) * source.batch_size]
     with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
         pixels, labels = tf.gather(source.images, positions), tf.gather(source.labels, positions)
         weights = () if source.weights is None else (tf.gather(source.weights, positions),)
-    scaled = tf.cast(pixels, tf.float32) / 255.0
+    images = tf.cast(pixels, tf.float32)
     if augmentation.enabled:
         epoch_seed = tf.random.fold_in(tf.stack([tf.cast(source.seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
-        scaled = augment(scaled, augmentation, tf.random.fold_in(epoch_seed, step))
-    return scaled, labels, *weights
+        images = augment(images, augmentation, tf.random.fold_in(epoch_seed, step))
+    return images, labels, *weights
 
 
 def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:

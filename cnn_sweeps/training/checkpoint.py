@@ -32,6 +32,8 @@ FOLDER = Path("outputs/checkpoints")
 _CUT_OFF = ".unfinished"  # suffix of what is being saved
 _SUFFIXES = (".npz", _CUT_OFF, ".lock")
 _NAME = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{8}}(\.npz|\.lock|{re.escape(_CUT_OFF)})")
+_PIXELS = "pixels from 0 to 255"
+"""What networks take; raised with what would let a checkpoint go on in another network than its own."""
 # The first array of each file, so that even what was cut off can be told from others' files.
 _ABOUT = "cnn_sweeps_checkpoint"
 _ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
@@ -170,11 +172,14 @@ def claim_checkpoint(
             not mind an equal one. When the block is interrupted or meets an outage the checkpoint is always kept.
 
     Raises:
-        ConfigError: if the same run is still going on in another process, or the folder cannot be written.
+        ConfigError: if the same run is still going on in another process, or was interrupted under an earlier version,
+            or the folder cannot be written.
     """
     versions = [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]
-    same_run = json.dumps([settings, data_fingerprint, versions], sort_keys=True)
-    key = hashlib.blake2b(same_run.encode(), digest_size=12).hexdigest()
+    same_run = [settings, data_fingerprint, versions]
+    if resume and not is_trial:
+        _refuse_old(folder, _key(same_run))
+    key = _key([*same_run, _PIXELS])
     with ExitStack() as locks:
         try:
             path = _claim_left(folder, key, locks, or_anew=is_trial) if resume else None
@@ -193,6 +198,18 @@ def claim_checkpoint(
                 _remove(path)
             raise
         _remove(path)
+
+
+def _refuse_old(folder: Path, key: str) -> None:
+    for left in folder.glob(f"{key}-*.npz"):
+        raise ConfigError(
+            "resume=true: the run was interrupted under an earlier version of cnn-sweeps, whose networks take pixels "
+            f"in 0 to 1; start anew without resume=true ({left})"
+        )
+
+
+def _key(same_run: list[Any]) -> str:
+    return hashlib.blake2b(json.dumps(same_run, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def left_checkpoints(folder: Path) -> dict[Path, str]:

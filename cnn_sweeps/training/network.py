@@ -129,7 +129,7 @@ def _some_images_of(model: keras.Model) -> list[tf.TensorSpec]:
 def _plain_batch(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
         batch = tf.gather(images, indices)
-    return tf.cast(batch, tf.float32) / 255.0
+    return tf.cast(batch, tf.float32)
 
 
 def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:

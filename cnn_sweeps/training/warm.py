@@ -8,6 +8,7 @@ from dataclasses import asdict
 import keras
 
 from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.models import is_scaling
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.training.loop import device_names, prepare_process
@@ -23,6 +24,10 @@ _MOST_KEPT_BYTES = 2**28
 
 Eight of the default network with Adam take 12 MB; of one with 10 million parameters, 120 MB, two are kept.
 """
+_UNSCALED = (
+    "the network has no layer that scales its pixels, which go from 0 to 255; begin it with "
+    "cnn_sweeps.models.scaled(inputs), or whatever it was made for"
+)
 _networks: dict[str, Network] = {}
 """The networks that this process trained last, by what tells their graphs apart."""
 
@@ -46,6 +51,8 @@ def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: in
         learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
         compile_model(model, build_optimizer(config.optimizer, learning_rate), num_classes)
     synchronize(model)
+    if not any(map(is_scaling, model._flatten_layers())):
+        log.warning("warning: model: %s", _UNSCALED)
     log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
     fresh = Network(model, learning_rate, config.augmentation, xla=config.training.xla)
     return _warm_or_fresh(fresh, _graph_id(config, model))

@@ -21,7 +21,7 @@ NUM_RANDOM_IMAGES = 16
 _LARGEST_DIFFERENCE = 1e-4  # of probabilities; float32 kernels that sum in another order differ by some 1e-7
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Gives the outputs of a network, (B, 1) or (B, C), for pixels (B, height, width, channels) in 0 to 1."""
+"""Gives the outputs of a network, (B, 1) or (B, C), for float32 pixels (B, height, width, channels), 0 to 255."""
 
 
 def convert(
@@ -42,13 +42,14 @@ def convert(
         ModelError: if a probability differs by more than 1e-4; then there is no `target`.
     """
     write, load = _FORMATS[format_name]
-    random = np.random.default_rng(0).random((NUM_RANDOM_IMAGES, *kept.record.image_shape), np.float32)
+    shape = (NUM_RANDOM_IMAGES, *kept.record.image_shape)
+    random = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     largest, num_images = 0.0, -NUM_RANDOM_IMAGES
     kept.network(random, training=False)  # Keras exports to ONNX only what it has called
     with written_whole(target) as unfinished:
         write(kept.network, unfinished)
         run = load(unfinished)
-        given = (images.astype(np.float32) / np.float32(255) for images in given_images)
+        given = (images.astype(np.float32) for images in given_images)
         batches: Iterable[NDArray[np.float32]] = chain([random], given)
         for pixels in batches:
             expected = keras.ops.convert_to_numpy(kept.network(pixels, training=False))

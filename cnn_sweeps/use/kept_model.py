@@ -62,7 +62,7 @@ class KeptModel:
     """A network with what using it takes.
 
     Attributes:
-        network: takes float32 (B, height, width, channels) in 0 to 1, gives float32 (B, 1) or (B, C).
+        network: takes float32 (B, height, width, channels), 0 to 255, gives float32 (B, 1) or (B, C).
         record: of the same shape and classes.
     """
 
@@ -178,12 +178,20 @@ def _read_record(folder: Path, text: str) -> ModelRecord:
     try:
         with (folder / _ABOUT_FILE).open(encoding="utf-8") as file:
             about = parse_stored(file.read(_MOST_CHARACTERS + 1), text, _MOST_CHARACTERS)
-        return TypeAdapter(ModelRecord).validate_python(about["metadata"][RECORD_KEY])
+        record = about["metadata"][RECORD_KEY]
+        is_of_before = "class_names" in record and "pixels" not in record
+        kept = None if is_of_before else TypeAdapter(ModelRecord).validate_python(record)
     except (OSError, ValueError, ConfigError, LookupError, TypeError) as error:
         raise ModelError(
             f"model={text}: its {_ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"
         ) from error
+    if kept is None:
+        raise ModelError(
+            f"model={text}: is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1, not to 255; "
+            "use it with that version, or train anew"
+        )
+    return kept
 
 
 def _load_network(file: Path, text: str) -> keras.Model:

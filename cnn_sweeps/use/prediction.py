@@ -44,7 +44,7 @@ def predict_files(
 
     @tf.function(input_signature=[tf.TensorSpec((None, *record.image_shape), tf.uint8)])  # type: ignore[untyped-decorator]
     def forward(images: tf.Tensor) -> tf.Tensor:
-        return kept.network(tf.cast(images, tf.float32) / 255.0, training=False)
+        return kept.network(tf.cast(images, tf.float32), training=False)
 
     for paths, images in decoded_batches(files, record.image_shape, on_bad_file):
         probabilities = class_probabilities(forward(images).numpy())

@@ -59,7 +59,7 @@ def batches_of(
 
 
 def indices_in(batches):
-    return np.concatenate([np.round(255 * batch[0][:, 0, 0, 0]).astype(int) for batch in batches])
+    return np.concatenate([batch[0][:, 0, 0, 0].astype(int) for batch in batches])
 
 
 def orders_of(epochs=range(1), **changes):
@@ -122,12 +122,12 @@ def test_batch_larger_than_the_data_holds_them_all():
     assert [len(batch[0]) for batch in batches_of(batch_size=1000)] == [len(TRAIN)]
 
 
-def test_pixels_are_scaled_to_0_to_1_and_otherwise_kept():
+def test_pixels_are_kept_as_they_are():
     images = random_images(10)
     images[:, 0, 0], images[:, 0, 1] = 0, 255
     (batch,) = batches_of(images=images, labels=np.arange(10), indices=np.arange(10), batch_size=10)
     assert batch[0].dtype == np.float32
-    np.testing.assert_allclose(batch[0], images[batch[1][:, 0]] / 255, atol=1e-6)
+    np.testing.assert_array_equal(batch[0], images[batch[1][:, 0]])
 
 
 def test_labels_belong_to_their_images():
@@ -305,4 +305,4 @@ def test_batches_of_a_mapped_cache_hold_its_pixels(tmp_path):
     mapped, pixels = mapped_images(tmp_path)
     images = image_tensor(dataset_with(mapped))
     for batch, labels in batches_of(images, np.arange(6), np.arange(6), batch_size=4, epochs=range(2)):
-        np.testing.assert_allclose(batch, pixels[labels[:, 0]] / 255, atol=1e-6)
+        np.testing.assert_array_equal(batch, pixels[labels[:, 0]])

@@ -7,7 +7,7 @@ from conftest import TINY_CNN, compose
 
 from cnn_sweeps.evaluation import image_sheets
 from cnn_sweeps.evaluation.grad_cam import grad_cam
-from cnn_sweeps.models import plain_copy
+from cnn_sweeps.models import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
 
 CLASSES = ["ant", "bee"]
@@ -80,7 +80,7 @@ def test_filters_of_colour_images_are_in_colour():
 def blob_network(*, use_bias):
     """A network whose second class is "bright": its only feature is the image itself."""
     inputs = keras.Input((8, 8, 1))
-    features = keras.layers.Conv2D(1, 1, kernel_initializer="ones")(inputs)
+    features = keras.layers.Conv2D(1, 1, kernel_initializer="ones")(scaled(inputs))
     pooled = keras.layers.GlobalAveragePooling2D()(features)
     bias = keras.initializers.Constant(-0.01)
     head = keras.layers.Dense(1, "sigmoid", kernel_initializer="ones", use_bias=use_bias, bias_initializer=bias)
@@ -121,7 +121,7 @@ def test_grad_cam_of_every_network_is_a_map_of_each_image(model, num_classes):
 
 def test_network_without_a_feature_map_has_no_grad_cam():
     inputs = keras.Input((8, 8, 1))
-    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(inputs))
+    outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(scaled(inputs)))
     assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8), np.array([0])) is None
 
 

@@ -233,7 +233,7 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", "[[], 0]", '[["x"], 1, 0.5]', '[[{"val_log_loss": "x"}], 1, null]', "[" * 10**5]
+    "text", ["", "7", "[[], 1, null]", '[["x"], 1, 0.5]', '[[{"val_log_loss": "x"}], 1, null]', "[" * 10**5]
 )
 def test_history_in_a_trials_folder_that_makes_no_sense_is_told_in_one_line(text, tmp_path):
     for name in ("config.yaml", "final.weights.h5"):

@@ -87,7 +87,10 @@ def test_function_is_not_called_by_which_keras_fetches_and_unpickles_a_file(tmp_
     assert not called
 
 
-RECORD = "metadata: {cnn_sweeps: {class_names: [a, b], image_shape: [1, 1, 4], decision_threshold: null}}\n"
+RECORD = (
+    "metadata: {cnn_sweeps: "
+    "{class_names: [a, b], image_shape: [1, 1, 4], decision_threshold: null, pixels: 0 to 255}}\n"
+)
 
 
 def refusal(folder, about, network=None):

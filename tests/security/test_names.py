@@ -123,7 +123,9 @@ def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
     text = (tmp_path / "classes.csv").read_text()
     cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
     assert not [cell for cell in cells if cell.startswith("=")]
-    told = capsys.readouterr().out + summarize(Counter([hostile]), ModelRecord((hostile, "other"), (8, 8, 1), 0.5))
+    told = capsys.readouterr().out + summarize(
+        Counter([hostile]), ModelRecord((hostile, "other"), (8, 8, 1), 0.5, "0 to 255")
+    )
     assert "\x1b" not in text + told
 
 
