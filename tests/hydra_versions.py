@@ -92,7 +92,6 @@ def test_sweep_of_a_small_application_with_other_launchers(launcher, tmp_path, m
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     monkeypatch.setenv("HYDRA_DEPRECATION_WARNINGS_AS_ERRORS", "1")
-    monkeypatch.delenv("JOBLIB_MULTIPROCESSING", raising=False)  # which a training in this process sets
     write_app(tmp_path)
     shown = sweep(tmp_path, "x=1,2", f"hydra/launcher={launcher}")
     assert states(tmp_path) == {"COMPLETE": 2}

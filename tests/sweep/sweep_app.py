@@ -151,9 +151,8 @@ def write_app(folder):
 
 def start(folder, *overrides, program=("app.py",)):
     """Start a sweep as the leader of a process group, as a terminal does."""
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
-    }
+    set_by_others = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR", "JOBLIB_MULTIPROCESSING")  # in this process
+    environment = {key: value for key, value in os.environ.items() if key not in set_by_others}
     command = [sys.executable, "-u", *program, "--multirun", *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes)
