@@ -285,8 +285,10 @@ class _Sweep:
     def _start(self, trial: Trial) -> None:
         never_run: Future[JobReturn] = Future()
         self._running[trial.number] = (trial, never_run)
-        if self._plan.extend is not None:
-            self._plan.extend(trial)
+        if self._plan.extend is not None and (refused := self._study.extend(trial, self._plan.extend)) is not None:
+            del self._running[trial.number]
+            self._progress.say(describe_trial(refused))
+            return
         original = self._study.finished_duplicate(trial) if self._settings.deterministic else None
         if original is not None:
             self._duplicates.append((trial, original))

@@ -16,7 +16,7 @@ from cnn_sweeps.experiment.kept import TrialFolder, load_kept
 from cnn_sweeps.experiment.reproduction import Reproduction
 from cnn_sweeps.settings.arguments import CommandLine
 from cnn_sweeps.settings.command_line import CONF_DIR
-from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of
+from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of, trusted_values
 from cnn_sweeps.settings.targets import OFFERED, named_targets, targets_in_folder
 
 HERE = OmegaConf.create({"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c"}, "data": {}})
@@ -242,6 +242,12 @@ def test_history_in_a_trials_folder_that_makes_no_sense_is_told_in_one_line(text
     (tmp_path / "next").mkdir()
     with pytest.raises(DataError, match=r"history.json: is not what a training leaves there"):
         kept.take_over(tmp_path, tmp_path / "next")
+
+
+def test_module_that_is_allowed_gives_none_of_its_private_functions():
+    private = {"a": {"_target_": "json.decoder._decode_uXXXX"}}
+    with pytest.raises(ConfigError, match=r"would call json\.decoder\._decode_uXXXX"):
+        trusted_values(private, Trusted(["json.decoder"]), "it", "{}")
 
 
 def test_targets_are_found_wherever_they_are():

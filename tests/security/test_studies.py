@@ -114,6 +114,25 @@ def test_trials_that_others_have_queued_with_unusable_values_cost_themselves_alo
     assert not study.failed[0].user_attrs.get("retried")
 
 
+@pytest.mark.parametrize("value", ["abc", 50, float("nan"), None])
+def test_value_that_a_users_own_function_does_not_search_costs_that_trial_alone(value, tmp_path):
+    study = open_study(tmp_path)
+    for y in (value, 3):
+        study.optuna_study.enqueue_trial({"x": 0.5, "y": y})
+    refused, good = (study.extend(study.claim(), lambda trial: trial.suggest_int("y", 0, 9)) for _ in range(2))
+    assert refused.state == TrialState.FAIL
+    assert f"was queued in the study with y={value!r}" in refused.user_attrs["error"]
+    assert good is None
+    assert study.trials[1].params == {"x": 0.5, "y": 3}
+
+
+def test_error_of_a_users_own_function_is_an_error_as_ever(tmp_path):
+    study = open_study(tmp_path)
+    study.optuna_study.enqueue_trial({"x": 0.5})
+    with pytest.raises(ZeroDivisionError):
+        study.extend(study.claim(), lambda trial: 1 / 0)
+
+
 def test_trial_that_is_queued_between_looking_and_asking_is_not_run_either(tmp_path, monkeypatch):
     study = open_study(tmp_path)
     params, distributions = {"x": 0.5, "data._target_": "f"}, dict.fromkeys(["x"], FloatDistribution(0.0, 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.errors import StudyError
+from cnn_sweeps.errors import StudyError, UserError
 from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
@@ -180,6 +180,23 @@ class SweepStudy(SharedStudy):
         reason = f"was queued in the study with {', '.join(wrong)}, which this command does not search"
         self.optuna_study._storage.set_trial_user_attr(trial._trial_id, ERROR, f"{reason}; queue it without"[:2000])
         return self._tell(trial.number, TrialState.FAIL, None)
+
+    def extend(self, trial: Trial, suggest: Callable[[Trial], None]) -> FrozenTrial | None:
+        """Have a function suggest further parameters; give the trial failed if it was queued with values of them that
+        are not searched.
+        """
+        queued = self._frozen(trial).system_attrs.get("fixed_params", {})
+        try:
+            suggest(trial)
+            frozen = self._frozen(trial)
+            wrong = unsearched(frozen, frozen.distributions)
+        except UserError:
+            raise
+        except Exception:  # of Optuna or of the user's function, which asks for such a value
+            wrong = [f"{key}={queued[key]!r:.40}" for key in queued.keys() - self._space.distributions.keys()]
+            if not wrong:
+                raise
+        return self._refuse(self._frozen(trial), wrong) if queued and wrong else None
 
     def _drop_if_doubled(self, trial: Trial) -> bool:
         """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
