@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -65,43 +66,51 @@ def decoded_batches(
     batch_size = min(_MOST_IMAGES_A_BATCH, max(1, _PIXELS_A_BATCH // (height * width)))
     paths: list[Path] = []
     images: list[NDArray[np.uint8]] = []
-    with warnings.catch_warnings():  # not where threads decode: the filters are the process's
-        warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
-        for path, decoded in _decode_ahead(files, image_shape, 2 * batch_size):
-            if isinstance(decoded, str):
-                on_bad_file(path, decoded)
-                continue
-            paths.append(path)
-            images.append(decoded)
-            if len(paths) == batch_size:
-                yield paths, np.stack(images)
-                paths, images = [], []
+    for path, decoded in decode_ahead(files, image_shape, 2 * batch_size, "images"):
+        if isinstance(decoded, DataError):
+            on_bad_file(path, str(decoded))
+            continue
+        paths.append(path)
+        images.append(decoded)
+        if len(paths) == batch_size:
+            yield paths, np.stack(images)
+            paths, images = [], []
     if paths:
         yield paths, np.stack(images)
 
 
-def _decode_ahead(
-    files: Sequence[Path], image_shape: tuple[int, int, int], num_ahead: int
-) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
-    """Give each file with its pixels, or with the reason why it has none."""
-    waiting: deque[tuple[Path, Future[NDArray[np.uint8] | str]]] = deque()
+def decode_ahead(
+    files: Sequence[Path], image_shape: tuple[int, int, int], num_ahead: int, title: str
+) -> Iterator[tuple[Path, NDArray[np.uint8] | DataError]]:
+    """Decode files in threads (Pillow works outside Python's lock), at most so many ahead of what is taken.
+
+    Args:
+        files: of any kind.
+        image_shape: height, width and channels to decode to.
+        num_ahead: images that may wait in memory.
+        title: of the progress bar on a terminal.
+
+    Yields:
+        each file, in order, with its image, uint8 (height, width, channels), 0 to 255, or why it is none.
+    """
+
+    def decode(file: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            return decode_image(file, *image_shape)
+        except DataError as error:
+            return error
+
+    waiting: deque[tuple[Path, Future[NDArray[np.uint8] | DataError]]] = deque()
     with (
+        warnings.catch_warnings(action="ignore"),  # oddities of metadata; not in the threads: filters are the process's
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(files), desc="images", unit="", disable=None, leave=False) as bar,
+        tqdm(total=len(files), desc=title, unit="", disable=None, leave=False) as bar,
     ):
-        for file in files:
-            waiting.append((file, pool.submit(_decode, file, image_shape)))
-            if len(waiting) > num_ahead:
-                path, decoded = waiting.popleft()
-                yield path, decoded.result()
-                bar.update()
-        for path, decoded in waiting:
+        left = iter(files)
+        while True:
+            waiting.extend((file, pool.submit(decode, file)) for file in islice(left, num_ahead - len(waiting)))
+            if not waiting:
+                return
+            path, decoded = waiting.popleft()
             yield path, decoded.result()
             bar.update()
-
-
-def _decode(file: Path, image_shape: tuple[int, int, int]) -> NDArray[np.uint8] | str:
-    try:
-        return decode_image(file, *image_shape)
-    except DataError as error:
-        return str(error)

@@ -13,8 +13,7 @@ import os
 import re
 import time
 import uuid
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from cnn_sweeps.data.batches import decode_ahead
 from cnn_sweeps.data.dataset import digest_images
-from cnn_sweeps.data.decode import UnreadableError, decode_image, open_file
+from cnn_sweeps.data.decode import UnreadableError, open_file
 from cnn_sweeps.errors import DataError
 
 _FORMAT = 1  # raise it when decoding gives other pixels, so that older caches are not used
@@ -34,6 +33,7 @@ _LEFTOVER_AFTER_S = 24 * 3600
 _PRIVATE = 0o700
 _UNREADABLE = "unreadable"  # in place of a content's id
 _BYTES_A_CHUNK = 2**24
+_NUM_AHEAD = 64  # decoded images that wait to be written
 _NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 _UNFINISHED_NAME = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{32}}\.unfinished")
 _PIXELS, _ABOUT, _MARK = "images.u8", "about.json", "cnn_sweeps.cache"  # the files in a cache
@@ -73,9 +73,7 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     decoded = _open(folder)
     if decoded is None:
         try:
-            with warnings.catch_warnings():  # not where threads decode: the filters are the process's
-                warnings.simplefilter("ignore")  # oddities of metadata; what matters raises
-                folder = _build(cache_dir, files, content_ids, shape)
+            folder = _build(cache_dir, files, content_ids, shape)
         except OSError as error:
             raise DataError(
                 f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
@@ -192,7 +190,7 @@ def _write(
     bad_files: dict[int, str] = {}
     ids = list(content_ids)
     with (folder / _PIXELS).open("wb") as images:
-        for position, decoded in enumerate(_decode_all(files, shape)):
+        for position, (_, decoded) in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
             if isinstance(decoded, DataError):
                 bad_files[position] = str(decoded)
                 if isinstance(decoded, UnreadableError):
@@ -214,19 +212,6 @@ def _write(
         file.flush()
         _to_disk(file.fileno())
     return ids
-
-
-def _decode_all(files: Sequence[Path], shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | DataError]:
-    """Decode in threads (Pillow works outside Python's lock), in order, a bad file as its error."""
-
-    def decode(file: Path) -> NDArray[np.uint8] | DataError:
-        try:
-            return decode_image(file, *shape)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(pool.map(decode, files), "decoding images", len(files), unit="", disable=None, leave=False)
 
 
 def _publish(unfinished: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from waiting import LONGEST_S
 
-from cnn_sweeps.data import cache
+from cnn_sweeps.data import batches
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.errors import DataError
 
@@ -43,7 +43,7 @@ def forbid_decoding(monkeypatch):
     def decode_image(path, *_):
         raise AssertionError(f"{path} was decoded again")
 
-    monkeypatch.setattr(cache, "decode_image", decode_image)
+    monkeypatch.setattr(batches, "decode_image", decode_image)
 
 
 def test_first_load_gives_the_pixels_in_the_order_of_the_files(tmp_path):
@@ -187,14 +187,14 @@ def test_cache_with_a_file_missing_is_rebuilt(tmp_path, name):
 
 
 def load_when_both_decode(barrier, files, cache_dir, result):
-    decode_image = cache.decode_image
+    decode_image = batches.decode_image
 
     def wait_and_decode(path, *shape):
         if path == files[0]:
             barrier.wait(timeout=LONGEST_S)  # the other process is building, too
         return decode_image(path, *shape)
 
-    cache.decode_image = wait_and_decode
+    batches.decode_image = wait_and_decode
     np.save(result, load(files, cache_dir).images)
 
 
@@ -245,14 +245,14 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, monkeypatch
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
 def test_interrupted_build_leaves_nothing_half_written(tmp_path, monkeypatch, interruption):
     files, _ = write_images(tmp_path / "images")
-    decode_image = cache.decode_image
+    decode_image = batches.decode_image
 
     def decode_or_stop(path, *shape):
         if path == files[2]:
             raise interruption
         return decode_image(path, *shape)
 
-    monkeypatch.setattr(cache, "decode_image", decode_or_stop)
+    monkeypatch.setattr(batches, "decode_image", decode_or_stop)
     with pytest.raises(interruption):
         load(files, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -266,7 +266,7 @@ def test_failed_rebuild_does_not_harm_another_cache(tmp_path, monkeypatch):
     def decode_image(*_):
         raise RuntimeError
 
-    monkeypatch.setattr(cache, "decode_image", decode_image)
+    monkeypatch.setattr(batches, "decode_image", decode_image)
     with pytest.raises(RuntimeError):
         load(others, tmp_path / "cache")
     np.testing.assert_array_equal(load(files, tmp_path / "cache").images, pixels)
@@ -288,7 +288,7 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were(tmp_path, m
     Image.new("RGB", (3, 8)).save(narrow)
     Image.new("RGB", (5, 8)).save(wide)
     narrow_is_inside, wide_is_inside, narrow_is_done = (threading.Event() for _ in range(3))
-    resize, decode_image = Image.Image.resize, cache.decode_image
+    resize, decode_image = Image.Image.resize, batches.decode_image
 
     def resize_overlapping(image, *args, **kwargs):
         if image.width == 3:
@@ -308,7 +308,7 @@ def test_decoding_in_threads_leaves_the_warning_filters_as_they_were(tmp_path, m
         return pixels
 
     monkeypatch.setattr(Image.Image, "resize", resize_overlapping)
-    monkeypatch.setattr(cache, "decode_image", decode_in_turn)
+    monkeypatch.setattr(batches, "decode_image", decode_in_turn)
     with warnings.catch_warnings():
         before = list(warnings.filters)
         load([narrow, wide], tmp_path / "cache")
