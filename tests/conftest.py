@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+from multiprocessing import forkserver
 from pathlib import Path
 
 os.environ.update(
@@ -40,6 +41,13 @@ def compose(*overrides: str) -> RunConfig:
     """Compose and check a configuration as the command line would; nobody changes it."""
     with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
         return check_config(hydra.compose("config", list(overrides)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks():
+    """End the process that workers of sweeps were forks of, and wait for it, so that its time is counted."""
+    yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import logging
 import os
 import tempfile
@@ -67,13 +66,6 @@ _RETRAINED = "retrained.trial"  # of a study
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 
 
-def _import_slow_rooms() -> None:
-    """Import what training takes seconds to import, so that it is there when the first trial comes."""
-    prepare_libraries()
-    for module in ("mlflow", "cnn_sweeps.experiment.part", "cnn_sweeps.experiment.completion"):
-        importlib.import_module(module)
-
-
 def _evaluate_trial(*arguments: Any) -> list[str]:
     """Do what `champion.evaluate_trial` does, in a worker: the controller imports nothing slow."""
     prepare_libraries()
@@ -93,7 +85,7 @@ def _retrain_trial(*arguments: Any) -> list[str]:
 class CnnSweep(SweepApplication):
     """Trials are runs of `cnn_sweeps.train`."""
 
-    prepare_worker = staticmethod(_import_slow_rooms)
+    worker_module = "cnn_sweeps.selection.worker"
     about_ranking = WINNER_NOTE
     _config: RunConfig
     _folder: Path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 class SweepApplication:
     """Adds nothing; `hydra.sweeper.application._target_` names a class that overrides what it needs."""
 
-    prepare_worker: Callable[[], None] | None = None
-    """An importable function that each worker of `hydra/launcher=workers` runs before its first job, such as one that
-    imports what takes seconds; static."""
+    worker_module: str | None = None
+    """A module that imports what a job takes seconds to import. Each worker imports it before its first job. On Linux
+    one process does, and the workers of a machine are forks of it: so the module starts no threads and touches no GPU,
+    and raises an ImportError if something is missing."""
 
     about_ranking = ""
     """What to say below the ranking of the trials; nothing if it is empty."""

@@ -123,7 +123,7 @@ def _jobs_ahead(plan: SweepPlan) -> JobsAhead:
         settings.n_jobs,
         at_most=plan.total,
         timeout_s=settings.trial_timeout_s,
-        prepare=plan.application.prepare_worker,
+        worker_module=plan.application.worker_module,
         only_here=only_here,
     )
 

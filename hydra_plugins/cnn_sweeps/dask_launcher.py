@@ -48,7 +48,7 @@ class DaskLauncher(Launcher):
             self.hydra_context,
             self.config,
             self.task_function,
-            jobs.prepare,
+            jobs.worker_module,
             variables={name: os.environ.get(name) for name in settings.environment},
             is_for_children=False,
         )

@@ -52,7 +52,8 @@ class WorkersLauncher(Launcher):
             max_worker_mb=self.max_worker_mb,
             at_most=jobs.at_most,
         )
-        return WorkerExecutor(plan, pack_setup(self.hydra_context, self.config, self.task_function, jobs.prepare), jobs)
+        setup = pack_setup(self.hydra_context, self.config, self.task_function, jobs.worker_module)
+        return WorkerExecutor(plan, setup, jobs)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs and give their results, in order."""

@@ -1,6 +1,7 @@
 """A sweep of real, short trainings that is disturbed: its command, its processes, and how far it is."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ class SweepUnderTest:
         found = []
         for pid in parents:
             with suppress(psutil.NoSuchProcess):
-                found += [each for each in psutil.Process(pid).children() if _is_worker(each)]
+                found += [each for each in psutil.Process(pid).children(recursive=True) if _is_worker(each)]
         return found
 
     def end(self):
@@ -172,5 +173,6 @@ class SweepUnderTest:
 
 def _is_worker(process):
     with suppress(psutil.Error):
-        return "spawn_main" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+        is_one = re.search("spawn_main|multiprocessing.forkserver", " ".join(process.cmdline()))
+        return bool(is_one) and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -206,14 +207,12 @@ def test_what_the_machine_cannot_give_is_refused_before_there_is_a_study(app, ov
 
 
 ENDING = """\
-import os, signal
+import os, signal, time
+from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
+import psutil
 from cnn_sweeps.sweep.application import SweepApplication
-
-
-def prepare():
-    with open("prepared.txt", "a") as file:
-        file.write(f"{os.getpid()}\\n")
 
 
 def end(how, times):
@@ -226,33 +225,42 @@ def end(how, times):
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "leave":
                 os._exit(0)
+            if how == "server":  # of forks, with which they die
+                server = os.getppid()
+                os.kill(server if server != parent_process().pid else os.getpid(), signal.SIGKILL)
+                time.sleep(600)
             raise {"memory": MemoryError, "exit": SystemExit}[how]
+    while how == "server" and lives(*Path("server.txt").read_text().split()):
+        time.sleep(0.02)
     return f"survived {how}"
 
 
+def lives(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class Ending(SweepApplication):
-    prepare_worker = staticmethod(prepare)
+    worker_module = "needed_by_workers"
 
     def finish(self, study, executor):
-        print(*(executor.call(end, how, 1) for how in ("leave", "memory", "exit")))
+        print(*(executor.call(end, how, 1) for how in ("leave", "memory", "exit", "server")))
         return [executor.call(end, "kill", 3)]
 """
 
 
 def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_again(app):
-    """Each worker, whether it gets a trial or other work, is prepared once before."""
+    """What workers need is imported once where they are forks, and again only after their server was killed."""
     (app / "ending.py").write_text(ENDING)
+    (app / "needed_by_workers.py").write_text('import os\nprint(os.getpid(), file=open("imported.txt", "a"))\n')
     output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=False)
-    assert "survived leave survived memory survived exit\n" in output
+    assert "survived leave survived memory survived exit survived server\n" in output
     assert "error: after all trials were told, 3 workers were lost, one after another (" in output
     assert "Traceback" not in output
     assert states(app) == {"COMPLETE": 2}
-    prepared = (app / "prepared.txt").read_text().split()
-    assert len(set(prepared)) == len(prepared)
-    worked = {
-        pid
-        for file in app.glob("*.txt")
-        if file.stem in ("leave", "memory", "kill")
-        for pid in file.read_text().split()
-    }
-    assert set(prepared) >= worked | {pid for _, pid, _ in runs(app)}
+    importers = (app / "imported.txt").read_text().split()
+    files = [app / f"{how}.txt" for how in ("leave", "memory", "server", "kill")]
+    workers_of_all = {pid for file in files for pid in file.read_text().split()} | {pid for _, pid, _ in runs(app)}
+    assert len(workers_of_all) > 3
+    assert len(importers) == 2 if sys.platform == "linux" else set(importers) >= workers_of_all

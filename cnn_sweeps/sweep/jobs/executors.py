@@ -33,14 +33,14 @@ class JobsAhead:
         n_jobs: at once; "auto": as many as the place is good for.
         at_most: number of jobs there are.
         timeout_s: seconds after which a job is ended; None: no limit.
-        prepare: an importable function that each process runs once, before its first job.
+        worker_module: what each process imports before its first job.
         only_here: settings that name what only this machine has, each with what to name instead for jobs elsewhere.
     """
 
     n_jobs: NumJobs
     at_most: int
     timeout_s: float | None = None
-    prepare: Callable[[], None] | None = None
+    worker_module: str | None = None
     only_here: Sequence[tuple[str, str]] = ()
 
 
@@ -139,7 +139,7 @@ class WorkerExecutor:
         """Start the workers."""
         if self._jobs.n_jobs == "auto":
             say(self._plan.reason)
-        self._opened = WorkerPool(self._plan, self._setup)
+        self._opened = WorkerPool(self._plan, self._setup, self._jobs.worker_module)
 
     @property
     def _pool(self) -> WorkerPool:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -35,7 +35,7 @@ def pack_setup(
     hydra_context: HydraContext,
     config: DictConfig,
     task_function: TaskFunction,
-    prepare: Callable[[], None] | None = None,
+    worker_module: str | None = None,
     *,
     variables: Mapping[str, str | None] | None = None,
     is_for_children: bool = True,
@@ -46,12 +46,12 @@ def pack_setup(
         hydra_context: composes each job's configuration, in the worker process.
         config: of the whole sweep.
         task_function: is run with each job's configuration; sent by its name if it has one that can be imported.
-        prepare: an importable function that each worker process runs once, before its first job.
+        worker_module: what each worker process imports before its first job.
         variables: of the environment, to be set there, or to be removed if None.
         is_for_children: the worker processes are started by this one, and so know its main module.
     """
     task = _Task(task_function, is_for_children=is_for_children)
-    jobs = cloudpickle.dumps((hydra_context, config, task, Singleton.get_state(), prepare))
+    jobs = cloudpickle.dumps((hydra_context, config, task, Singleton.get_state(), worker_module))
     packed: bytes = cloudpickle.dumps((str(Path.cwd()), sys.path[:], variables or {}, jobs))
     return packed
 
@@ -111,15 +111,23 @@ _job_setup: tuple[HydraContext, DictConfig, TaskFunction] | Exception | None = N
 
 
 def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
-    """Prepare a new worker process."""
+    """Prepare a new worker process.
+
+    Args:
+        setup_file: the environment of the process that starts this one, and what `pack_setup` gave; pickled.
+        environment: what is set here besides, where it is not set there.
+    """
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
     _end_with_parent()
     outlive_display()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
+    environment_there, setup = cloudpickle.loads(Path(setup_file).read_bytes())
+    os.environ.clear()  # of a fork it is that of the process that is forked, as it was then
+    os.environ.update(environment_there)
     for name, value in environment.items():
         if name == "CUDA_VISIBLE_DEVICES" or name not in os.environ:
             os.environ[name] = value
-    folder, path, variables, jobs = cloudpickle.loads(Path(setup_file).read_bytes())
+    folder, path, variables, jobs = cloudpickle.loads(setup)
     os.chdir(folder)
     sys.path += [each for each in path if each not in sys.path]
     for name, value in variables.items():
@@ -128,7 +136,7 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
             os.environ[name] = value
     setup_globals()
     try:
-        hydra_context, config, task, singletons, prepare = cloudpickle.loads(jobs)
+        hydra_context, config, task, singletons, worker_module = cloudpickle.loads(jobs)
         Singleton.set_state(singletons)
         task_function = task.resolve()
     except Exception as error:  # e.g. of a module that is not installed here: each job tells it
@@ -136,9 +144,9 @@ def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
         return
     _print_into(Path(config.hydra.sweep.dir), "workers.log")
     _job_setup = (hydra_context, config, task_function)
-    if prepare is not None:
+    if worker_module is not None:
         try:
-            prepare()
+            importlib.import_module(worker_module)
         except Exception:  # the first job meets it again, and tells it where a person looks
             traceback.print_exc()
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import cloudpickle
 from hydra.core.utils import JobReturn
 from pebble import ProcessFuture, ProcessPool
 from pebble.pool.process import WorkerManager
@@ -59,17 +62,19 @@ class _Pool(ProcessPool):
 class WorkerPool:
     """As many worker processes as jobs may run at once, each in a pool of its own, so that none can break another's."""
 
-    def __init__(self, plan: WorkerPlan, setup: bytes) -> None:
+    def __init__(self, plan: WorkerPlan, setup: bytes, worker_module: str | None = None) -> None:
         """Start the workers, without waiting for them.
 
         Args:
             plan: how many, and what each gets of the machine.
-            setup: what `job_process.pack_setup` gave.
+            setup: what `process.pack_setup` gave.
+            worker_module: what workers import before their first job.
         """
         self._plan = plan
+        self._context = _start_context(worker_module, plan.environments[0])
         # In a file: what does not fit into a pipe would block this process if a worker died while it starts.
         self._setup_file = tempfile.NamedTemporaryFile(prefix="cnn_sweeps_")  # noqa: SIM115 - closed by close()
-        self._setup_file.write(setup)
+        self._setup_file.write(cloudpickle.dumps((dict(os.environ), setup)))
         self._setup_file.flush()
         self._pools = [self._start_pool(slot) for slot in range(plan.num_workers)]
         self._busy: dict[int, ProcessFuture[Any]] = {}
@@ -112,7 +117,7 @@ class WorkerPool:
 
     def _start_pool(self, slot: int) -> _Pool:
         initargs = (self._setup_file.name, self._plan.environments[slot])
-        pool = _Pool(multiprocessing.get_context("spawn"), initargs)
+        pool = _Pool(self._context, initargs)
         with without_ctrl_c():
             pool.schedule(_be_ready)
         return pool
@@ -124,6 +129,28 @@ class WorkerPool:
         for pool in self._pools:
             pool.end()
         self._setup_file.close()
+
+
+def _start_context(worker_module: str | None, environment: Mapping[str, str]) -> BaseContext:
+    """Give the way in which workers are started.
+
+    On Linux they are forks of one process, which imports the module once for all of them, in the environment of a
+    worker: libraries read the number of their threads while they are loaded. Elsewhere, and without a module, each is
+    a new process: forks of what a user's own script has imported are not known to work.
+    """
+    if worker_module is None or sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker_module])
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in environment.items() if name not in before and "CUDA" not in name})
+    try:
+        with without_ctrl_c():
+            forkserver.ensure_running()
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+    return context
 
 
 @contextmanager
