@@ -20,15 +20,15 @@ Write a model that a training or a sweep has kept for other programs, and check 
 
 Examples:
   python -m cnn_sweeps.export model=champion format=saved_model output=exported
-  python -m cnn_sweeps.export PHOTOS model=NAME@champion format=tflite output=model.tflite
+  python -m cnn_sweeps.export PHOTOS model=models:/NAME@champion format=tflite output=model.tflite
 
 The check takes random images, and those that are named, or in folders that are named, if any. If a probability differs
 by more than 1e-4, nothing is written. What is written takes float32 pixels from 0 to 255, (N, height, width, channels),
 and gives the probability of the second of two classes, (N, 1), or of each of more classes, (N, C).
 
 Settings:
-  model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
-                    folder of an MLflow model
+  model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
+                    runs:/ID/model, or the folder of an MLflow model
   format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX
                     Runtime, which needs pip install 'cnn-sweeps[onnx]'
   output=PATH       what to make; it must not be there

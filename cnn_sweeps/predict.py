@@ -17,15 +17,15 @@ Give images their classes with a model that a training or a sweep has kept, prep
 
 Examples:
   python -m cnn_sweeps.predict PHOTOS model=champion
-  python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=NAME@champion --csv classes.csv
+  python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=models:/NAME@champion --csv classes.csv
 
 A folder is searched at any depth; hidden files are left out. Of two classes the second is chosen from the model's
 decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images, links out of
 the folder, and links to a folder that they lie in, are named, and the exit code is then 1.
 
 Settings:
-  model=MODEL       champion or another alias of a registered model, NAME@ALIAS, NAME/VERSION, the id of a run, or the
-                    folder of an MLflow model
+  model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
+                    runs:/ID/model, or the folder of an MLflow model
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
 
 Flags:

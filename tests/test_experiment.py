@@ -81,7 +81,8 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
     uri = mlflow.get_tracking_uri()
-    assert f"  python -m cnn_sweeps.predict PHOTOS model={run.info.run_id} tracking.uri={uri}\n" in log.read_text()
+    model = f"model=runs:/{run.info.run_id}/model"
+    assert f"  python -m cnn_sweeps.predict PHOTOS {model} tracking.uri={uri}\n" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
 
@@ -138,7 +139,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     )
     run = last_run()
     metrics = run.data.metrics
-    predict([str(rare_class / "test"), f"model={run.info.run_id}", "--json", "table.json"])
+    predict([str(rare_class / "test"), f"model=runs:/{run.info.run_id}/model", "--json", "table.json"])
     table = json.loads(Path("table.json").read_text())
     truth = [Path(row["file"]).parent.name for row in table]
     predicted = [row["class"] for row in table]

@@ -88,7 +88,7 @@ def test_image_files_get_the_probabilities_that_predict_gives(form, count, addre
     for i, content in enumerate(contents):
         (tmp_path / f"{i}.image").write_bytes(content)
     status, answer = ask(address, [base64.b64encode(content).decode() for content in contents])
-    arguments = [f"model={kept_run.info.run_id}", f"tracking.uri=sqlite:///{store}/mlflow.db"]
+    arguments = [f"model=runs:/{kept_run.info.run_id}/model", f"tracking.uri=sqlite:///{store}/mlflow.db"]
     predict([*(str(tmp_path / f"{i}.image") for i in range(count)), *arguments, "--json", str(tmp_path / "table")])
     table = json.loads((tmp_path / "table").read_text())
     predicted = [list(row["probabilities"].values())[1:] for row in table]

@@ -206,7 +206,7 @@ def describe_next(*, has_model: bool) -> list[str]:
     lines = []
     if has_model:
         place = [] if is_default else [f"tracking.uri={uri}"]
-        command = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={run.info.run_id}", *place]
+        command = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{run.info.run_id}/model", *place]
         lines += ["To give images their classes:", f"  {shlex.join(command)}"]
     if is_server:
         return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]

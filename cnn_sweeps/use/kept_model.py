@@ -20,7 +20,6 @@ from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
 from cnn_sweeps.tracking.store import (
     check_place_of_files,
     find_existing_store,
-    is_run_id,
     registered_models,
     store_errors,
     unknown_as,
@@ -30,31 +29,11 @@ if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
 
-MODEL_FORMS = "an alias (champion), NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model"
+MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a model's folder"
+_ADDRESSES = ("models:/", "runs:/")
 _ABOUT_FILE = "MLmodel"
 _MOST_CHARACTERS = 2**20  # of the texts that describe a model; ours have 10,000, with a thousand classes 50,000
 _CALLS = ("function", "Lambda")  # what Keras calls of a file's own choosing
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """Which model is meant, by a folder, or a run, or a version or an alias in the registry.
-
-    Attributes:
-        text: as the command line has it.
-        folder: of an MLflow model on this machine.
-        run_id: of the MLflow run that kept it.
-        name: of the registered model; None with an alias: the only one that has it.
-        version: of the registered model.
-        alias: in the registered model.
-    """
-
-    text: str
-    folder: Path | None = None
-    run_id: str | None = None
-    name: str | None = None
-    version: str | None = None
-    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,15 +53,15 @@ def load_kept_model(text: str, uri: str | None) -> KeptModel:
     """Load the network in Keras's safe mode, and its record; nothing of the model's folder is run or unpickled.
 
     Args:
-        text: which model: an alias, NAME@ALIAS, NAME/VERSION, the id of a run, or the folder of an MLflow model, which
-            goes before everything else.
+        text: which model: an alias, an address as MLflow has it, or the folder of an MLflow model, which goes before
+            everything else.
         uri: of the tracking store; None: the environment's, or the default. For a folder none is needed.
 
     Raises:
         ModelError: if there is no such model, or it cannot be used.
         TrackingError: if the store cannot be used.
     """
-    with _folder_of(_parse(text), uri) as folder:
+    with _folder_of(text, uri) as folder:
         record = _read_record(folder, text)
         network = _load_network(folder / KERAS_FILE, text)
     units = 1 if len(record.class_names) == 2 else len(record.class_names)
@@ -96,27 +75,15 @@ def load_kept_model(text: str, uri: str | None) -> KeptModel:
     return KeptModel(network, record)
 
 
-def _parse(text: str) -> _Reference:
-    folder = Path(os.path.expanduser(text))  # noqa: PTH111  takes any text
-    if (folder / _ABOUT_FILE).is_file():
-        return _Reference(text, folder=folder)
-    name, slash, version = text.rpartition("/")
-    if slash and not (name and "/" not in name and version.isdecimal()):
-        missing = f"there is no {_ABOUT_FILE} in it" if folder.is_dir() else "there is no such folder"
-        raise ModelError(f"model={text}: {missing}; give {MODEL_FORMS}")
-    if slash:
-        return _Reference(text, name=name, version=version)
-    if is_run_id(text):
-        return _Reference(text, run_id=text)
-    name, _, alias = text.rpartition("@")
-    return _Reference(text, name=name or None, alias=alias)
-
-
 @contextmanager
-def _folder_of(reference: _Reference, uri: str | None) -> Iterator[Path]:
-    if reference.folder is not None:
-        yield reference.folder
+def _folder_of(text: str, uri: str | None) -> Iterator[Path]:
+    own = Path(os.path.expanduser(text))  # noqa: PTH111  takes any text
+    if (own / _ABOUT_FILE).is_file():
+        yield own
         return
+    if "/" in text and not text.startswith(_ADDRESSES):
+        missing = f"there is no {_ABOUT_FILE} in it" if own.is_dir() else "there is no such folder"
+        raise ModelError(f"model={text}: {missing}; give {MODEL_FORMS}")
     store = find_existing_store(uri)  # before MLflow is imported
     import mlflow
 
@@ -124,46 +91,46 @@ def _folder_of(reference: _Reference, uri: str | None) -> Iterator[Path]:
         with store_errors():
             mlflow.set_tracking_uri(store)
             client = mlflow.MlflowClient()
-            found = _locate(reference, client)
-            check_place_of_files(_place_of(found, client))
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=found, dst_path=temporary)
+            address = text if text.startswith(_ADDRESSES) else _with_alias(text, client)
+            with unknown_as(ModelError(f"model={text}: there is no such model; {_describe_registry(client)}")):
+                files = _files_of(address, client)
+                place = _place_of(files, client)
+            check_place_of_files(place)
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=files, dst_path=temporary)
         yield Path(folder)
 
 
-def _locate(reference: _Reference, client: MlflowClient) -> str:
-    """Give the model's address in the store."""
-    text = reference.text
-    if reference.run_id is not None:
-        with unknown_as(ModelError(f"model={text}: there is no run of this id; `mlflow ui` shows all")):
-            run = client.get_run(reference.run_id)
-        kept = run.outputs.model_outputs if run.outputs else []
-        if not kept:
-            raise ModelError(f"model={text}: this run has kept no model; of a sweep, the champion's run has one")
-        return f"models:/{kept[-1].model_id}"
-    if reference.version is not None:
-        assert reference.name is not None
-        with unknown_as(ModelError(f"model={text}: there is no such version; {_describe_registry(client)}")):
-            client.get_model_version(reference.name, reference.version)
-        return f"models:/{reference.name}/{reference.version}"
-    aliases = {model.name: model.aliases for model in registered_models(client)}
-    holders = [name for name in aliases if reference.alias in aliases[name] and reference.name in (None, name)]
+def _with_alias(alias: str, client: MlflowClient) -> str:
+    """Give the address of the only registered model that has an alias."""
+    holders = [model.name for model in registered_models(client) if alias in model.aliases]
     if not holders:
-        known = reference.name is None or reference.name in aliases
-        raise ModelError(
-            f"model={text}: there is no such {'alias' if known else 'model'}; {_describe_registry(client)}"
-        )
+        raise ModelError(f"model={alias}: there is no such alias; {_describe_registry(client)}; give {MODEL_FORMS}")
     if len(holders) > 1:
-        raise ModelError(f"model={text}: {', '.join(holders)} have this alias; write model={holders[0]}@{text}")
-    return f"models:/{holders[0]}/{aliases[holders[0]][reference.alias]}"
+        raise ModelError(
+            f"model={alias}: {', '.join(holders)} have this alias; write model=models:/{holders[0]}@{alias}"
+        )
+    return f"models:/{holders[0]}@{alias}"
 
 
-def _place_of(address: str, client: MlflowClient) -> str:
-    """Give where the store says that the files of a model are, of its address there."""
-    name = address.removeprefix("models:/")
-    if "/" in name:  # a version, which is of a model with an id
-        address = client.get_model_version_download_uri(*name.split("/"))
-        name = address.removeprefix("models:/")
-    return str(client.get_logged_model(name).artifact_location) if address.startswith("models:/") else address
+def _files_of(address: str, client: MlflowClient) -> str:
+    """Give where a model's files are in the store, of an address as MLflow has it: of a version, an alias, or a run."""
+    kind, _, named = address.partition(":/")
+    if kind == "runs":
+        run = client.get_run(named.partition("/")[0])
+        if named != f"{run.info.run_id}/model" or not (run.outputs and run.outputs.model_outputs):
+            raise ModelError(f"model={address}: this run kept no such model; of a sweep, the champion's run has one")
+        return f"models:/{run.outputs.model_outputs[-1].model_id}"
+    name, at, alias = named.rpartition("@")
+    if at:
+        return client.get_model_version_download_uri(name, client.get_model_version_by_alias(name, alias).version)
+    name, _, version = named.rpartition("/")
+    return client.get_model_version_download_uri(name, version) if name else address
+
+
+def _place_of(files: str, client: MlflowClient) -> str:
+    """Give the folder on a disk or server that the store names for a model's files."""
+    is_model = files.startswith("models:/")
+    return str(client.get_logged_model(files.removeprefix("models:/")).artifact_location) if is_model else files
 
 
 def _describe_registry(client: MlflowClient) -> str:
