@@ -120,7 +120,7 @@ def cluster(folder: Path, num_workers: int) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     place = ["--no-dashboard", "--host", "127.0.0.1"]
-    worker = [address, *place, "--no-nanny", "--nthreads", "1", "--local-directory", str(folder)]
+    worker = [address, *place, "--nthreads", "1", "--local-directory", str(folder)]
     commands = [
         ["dask_scheduler", *place, "--port", address.rpartition(":")[2]],
         *[["dask_worker", *worker]] * num_workers,

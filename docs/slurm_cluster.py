@@ -28,7 +28,6 @@ def main() -> None:
         cores=settings.cores,  # a worker runs one trial at a time, on all of them
         memory=settings.memory,
         processes=1,
-        nanny=False,  # which would set OMP_NUM_THREADS to 1
         job_extra_directives=directives,
         log_directory="outputs/slurm",
     ) as cluster:

@@ -1,4 +1,4 @@
-"""Dask clusters of real processes on this machine's loopback, which come and go."""
+"""Dask clusters of real processes on this machine's loopback, which come and go; a worker is its nanny's child."""
 
 import os
 import socket
@@ -56,7 +56,7 @@ def a_cluster(folder, *workers, **scheduler):
     cluster = Cluster(folder, **scheduler)
     try:
         for name in workers:
-            cluster.start_worker(name, "--no-nanny")
+            cluster.start_worker(name)
         yield cluster
     finally:
         cluster.close()

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+from concurrent.futures import Future
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.models import class_probabilities
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.sweep.jobs.executors import BatchExecutor
+from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.storage import lock_file, selection_lock
 from cnn_sweeps.system.locks import file_lock
@@ -457,9 +458,11 @@ def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_o
     def look(*_):
         with file_lock(lock_file(journal), wait=False) as is_free, selection_lock(journal, STUDY) as may_test:
             held.append((is_free, may_test))
-        return []
+        done = Future()
+        done.set_result([])
+        return done
 
-    monkeypatch.setattr(BatchExecutor, "call", look)
+    monkeypatch.setattr(InThisProcess, "call", look)
     run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "training.epochs=1", "retrain_best=true")
     assert held == [(True, False)] * 2
 

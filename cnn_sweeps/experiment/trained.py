@@ -12,7 +12,7 @@ from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.results import Evaluation, Predict
 from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.models import plain_copy
-from cnn_sweeps.sweep.jobs.outcome import is_out_of_memory
+from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.tracking import models, runs
 from cnn_sweeps.training.checkpoint import TrainingProgress

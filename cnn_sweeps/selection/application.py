@@ -43,7 +43,7 @@ from cnn_sweeps.settings.stored_config import Trusted, trusted_of
 from cnn_sweeps.settings.targets import targets_in_folder
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.console import summarize
-from cnn_sweeps.sweep.jobs.executors import Executor
+from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import error_of, owner_of, trial_tags
 from cnn_sweeps.sweep.study.storage import is_only_here
@@ -285,7 +285,8 @@ class CnnSweep(SweepApplication):
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
             return [f"trial {number} was retrained before"]
-        lines: list[str] = executor.call(
+        lines: list[str] = call_until_worker_lasts(
+            executor,
             _retrain_trial,
             self._left_by(trial),
             {PARENT_TAG: self._run.run_id, "study": self._study.name, "retrained.trial": number},
@@ -344,7 +345,8 @@ class CnnSweep(SweepApplication):
                 return [f"trial {trial.number} was tested before: {tested}"]
             return [f"trial {trial.number}: its model was registered before"] if "registered.model" in done else []
         return _patiently(  # what is cut off is done again
-            executor.call,
+            call_until_worker_lasts,
+            executor,
             _evaluate_trial,
             self._left_by(trial),
             {"study": self._study.name, "trial.number": str(trial.number), "trial.run_id": run_id},

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial
 
-from cnn_sweeps.sweep.jobs.executors import Executor
+from cnn_sweeps.sweep.jobs.executor import Executor
 from cnn_sweeps.sweep.study.study import SweepStudy
 
 

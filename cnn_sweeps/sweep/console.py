@@ -3,46 +3,102 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
+from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal, lines_for_terminal
 
 _RANKED = 10
+_SHOW_EVERY_S = 0.5
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
-class Progress:
-    """Says lines on the terminal and in a log file, and keeps one live line below them on a terminal."""
+class Console:
+    """Says lines on the terminal and in the folder's `sweep.log`; keeps one live line below them on a terminal."""
 
-    def __init__(self, log_file: Path) -> None:
-        """Append to `log_file`, whose folder exists."""
-        self._log_file = log_file
+    def __init__(self, plan: SweepPlan, folder: Path) -> None:
+        """Append to the log, and leave results in the folder, which exists."""
+        self._plan, self.folder = plan, folder
         self._bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
+        self._shown = 0.0
 
     def say(self, text: str) -> None:
         """Print lines above the live line, and log them."""
         text = lines_for_terminal(text)
         tqdm.write(text, file=sys.stdout)
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        with suppress(OSError), self._log_file.open("a", encoding="utf-8") as file:  # a full disk ends no sweep
+        with suppress(OSError), (self.folder / "sweep.log").open("a", encoding="utf-8") as file:  # a disk may be full
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
 
-    def show(self, counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> None:
-        """Change the live line."""
-        self._bar.set_description_str(for_terminal(live_line(counts, total, best, left_s)))
+    def show(self, study: SweepStudy, num_slots: int) -> None:
+        """Change the live line, at most twice a second."""
+        if time.monotonic() - self._shown < _SHOW_EVERY_S:
+            return
+        self._shown, ledger = time.monotonic(), study.ledger
+        left = study.total - ledger.num_started + ledger.counts["RUNNING"]
+        mean_s = ledger.total_duration_s / ledger.num_durations if ledger.num_durations else None
+        left_s = None if mean_s is None else left * mean_s / max(1, num_slots)
+        self._bar.set_description_str(for_terminal(live_line(ledger.counts, study.total, ledger.best, left_s)))
+
+    def keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
+        """Leave the traceback of a trial in its folder."""
+        folder = self.folder / str(number)
+        if isinstance(result, JobReturn) and result.hydra_cfg is not None:
+            folder = Path(result.hydra_cfg.hydra.runtime.output_dir)
+        with suppress(OSError):  # of which the line that is shown says enough
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    def report(self, study: SweepStudy) -> list[FrozenTrial]:
+        """Say what came out, and leave it in `optimization_results.yaml`; give the ranking."""
+        ranking, num_objectives = study.ranking(), len(self._plan.settings.direction)
+        self.say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
+        if not ranking:
+            self.say("no trial completed; the reasons are above and in the trials' folders")
+            return ranking
+        self.say(describe_ranking(ranking, num_objectives))
+        if self._plan.application.about_ranking:
+            self.say(self._plan.application.about_ranking)
+        _write_results(ranking, num_objectives, self.folder / "optimization_results.yaml")
+        return ranking
+
+    def say_commands(self, ranking: Sequence[FrozenTrial], to_go_on: str) -> None:
+        """Say, below all that came out, which commands go on from here."""
+        if to_go_on:
+            self.say(f"To go on:\n  {to_go_on}")
+        if ranking:
+            params, space = ranking[0].params, self._plan.space
+            searched = params.keys() if self._plan.extend else space.distributions.keys()
+            best = [override_text(key, value) for key, value in params.items() if key in searched]
+            self.say(f"The best configuration, to run by itself:\n  {describe_command([*space.fixed, *best])}")
 
     def close(self) -> None:
         """Take the live line away."""
         self._bar.close()
+
+
+def _write_results(ranking: Sequence[FrozenTrial], num_objectives: int, file: Path) -> None:
+    results: dict[str, Any] = {"name": "optuna"}
+    if num_objectives == 1:
+        results |= {"best_params": ranking[0].params, "best_value": ranking[0].value, "best_trial": ranking[0].number}
+    else:
+        results["solutions"] = [{"params": trial.params, "values": list(trial.values)} for trial in ranking]
+    OmegaConf.save(OmegaConf.create(results), file)
 
 
 def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], dict[str, str]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from cnn_sweeps.errors import SweepError
+from cnn_sweeps.sweep.console import describe_counts
 from cnn_sweeps.sweep.jobs.outcome import Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
+from cnn_sweeps.sweep.study.ledger import RETRIED, error_of
+from cnn_sweeps.sweep.study.study import SweepStudy
 
 
 class Verdict(NamedTuple):
@@ -68,3 +72,32 @@ class FailureLimits:
                 [number for failure_id, number in self._ended if failure_id],
             )
         return None
+
+
+def why_to_stop(limits: FailureLimits, study: SweepStudy, outcome: Outcome, trial: FrozenTrial) -> SweepError | None:
+    """Take the outcome of a trial that was told; give the error that stops the sweep, if going on makes no sense.
+
+    Its failures are tried again when it goes on.
+    """
+    is_retried, counts = bool(trial.user_attrs.get(RETRIED)), study.ledger.counts
+    verdict = limits.check(outcome, trial.number, is_retried=is_retried, counts=counts, total=study.total)
+    if verdict is None:
+        return None
+    every = [each.number for each in study.failed]
+    study.set_aside(verdict.to_try_again if counts["COMPLETE"] else every)
+    advice = f"correct the cause and give the same command with hydra.sweeper.study_name={study.name}"
+    return SweepError(f"{verdict.reason}; {advice}{verdict.or_else}")
+
+
+def no_success(study: SweepStudy, settings: SweepSettings) -> SweepError:
+    """Give the error of a sweep in which no trial completed; those that failed are tried again when it goes on."""
+    counts, failed = study.ledger.counts, study.failed
+    study.set_aside([trial.number for trial in failed])
+    if failed:
+        last = f"the last failure: {error_of(failed[-1]) or 'not known'}; "
+        advice = f"{last}correct the cause and give the same command, which tries them again, with"
+    elif counts["PRUNED"]:
+        advice = "choose a more patient hydra/sweeper/pruner, and a larger hydra.sweeper.n_trials, to go on with"
+    else:
+        advice = f"give it more time than hydra.sweeper.timeout_s={settings.timeout_s} to go on with"
+    return SweepError(f"no trial completed: {describe_counts(counts)}; {advice} hydra.sweeper.study_name={study.name}")

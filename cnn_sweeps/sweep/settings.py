@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ Direction = Literal["minimize", "maximize"]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 DEFAULT_NUM_TRIALS = 20
+Settings = TypeVar("Settings")
 
 
 def _check_num_jobs(value: Any) -> Any:
@@ -62,12 +63,21 @@ def check_settings(values: dict[str, Any]) -> SweepSettings:
     """
     values = {key: value for key, value in values.items() if not key.startswith("_")}
     values |= {"params": values.get("params") or {}, "enqueue": values.get("enqueue") or []}
+    return check_values(SweepSettings, values, "hydra.sweeper")
+
+
+def check_values(kind: type[Settings], values: dict[str, Any], prefix: str) -> Settings:
+    """Make settings of a kind of the values below a key.
+
+    Raises:
+        ConfigError: naming every setting that is of the wrong type or out of range.
+    """
     try:
-        return TypeAdapter(SweepSettings).validate_python(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_problem(detail) for detail in error.errors())) from error
+        raise ConfigError("; ".join(_problem(detail, prefix) for detail in error.errors())) from error
 
 
-def _problem(detail: Any) -> str:
-    key = ".".join(["hydra.sweeper", str(detail["loc"][0])])
+def _problem(detail: Any, prefix: str) -> str:
+    key = ".".join([prefix, *map(str, detail["loc"][:1])])
     return f"{key}={detail['input']}: {detail['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"

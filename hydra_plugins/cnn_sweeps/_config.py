@@ -178,7 +178,7 @@ class OptunaSweeperConf:
 class WorkersLauncherConf:
     """`hydra.launcher`."""
 
-    _target_: str = "hydra_plugins.cnn_sweeps.workers_launcher.WorkersLauncher"
+    _target_: str = "hydra_plugins.cnn_sweeps.launchers.WorkersLauncher"
     # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: see there
     n_jobs: Any = 1
     # numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES allows, e.g. [0,1]; null: all; []: none
@@ -195,7 +195,7 @@ class WorkersLauncherConf:
 class DaskLauncherConf:
     """`hydra.launcher`."""
 
-    _target_: str = "hydra_plugins.cnn_sweeps.dask_launcher.DaskLauncher"
+    _target_: str = "hydra_plugins.cnn_sweeps.launchers.DaskLauncher"
     # of the cluster's scheduler, tcp://HOST:PORT or tls://HOST:PORT; null: a cluster on this machine, for this sweep
     address: Optional[str] = None  # noqa: UP045
     # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: as many as there are workers

@@ -97,7 +97,7 @@ def _start_cluster_again(killed):
         cluster.kill(name)
     cluster.start_scheduler()
     for name in names:
-        cluster.start_worker(name, "--no-nanny")
+        cluster.start_worker(name)
 
 
 KILL_CONTROLLER = Fault(

@@ -8,7 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from hydra.version import Version, VersionBase
 
-from hydra_plugins.cnn_sweeps.workers_launcher import WorkersLauncher
+from hydra_plugins.cnn_sweeps.launchers import WorkersLauncher
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What a job gave back, or died of, in Optuna's terms."""
 
-import concurrent.futures
+import concurrent.futures.process
 import math
 from collections import Counter
 from types import SimpleNamespace
@@ -10,10 +10,10 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from optuna import TrialPruned
 from optuna.trial import TrialState
-from pebble import ProcessExpired
 
 from cnn_sweeps.errors import ConfigError, TrainingError
 from cnn_sweeps.sweep.failures import FailureLimits
+from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError
 from cnn_sweeps.sweep.jobs.outcome import read_outcome
 
 
@@ -34,9 +34,7 @@ def raised(error):
 
 
 def expired(code):
-    error = ProcessExpired("Abnormal termination")
-    error.exitcode = code
-    return error
+    return LostWorkerError(f"the worker process died (exit code {code})")
 
 
 def error_from(function, *arguments):
@@ -121,7 +119,7 @@ def test_what_the_machine_did_is_lost_and_counts_as_no_failure_of_the_code(resul
 
 
 def test_trial_over_its_time_fails_without_another_try():
-    outcome = read_outcome(concurrent.futures.TimeoutError("Task timeout", 3.0), 1)
+    outcome = read_outcome(JobTimeoutError(), 1)
     assert (outcome.state, outcome.is_lost, outcome.failure_id) == (TrialState.FAIL, False, "")
     assert "hydra.sweeper.trial_timeout_s" in outcome.error
 

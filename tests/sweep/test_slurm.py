@@ -27,7 +27,7 @@ def queued_jobs():
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
 
 
-def test_sweep_runs_its_batches_as_slurm_jobs(app):
+def test_sweep_runs_each_trial_as_a_slurm_job(app):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     slurm = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", "hydra.sweeper.n_jobs=2"]
     sweep(app, *slurm, "x=range(0,4)", "++faults={1:raise,3:prune}")

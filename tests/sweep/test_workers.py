@@ -3,21 +3,23 @@
 import os
 import re
 import signal
+import subprocess
 import sys
-import threading
+import time
+import traceback
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 from omegaconf import OmegaConf
-from pebble import ProcessFuture
 from sweep_app import last_trials, run_here, runs, states, sweep, trials, write_app, xs
 from waiting import LONGEST_S, wait_until
 
-from cnn_sweeps.sweep.jobs import workers
-from cnn_sweeps.sweep.jobs.machine import WorkerPlan
-from cnn_sweeps.sweep.jobs.outcome import is_lost_worker
-from cnn_sweeps.sweep.jobs.workers import WorkerPool
+from cnn_sweeps.sweep.jobs.local import LocalSlot
+from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_every_way_to_fail_fails_that_trial_alone_and_says_how(app):
     assert errors["memory"].startswith("MemoryError")
     assert "'much'" in errors["text"]
     assert "died (exit code 0)" in errors["leave"]
-    assert "died (exit code 15)" in errors["terminate"]
+    assert "died (exit code -15)" in errors["terminate"]
     assert "hydra.sweeper.trial_timeout_s" in errors["hang"]
     assert errors["foreign error"] == "RuntimeError: ForeignError: bad"
     assert "what the job returned cannot be read here (No module named 'foreign')" in errors["foreign value"]
@@ -128,49 +130,106 @@ def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_jo
     output = sweep(app, *command, "x=4,5,6,7", "++faults={4:'wait for partner',7:kill}", succeeds=False)
     assert sorted(xs(app)) == [4, 5, 6, 7]
     assert len({pid for _, pid, _ in runs(app)}) > 1
-    assert "ProcessExpired" in output
+    assert "LostWorkerError: the worker process died (exit code -9)" in output
     output = run_here(app, "--multirun", "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
     assert output.startswith("hydra.launcher.n_jobs=none: should be auto or a number of jobs at once, at least 1\n")
     assert "Traceback" not in output
 
 
-def test_job_that_comes_in_the_moment_in_which_its_worker_dies_does_not_wait_for_ever(tmp_path):
-    """Pebble forgets a job that it is given between the worker's death and giving up the pool."""
-    setup = cloudpickle.dumps((str(tmp_path), [], {}, b"no jobs"))
-    pool = WorkerPool(WorkerPlan([{}], max_worker_mb=10_000, reason=""), setup)
-    try:
-        pid = pool.call(os.getpid).result(LONGEST_S)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not pool._pools[0].active, "the pool's end")
-        forgotten = ProcessFuture()
-        pool._busy[0] = forgotten  # as one that pebble never hears of again
-        pool.fail_forgotten()
-        assert is_lost_worker(forgotten.exception(0))
-        assert pool.call(os.getpid).result(LONGEST_S) != pid
-    finally:
-        pool.close()
+class Setup:
+    """What a worker process gets, which does something where it is unpickled."""
 
-
-class LeavesAtOnce:
-    """Ends the process that unpickles it."""
+    def __init__(self, act=os.getpid, *arguments):
+        self.call = (act, arguments)
 
     def __reduce__(self):
-        return os._exit, (0,)
+        return self.call
 
 
-def test_worker_that_leaves_while_it_starts_fails_its_job_and_pool_ends_whatever_its_threads_wait_for(
-    tmp_path, monkeypatch
-):
-    setup = cloudpickle.dumps((str(tmp_path), [], {}, cloudpickle.dumps(LeavesAtOnce())))
-    pool = WorkerPool(WorkerPlan([{}], max_worker_mb=10_000, reason=""), setup)
+@contextmanager
+def a_slot(folder, act=os.getpid, *arguments, **settings):
+    setup = cloudpickle.dumps((str(folder), [], {}, cloudpickle.dumps(Setup(act, *arguments))))
+    slot = LocalSlot(setup, {}, max_worker_mb=10_000, **settings)
     try:
-        future = pool.call(os.getpid)
-        wait_until(lambda: pool.fail_forgotten() or future.done(), "the job's end")
-        assert is_lost_worker(future.exception(0))
+        yield slot
     finally:
-        monkeypatch.setattr(workers, "_END_S", 0.1)
-        monkeypatch.setattr(pool._pools[0], "join", threading.Event().wait)
-        pool.close()
+        slot.close()
+
+
+def test_worker_that_dies_between_two_jobs_is_replaced_and_takes_no_job_along(tmp_path):
+    with a_slot(tmp_path) as slot:
+        pid = slot.call(os.getpid, [])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+        assert slot.call(os.getpid, []) != pid
+
+
+def test_worker_that_leaves_while_it_starts_fails_its_job(tmp_path):
+    with a_slot(tmp_path, os._exit, 0) as slot, pytest.raises(LostWorkerError, match=r"died \(exit code 0\)"):
+        slot.call(os.getpid, [])
+
+
+def test_more_than_a_pipe_holds_is_not_waited_for_if_the_worker_dies_as_it_starts(tmp_path):
+    with a_slot(tmp_path, os._exit, 7) as slot:
+        slot._setup += bytes(10_000_000)
+        with pytest.raises(LostWorkerError, match="exit code"):
+            slot.call(os.getpid, [])
+
+
+def leave_a_child_and_die():
+    if os.fork() == 0:
+        time.sleep(LONGEST_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_worker_whose_fork_holds_its_pipes_open_is_known_to_be_dead(tmp_path):
+    with a_slot(tmp_path) as slot:
+        pid = slot.call(os.getpid, [])
+        with pytest.raises(LostWorkerError, match=r"exit code -9"):
+            slot.call(leave_a_child_and_die, [])
+    os.killpg(pid, signal.SIGKILL)
+
+
+def start_a_child_and_hang():
+    child = subprocess.Popen(["sleep", str(LONGEST_S)])
+    Path("child").write_text(str(child.pid))
+    time.sleep(LONGEST_S)
+
+
+def test_slot_that_is_closed_ends_its_worker_and_what_that_has_started(tmp_path):
+    with a_slot(tmp_path) as slot, ThreadPoolExecutor() as threads:
+        hanging = threads.submit(slot.call, start_a_child_and_hang, [])
+        file = tmp_path / "child"
+        wait_until(lambda: file.exists() and file.read_text(), "the child")
+        slot.close()
+        with pytest.raises(LostWorkerError):
+            hanging.result(LONGEST_S)
+        with pytest.raises(CancelledError):
+            slot.call(os.getpid, [])
+    child = int(file.read_text())
+    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie", "the child's end")
+
+
+def raise_with(reason):
+    raise LookupError(reason)
+
+
+@pytest.mark.parametrize(
+    ("place", "act"),
+    [
+        ("raise_with", lambda slot: slot.call(raise_with, ["nothing found"])),
+        ("run_one_job", lambda slot: slot.run([], 0)),  # in a worker that could not make ready for jobs
+    ],
+)
+def test_error_in_a_worker_says_where_it_was_and_no_more_the_next_time(tmp_path, place, act):
+    with a_slot(tmp_path) as slot:
+        texts = []
+        for _ in range(2):
+            with pytest.raises((LookupError, TypeError)) as raised:
+                act(slot)
+            texts.append("".join(traceback.format_exception(raised.value)))
+    assert texts[0] == texts[1]
+    assert texts[0].count(f", in {place}\n") == 1
 
 
 # What workers keep, and what they get of the machine.
@@ -213,26 +272,21 @@ from multiprocessing import parent_process
 from pathlib import Path
 import psutil
 from cnn_sweeps.sweep.application import SweepApplication
+from cnn_sweeps.sweep.jobs.executor import call_until_worker_lasts
 
 
-def end(how, times):
-    with open(f"{how}.txt", "a+") as file:
+def end(times):
+    with open("worked.txt", "a+") as file:
         file.seek(0)
         if len(file.read().split()) < times:
             file.write(f"{os.getpid()} ")
             file.flush()
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if how == "leave":
-                os._exit(0)
-            if how == "server":  # of forks, with which they die
-                server = os.getppid()
-                os.kill(server if server != parent_process().pid else os.getpid(), signal.SIGKILL)
-                time.sleep(600)
-            raise {"memory": MemoryError, "exit": SystemExit}[how]
-    while how == "server" and lives(*Path("server.txt").read_text().split()):
+            server = os.getppid()  # of forks, with which they die
+            os.kill(server if server != parent_process().pid else os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+    while lives(*Path("worked.txt").read_text().split()):
         time.sleep(0.02)
-    return f"survived {how}"
+    return "survived"
 
 
 def lives(pid):
@@ -245,8 +299,7 @@ class Ending(SweepApplication):
     worker_module = "needed_by_workers"
 
     def finish(self, study, executor):
-        print(*(executor.call(end, how, 1) for how in ("leave", "memory", "exit", "server")))
-        return [executor.call(end, "kill", 3)]
+        return [call_until_worker_lasts(executor, end, 1)]
 """
 
 
@@ -254,13 +307,8 @@ def test_worker_that_is_lost_after_the_trials_is_replaced_and_its_work_done_agai
     """What workers need is imported once where they are forks, and again only after their server was killed."""
     (app / "ending.py").write_text(ENDING)
     (app / "needed_by_workers.py").write_text('import os\nprint(os.getpid(), file=open("imported.txt", "a"))\n')
-    output = sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending", succeeds=False)
-    assert "survived leave survived memory survived exit survived server\n" in output
-    assert "error: after all trials were told, 3 workers were lost, one after another (" in output
-    assert "Traceback" not in output
+    assert "survived\n" in sweep(app, "x=0,1", "++hydra.sweeper.application._target_=ending.Ending")
     assert states(app) == {"COMPLETE": 2}
     importers = (app / "imported.txt").read_text().split()
-    files = [app / f"{how}.txt" for how in ("leave", "memory", "server", "kill")]
-    workers_of_all = {pid for file in files for pid in file.read_text().split()} | {pid for _, pid, _ in runs(app)}
-    assert len(workers_of_all) > 3
-    assert len(importers) == 2 if sys.platform == "linux" else set(importers) >= workers_of_all
+    workers = {*(app / "worked.txt").read_text().split(), *(pid for _, pid, _ in runs(app))}
+    assert len(importers) == 2 if sys.platform == "linux" else set(importers) >= workers

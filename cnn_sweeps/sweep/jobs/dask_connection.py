@@ -18,8 +18,8 @@ from distributed import Client, Nanny, Scheduler, Security, SpecCluster, wait
 from distributed import Future as DaskFuture
 
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.jobs.local import without_ctrl_c
 from cnn_sweeps.sweep.jobs.machine import WorkerPlan, count_cores
-from cnn_sweeps.sweep.jobs.workers import without_ctrl_c
 
 _CONNECT_S = 10.0
 
@@ -147,7 +147,7 @@ def submit_to(
     )
 
 
-def wait_for_dask(client: Client, futures: Sequence[DaskFuture], timeout_s: float, *, for_all: bool) -> None:
-    """Return when the first of the futures is done, or all are, or after `timeout_s`."""
+def wait_for_dask(client: Client, futures: Sequence[DaskFuture], timeout_s: float) -> None:
+    """Return when all futures are done, or after `timeout_s`."""
     with client.as_current(), suppress(TimeoutError, CancelledError):
-        wait(futures, timeout_s, return_when="ALL_COMPLETED" if for_all else "FIRST_COMPLETED")
+        wait(futures, timeout_s)

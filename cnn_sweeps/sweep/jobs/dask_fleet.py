@@ -26,11 +26,7 @@ class Fleet:
     """Those workers of a cluster that fit the settings, as far as known now."""
 
     def __init__(
-        self,
-        client: Client,
-        settings: DaskSettings,
-        needed: Sequence[str],
-        only_here: Sequence[tuple[str, str]],
+        self, client: Client, settings: DaskSettings, needed: Sequence[str], only_here: Sequence[tuple[str, str]]
     ) -> None:
         """Know no worker yet.
 
@@ -40,12 +36,13 @@ class Fleet:
             needed: paths that a worker must see.
             only_here: settings that a worker on another machine could not use, each with what to do about it.
         """
-        self.client, self.needed = client, needed
+        self.client, self.settings, self.needed = client, settings, needed
         self.address: str = client.scheduler.address
         self.ready: dict[str, WorkerReport] = {}
         self.unfit: dict[str, str] = {}
-        self._settings, self._only_here, self._here = settings, only_here, report()
+        self._only_here, self._here = only_here, report()
         self._asked: dict[str, DaskFuture] = {}
+        self._left: set[str] = set()  # processes, by their ids, that get no job any more
         self._present: dict[str, dict[str, Any]] = {}
         self._looked = 0.0
 
@@ -58,10 +55,11 @@ class Fleet:
         return [worker for worker in self.ready if self._present[worker]["status"] == "running"]
 
     def forget(self, worker: str) -> None:
-        """Take a worker for another one than before."""
-        self.ready.pop(worker, None)
+        """Use a worker no more, until it is another process."""
+        if worker in self.ready:
+            self._left.add(self.ready.pop(worker).process_id)
 
-    def look(self, *, at_once: bool = False) -> list[str]:
+    def look(self) -> list[str]:
         """Learn which workers have come and gone, at most every second; say what is wrong with new ones.
 
         Raises:
@@ -69,52 +67,50 @@ class Fleet:
         """
         if self.client.status != "running":
             raise self.scheduler_gone()
-        if time.monotonic() - self._looked < _LOOK_EVERY_S and not at_once:
-            return []
-        try:
-            self._present = dict(self.client.scheduler_info(n_workers=-1)["workers"])
-        except (OSError, RuntimeError, CancelledError) as error:
-            raise self.scheduler_gone() from error
-        self._looked = time.monotonic()
-        for known in (self.ready, self.unfit, self._asked):
-            for worker in [worker for worker in known if worker not in self._present]:
-                del known[worker]
-        for worker, about in self._present.items():
-            is_known = worker in self.ready or worker in self.unfit or worker in self._asked
-            if not is_known and self._is_named(worker, about) and self._has_resources(about):
-                self._asked[worker] = submit_to(self.client, worker, report, self.needed)
+        if time.monotonic() - self._looked > _LOOK_EVERY_S:
+            try:
+                self._present = dict(self.client.scheduler_info(n_workers=-1)["workers"])
+            except (OSError, RuntimeError, CancelledError) as error:
+                raise self.scheduler_gone() from error
+            self._looked = time.monotonic()
+            for known in (self.ready, self.unfit, self._asked):
+                for worker in known.keys() - self._present:
+                    del known[worker]
+            for worker in self._present.keys() - self.ready.keys() - self.unfit.keys() - self._asked.keys():
+                about = self._present[worker]
+                if self._is_named(worker, about) and self._has_resources(about):
+                    self._asked[worker] = submit_to(self.client, worker, report, self.needed)
         return self._take_reports()
 
     def _is_named(self, worker: str, about: dict[str, Any]) -> bool:
         names = (str(about["name"]), about["host"], worker)
-        patterns = self._settings.workers
+        patterns = self.settings.workers
         return patterns is None or any(fnmatch(name, pattern) for pattern in patterns for name in names)
 
     def _has_resources(self, about: dict[str, Any]) -> bool:
-        return all(about["resources"].get(name, 0) >= amount for name, amount in self._settings.resources.items())
+        return all(about["resources"].get(name, 0) >= amount for name, amount in self.settings.resources.items())
 
     def _take_reports(self) -> list[str]:
         told = []
-        for worker, asked in list(self._asked.items()):
-            if asked.status not in ("finished", "error"):
-                continue
+        for worker, asked in [each for each in self._asked.items() if each[1].status in ("finished", "error")]:
+            del self._asked[worker]
             try:
                 answer: WorkerReport = asked.result(timeout=_ANSWER_S)
-                problems = self._problems(answer)
+                problems = self._problems(worker, answer)
             except Exception as error:
-                problems = [
-                    f"cannot run this cnn_sweeps ({type(error).__name__}: {error}); install the same everywhere"
-                ]
-            del self._asked[worker]
+                reason = f"{type(error).__name__}: {error}"
+                problems = [f"cannot run this cnn_sweeps ({reason}); install the same everywhere"]
             if problems:
                 self.unfit[worker] = f"worker {self._present[worker]['name']} at {worker}: {'; '.join(problems)}"
                 told.append(self.unfit[worker])
-            else:
+            elif answer.process_id not in self._left:
                 self.ready[worker] = answer
         return told
 
-    def _problems(self, answer: WorkerReport) -> list[str]:
+    def _problems(self, worker: str, answer: WorkerReport) -> list[str]:
         problems = [f"does not see {path} of {self._here.host}; use a folder that all share" for path in answer.missing]
+        if not self._present[worker]["nanny"]:
+            problems.append("has no nanny, which starts it anew if a trial ends it; start it without --no-nanny")
         if differences := _differences(self._here.versions, answer.versions):
             problems.append(f"{differences}; install the same versions everywhere")
         if answer.host != self._here.host:
@@ -147,17 +143,14 @@ class Fleet:
         Raises:
             ConfigError: if there is none in time, or one is not fit.
         """
-        began, is_told, wait_s = time.monotonic(), False, self._settings.wait_s
+        began, is_told, wait_s = time.monotonic(), False, self.settings.wait_s
         while not self.ready or self._asked:
-            self.look(at_once=not self._asked)
-            self._take_reports()
-            if self.unfit:
-                raise ConfigError(self.nobody())
+            self.look()
             waited_s = time.monotonic() - began
+            if self.unfit or (waited_s > wait_s and not self.ready):
+                raise ConfigError(self.nobody())
             if self.ready and waited_s > _ANSWER_S:  # the others are busy with something else
                 return
-            if waited_s > wait_s:
-                raise ConfigError(self.nobody())
             if waited_s > _TELL_AFTER_S and not is_told:
                 say(f"waiting for a worker at {self.address}, {wait_s:g} s at most")
                 is_told = True
@@ -165,7 +158,7 @@ class Fleet:
 
     def nobody(self) -> str:
         """Say why there is no worker."""
-        wait_s, start = self._settings.wait_s, f"start one with `dask worker {self.address}`"
+        wait_s, start = self.settings.wait_s, f"start one with `dask worker {self.address}`"
         if not self._present:
             return f"hydra.launcher.address={self.address}: no worker in {wait_s:g} s; {start}"
         if self.unfit:
@@ -173,9 +166,9 @@ class Fleet:
         names = ", ".join(str(about["name"]) for about in self._present.values())
         named = [about for worker, about in self._present.items() if self._is_named(worker, about)]
         if not named:
-            return f"hydra.launcher.workers={self._settings.workers}: no such worker in {wait_s:g} s; there are {names}"
+            return f"hydra.launcher.workers={self.settings.workers}: no such worker in {wait_s:g} s; there are {names}"
         if not any(self._has_resources(about) for about in named):
-            wanted = ",".join(f"{name}={amount:g}" for name, amount in self._settings.resources.items())
+            wanted = ",".join(f"{name}={amount:g}" for name, amount in self.settings.resources.items())
             return f"hydra.launcher.resources: no worker with {wanted} in {wait_s:g} s; {start} --resources {wanted}"
         return f"hydra.launcher.address={self.address}: {names} had no time for a job in {wait_s:g} s; wait for them"
 

@@ -6,11 +6,10 @@ import re
 from typing import Annotated, Any
 
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
-from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.settings import Count, NumJobsSetting, Seconds
+from cnn_sweeps.sweep.settings import Count, NumJobsSetting, Seconds, check_values
 
 _ADDRESS = re.compile(r"^(tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}$")
 
@@ -43,13 +42,5 @@ def check_dask_settings(values: dict[str, Any]) -> DaskSettings:
     Raises:
         ConfigError: naming every setting that is of the wrong type or out of range.
     """
-    try:
-        plain = {key: OmegaConf.to_object(each) if OmegaConf.is_config(each) else each for key, each in values.items()}
-        return TypeAdapter(DaskSettings).validate_python(plain)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_problem(detail) for detail in error.errors())) from error
-
-
-def _problem(detail: Any) -> str:
-    key = ".".join(["hydra.launcher", *map(str, detail["loc"][:1])])
-    return f"{key}={detail['input']}: {detail['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"
+    plain = {key: OmegaConf.to_object(each) if OmegaConf.is_config(each) else each for key, each in values.items()}
+    return check_values(DaskSettings, plain, "hydra.launcher")

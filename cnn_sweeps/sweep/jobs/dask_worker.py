@@ -1,34 +1,37 @@
-"""Inside a Dask worker: one job at a time, in a warm process of its own, which can die without the worker."""
+"""Inside a Dask worker's process: it runs one sweep's jobs, one at a time, and its nanny replaces it if it dies."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import multiprocessing
+import os
 import platform
+import signal
 import socket
-import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import cloudpickle
+from typing import Any, Literal
 
 import cnn_sweeps
-from cnn_sweeps.sweep.jobs.machine import WorkerPlan, count_cores, memory_share_mb, own_memory_mb
-from cnn_sweeps.sweep.jobs.workers import WorkerPool
+from cnn_sweeps.sweep.jobs.machine import memory_share_mb, own_memory_mb
+from cnn_sweeps.sweep.jobs.process import answer, start_process
 from cnn_sweeps.system.threads import thread_settings
 
 _PACKAGES = ("distributed", "hydra-core", "keras", "numpy", "optuna", "tensorflow")
 _POLL_S = 0.2
-_KEEP_IDLE_S = 60.0  # a controller that was killed tells nobody that its sweep is over
+_LEAVE_S = 1.0  # in which the last results are fetched
 _PROCESS_ID = uuid.uuid4().hex
+_jobs = ThreadPoolExecutor(1)  # one thread for all: Keras keeps its state by thread
+_sweep_id = ""  # of the sweep that this process is for
+_taken: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -56,34 +59,27 @@ def report(needed: Sequence[str] = ()) -> WorkerReport:
 
 @cache
 def _versions() -> dict[str, str]:
-    versions = {"python": ".".join(platform.python_version_tuple()[:2]), "cnn_sweeps": cnn_sweeps.__version__}
-    versions["the code of cnn_sweeps"] = _code_id()
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "none"
-    return versions
-
-
-def _code_id() -> str:
-    digest = hashlib.blake2b(digest_size=4)
-    folder = Path(cnn_sweeps.__file__).parent
+    digest, folder = hashlib.blake2b(digest_size=4), Path(cnn_sweeps.__file__).parent
     for file in sorted(folder.rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    return digest.hexdigest()
+    versions = {"python": ".".join(platform.python_version_tuple()[:2]), "cnn_sweeps": cnn_sweeps.__version__}
+    versions["the code of cnn_sweeps"] = digest.hexdigest()
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @dataclass(frozen=True)
 class DaskJob:
-    """A function call for the process of one Dask worker.
+    """A function call for one process.
 
     Attributes:
-        process_id: of the Dask worker that it is meant for; another one refuses it.
-        sweep_id: calls of the same sweep share the warm process.
-        setup: what `job_process.pack_setup` gave.
-        call: the function and its arguments, pickled; unpickled in the warm process alone.
-        timeout_s: seconds after which the process is killed; None: no limit.
+        process_id: of the process that it is meant for; another one refuses it.
+        sweep_id: a process runs the jobs of one sweep.
+        setup: what `process.pack_setup` gave.
+        call: the function and its arguments, pickled.
+        timeout_s: seconds that it may run; None: no limit.
         max_worker_mb: resident memory beyond which the process is replaced; None: 80 % of the Dask worker's limit.
     """
 
@@ -95,122 +91,72 @@ class DaskJob:
     max_worker_mb: int | None
 
 
-class WrongWorkerError(Exception):
-    """A job came to another Dask worker than it was meant for, or again; it was not run."""
-
-
 @dataclass(frozen=True)
-class _Answer:
-    content: bytes
-    worker_mb: int
+class DaskAnswer:
+    """What became of a job: done, still running beyond its time, or not begun since the process is another sweep's."""
+
+    kind: Literal["done", "late", "not begun"]
+    content: bytes = b""
+    is_spent: bool = True  # the process is to be replaced
 
 
-def _answer(call: bytes) -> _Answer:
-    """Run a call in the warm process."""
-    function, arguments = cloudpickle.loads(call)
-    return _Answer(cloudpickle.dumps(function(*arguments)), own_memory_mb())
+class WrongWorkerError(Exception):
+    """A job came to another process than it was meant for, or again; it was not run."""
 
 
-class _Slot:
-    """The one place for a job that a Dask worker has."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool: WorkerPool | None = None
-        self._sweep_id = ""
-        self._idle: threading.Timer | None = None
-
-    def run(self, job: DaskJob, plan: WorkerPlan, is_wanted: Callable[[], bool]) -> bytes:
-        """Run a job in the warm process; give what it returned, pickled.
-
-        Raises:
-            CancelledError: if the job is no longer wanted; its process is killed.
-            pebble.ProcessExpired: if the process died.
-            TimeoutError: if the job ran too long and its process was killed.
-        """
-        while not self._lock.acquire(timeout=_POLL_S):
-            if not is_wanted():
-                raise CancelledError
-        try:
-            if self._idle is not None:
-                self._idle.cancel()
-            if self._pool is None or self._sweep_id != job.sweep_id:
-                self._end_pool()
-                self._pool, self._sweep_id = WorkerPool(plan, job.setup), job.sweep_id
-            future = self._pool.call(_answer, job.call, timeout_s=job.timeout_s)
-            while not future.done():
-                concurrent.futures.wait([future], _POLL_S)
-                self._pool.fail_forgotten()
-                if not is_wanted():
-                    self._end_pool()
-                    raise CancelledError
-            answer: _Answer = future.result()
-            return answer.content
-        finally:
-            self._idle = threading.Timer(_KEEP_IDLE_S, self.end, [job.sweep_id])
-            self._idle.daemon = True
-            self._idle.start()
-            self._lock.release()
-
-    def end(self, sweep_id: str) -> None:
-        """End the warm process of a sweep, if it is still there."""
-        if self._sweep_id != sweep_id:  # another sweep's job may hold the lock for hours
-            return
-        with self._lock:
-            if self._sweep_id == sweep_id:
-                self._end_pool()
-
-    def _end_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-        self._pool = None
-
-
-_slot = _Slot()
-_taken: set[str] = set()
-
-
-def run_job(job: DaskJob) -> bytes:
-    """Run a job as a Dask task; give the pickled result, or the pickled exception that ended its process.
+def run_job(job: DaskJob) -> DaskAnswer:
+    """Run a job as a Dask task, and watch it: one that is no longer wanted ends with this process.
 
     Raises:
-        CancelledError: if the controller, or its interest in the job, is gone.
         WrongWorkerError: if Dask starts the job a second time.
     """
-    from distributed import Status, get_worker  # noqa: PLC0415  installed by those who use it
+    from distributed import get_worker  # noqa: PLC0415  installed by those who use it
 
     worker = get_worker()
     key = worker.get_current_task()
     if job.process_id != _PROCESS_ID or key in _taken:
         raise WrongWorkerError(f"{worker.address} is not the worker that {key} was meant for")
     _taken.add(key)
-
-    def is_wanted() -> bool:
-        task = worker.state.tasks.get(key)
-        is_cancelled = task is None or task.state not in ("executing", "long-running")
-        return not is_cancelled and worker.status in (Status.running, Status.paused, Status.closing_gracefully)
-
-    # A nanny's worker is a daemon, which may not have children; these end with it all the same.
-    multiprocessing.current_process().daemon = False
-    try:
-        return _slot.run(job, _plan(worker, job), is_wanted)
-    except CancelledError:
-        raise
-    except BaseException as error:  # SystemExit, too, which would end the Dask worker's thread
-        if error.__cause__ is not None:  # the traceback of the process, which pickling loses
-            error.add_note(str(error.__cause__))
-        return cloudpickle.dumps(error)  # type: ignore[no-any-return]
+    begun: Future[float] = Future()
+    running = _jobs.submit(_run, job, worker, begun)
+    while not wait([running], _POLL_S).done:
+        if not _is_wanted(worker, key) and not running.cancel():
+            _end_process()
+        if job.timeout_s is not None and begun.done() and time.monotonic() - begun.result() > job.timeout_s:
+            return DaskAnswer("late")
+    return running.result()
 
 
-def _plan(worker: Any, job: DaskJob) -> WorkerPlan:
-    """Give the process what the Dask worker has: as many threads as it, its GPUs, its memory."""
-    num_threads = worker.state.nthreads
-    environment = thread_settings(num_threads) if num_threads < count_cores() else {}
+def _run(job: DaskJob, worker: Any, begun: Future[float]) -> DaskAnswer:
+    global _sweep_id  # noqa: PLW0603 - a process serves one sweep
+    if _sweep_id not in ("", job.sweep_id):
+        _sweep_id = "another"  # so that nobody begins a job while this process is about to leave
+        return DaskAnswer("not begun")
+    if not _sweep_id:
+        multiprocessing.current_process().daemon = False  # as nannies start it, and then it may not have children
+        os.environ |= thread_settings(worker.state.nthreads)  # a nanny says one
+        worker.memory_manager.memory_pause_fraction = False  # a worker that pauses would never be asked to leave
+        start_process(job.setup, dict(os.environ))
+        _sweep_id = job.sweep_id
+    begun.set_result(time.monotonic())
+    content = answer(job.call)
     limit_bytes = worker.memory_manager.memory_limit
-    share_mb = memory_share_mb(limit_bytes // 2**20) if limit_bytes else sys.maxsize
-    return WorkerPlan([environment], job.max_worker_mb or share_mb, reason="")
+    max_mb = job.max_worker_mb or (memory_share_mb(limit_bytes // 2**20) if limit_bytes else None)
+    return DaskAnswer("done", content, is_spent=max_mb is not None and own_memory_mb() > max_mb)
 
 
-def end_sweep(sweep_id: str) -> None:
-    """End the warm process of a sweep."""
-    _slot.end(sweep_id)
+def _is_wanted(worker: Any, key: str) -> bool:
+    task = worker.state.tasks.get(key)
+    is_cancelled = task is None or task.state not in ("executing", "long-running")
+    return not is_cancelled and worker.status.name in ("running", "paused", "closing_gracefully")
+
+
+def leave() -> None:
+    """Have this process end soon, for its nanny to start another one."""
+    threading.Timer(_LEAVE_S, _end_process).start()
+
+
+def _end_process() -> None:
+    if os.getpgrp() == os.getpid():  # as `start_process` has it, with all that jobs have started
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

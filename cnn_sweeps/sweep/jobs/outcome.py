@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import re
 import traceback
-from concurrent.futures import BrokenExecutor, CancelledError
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 from hydra.core.utils import JobReturn, JobStatus
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from pebble import ProcessExpired
 
 from cnn_sweeps.errors import OutageError, TrainingError, UserError
+from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_lost_worker
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.text.passwords import hide_passwords
-
-# By name, since neither TensorFlow nor joblib is imported here.
-_OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
-_LOST_WORKER = {"TerminatedWorkerError", "BrokenProcessPool"}
-# What Python says of C code, TensorFlow's among it, that got no memory and did not say so; and what the C library says.
-_NO_MEMORY = (
-    "error return without exception set",
-    "failed to map segment from shared object",
-    os.strerror(errno.ENOMEM),
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ def _read_exception(error: BaseException, text: str) -> Outcome:
         return _fail("another controller took the trial over", "")
     if (lost := _read_lost(error, f"{name}: {message}", text)) is not None:
         return lost
-    if isinstance(error, TimeoutError) and error.args[:1] == ("Task timeout",):
+    if isinstance(error, JobTimeoutError):
         return _fail("ran longer than hydra.sweeper.trial_timeout_s", "", kind="too long")
     text = hide_passwords(text or "".join(traceback.format_exception(error)))
     places = re.findall(r'File ".*", line \d+, in .*', text)
@@ -111,26 +99,14 @@ def _read_exception(error: BaseException, text: str) -> Outcome:
 
 def _read_lost(error: BaseException, told: str, text: str) -> Outcome | None:
     """Read what the machine did, not the trial."""
-    if isinstance(error, ProcessExpired):
-        told = f"the worker process died (exit code {error.exitcode})"
-        return Outcome(TrialState.FAIL, error=told, kind="lost", is_lost=True)
+    if isinstance(error, LostWorkerError):
+        return Outcome(TrialState.FAIL, error=str(error), kind="lost", is_lost=True)
     if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
         return Outcome(TrialState.FAIL, error=told, failure_id=type(error).__name__, is_lost=True)
     if is_lost_worker(error):
         text = hide_passwords(text or "".join(traceback.format_exception(error)))
         return Outcome(TrialState.FAIL, error=told, traceback=text, kind="lost", is_lost=True)
     return None
-
-
-def is_lost_worker(error: BaseException) -> bool:
-    """Tell whether what ended a call is that its worker died, or got no memory."""
-    is_dead = isinstance(error, (ProcessExpired, BrokenExecutor)) or type(error).__name__ in _LOST_WORKER
-    return is_dead or is_out_of_memory(error)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, of whatever library, says that there was no memory."""
-    return type(error).__name__ in _OUT_OF_MEMORY or any(said in str(error) for said in _NO_MEMORY)
 
 
 def _fail(error: str, failure_id: str, kind: str = "") -> Outcome:

@@ -8,13 +8,14 @@ import importlib
 import inspect
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
+from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.sweep.jobs.machine import own_memory_mb
-from cnn_sweeps.sweep.jobs.outcome import is_out_of_memory
 from cnn_sweeps.system.output import outlive_display
 
 
@@ -110,23 +111,27 @@ _KNOWN_TO_CONTROLLER = {"builtins", "cnn_sweeps", "hydra", "omegaconf", "optuna"
 _job_setup: tuple[HydraContext, DictConfig, TaskFunction] | Exception | None = None
 
 
-def start_process(setup_file: str, environment: Mapping[str, str]) -> None:
+def serve(connection: Connection) -> None:
+    """Be a worker process: answer one call after another, until the controller ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which sends it to all
+    with suppress(EOFError):
+        while True:
+            connection.send_bytes(answer(connection.recv_bytes()))
+
+
+def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
     """Prepare a new worker process.
 
     Args:
-        setup_file: the environment of the process that starts this one, and what `pack_setup` gave; pickled.
-        environment: what is set here besides, where it is not set there.
+        setup: what `pack_setup` gave.
+        environment: the whole of it; that of a fork is of the process that is forked, as it was then.
     """
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
     _end_with_parent()
     outlive_display()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
-    environment_there, setup = cloudpickle.loads(Path(setup_file).read_bytes())
-    os.environ.clear()  # of a fork it is that of the process that is forked, as it was then
-    os.environ.update(environment_there)
-    for name, value in environment.items():
-        if name == "CUDA_VISIBLE_DEVICES" or name not in os.environ:
-            os.environ[name] = value
+    os.environ.clear()
+    os.environ.update(environment)
     folder, path, variables, jobs = cloudpickle.loads(setup)
     os.chdir(folder)
     sys.path += [each for each in path if each not in sys.path]
@@ -169,28 +174,36 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-class _Parcel:
-    """A result on its way to the controller; arrives as the result itself."""
-
-    def __init__(self, result: JobReturn) -> None:
-        self._content, self._traceback = cloudpickle.dumps(result), getattr(result, "traceback", "")
-
-    def __reduce__(self) -> tuple[Any, tuple[bytes, str]]:
-        return _open_parcel, (self._content, self._traceback)
-
-
-def _open_parcel(content: bytes, text: str) -> JobReturn:
-    """Give a result; a failure if it holds what only its worker can import."""
+def answer(call: bytes) -> bytes:
+    """Make a pickled call of a function; give what `read_answer` makes a result, or an error, of elsewhere."""
+    text = ""
     try:
-        result: JobReturn = cloudpickle.loads(content)
+        function, arguments = cloudpickle.loads(call)
+        content = cloudpickle.dumps((True, function(*arguments)))
+    except BaseException as error:  # SystemExit, too, which would end this process
+        text = "".join(traceback.format_exception(error))
+        content = cloudpickle.dumps((False, _portable(error)))
+    return pickle.dumps((content, text))
+
+
+def read_answer(packed: bytes) -> Any:
+    """Give what a call in a worker gave, or raise what it raised.
+
+    Raises:
+        RuntimeError: if it gave what only its worker can import.
+    """
+    content, text = pickle.loads(packed)
+    try:
+        is_result, given = cloudpickle.loads(content)
     except Exception as error:
-        told = text.strip().rpartition("\n")[2] or f"what the job returned cannot be read here ({error})"
-        result = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(told))
-        result.traceback = text  # type: ignore[attr-defined]
-    return result
+        raise RuntimeError(f"what the job returned cannot be read here ({error})") from None
+    if is_result:
+        return given
+    given.add_note(text)
+    raise given
 
 
-def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
+def run_one_job(overrides: list[str], job_number: int) -> JobReturn:
     """Run one job as Hydra's own launcher would, with all that it prints in its own folder.
 
     Raises:
@@ -221,7 +234,7 @@ def run_one_job(overrides: list[str], job_number: int) -> _Parcel:
         if is_out_of_memory(error):
             raise result._return_value
     result.worker_mb = own_memory_mb()  # type: ignore[attr-defined]
-    return _Parcel(result)
+    return result
 
 
 def _print_into(folder: Path, name: str) -> None:

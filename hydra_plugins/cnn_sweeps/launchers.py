@@ -1,8 +1,9 @@
-"""`hydra/launcher=dask`."""
+"""`hydra/launcher=workers` and `hydra/launcher=dask`."""
 
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from cnn_sweeps.sweep.jobs.executors import Executor, JobsAhead
+    from cnn_sweeps.sweep.jobs.executor import Executor, JobsAhead
 
 
-class DaskLauncher(Launcher):
-    """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.jobs.dask_cluster` does the work."""
+class ExecutorLauncher(Launcher):
+    """Runs jobs with an executor of this project."""
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings; `n_jobs` is for sweepers that do not say how many."""
@@ -27,19 +28,48 @@ class DaskLauncher(Launcher):
         """Keep what Hydra gives."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
+    @abstractmethod
     def plan_executor(self, jobs: JobsAhead) -> Executor:
-        """Give what runs jobs, connected to the cluster and not yet opened.
+        """Give what runs jobs, not yet opened.
 
         Raises:
-            ConfigError: if a setting is wrong, or there is no such cluster.
+            ConfigError: if it cannot be what it is asked for.
         """
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch of jobs and give their results, in order."""
+        from cnn_sweeps.sweep.jobs.executor import launch
+
+        return launch(self.plan_executor, self.settings["n_jobs"], job_overrides, initial_job_idx)
+
+
+class WorkersLauncher(ExecutorLauncher):
+    """Runs jobs in worker processes of this machine; `cnn_sweeps.sweep.jobs.local` does the work."""
+
+    def plan_executor(self, jobs: JobsAhead) -> Executor:
+        """Give what runs jobs, not yet opened."""
+        from cnn_sweeps.sweep.jobs.local import local_executor
+        from cnn_sweeps.sweep.jobs.machine import plan_workers
+        from cnn_sweeps.sweep.jobs.process import pack_setup
+
+        settings = self.settings | {"n_jobs": jobs.n_jobs}
+        plan = plan_workers(**settings, at_most=jobs.at_most)
+        setup = pack_setup(self.hydra_context, self.config, self.task_function, jobs.worker_module)
+        return local_executor(plan, setup, jobs)
+
+
+class DaskLauncher(ExecutorLauncher):
+    """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.jobs.dask_executor` does the work."""
+
+    def plan_executor(self, jobs: JobsAhead) -> Executor:
+        """Give what runs jobs, connected to the cluster and not yet opened."""
         from cnn_sweeps.errors import ConfigError
         from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
         from cnn_sweeps.sweep.jobs.process import pack_setup
 
         settings = check_dask_settings(self.settings)
         try:
-            from cnn_sweeps.sweep.jobs.dask_cluster import plan_dask_executor
+            from cnn_sweeps.sweep.jobs.dask_executor import plan_dask_executor
         except ModuleNotFoundError as error:
             if error.name not in ("dask", "distributed"):
                 raise
@@ -59,9 +89,3 @@ class DaskLauncher(Launcher):
         path = self.hydra_context.config_loader.get_search_path().get_path()
         folders = [each.path.removeprefix("file://") for each in path if str(each.path).startswith("file://")]
         return [str(Path.cwd()), *(str(Path(folder).absolute()) for folder in folders if Path(folder).is_dir())]
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a batch of jobs and give their results, in order."""
-        from cnn_sweeps.sweep.jobs.executors import launch
-
-        return launch(self.plan_executor, self.settings["n_jobs"], job_overrides, initial_job_idx)

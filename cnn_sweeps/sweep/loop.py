@@ -1,0 +1,148 @@
+"""The loop of a sweep's trials: asks the study for them, keeps every slot busy, tells what became of each."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, suppress
+
+from hydra.core.utils import JobReturn
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from cnn_sweeps.errors import OutageError
+from cnn_sweeps.sweep.console import Console, describe_trial
+from cnn_sweeps.sweep.failures import FailureLimits, why_to_stop
+from cnn_sweeps.sweep.interruption import Interruption
+from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
+from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
+from cnn_sweeps.sweep.plan import SweepPlan
+from cnn_sweeps.sweep.recording import Recording
+from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study.ledger import owner_of
+from cnn_sweeps.sweep.study.study import SweepStudy
+
+
+class TrialLoop:
+    """The trials that a controller has under way."""
+
+    def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
+        """Have no trial yet; the time for starting some begins."""
+        self._study, self._plan, self._executor, self._console = study, plan, executor, console
+        self.interruption, self._limits = Interruption(), FailureLimits(plan.settings)
+        self._recording = Recording(plan.application, study, console.say)
+        self._starting: list[Trial] = []  # one, or none
+        self._running: dict[Future[JobReturn], Trial] = {}
+        limit_s = plan.settings.timeout_s
+        self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        self._is_waiting_told = False
+
+    @property
+    def is_time_over(self) -> bool:
+        """Whether no more trials may be started."""
+        return time.monotonic() >= self._deadline
+
+    def abandon(self) -> None:
+        """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
+        under_way = [*self._starting, *self._running.values(), *self._recording.waiting]
+        with suppress(OutageError):  # who goes on with the study finds them left
+            self._recording.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
+
+    def run(self) -> None:
+        """Run trials until the study has its total, the time is over, or Ctrl-C was pressed."""
+        self._recording.update()
+        self._recover()
+        while True:
+            self._fill_slots()
+            self._recording.tell_duplicates()
+            self._console.show(self._study, self._executor.num_slots)
+            if self._running:
+                with self.interruptible():
+                    wait(self._running, POLL_S, FIRST_COMPLETED)
+            elif self._recording.waiting:
+                with self.interruptible():
+                    self._recording.wait_for_first()
+            elif self._may_start() and (self._lacks_slots() or self._study.ledger.counts["RUNNING"]):
+                self._wait_for_others()
+            else:
+                return
+            self._recording.update()
+            self._tell_what_is_done()
+
+    def _may_start(self) -> bool:
+        return not self.is_time_over and not self.interruption.is_asked_for
+
+    def _lacks_slots(self) -> bool:
+        """Tell whether there are trials to start and no place to run them, for now."""
+        return self._executor.num_slots == 0 and self._study.ledger.num_started < self._study.total
+
+    def _fill_slots(self) -> None:
+        while len(self._running) < self._executor.num_slots and self._may_start():
+            trial = self._study.claim()
+            if trial is None:
+                return
+            if isinstance(trial, FrozenTrial):
+                self._console.say(describe_trial(trial))
+            else:
+                self._starting = [trial]
+                self._start(trial)
+                self._starting = []
+
+    def _start(self, trial: Trial) -> None:
+        plan, study = self._plan, self._study
+        if plan.extend is not None and (refused := study.extend(trial, plan.extend)) is not None:
+            self._console.say(describe_trial(refused))
+        elif plan.settings.deterministic and (original := study.finished_duplicate(trial)) is not None:
+            self._recording.add_duplicate(trial, original)
+        else:
+            overrides = [*(override_text(key, value) for key, value in trial.params.items()), *plan.space.fixed]
+            with self.interruptible():  # a job may run at once, in this process
+                future = self._executor.submit(overrides, trial.number)
+            self._running[future] = trial
+
+    def _tell_what_is_done(self) -> None:
+        """Tell what became of the jobs that are done, all of them before anything else is made of it."""
+        told = [self._tell(future) for future in list(self._running) if future.done()]
+        for outcome, trial in told:
+            if (error := why_to_stop(self._limits, self._study, outcome, trial)) is not None:
+                if outcome.traceback and not outcome.is_told:
+                    self._console.say(outcome.traceback.rstrip())
+                raise error
+
+    def _tell(self, future: Future[JobReturn]) -> tuple[Outcome, FrozenTrial]:
+        result = future.exception() or future.result()
+        outcome = read_outcome(result, len(self._plan.settings.direction))
+        told = self._study.tell(self._running[future], outcome)
+        del self._running[future]
+        if outcome.traceback:
+            self._console.keep_traceback(result, told.number, outcome.traceback)
+        if not isinstance(result, JobReturn):
+            self._recording.close_lost([told])
+        self._console.say(describe_trial(told))
+        return outcome, told
+
+    def _wait_for_others(self) -> None:
+        """Wait for a slot, or for another controller's trials, which may yet be left to this one."""
+        running = [trial for trial in self._study.trials if trial.state == TrialState.RUNNING]
+        if running and not self._is_waiting_told:
+            owners = [owner_of(trial) for trial in running]
+            where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
+            self._console.say(f"waiting for {len(running)} trials of {'; '.join(sorted(where))}; Ctrl-C ends it")
+            self._is_waiting_told = True
+        with self.interruptible():
+            time.sleep(POLL_S)
+        self._recover()
+
+    def _recover(self) -> None:
+        recovered = self._study.recover()
+        self._recording.close_lost(recovered)
+        for trial in recovered:
+            self._console.say(describe_trial(trial))
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Let a signal end the block."""
+        return self.interruption.allowed(self._say_what_is_finished)
+
+    def _say_what_is_finished(self) -> None:
+        num_running = len(self._running) + len(self._starting)
+        self._console.say(f"finishing {num_running} running trials; press Ctrl-C again to stop them now")

@@ -1,0 +1,164 @@
+"""Who runs jobs, without processes: slots and their threads, launchers of others, calls after the trials."""
+
+import threading
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from waiting import LONGEST_S
+
+from cnn_sweeps.errors import SweepError
+from cnn_sweeps.sweep.jobs import local
+from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor, call_until_worker_lasts
+from cnn_sweeps.sweep.jobs.foreign import InThisProcess, choose_executor
+from cnn_sweeps.sweep.jobs.local import LocalSlot
+from cnn_sweeps.sweep.jobs.loss import LostWorkerError
+
+
+class FakeLauncher:
+    """Runs a function with the number of the job in the thread that launches it."""
+
+    def __init__(self, function):
+        self.function, self.joblib = function, {"n_jobs": -1}
+
+    def launch(self, job_overrides, initial_job_idx):
+        assert len(job_overrides) == 1
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=self.function(initial_job_idx))]
+
+
+@contextmanager
+def launched(function, num_slots):
+    """An executor of fake launchers, and all that were built."""
+    built = []
+
+    def build(of):
+        built.append(FakeLauncher(of))
+        return built[-1]
+
+    executor = choose_executor(build, function, JobsAhead(num_slots, at_most=10))
+    executor.open(print)
+    try:
+        yield executor, built
+    finally:
+        executor.close()
+
+
+def test_slot_of_another_launcher_gets_the_next_job_while_a_job_of_another_slot_runs():
+    go = threading.Event()
+
+    def job(number):
+        if number == 3:
+            go.set()
+        return number if number or go.wait(LONGEST_S) else None
+
+    with launched(job, 2) as (executor, _):
+        futures = [executor.submit([f"x={number}"], number) for number in (0, 1, 2, 3)]
+        assert [future.result(LONGEST_S).return_value for future in futures] == [0, 1, 2, 3]
+
+
+def test_job_of_another_launcher_that_raises_fails_alone_and_its_slot_goes_on():
+    def job(number):
+        if number == 0:
+            raise SystemExit(3)
+        return number
+
+    with launched(job, 2) as (executor, _):
+        futures = [executor.submit([], number) for number in range(4)]
+        assert isinstance(futures[0].exception(LONGEST_S), SystemExit)
+        assert [future.result(LONGEST_S).return_value for future in futures[1:]] == [1, 2, 3]
+
+
+def test_what_is_called_where_jobs_run_has_a_launcher_of_its_own_and_joblibs_have_processes_for_all_slots():
+    with launched(lambda number: number, 3) as (executor, built):
+        of_jobs = list(built)
+        assert executor.call(max, 1, 2).result(LONGEST_S) == 2
+        assert built[-1] not in of_jobs
+        assert [launcher.joblib["n_jobs"] for launcher in built[1:]] == [3] * 4
+
+
+def test_launcher_that_waits_for_its_job_when_the_sweep_is_stopped_is_told_as_by_a_signal():
+    told, waits = [], threading.Event()
+
+    def job(_number):
+        try:
+            waits.set()
+            for _ in range(100_000):
+                threading.Event().wait(0.005)
+        except SystemExit:
+            told.append("SystemExit")
+            raise
+
+    with launched(job, 1) as (executor, _):
+        executor.submit([], 0)
+        assert waits.wait(LONGEST_S)
+    assert told == ["SystemExit"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_signal_that_comes_while_a_job_runs_in_this_process_is_not_taken_for_the_jobs_failure(error):
+    def job(_number):
+        raise error
+
+    with pytest.raises(type(error)):
+        InThisProcess(FakeLauncher(job)).submit([], 0)
+
+
+def test_job_that_leaves_this_process_fails_alone():
+    error = SystemExit(3)
+
+    def job(_number):
+        raise error
+
+    assert InThisProcess(FakeLauncher(job)).submit([], 0).exception() is error
+
+
+def test_function_is_called_again_while_its_worker_is_lost_and_not_for_ever():
+    ends = iter([LostWorkerError("died"), MemoryError(), SystemExit(3)])
+
+    class Executor:
+        def call(self, function, *arguments):
+            future = Future()
+            if (error := next(ends, None)) is None:
+                future.set_result(function(*arguments))
+            else:
+                future.set_exception(error)
+            return future
+
+        num_slots = 1
+
+    with pytest.raises(SweepError, match=r"3 workers were lost, one after another \(the last one: SystemExit: 3\)"):
+        call_until_worker_lasts(Executor(), max, 1, 2)
+    assert call_until_worker_lasts(Executor(), max, 1, 2) == 2
+    ends = iter([LookupError("nothing found")])
+    with pytest.raises(LookupError):
+        call_until_worker_lasts(Executor(), max, 1, 2)
+
+
+def test_worker_that_a_slot_starts_while_it_is_closed_does_not_outlive_the_sweep(monkeypatch):
+    starting, go, ended = threading.Event(), threading.Event(), []
+
+    class Worker:
+        is_alive = True
+
+        def __init__(self):
+            starting.set()
+            assert go.wait(LONGEST_S)
+
+        def call(self, *_call):
+            raise LostWorkerError("ended")
+
+        def end(self):
+            ended.append(self)
+
+    monkeypatch.setattr(local, "_WorkerProcess", Worker)
+    executor = SlotExecutor([LocalSlot(b"", {}, max_worker_mb=1)])
+    executor.open(print)
+    assert starting.wait(LONGEST_S)
+    closing = threading.Thread(target=executor.close)
+    closing.start()
+    go.set()
+    closing.join()
+    assert len(ended) == 1
+    late = executor.submit([], 0)
+    assert not wait([late], 0).done
