@@ -46,7 +46,7 @@ class TrialLoop:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
         under_way = [*self._starting, *self._running.values(), *self._recording.waiting]
         with suppress(OutageError):  # who goes on with the study finds them left
-            self._recording.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
+            self._plan.application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
 
     def run(self) -> None:
         """Run trials until the study has its total, the time is over, or Ctrl-C was pressed."""
@@ -117,7 +117,7 @@ class TrialLoop:
         if outcome.traceback:
             self._console.keep_traceback(result, told.number, outcome.traceback)
         if not isinstance(result, JobReturn):
-            self._recording.close_lost([told])
+            self._plan.application.close_lost([told])
         self._console.say(describe_trial(told))
         return outcome, told
 
@@ -135,7 +135,7 @@ class TrialLoop:
 
     def _recover(self) -> None:
         recovered = self._study.recover()
-        self._recording.close_lost(recovered)
+        self._plan.application.close_lost(recovered)
         for trial in recovered:
             self._console.say(describe_trial(trial))
 

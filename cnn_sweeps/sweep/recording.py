@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, Trial
 
@@ -38,11 +38,6 @@ class Recording:
         if time.monotonic() - self._updated > _EVERY_S:
             self._application.update(self._study)
             self._updated = time.monotonic()
-
-    def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
-        """Close the records of trials whose job ended without doing it."""
-        if trials:
-            self._application.close_lost(trials)
 
     def add_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Take a trial that repeats a finished one."""

@@ -1,5 +1,7 @@
 """Nobody but the sweep itself can use the Dask cluster that it starts on this machine."""
 
+import os
+import signal
 import stat
 import tomllib
 import urllib.request
@@ -9,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from packaging.requirements import Requirement
-from waiting import LONGEST_S
+from waiting import LONGEST_S, wait_until
 
 pytest.importorskip("distributed")
 from distributed import Client, Security
@@ -55,15 +57,34 @@ def test_client_without_the_sweeps_certificate_cannot_connect(cluster, protocol,
         Client(address, security=make_security(), timeout=10, set_as_default=False)
 
 
-def test_no_process_of_the_cluster_answers_or_shows_anything_without_a_certificate(cluster):
-    addresses = [cluster[0].scheduler_address, *cluster[1].scheduler_info(n_workers=-1)["workers"]]
-    ports = listening_ports() - cluster[3]  # those of nannies too
-    assert {int(address.rpartition(":")[2]) for address in addresses} < ports
+def refuse_all_pages(ports):
     for port in ports:
         for page in ("health", "info/main/workers.html", "metrics"):
             with pytest.raises((OSError, HTTPException)) as refused:  # no answer, none that is one, or no such page
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30)
             assert not isinstance(refused.value, TimeoutError)
+
+
+def test_no_process_of_the_cluster_answers_or_shows_anything_without_a_certificate(cluster):
+    addresses = [cluster[0].scheduler_address, *cluster[1].scheduler_info(n_workers=-1)["workers"]]
+    ports = listening_ports() - cluster[3]  # those of nannies too
+    assert {int(address.rpartition(":")[2]) for address in addresses} < ports
+    refuse_all_pages(ports)
+
+
+def test_worker_that_its_nanny_starts_again_is_as_private_and_no_more_ended_by_ctrl_c_than_the_first(cluster):
+    client = cluster[1]
+    (pid,) = client.run(os.getpid).values()
+    os.kill(pid, signal.SIGKILL)
+
+    def started():
+        return {*client.run(os.getpid, on_error="ignore").values()} - {pid}
+
+    wait_until(started, "another process")
+    (again,) = started()
+    os.kill(again, signal.SIGINT)
+    assert {*client.run(os.getpid).values()} == {again}
+    refuse_all_pages(listening_ports() - cluster[3])
 
 
 def test_no_key_is_left_in_a_file(cluster):

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import cloudpickle
 import psutil
@@ -31,6 +32,7 @@ from waiting import LONGEST_S, wait_until
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
+from cnn_sweeps.sweep.jobs.process import read_answer
 from cnn_sweeps.sweep.study.storage import is_only_here
 
 pytest.importorskip("distributed")
@@ -218,6 +220,30 @@ def test_process_of_another_sweep_is_replaced_and_no_job_lost(cluster, tmp_path)
     with opened(cluster, tmp_path, workers=["poor"]) as first, opened(cluster, tmp_path, workers=["poor"]) as second:
         of_first = first.call(about_process).result(LONGEST_S)[0]
         assert second.call(about_process).result(LONGEST_S)[0] != of_first
+
+
+def test_task_that_dask_starts_again_or_elsewhere_is_not_run(monkeypatch):
+    from cnn_sweeps.sweep.jobs import dask_worker
+
+    monkeypatch.setattr(dask_worker, "_sweep_id", "mine")
+    worker = SimpleNamespace(
+        get_current_task=lambda: "key",
+        address="tcp://here",
+        memory_manager=SimpleNamespace(memory_limit=None),
+        state=SimpleNamespace(tasks={"key": SimpleNamespace(state="executing")}),
+        status=SimpleNamespace(name="running"),
+    )
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+
+    def run(process_id):
+        call = cloudpickle.dumps((max, (1, 2)))
+        return dask_worker.run_job(dask_worker.DaskJob(process_id, "mine", b"", call, None, None))
+
+    with pytest.raises(dask_worker.WrongWorkerError):
+        run("of another process")
+    assert read_answer(run(dask_worker._PROCESS_ID).content) == 2
+    with pytest.raises(dask_worker.WrongWorkerError):
+        run(dask_worker._PROCESS_ID)
 
 
 # What is refused before the first trial.

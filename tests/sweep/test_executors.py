@@ -146,7 +146,7 @@ def test_worker_that_a_slot_starts_while_it_is_closed_does_not_outlive_the_sweep
             assert go.wait(LONGEST_S)
 
         def call(self, *_call):
-            raise LostWorkerError("ended")
+            return None
 
         def end(self):
             ended.append(self)

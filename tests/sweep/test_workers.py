@@ -123,17 +123,14 @@ def test_values_reach_the_job_as_they_were_written_one_job_after_another_in_one_
     assert [OmegaConf.load(file).text for file in saved] == values
 
 
-def test_hydras_own_sweeper_uses_the_workers_too_and_a_dead_one_fails_its_own_job(app):
+def test_hydras_own_sweeper_uses_the_workers_too_and_one_that_is_dead_or_keeps_too_much_memory_is_replaced(app):
     config = (app / "config.yaml").read_text().partition("hydra:\n")[0]
     (app / "config.yaml").write_text(config.replace("  - override hydra/sweeper: optuna\n", ""))
-    command = ["hydra.sweep.dir=out", "hydra.launcher.n_jobs=2"]
+    command = ["hydra.sweep.dir=out", "hydra.launcher.n_jobs=2", "hydra.launcher.max_worker_mb=1"]
     output = sweep(app, *command, "x=4,5,6,7", "++faults={4:'wait for partner',7:kill}", succeeds=False)
     assert sorted(xs(app)) == [4, 5, 6, 7]
-    assert len({pid for _, pid, _ in runs(app)}) > 1
+    assert len({pid for _, pid, _ in runs(app)}) == 4  # each job leaves more
     assert "LostWorkerError: the worker process died (exit code -9)" in output
-    output = run_here(app, "--multirun", "hydra.launcher.n_jobs=none", "x=1,2", succeeds=False)
-    assert output.startswith("hydra.launcher.n_jobs=none: should be auto or a number of jobs at once, at least 1\n")
-    assert "Traceback" not in output
 
 
 class Setup:
@@ -160,7 +157,7 @@ def test_worker_that_dies_between_two_jobs_is_replaced_and_takes_no_job_along(tm
     with a_slot(tmp_path) as slot:
         pid = slot.call(os.getpid, [])
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+        wait_until(lambda: not slot._worker.is_alive, "its end")
         assert slot.call(os.getpid, []) != pid
 
 
@@ -233,12 +230,6 @@ def test_error_in_a_worker_says_where_it_was_and_no_more_the_next_time(tmp_path,
 
 
 # What workers keep, and what they get of the machine.
-
-
-def test_worker_with_more_memory_than_it_may_keep_is_replaced_after_its_job(app):
-    sweep(app, "x=1,2", "hydra.launcher.max_worker_mb=1")
-    assert states(app) == {"COMPLETE": 2}
-    assert len({pid for _, pid, _ in runs(app)}) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import cloudpickle
@@ -48,11 +49,6 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
         ) from error
     place = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     share = {"nthreads": max(1, count_cores() // plan.num_workers), "resources": resources}
-    quiet = {"silence_logs": logging.CRITICAL}
-    workers = {
-        slot: {"cls": Nanny, "options": place | share | quiet | {"env": environment}}
-        for slot, environment in enumerate(plan.environments)
-    }
     options = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ": {},
@@ -61,6 +57,11 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
     }
     scheduler = {"cls": Scheduler, "options": place | {"dashboard_address": "127.0.0.1:0"}}
     with dask.config.set(options), without_ctrl_c():
+        kept = {"silence_logs": logging.CRITICAL, "config": deepcopy(dask.config.config)}  # for workers begun anew, too
+        workers = {
+            slot: {"cls": Nanny, "options": place | share | kept | {"env": environment}}
+            for slot, environment in enumerate(plan.environments)
+        }
         cluster = SpecCluster(scheduler=scheduler, workers=workers, security=security, silence_logs=logging.CRITICAL)
     with cluster:
         yield cluster

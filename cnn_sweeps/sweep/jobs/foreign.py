@@ -47,7 +47,8 @@ def choose_executor(build_launcher: BuildLauncher, task_function: TaskFunction, 
             "give a number or use hydra/launcher=workers"
         )
     if kind != _ONE_AT_A_TIME:
-        return SlotExecutor([LauncherSlot(build_launcher, task_function, jobs.n_jobs) for _ in range(jobs.n_jobs)])
+        number = min(jobs.n_jobs, jobs.at_most)
+        return SlotExecutor([LauncherSlot(build_launcher, task_function, number) for _ in range(number)])
     if jobs.n_jobs > 1:
         raise ConfigError(
             f"hydra.sweeper.n_jobs={jobs.n_jobs}: hydra/launcher=basic runs one trial at a time, in this process; "
@@ -68,7 +69,7 @@ class LauncherSlot:
     def _build_one(self, function: TaskFunction) -> Launcher:
         launcher = self._build(function)
         if self._num_slots > 1 and isinstance(joblib := getattr(launcher, "joblib", None), dict):
-            joblib["n_jobs"] = self._num_slots  # for all launchers together; a single one is none, but a thread of ours
+            joblib["n_jobs"] = self._num_slots  # processes, which all share; with one it would run jobs in this process
         return launcher
 
     def open(self) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import importlib
 import inspect
-import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from tqdm import tqdm
 
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.sweep.jobs.machine import own_memory_mb
+from cnn_sweeps.system.ends import end_with_parent
 from cnn_sweeps.system.output import outlive_display
 
 
@@ -127,7 +126,7 @@ def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
         environment: the whole of it; that of a fork is of the process that is forked, as it was then.
     """
     global _job_setup  # noqa: PLW0603 - a worker process serves one sweep
-    _end_with_parent()
+    end_with_parent()
     outlive_display()
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
     os.environ.clear()
@@ -154,24 +153,6 @@ def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
             importlib.import_module(worker_module)
         except Exception:  # the first job meets it again, and tells it where a person looks
             traceback.print_exc()
-
-
-def _end_with_parent() -> None:
-    """End this process and its children as soon as its parent has ended; on Linux even if they are stuck or stopped."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel: int = parent.sentinel  # a pipe, which the kernel closes at the other end
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-
-    def wait_for_end() -> None:
-        wait([sentinel])
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def answer(call: bytes) -> bytes:
