@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -90,7 +90,7 @@ def _run_plan(plan: SweepPlan, executor: Executor, config: DictConfig) -> list[F
     folder = make_folder(config)
     progress = Progress(folder / "sweep.log")
     sweep = _Sweep(study, plan, executor, progress, folder)
-    status = "FAILED"
+    status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
     parts = [progress.close, executor.close, sweep.abandon_running_trials, lambda: plan.application.end(status)]
     with _ended_after(*parts):
         try:

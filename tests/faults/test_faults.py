@@ -12,6 +12,7 @@ import time
 import pytest
 from campaign import Campaign, plan_injections
 from clusters import a_cluster
+from cnn_sweeps.experiment.epoch_record import EpochRecord
 from faults import (
     FAULTS,
     FAULTS_OF_CLUSTER,
@@ -26,8 +27,6 @@ from servers import started_tracking_server
 from sweep_under_test import SweepUnderTest
 from tiny_sweeps import IN_THIS_PROCESS, sweep_log, train_command
 from waiting import LONGEST_S, wait_until
-
-from cnn_sweeps.experiment.epoch_record import EpochRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
