@@ -11,6 +11,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import ModelError, TrackingError
 from cnn_sweeps.evaluation.metrics import describe_test
+from cnn_sweeps.evaluation.results import Evaluation
 from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder, load_kept
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
@@ -54,10 +55,7 @@ def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_tes
         try:
             evaluation, final = trained.evaluate(on_test=on_test)
             if on_test:
-                tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
-                if config.repeats * config.folds > 1 and evaluation.threshold is not None:
-                    tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
-                trained.log(tested)
+                trained.log(_tested(config, evaluation, final))
                 lines.append(f"trial {kept.number} on the test images, once: {describe_test(final)}")
             done = {"test.evaluated": "true"} if on_test else {}
             if keep_model:
@@ -73,6 +71,13 @@ def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_tes
             record.end("FINISHED")
         project(folder, uri)
     return [*lines, *(f"warning: trial {kept.number}: {warning}" for warning in warnings)]
+
+
+def _tested(config: RunConfig, evaluation: Evaluation, final: dict[str, float]) -> dict[str, float]:
+    tested = {name: value for name, value in (final | evaluation.intervals).items() if "test_" in name}
+    if config.repeats * config.folds > 1 and evaluation.threshold is not None:
+        tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
+    return tested
 
 
 @contextmanager

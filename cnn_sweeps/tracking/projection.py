@@ -195,12 +195,12 @@ class _Projection:
         for entry in batch:
             match entry:
                 case Params():
-                    params |= entry.params
+                    params = entry.params | params
                 case Tags():
                     tags |= entry.tags
                 case Metrics():
                     metrics += [Metric(*each, entry.time, entry.epoch) for each in entry.metrics.items()]
-        if params:  # those that it has, of another record of the same run, stay: MLflow lets none be changed
+        if params:  # those that it has stay: MLflow lets none be changed
             known = self._client.get_run(self._run.info.run_id).data.params
             params = {key: text for key, text in params.items() if key not in known}
         if NOTE_TAG in tags:

@@ -55,7 +55,6 @@ class Record:
         self.record_id = ""
         self._unwritten = b""  # what a full disk did not take
         self._known: set[tuple[str, int]] = set()
-        self._params: dict[str, str] = {}
 
     def begin(
         self,
@@ -83,16 +82,9 @@ class Record:
         """
         with locked(self.folder, wait=True):
             if (earlier := read_run(self.folder)) is not None:
-                is_ours = earlier.tags.get(WORD) == owner_tags()[WORD]
-                if earlier.owner_state() == "alive" and not is_ours:
-                    raise ConfigError(f"{self.folder}: another run is at work there; name another hydra.run.dir")
-                aside = self.folder / _EARLIER / earlier.begin.record
-                aside.mkdir(parents=True, exist_ok=True)
-                for file in (POSITION_FILE, RECORD_FILE):
-                    with suppress(FileNotFoundError):
-                        (self.folder / file).replace(aside / file)
+                self._set_aside(earlier)
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
-        self.record_id, self._known, self._params = secrets.token_hex(16), set(), {}
+        self.record_id, self._known = secrets.token_hex(16), set()
         self.add(
             Begin(
                 record=self.record_id,
@@ -105,6 +97,16 @@ class Record:
                 tags=dict(tags) | place_tags(self.folder),
             )
         )
+
+    def _set_aside(self, earlier: Recorded) -> None:
+        is_ours = earlier.tags.get(WORD) == owner_tags()[WORD]
+        if earlier.owner_state() == "alive" and not is_ours:
+            raise ConfigError(f"{self.folder}: another run is at work there; name another hydra.run.dir")
+        aside = self.folder / _EARLIER / earlier.begin.record
+        aside.mkdir(parents=True, exist_ok=True)
+        for file in (POSITION_FILE, RECORD_FILE):
+            with suppress(FileNotFoundError):
+                (self.folder / file).replace(aside / file)
 
     def again(self) -> Recorded:
         """Go on with a record that is there, as this process; give what it says.
@@ -119,7 +121,7 @@ class Record:
             if recorded is None:
                 raise FileNotFoundError(self.folder / RECORD_FILE)
             self._cut_torn_line()
-            self.record_id, self._params = recorded.begin.record, recorded.params
+            self.record_id = recorded.begin.record
             self._known = {(name, epoch) for name, by_epoch in recorded.metrics.items() for epoch in by_epoch if epoch}
             self.add(Again(time=now(), tags=place_tags(self.folder)))
         return recorded
@@ -147,10 +149,8 @@ class Record:
         self.add(End(status=status, time=now()))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record those parameters that the record does not have: MLflow lets none be changed."""
-        if new := {key: str(value) for key, value in params.items() if key not in self._params}:
-            self._params |= new
-            self.add(Params(params=new))
+        """Record parameters; of two with one name the first counts, since MLflow lets none be changed."""
+        self.add(Params(params={key: str(value) for key, value in params.items()}))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Tag the run."""

@@ -57,7 +57,7 @@ class Recorded:
             case Tags(tags=tags):
                 self.tags |= tags
             case Params(params=params):
-                self.params |= params
+                self.params = params | self.params
             case Metrics(epoch=epoch, metrics=metrics):
                 for name, value in metrics.items():
                     self.metrics.setdefault(name, {})[epoch] = value
