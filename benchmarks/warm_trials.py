@@ -59,9 +59,11 @@ def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
     journal = JournalFileBackend(f"{folder}/outputs/sweeps/{NAME}/study.journal")
     study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(journal))
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = [each.experiment_id for each in client.search_experiments()]
     costs = []
     for trial in study.trials:
-        epochs = client.get_metric_history(trial.user_attrs["mlflow.run_id"], "epoch_s")
+        (run,) = client.search_runs(experiments, f"tags.`record.id` = '{trial.user_attrs['record']}'")
+        epochs = client.get_metric_history(run.info.run_id, "epoch_s")
         costs.append(trial.duration.total_seconds() - sum(epoch.value for epoch in epochs))
     taken = (folder / "outputs/sweeps" / NAME / "0/.hydra/config.yaml").stat().st_mtime
     return costs, taken, study.trials[0].datetime_complete.timestamp()

@@ -5,16 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
-
-if TYPE_CHECKING:
-    from cnn_sweeps.tracking.outbox import Outbox
 
 _HELP = """\
 Bring to the tracking store what it did not get of runs since it was away: metrics with their times, tags, files, models
@@ -24,12 +20,14 @@ Examples:
   python -m cnn_sweeps.deliver outputs
   python -m cnn_sweeps.deliver outputs/sweeps/first tracking.uri=http://127.0.0.1:5000
 
-A folder is searched at any depth, and links in it are not followed. What was delivered is removed from it, so that a
-second time there is nothing to do. What cannot be delivered stays, and the exit code is then 1.
+A folder is searched at any depth for records of runs (record.jsonl), and links in it are not followed. How far each was
+delivered is kept beside it, so that a second time there is nothing to do, and a run that you have deleted in MLflow
+stays deleted. If something cannot be delivered the exit code is 1.
 
 Settings:
-  tracking.uri=URI  the store; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder, and then only what was
-                    recorded there is delivered: your password goes to no address that you did not give
+  tracking.uri=URI  the store, which gets all that it does not have; without it MLFLOW_TRACKING_URI, or mlflow.db in
+                    this folder, and then only what was recorded there is delivered: your password goes to no address
+                    that you did not give
 """
 
 
@@ -49,42 +47,48 @@ def deliver(arguments: Sequence[str]) -> None:
     from cnn_sweeps.system.libraries import prepare_libraries
 
     prepare_libraries()
-    from cnn_sweeps.tracking.outbox import find_outboxes
+    from cnn_sweeps.tracking.record_folder import find_records, refuse_outboxes
 
-    outboxes = [outbox for folder in folders for outbox in find_outboxes(folder.absolute())]
-    if not outboxes:
+    records = list(dict.fromkeys(record for folder in folders for record in find_records(folder.absolute())))
+    told = [_deliver(record, settings.get("tracking.uri")) for record in records]
+    left = [each for each in told if isinstance(each, UserError)]
+    left += [error for folder in folders for error in refuse_outboxes(folder.absolute())]
+    if not any(told) and not left:
         print("nothing waits to be delivered")
-    left = [error for outbox in outboxes if (error := _deliver(outbox, settings.get("tracking.uri")))]
-    for error in dict.fromkeys(left[1:]):
+    for error in left[1:]:
         print(for_terminal(f"not delivered: {error}"))
     if left:
-        raise TrackingError(f"{len(left)} of {len(outboxes)} runs could not be delivered: {left[0]}")
+        raise TrackingError(f"{len(left)} of {len(records)} runs could not be delivered: {left[0]}")
 
 
-def _deliver(outbox: Outbox, named_uri: str | None) -> str:
-    """Deliver what waits of a run and say so; give why not, if that fails."""
-    import mlflow
-
-    from cnn_sweeps.tracking.store import find_existing_store, is_recorded_as, user_uri
+def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
+    """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
+    from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
+    from cnn_sweeps.tracking.position import num_waiting, store_of_record
+    from cnn_sweeps.tracking.projection import project
+    from cnn_sweeps.tracking.record import close_if_died
+    from cnn_sweeps.tracking.recorded import read_run
 
     uri = user_uri(named_uri)
     try:
-        if named_uri is None and not is_recorded_as(uri, recorded := outbox.recorded_uri):
-            command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(outbox.folder), f"tracking.uri={recorded}"])
-            return (
-                f"{outbox.folder}: is for {recorded}, and MLFLOW_TRACKING_URI, or its default, is "
-                f"{hide_passwords(uri)}; if the former is yours, too, give {command}"
+        if (recorded := read_run(folder)) is None:
+            return 0
+        close_if_died(folder)
+        its_uri = store_of_record(folder, recorded.begin)
+        is_for_another = named_uri is None and not is_recorded_as(uri, its_uri)
+        if not (num_entries := num_waiting(folder, its_uri if is_for_another else uri)):
+            return 0
+        if is_for_another:
+            command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), f"tracking.uri={its_uri}"])
+            raise TrackingError(
+                f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
+                f"if the former is yours, too, give {command}"
             )
-        mlflow.set_tracking_uri(find_existing_store(uri))
-        num_waiting = outbox.num_waiting
-        if not outbox.deliver(at_once=True):
-            return f"{hide_passwords(uri)} does not answer; start it and give the same command again"
-    except FileNotFoundError:  # another process has delivered it meanwhile
-        return ""
+        project(folder, find_existing_store(uri))
     except UserError as error:
-        return str(error)
-    print(f"run {outbox.run_id}: {num_waiting} entries delivered to {hide_passwords(uri)}")
-    return ""
+        return error
+    print(f"{for_terminal(folder)}: {num_entries} entries delivered to {hide_passwords(uri)}")
+    return num_entries
 
 
 def main() -> None:

@@ -9,9 +9,16 @@ import pytest
 
 from cnn_sweeps.errors import ConfigError, DiskError
 from cnn_sweeps.training import checkpoint as checkpoint_module
-from cnn_sweeps.training.checkpoint import TrainingProgress, claim_checkpoint, left_checkpoints, remove_checkpoint
+from cnn_sweeps.training.checkpoint import (
+    RunLeft,
+    TrainingProgress,
+    claim_checkpoint,
+    left_checkpoints,
+    remove_checkpoint,
+)
 
 SETTINGS = {"model.l2": 0.1, "seed": 1}
+RUN = RunLeft("1", "outputs/1", "1")
 
 
 def small_model(seed):
@@ -29,7 +36,7 @@ def values(model):
 def leave_checkpoint(folder, model, progress, settings=SETTINGS, fingerprint="data"):
     """Save, and end as a killed process would: nothing is tidied up."""
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(folder, settings, fingerprint, resume=False) as checkpoint:
-        checkpoint.save(model, progress, "run 1")
+        checkpoint.save(model, progress, RUN)
         raise KeyboardInterrupt
 
 
@@ -39,7 +46,7 @@ def test_restored_model_optimizer_random_state_and_progress_are_those_saved(tmp_
     progress = TrainingProgress([{"val_log_loss": 0.5}, {"val_log_loss": 0.7}], 1, 0.5, model.get_weights())
     leave_checkpoint(tmp_path, model, progress)
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run_id() == "run 1"
+        assert checkpoint.read_run() == RUN
         restored = checkpoint.restore(other)
     assert all(np.array_equal(a, b) for a, b in zip(values(model), values(other), strict=True))
     assert (restored.history, restored.best_epoch, restored.best_value) == (progress.history, 1, 0.5)
@@ -55,12 +62,12 @@ def test_checkpoint_of_a_network_that_did_not_scale_its_pixels_is_refused(tmp_pa
     with pytest.raises(ConfigError, match=told), claim_checkpoint(tmp_path, SETTINGS, "data", resume=True):
         pass
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True, is_trial=True) as checkpoint:
-        assert checkpoint.read_run_id() is None
+        assert checkpoint.read_run() is None
 
 
 def test_finished_run_leaves_nothing(tmp_path):
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=False) as checkpoint:
-        checkpoint.save(small_model(1), TrainingProgress(), "run 1")
+        checkpoint.save(small_model(1), TrainingProgress(), RUN)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +78,7 @@ def test_finished_run_leaves_nothing(tmp_path):
 def test_other_settings_other_data_or_no_resume_start_anew(settings, fingerprint, resume, tmp_path):
     leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
     with claim_checkpoint(tmp_path, settings, fingerprint, resume=resume) as checkpoint:
-        assert checkpoint.read_run_id() is None
+        assert checkpoint.read_run() is None
         assert checkpoint.restore(small_model(2)).epochs_done == 0
 
 
@@ -86,18 +93,18 @@ def test_run_that_still_goes_on_elsewhere_is_not_taken_over(tmp_path):
     script = (
         "import sys; from pathlib import Path; from cnn_sweeps.training.checkpoint import claim_checkpoint\n"
         f"with claim_checkpoint(Path(sys.argv[1]), {SETTINGS!r}, 'data', resume=True) as checkpoint:\n"
-        "    print(checkpoint.read_run_id(), flush=True); sys.stdin.read()"
+        "    print(checkpoint.read_run(), flush=True); sys.stdin.read()"
     )
     leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], **pipes) as other:
-        assert other.stdout.readline() == "run 1\n"
+        assert other.stdout.readline() == f"{RUN}\n"
         refused = claim_checkpoint(tmp_path, SETTINGS, "data", resume=True)
         with pytest.raises(ConfigError, match="still training in another process"), refused:
             pass
         other.kill()
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run_id() == "run 1"
+        assert checkpoint.read_run() == RUN
 
 
 def test_save_that_fails_half_way_keeps_the_one_before(tmp_path, monkeypatch):
@@ -112,7 +119,7 @@ def test_save_that_fails_half_way_keeps_the_one_before(tmp_path, monkeypatch):
         claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint,
     ):
         monkeypatch.setattr("os.fsync", full)
-        checkpoint.save(model, TrainingProgress([{"val_log_loss": 1.0}] * 2), "run 1")
+        checkpoint.save(model, TrainingProgress([{"val_log_loss": 1.0}] * 2), RUN)
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
         assert checkpoint.restore(model).epochs_done == 1
 
@@ -121,13 +128,13 @@ def test_what_a_process_that_was_killed_in_its_first_save_has_written_is_removed
     leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
     (left,) = tmp_path.glob("*.npz")
     left.rename(left.with_suffix(".unfinished"))
-    assert left_checkpoints(tmp_path) == {left: ""}
+    assert left_checkpoints(tmp_path) == {left: None}
     emptied = tmp_path / f"{'0' * 24}-{'0' * 8}.npz"  # by a power cut
     emptied.touch()
-    assert left_checkpoints(tmp_path) == {left: "", emptied: ""}
+    assert left_checkpoints(tmp_path) == {left: None, emptied: None}
     emptied.unlink()
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run_id() is None
+        assert checkpoint.read_run() is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     assert composed["model"]["l2"] == 0.01
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
     written = {file.name for file in (tmp_path / "here/results").iterdir()}
-    texts = {"config.yaml", "overrides.yaml", "test_report.txt", "test_metrics.csv"}
+    texts = {"config.yaml", "overrides.yaml", "data.json", "test_report.txt", "test_metrics.csv"}
     assert written - {"mistakes.png"} == texts | {f"{name}.png" for name in PICTURES}
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
@@ -356,8 +356,16 @@ def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):
     assert len(list(artifact(run, "logs").rglob("*.log"))) == 1
 
 
-def test_signal_while_the_run_is_being_started_ends_it_killed(run_train, last_run, monkeypatch):
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: sys.exit(143))
+@pytest.mark.parametrize("call", ["create_run", "log_batch"])
+def test_signal_while_the_run_is_being_started_ends_it_killed(call, run_train, last_run, monkeypatch):
+    real, calls = getattr(mlflow.MlflowClient, call), []
+
+    def exit_once(*arguments, **options):
+        answer = real(*arguments, **options)
+        calls.append(call)
+        return answer if len(calls) > 1 else sys.exit(143)
+
+    monkeypatch.setattr(mlflow.MlflowClient, call, exit_once)
     with pytest.raises(SystemExit):
         run_train(*TINY)
     assert last_run().info.status == "KILLED"

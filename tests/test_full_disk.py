@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import subprocess
 
 import keras
@@ -16,14 +17,14 @@ from PIL import Image
 
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
-from cnn_sweeps.experiment.epoch_record import EpochRecord
-from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.experiment.recording import Keeper
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
-from cnn_sweeps.tracking.outbox import Outbox
-from cnn_sweeps.tracking.runs import log_metrics, tracked_run
-from cnn_sweeps.training.checkpoint import TrainingProgress, claim_checkpoint
+from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.position import num_waiting
+from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.training.checkpoint import RunLeft, TrainingProgress, claim_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -67,27 +68,51 @@ def test_cache_that_does_not_fit_is_told_leaves_nothing_and_is_filled_once_there
     assert load_decoded(files, disk.folder, 64, 64, 3).images.shape == (20, 64, 64, 3)
 
 
-def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_that_fitted(disk, caplog, monkeypatch):
-    model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(100)])
+def begun(folder, uri):
+    run = LiveRun(folder, uri)
+    run.record.begin("full", "run", uri, {})
+    return run
+
+
+def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_that_fitted(
+    disk, store, tmp_path, caplog
+):
+    model, run = keras.Sequential([keras.Input((300,)), keras.layers.Dense(100)]), RunLeft("1", "outputs/1", "1")
     model.compile(keras.optimizers.SGD(), "mse")
     model.optimizer.build(model.trainable_variables)
-    progress = TrainingProgress()
+    progress, live = TrainingProgress(), begun(tmp_path / "run", f"sqlite:///{store}/mlflow.db")
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(disk.folder, {}, "data", resume=False) as checkpoint:
-        checkpoint.save(model, progress, "run 1")
+        checkpoint.save(model, progress, run)
         disk.fill(but_for=50_000)  # of the 120,000 bytes that it takes
-        with EpochRecord(lambda: checkpoint.save(model, progress, "run 1"), max_share_of_time=None) as record:
-            for epoch in (1, 2):
-                progress.history.append({"a": 1.0})
-                record.add({}, epoch)
+        keeper = Keeper(live, lambda: checkpoint.save(model, progress, run), max_share_of_time=None)
+        for epoch in (1, 2):
+            progress.history.append({"a": 1.0})
+            keeper.add({}, epoch)
         raise KeyboardInterrupt
-    assert caplog.text.count("No space left on device") == 1
     assert str(disk.folder) in caplog.text
     assert not list(disk.folder.glob("*.unfinished"))
     disk.make_space()
     with claim_checkpoint(disk.folder, {}, "data", resume=True) as checkpoint:
         assert checkpoint.restore(model).epochs_done == 0
-        checkpoint.save(model, progress, "run 1")
+        checkpoint.save(model, progress, run)
         assert checkpoint.restore(model).epochs_done == 2
+
+
+def test_epochs_that_a_full_disk_cannot_take_are_recorded_once_there_is_space(disk, store, caplog):
+    live = begun(disk.folder / "run", f"sqlite:///{store}/mlflow.db")
+    keeper = Keeper(live, lambda: None, max_share_of_time=None)
+    keeper.add({"a": 1.0}, 1)
+    disk.fill()
+    for epoch in range(2, 200):  # what is left of the last page has room for some lines
+        keeper.add({"a": 1.0}, epoch)
+    whole = (disk.folder / "run/record.jsonl").read_bytes()
+    assert whole.endswith(b"\n")
+    assert len(read_run(disk.folder / "run").metrics["a"]) < 199
+    assert caplog.text.count("training goes on meanwhile") == 1
+    disk.make_space()
+    keeper.add({"a": 1.0}, 200)
+    assert list(read_run(disk.folder / "run").metrics["a"]) == list(range(1, 201))
+    assert (disk.folder / "run/record.jsonl").read_bytes().startswith(whole)
 
 
 def test_study_on_a_full_disk_is_told_stays_whole_and_goes_on_once_there_is_space(disk, monkeypatch):
@@ -124,23 +149,30 @@ def test_run_on_a_full_disk_is_told_in_one_line_and_the_same_command_works_once_
     assert (disk.folder / "here/results/learning_curves.png").stat().st_size > 0
 
 
-def test_database_of_runs_on_a_full_disk_gets_later_what_it_could_not_take(disk, tmp_path, monkeypatch, caplog):
+def test_database_of_runs_on_a_full_disk_gets_later_what_it_could_not_take(
+    disk, tmp_path, empty_database, monkeypatch, caplog
+):
     monkeypatch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 0.0)
     monkeypatch.setattr(patience.Backoff, "_LARGEST_SHARE", 1e9)
-    config = TrackingConfig(uri=None, experiment_name="full", run_name=None, registered_model=None, log_model=False)
-    log_file = tmp_path / "here" / "train.log"
-    with tracked_run(f"sqlite:///{disk.folder}/mlflow.db", config, "run", {"seed": 0}, log_file) as run_id:
-        log_metrics({"value": 1.0}, step=1)
+    shutil.copy(empty_database, disk.folder / "mlflow.db")
+    uri = f"sqlite:///{disk.folder}/mlflow.db"
+    run = begun(tmp_path / "here", uri)
+    with run.ending(tmp_path / "here/train.log"):
+        run.record.log_metrics({"value": 1.0}, 1)
+        run.start(may_be_away=False)
         disk.fill()
         for step in range(2, 60):  # some fit into pages that are there
-            log_metrics({f"value {i}": float(i) for i in range(20)} | {"value": float(step)}, step=step)
-        assert list((tmp_path / "here/outbox").glob("*/*.json"))
+            run.record.log_metrics({f"value {i}": float(i) for i in range(20)} | {"value": float(step)}, step)
+            run.catch_up()
+        assert num_waiting(tmp_path / "here", uri)
         disk.make_space()
-        log_metrics({"value": 60.0}, step=60)
-        assert not (tmp_path / "here/outbox").exists()
-    history = mlflow.MlflowClient().get_metric_history(run_id, "value")
+        run.record.log_metrics({"value": 60.0}, 60)
+        run.catch_up()
+        assert num_waiting(tmp_path / "here", uri) == 0
+    (kept,) = mlflow.search_runs(experiment_names=["full"], output_format="list")
+    history = mlflow.MlflowClient().get_metric_history(kept.info.run_id, "value")
     assert [(metric.step, metric.value) for metric in history] == [(step, float(step)) for step in range(1, 61)]
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert kept.info.status == "FINISHED"
     assert "Traceback" not in caplog.text
 
 
@@ -151,19 +183,6 @@ def test_disk_error_names_the_file_and_keeps_what_was_there(disk):
     with pytest.raises(DiskError, match=f"^{target}: cannot be written"), disk_errors(target, "the same command"):
         replace_whole(target, bytes(10_000))
     assert target.read_bytes() == b"whole"
-
-
-def test_files_of_a_run_that_do_not_fit_take_no_space_from_what_does(disk, tmp_path):
-    (tmp_path / "files").mkdir()
-    for name in "abc":
-        (tmp_path / "files" / name).write_bytes(bytes(7_000_000))
-    mlflow.set_tracking_uri("http://127.0.0.1:1")
-    outbox = Outbox(disk.folder, "0" * 32)
-    with pytest.raises(DiskError, match="cannot be written") as error:
-        outbox.keep("files", {"path": None}, tmp_path / "files")
-    assert len(str(error.value)) < 300
-    outbox.keep("metrics", {"metrics": [["a", 1.0, 1, epoch] for epoch in range(2000)]})
-    assert outbox.num_waiting == 1
 
 
 def test_log_on_a_full_disk_loses_lines_without_a_traceback_for_each(disk):

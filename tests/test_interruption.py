@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, write_dark_and_light_photos
 
-from cnn_sweeps.experiment.epoch_record import EpochRecord
+from cnn_sweeps.experiment.recording import Keeper
 
 # Some short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
@@ -95,8 +95,8 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
         run_train(*command, "resume=true")
     (resumed,) = runs(tmp_path)
     assert (resumed.info.run_id, resumed.info.status) == (killed.info.run_id, "FINISHED")
-    steps = {metric.step for metric in mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")}
-    assert steps == set(range(1, 17))
+    history = mlflow.MlflowClient().get_metric_history(resumed.info.run_id, "val_log_loss")
+    assert [metric.step for metric in history] == list(range(1, 17))
 
     with command_in(tmp_path, tmp_path) as run_train:
         run_train(*command, "resume=true")  # nothing is left to resume: a new run
@@ -110,7 +110,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
 @contextmanager
 def raised_in_epoch(number, signal_number):
     """Have trainings in this process get a signal after an epoch is recorded."""
-    add = EpochRecord.add
+    add = Keeper.add
 
     def add_and_raise(record, metrics, epoch):
         add(record, metrics, epoch)
@@ -118,7 +118,7 @@ def raised_in_epoch(number, signal_number):
             signal.raise_signal(signal_number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpochRecord, "add", add_and_raise)
+        patch.setattr(Keeper, "add", add_and_raise)
         yield
 
 

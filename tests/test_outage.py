@@ -13,13 +13,13 @@ from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, STUDY, SWEEP, study_in, sweep_folder
 
 from cnn_sweeps.deliver import deliver
-from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.experiment.epoch_record import EpochRecord
-from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.experiment.recording import Keeper
 from cnn_sweeps.system import patience
-from cnn_sweeps.tracking.outbox import Outbox
-from cnn_sweeps.tracking.runs import tracked_run
-from cnn_sweeps.tracking.store import is_recorded_as
+from cnn_sweeps.tracking.address import is_recorded_as
+from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.position import num_waiting
+from cnn_sweeps.tracking.record_folder import find_records
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,14 +42,14 @@ def train(server, run_train, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 0.1)
-    add = EpochRecord.add
+    add = Keeper.add
 
     def run(*arguments, at_epoch):
         def add_after(record, metrics, epoch):
             at_epoch.get(epoch, lambda: None)()
             add(record, metrics, epoch)
 
-        monkeypatch.setattr(EpochRecord, "add", add_after)
+        monkeypatch.setattr(Keeper, "add", add_after)
         run_train(*arguments)
 
     return run
@@ -92,7 +92,7 @@ def test_server_that_is_restarted_during_a_training_has_all_of_it_in_the_end(tra
     said = (tmp_path / "here/train.log").read_text()
     assert said.count("the run goes on, and its record waits in") == 1
     assert said.count("the tracking store has all of the run again") == 1
-    assert not (tmp_path / "here/outbox").exists()
+    assert num_waiting(tmp_path / "here", server.uri) == 0
 
 
 def test_server_that_hangs_and_later_does_what_it_was_asked_has_nothing_twice(train, server, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_server_that_hangs_and_later_does_what_it_was_asked_has_nothing_twice(tr
     finally:
         wake()
     check_whole(only_run("hung"))
-    assert not (tmp_path / "here/outbox").exists()
+    assert num_waiting(tmp_path / "here", server.uri) == 0
 
 
 def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_command(
@@ -115,8 +115,7 @@ def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_comm
     assert command is not None
     with pytest.raises(TrackingError, match="does not answer"):
         deliver([command[1]])
-    waiting = sorted(path.name for path in (tmp_path / "here/outbox").glob("*/*.json"))
-    assert len(waiting) > 5
+    assert num_waiting(tmp_path / "here", server.uri) > 5
 
     server.start()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the folder knows, but may be anybody's
@@ -125,60 +124,54 @@ def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_comm
     named = str(refused.value).split()[-1]
     assert f"entries delivered to {server.uri}" in what_deliver_says(command[1], named)
     check_whole(only_run("gone"))
-    assert what_deliver_says("here") == "nothing waits to be delivered\n"
-    assert not (tmp_path / "here/outbox").exists()
+    assert what_deliver_says("here", f"tracking.uri={server.uri}") == "nothing waits to be delivered\n"
 
 
-def test_sweep_whose_server_is_gone_keeps_its_trial_tries_others_again_and_is_finished_by_the_same_command(
+def test_trials_that_begin_while_the_server_is_gone_are_trained_and_all_of_the_sweep_follows(
     train, server, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
-    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2", "tracking.experiment_name=swept"]
-    with pytest.raises(SystemExit, match="3 trials in a row failed at the same place") as error:
+    command = [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "tracking.experiment_name=swept"]
+    with pytest.raises(SystemExit) as error:  # the best one cannot be tested
         train(*command, at_epoch={1: server.kill})
     assert f"hydra.sweeper.study_name={STUDY}" in str(error.value)
-    first, *others = study_in(tmp_path).trials
-    assert first.state.name == "COMPLETE"
-    assert {trial.state.name for trial in others} == {"FAIL", "WAITING"}
-    assert "does not answer" in others[0].user_attrs["error"]
-    assert list(sweep_folder(tmp_path).glob("0/outbox/*/about.json"))
+    trials = study_in(tmp_path).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    folders = find_records(sweep_folder(tmp_path))
+    assert len(folders) == 4
+    assert all(num_waiting(folder, server.uri) for folder in folders)
 
     server.start()
     train(*command, at_epoch={})
-    complete = [trial for trial in study_in(tmp_path).trials if trial.state.name == "COMPLETE"]
-    assert complete[0].number == 0
-    assert len(complete) == 2
     runs = mlflow.search_runs(experiment_names=["swept"], output_format="list")
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
     of_trial = {int(run.data.tags["trial.number"]): run for run in runs if "trial.number" in run.data.tags}
     assert {number: run.data.metrics["final_val_log_loss"] for number, run in of_trial.items()} == {
-        trial.number: trial.value for trial in complete
+        trial.number: trial.value for trial in trials
     }
     assert {run.data.tags["trial.state"] for run in of_trial.values()} == {"COMPLETE"}
+    assert len({run.data.tags["mlflow.parentRunId"] for run in of_trial.values()}) == 1
     assert sum("test_accuracy" in run.data.metrics for run in of_trial.values()) == 1
-    assert not list(sweep_folder(tmp_path).rglob("outbox"))
+    assert not any(num_waiting(folder, server.uri) for folder in folders)
 
 
-def test_outbox_that_two_commands_or_two_names_lead_to_is_delivered_once(store, tmp_path, monkeypatch):
+def test_record_that_two_names_lead_to_is_delivered_once(store, tmp_path, monkeypatch):
     uri = f"sqlite:///{store}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    run_id = mlflow.MlflowClient().create_run("0").info.run_id
-    Outbox(tmp_path / "one", run_id).keep("tags", {"tags": {"a": "b"}})
-    said = what_deliver_says(str(tmp_path), str(tmp_path / "one"), str(tmp_path / "one/outbox" / run_id))
-    assert said == f"run {run_id}: 1 entries delivered to {uri}\n"
-    assert mlflow.get_run(run_id).data.tags["a"] == "b"
-    assert list((tmp_path / "one").iterdir()) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = LiveRun(tmp_path / "one", uri)
+    run.record.begin("delivered once", "a", uri, {"a": "b"})
+    run.record.end("FINISHED")
+    assert what_deliver_says(str(tmp_path), str(tmp_path / "one")) == f"{tmp_path}/one: 2 entries delivered to {uri}\n"
+    assert only_run("delivered once").data.tags["a"] == "b"
+    assert what_deliver_says(str(tmp_path)) == "nothing waits to be delivered\n"
 
 
-def test_run_that_is_resumed_is_running_whatever_waited_of_its_first_part(store, tmp_path):
-    uri = f"sqlite:///{store}/mlflow.db"
-    tracking = TrackingConfig(uri=None, experiment_name="r", run_name=None, registered_model=None, log_model=False)
-    with tracked_run(uri, tracking, "r", {}, tmp_path / "first/train.log") as run_id:
-        pass
-    Outbox(tmp_path / "first", run_id).keep("end", {"status": "KILLED", "end_time": 1000})
-    with tracked_run(uri, tracking, "r", {}, tmp_path / "second/train.log", resumed_run_id=run_id):
-        assert mlflow.get_run(run_id).info.status == "RUNNING"
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
+def test_what_an_earlier_version_kept_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "outbox" / ("0" * 32)
+    folder.mkdir(parents=True)
+    (folder / "about.json").touch()
+    with pytest.raises(TrackingError, match=f"{folder}: was kept by cnn-sweeps 0.1.0 before it wrote record.jsonl"):
+        deliver([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -196,10 +189,22 @@ def test_address_with_a_password_is_known_as_the_one_that_was_recorded_without(g
     assert is_recorded_as(given, recorded) == is_it
 
 
-def test_what_the_store_refuses_is_an_error_as_before_and_nothing_waits(store, tmp_path):
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    for kind, content in {"tags": {"tags": {"a": "b"}}, "metrics": {"metrics": [("bad$name", 1.0, 1, 1)]}}.items():
-        with pytest.raises(TrackingError) as error:
-            Outbox(tmp_path, "0" * 32).write(kind, content)
-        assert not isinstance(error.value, TrackingOutageError)
-    assert list(tmp_path.iterdir()) == []
+def test_what_the_store_refuses_is_told_once_and_ends_no_run_that_has_begun(store, tmp_path, caplog):
+    run = LiveRun(tmp_path, f"sqlite:///{store}/mlflow.db")
+    with run.ending(tmp_path / "train.log"):
+        run.record.begin("refused", "a", f"sqlite:///{store}/mlflow.db", {})
+        run.start(may_be_away=False)
+        run.record.log_metrics({"bad$name": 1.0}, 1)
+        for _ in range(3):
+            run.catch_up()
+    assert [record.levelname for record in caplog.records if "bad$name" in record.message] == ["WARNING"]
+    with pytest.raises(TrackingError, match="1 of 1 runs could not be delivered"):
+        deliver([str(tmp_path), f"tracking.uri=sqlite:///{store}/mlflow.db"])
+
+
+def test_what_the_store_refuses_at_the_start_ends_the_run(store, tmp_path):
+    run = LiveRun(tmp_path, f"sqlite:///{store}/mlflow.db")
+    run.record.begin("refused", "a", f"sqlite:///{store}/mlflow.db", {})
+    run.record.log_params({"bad$name": "a"})
+    with pytest.raises(TrackingError, match=r"bad\$name"):
+        run.start(may_be_away=True)

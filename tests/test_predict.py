@@ -17,8 +17,9 @@ from PIL import Image
 
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
-from cnn_sweeps.tracking.models import ModelRecord, log_model
-from cnn_sweeps.tracking.outbox import Outbox, opened
+from cnn_sweeps.tracking.models import ModelRecord, find_model, log_model
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -35,14 +36,18 @@ def uri(store, kept_run, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def model_of_three(kept_run, tmp_path_factory):
+def model_of_three(store, kept_run, tmp_path_factory):
     """The address of a kept model of three classes."""
     inputs = keras.Input((8, 8, 3))
     network = keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 3))
-    folder = tmp_path_factory.mktemp("three")
-    with mlflow.start_run(experiment_id=kept_run.info.experiment_id) as run, opened(Outbox(folder, run.info.run_id)):
-        record = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
-        return log_model(network, record, np.zeros((1, 8, 8, 3), np.uint8))
+    record, uri = Record(tmp_path_factory.mktemp("three")), f"sqlite:///{store}/mlflow.db"
+    record.begin("kept", "three", uri, {})
+    about = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
+    log_model(record, network, about, np.zeros((1, 8, 8, 3), np.uint8))
+    record.end("FINISHED")
+    run_id = project(record.folder, uri)
+    assert run_id is not None
+    return find_model(run_id)
 
 
 def read_json(file):

@@ -102,7 +102,7 @@ def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_re
     assert sorted(run.data.tags["trial.number"] for run in swept.children) == ["0", "1", "2", "3"]
     for trial in swept.trials:
         (run,) = (run for run in swept.children if run.data.tags["trial.number"] == str(trial.number))
-        assert run.info.run_id == trial.user_attrs["mlflow.run_id"]
+        assert run.data.tags["record.id"] == trial.user_attrs["record"]
         assert (run.info.status, run.data.tags["trial.state"]) == ("FINISHED", "COMPLETE")
         assert {key: float(run.data.params[key]) for key in trial.params} == trial.params
         assert run.data.metrics["final_val_log_loss"] == trial.value
@@ -118,7 +118,7 @@ def test_first_trial_is_the_current_configuration(swept):
 def test_epochs_of_every_trial_are_in_the_study(swept):
     client = mlflow.MlflowClient()
     for trial in swept.trials:
-        history = client.get_metric_history(trial.user_attrs["mlflow.run_id"], "val_log_loss")
+        history = client.get_metric_history(run_of(trial).info.run_id, "val_log_loss")
         assert trial.intermediate_values == {metric.step: metric.value for metric in history}
         assert sorted(trial.intermediate_values) == [1, 2]
 
@@ -159,9 +159,9 @@ def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_wa
     version, best = swept.champion, swept.study.best_trial
     assert version.tags["study"] == STUDY
     assert version.tags["trial.number"] == str(best.number)
-    assert version.tags["trial.run_id"] == best.user_attrs["mlflow.run_id"]
+    run = run_of(best)
+    assert version.tags["trial.run_id"] == run.info.run_id
     assert float(version.tags["objective.value"]) == best.value
-    run = mlflow.get_run(best.user_attrs["mlflow.run_id"])
     assert version.tags["comparable.metric"] == "val_log_loss"
     model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
     data = call_target("data", compose(*TINY).data)
@@ -485,19 +485,17 @@ def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_
     run_train, tmp_path, monkeypatch
 ):
     """Points that leave out a key which has one value only are equal once they are sampled."""
-    record, attempts = SweepRun.record_trial, []
+    record = SweepRun.record_trial
 
-    def is_away(*_):
+    def is_away(*_, **__):
         raise ConnectionError("away")
 
-    def record_if_there(self, *arguments):
-        attempts.append(len(list(sweep_folder(tmp_path).glob("*/train.log"))))
-        with monkeypatch.context() as patch:
-            if len(attempts) == 1:  # the store goes away with the run half made
-                patch.setattr(self._client, "log_batch", is_away)
+    def record_meanwhile(self, *arguments):
+        with monkeypatch.context() as patch:  # the store goes away with the run half made
+            patch.setattr(mlflow.MlflowClient, "log_batch", is_away)
             return record(self, *arguments)
 
-    monkeypatch.setattr(SweepRun, "record_trial", record_if_there)
+    monkeypatch.setattr(SweepRun, "record_trial", record_meanwhile)
     point, worse = "model.dropout:0.1", "model.dropout:0.5"
     run_train(
         *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),
@@ -506,7 +504,6 @@ def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_
         f"hydra.sweeper.enqueue=[{{{point},model.l2:0.001}},{{{point}}},{{{worse}}}]",
     )
     study = study_in(tmp_path)
-    assert attempts == [1, 2]  # the other trial was run meanwhile
     original, duplicate, other = study.trials
     assert len(child_runs(parent_run(study))) == 3
     assert original.params == duplicate.params
@@ -519,7 +516,7 @@ def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_
     assert runs["1"].data.metrics["final_val_log_loss"] == duplicate.value
     assert {key: float(runs["1"].data.params[key]) for key in duplicate.params} == duplicate.params
     assert runs["1"].data.params == runs["0"].data.params  # a comparison of the two finds no difference
-    assert not (sweep_folder(tmp_path) / "1").exists()
+    assert not (sweep_folder(tmp_path) / "1/train.log").exists()
     assert {number for number, run in runs.items() if measured_on_test(run)} == {"0", "2"}
 
 
@@ -533,7 +530,7 @@ def test_test_that_was_cut_off_is_brought_to_its_end_by_the_same_command_whereve
     (trial,) = study_in(tmp_path).trials
     assert (sweep_folder(tmp_path) / "trial 0" / "train.log").exists()
     assert measured_on_test(run_of(trial))
-    client, run_id = mlflow.MlflowClient(), trial.user_attrs["mlflow.run_id"]
+    client, run_id = mlflow.MlflowClient(), run_of(trial).info.run_id
     client.update_run(run_id, status="RUNNING")
     client.set_tag(run_id, "owner.started", "0")
     run_train(*command)

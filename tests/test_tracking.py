@@ -6,18 +6,23 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import mlflow
+import optuna
 import pytest
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.selection.sweep_run import open_sweep_run
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.delivery import close_dead_runs
+from cnn_sweeps.tracking.entry import RECORD_FILE
+from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
-from cnn_sweeps.tracking.runs import PARENT_TAG, log_metrics, reopened_run, set_tags, tracked_run
-from cnn_sweeps.tracking.store import close_abandoned_runs, find_store
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -59,6 +64,20 @@ def dead_owner():
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     return owner_tags() | {"owner.pid": str(ended.pid), "owner.word": "its own"}
+
+
+def begun(uri, experiment, folder, tags=None):
+    record = Record(folder)
+    record.begin(experiment, "name", uri, tags or {})
+    return record
+
+
+def change_owner(record, owner):
+    """Have the record be that of another process."""
+    first, *others = (record.folder / RECORD_FILE).read_text().splitlines(keepends=True)
+    begin = json.loads(first)
+    begin["tags"] |= owner
+    (record.folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
 
 
 # The champion.
@@ -151,7 +170,7 @@ def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, re
 # Runs that were left.
 
 
-def test_only_running_runs_of_this_machines_dead_processes_are_closed(experiment, client):
+def test_only_running_runs_of_this_machines_dead_processes_are_closed(uri, experiment, client):
     owners = {
         "dead": dead_owner(),
         "number used again": owner_tags() | {"owner.started": "1000.0"},
@@ -168,13 +187,40 @@ def test_only_running_runs_of_this_machines_dead_processes_are_closed(experiment
     mlflow.create_experiment(f"{experiment} 2")
     other = client.create_run(experiment_id(f"{experiment} 2"), run_name="other", tags=dead_owner())
 
-    close_abandoned_runs(experiment_id(experiment))
+    close_dead_runs(uri, experiment_id(experiment))
     assert {name: run.info.status for name, run in runs_in(experiment).items()} == {
         **dict.fromkeys(("dead", "number used again"), "KILLED"),
         **dict.fromkeys(owners.keys() - {"dead", "number used again"}, "RUNNING"),
         "finished": "FINISHED",
     }
     assert client.get_run(other.info.run_id).info.status == "RUNNING"
+
+
+def test_run_of_a_dead_process_whose_record_is_here_ends_there_as_of_its_last_entry(uri, experiment, client, tmp_path):
+    record = begun(uri, experiment, tmp_path)
+    record.log_metrics({"a": 1.0}, 1)
+    change_owner(record, dead_owner())
+    run_id = project(tmp_path, uri)
+    for folder in (tmp_path, tmp_path / "elsewhere"):  # that a tag names
+        client.set_tag(run_id, "output.folder", str(folder))
+        close_dead_runs(uri, experiment_id(experiment))
+        assert client.get_run(run_id).info.status == "KILLED"
+        assert (read_run(tmp_path).status, client.get_run(run_id).info.end_time >= read_run(tmp_path).last_time) == (
+            "KILLED",
+            True,
+        )
+        client.update_run(run_id, status="RUNNING")
+
+
+def test_record_that_a_tag_names_and_is_of_another_run_is_left_alone(uri, experiment, client, tmp_path):
+    record = begun(uri, experiment, tmp_path)
+    change_owner(record, dead_owner())
+    before = (tmp_path / RECORD_FILE).read_bytes()
+    tags = dead_owner() | {"output.folder": str(tmp_path), "record.id": "0" * 32}
+    run_id = client.create_run(experiment_id(experiment), tags=tags).info.run_id
+    close_dead_runs(uri, experiment_id(experiment))
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
 BEGIN = """\
@@ -220,94 +266,161 @@ def test_processes_that_begin_at_once_after_one_was_killed_while_it_made_the_dat
 # A sweep's run.
 
 
-def open_sweep(uri, experiment, known_run_id=None, **tags):
-    about = ({"study": "x"} | tags, "Sweep for val_log_loss.")
-    return open_sweep_run(uri, experiment, "sweep x", known_run_id, *about, Path("no folder"))
+@pytest.fixture
+def open_sweep(uri, experiment, tmp_path):
+    """Open the run of a sweep in a folder of its own, or in a named one."""
+    folders = iter(range(100))
+
+    def open_sweep(known_run_id=None, folder=None, **tags):
+        tags |= {"study": "x", NOTE_TAG: "Sweep for val_log_loss."}
+        return open_sweep_run(
+            uri, experiment, "sweep x", known_run_id, tags, folder or tmp_path / f"sweep {next(folders)}"
+        )
+
+    return open_sweep
 
 
-def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(uri, experiment, client):
-    first = open_sweep(uri, experiment, n_trials="4")
-    first.log_metrics({"trials.complete": 4.0})
+@pytest.mark.parametrize("is_same_folder", [True, False])
+def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(
+    is_same_folder, open_sweep, client, tmp_path
+):
+    """Also for the controller of another host, which has a folder of its own."""
+    first = open_sweep(folder=tmp_path / "first", n_trials="4")
+    first.log({"trials.complete": 4.0}, {})
     first.end("KILLED")
+    assert client.get_run(first.run_id).info.status == "KILLED"
     client.set_tag(first.run_id, "owner.pid", "1")
-    again = open_sweep(uri, experiment, first.run_id, n_trials="8")
+    again = open_sweep(first.run_id, tmp_path / ("first" if is_same_folder else "second"), n_trials="8")
     assert again.run_id == first.run_id
     run = client.get_run(first.run_id)
     assert (run.info.status, run.info.run_name) == ("RUNNING", "sweep x")
     assert (run.data.tags["n_trials"], run.data.tags["owner.pid"]) == ("8", str(os.getpid()))
     assert run.data.metrics == {"trials.complete": 4.0}
     assert run.data.tags["mlflow.note.content"].startswith("Sweep for val_log_loss.\n")
-    again.log_metrics({"trials.complete": 8.0})
+    assert first.run_id in run.data.tags["mlflow.note.content"]
+    again.log({"trials.complete": 8.0}, {"best.trial": "3"})
     again.end("FINISHED")
     run = client.get_run(first.run_id)
     assert (run.info.status, run.data.metrics["trials.complete"]) == ("FINISHED", 8.0)
-    assert mlflow.active_run() is None
+    assert run.data.tags["best.trial"] == "3"
+
+
+def test_controller_goes_on_with_a_run_that_another_one_of_the_same_folder_has_ended(open_sweep, client, tmp_path):
+    first = open_sweep(folder=tmp_path / "both")
+    second = open_sweep(first.run_id, tmp_path / "both")
+    first.end("FINISHED")
+    second.log({"trials.complete": 8.0}, {})
+    run = client.get_run(first.run_id)
+    assert (run.info.status, run.data.metrics["trials.complete"]) == ("RUNNING", 8.0)
+    second.end("FINISHED")
+    assert client.get_run(first.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("loss", ["deleted", "in another store"])
-def test_sweeps_run_that_the_store_does_not_have_is_made_anew(loss, uri, experiment, client):
+def test_sweeps_run_that_the_store_does_not_have_is_made_anew(loss, open_sweep, client, tmp_path):
     known = "0" * 32
     if loss == "deleted":
-        known = open_sweep(uri, experiment).run_id
+        known = open_sweep(folder=tmp_path / "sweep").run_id
         client.delete_run(known)
-    again = open_sweep(uri, experiment, known)
+    again = open_sweep(known, tmp_path / "sweep")
     assert again.run_id != known
     assert client.get_run(again.run_id).info.status == "RUNNING"
     again.end("FINISHED")
 
 
-def test_sweep_closes_what_dead_processes_left(uri, experiment, client):
+def test_sweep_closes_what_dead_processes_left(open_sweep, experiment, client):
     client.create_run(experiment_id(experiment), run_name="left", tags=dead_owner())
-    open_sweep(uri, experiment).end("FINISHED")
+    open_sweep().end("FINISHED")
     assert runs_in(experiment)["left"].info.status == "KILLED"
 
 
-def test_sweep_that_ends_closes_what_was_cut_off_in_it(uri, experiment, client):
+def test_sweep_that_ends_closes_what_was_cut_off_in_it(open_sweep, experiment, client):
     """As after SIGTERM while a worker tested the best trial."""
-    sweep = open_sweep(uri, experiment)
+    sweep = open_sweep()
     left = client.create_run(experiment_id(experiment), tags=dead_owner()).info.run_id
     sweep.end("KILLED")
     assert {client.get_run(run_id).info.status for run_id in (left, sweep.run_id)} == {"KILLED"}
 
 
-def test_lost_trials_are_closed_with_the_reason_even_if_their_run_had_ended(uri, experiment, client):
-    sweep = open_sweep(uri, experiment)
-    lost = {}
-    for status in ("RUNNING", "FINISHED"):
-        run_id = client.create_run(experiment_id(experiment), run_name=status, tags=owner_tags()).info.run_id
-        lost[run_id] = status
-        if status == "FINISHED":
-            client.set_tag(run_id, "trial.state", "COMPLETE")
-            client.set_terminated(run_id)
-    sweep.close_trials(list(lost), "the worker process died (exit code -9)")
-    for run_id in lost:
-        run = client.get_run(run_id)
-        assert (run.info.status, run.data.tags["trial.state"]) == ("KILLED", "FAIL")
-        assert run.data.tags["error"] == "the worker process died (exit code -9)"
+def trial(number, state, **attributes):
+    attributes |= {"error": "the worker process died (exit code -9)"} if state == "FAIL" else {}
+    value = 0.5 if state == "COMPLETE" else None
+    made = optuna.trial.create_trial(state=optuna.trial.TrialState[state], value=value, user_attrs=attributes)
+    made.number = number
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "told", "owner", "due"),
+    [
+        ("FAIL", None, "RUNNING", owner_tags, ("KILLED", "FAIL")),
+        ("FAIL", "FINISHED", "COMPLETE", owner_tags, ("KILLED", "FAIL")),
+        ("FAIL", "FAILED", "FAIL", owner_tags, ("FAILED", "FAIL")),
+        ("COMPLETE", None, "COMPLETE", owner_tags, (None, "COMPLETE")),  # it is being tested
+        ("COMPLETE", None, "COMPLETE", dead_owner, ("FINISHED", "COMPLETE")),
+        ("COMPLETE", "KILLED", "COMPLETE", dead_owner, ("FINISHED", "COMPLETE")),
+        ("PRUNED", "KILLED", "RUNNING", dead_owner, ("FINISHED", "PRUNED")),
+        ("RUNNING", None, "RUNNING", dead_owner, (None, "RUNNING")),
+    ],
+)
+@pytest.mark.parametrize("is_here", [True, False])
+def test_run_of_a_trial_gets_the_end_that_the_study_has(
+    is_here, state, status, told, owner, due, open_sweep, uri, experiment, client, tmp_path
+):
+    """From the trial's folder or, if that is on another host, in the store."""
+    sweep = open_sweep()
+    tags = {"trial.number": "0", "trial.state": told, PARENT_TAG: sweep.run_id}
+    record = begun(uri, experiment, tmp_path / "0", tags)
+    change_owner(record, owner())
+    if status is not None:
+        record.end(status)
+    run_id = project(tmp_path / "0", uri)
+    if is_here:
+        sweep.close_trials([(trial(0, state), tmp_path / "0")])
+        recorded = read_run(tmp_path / "0")
+        assert (recorded.status, recorded.tags["trial.state"]) == due
+    else:
+        sweep.close_elsewhere([trial(0, state, **({"retried": True} if state == "FAIL" else {}))])
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags["trial.state"]) == (due[0] or "RUNNING", due[1])
+    is_told = (status, state) != ("FAILED", "FAIL") and state == "FAIL"
+    assert run.data.tags.get("error") == ("the worker process died (exit code -9)" if is_told else None)
     sweep.end("FINISHED")
 
 
-def test_trial_without_a_job_is_recorded_as_a_finished_child(uri, experiment, client):
-    sweep = open_sweep(uri, experiment)
-    run_id = sweep.record_trial(
-        "trial 3: equals trial 1", {"trial.number": "3"}, {"final_val_log_loss": 0.5}, {"a.b": 1}
-    )
-    run = client.get_run(run_id)
+def test_trial_without_a_job_is_recorded_as_a_finished_child(open_sweep, client, tmp_path):
+    sweep, tags = open_sweep(), {"trial.number": "3"}
+    metrics, params = {"final_val_log_loss": 0.5}, {"a.b": 1}
+    record_id = sweep.record_trial(tmp_path / "3", "trial 3: equals trial 1", tags, metrics, params)
+    run = client.get_run(project(tmp_path / "3", f"{mlflow.get_tracking_uri()}"))
     assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 3: equals trial 1")
     assert run.data.tags[PARENT_TAG] == sweep.run_id
-    assert sweep.read_tags_of_finished(run_id)["trial.number"] == "3"
-    assert sweep.read_metrics(run_id) == {"final_val_log_loss": 0.5}
-    assert sweep.read_params(run_id) == {"a.b": "1"}
+    assert run.data.tags["record.id"] == record_id
+    assert run.data.metrics == {"final_val_log_loss": 0.5}
     assert run.data.params == {"a.b": "1"}
     sweep.end("FINISHED")
 
 
-def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_as_they_are(uri, experiment, client):
-    sweep = open_sweep(uri, experiment)
+def test_trial_is_read_from_its_record_or_where_that_is_on_another_host_from_the_store(
+    open_sweep, uri, experiment, tmp_path
+):
+    sweep, record = open_sweep(), begun(uri, experiment, tmp_path / "0")
+    for epoch in (1, 2):
+        record.log_metrics({"val_log_loss": 1 / epoch}, epoch)
+    record.log_metrics({"final_val_log_loss": 0.5}, 2)
+    project(tmp_path / "0", uri)
+    asked = trial(0, "COMPLETE", record=record.record_id)
+    expected = ({"val_log_loss": 0.5, "final_val_log_loss": 0.5}, [1.0, 0.5])
+    assert sweep.read_trial(asked, tmp_path / "0") == sweep.read_trial(asked, tmp_path / "nowhere") == expected
+    sweep.end("FINISHED")
+
+
+def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_as_they_are(open_sweep, client):
+    sweep = open_sweep()
     sweep.log_params({"seed": 0})
     sweep.log_params({"seed": 1, "storage": "postgresql://me:secret@host/db"})
-    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
     sweep.end("FINISHED")
+    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
 
 
 # What MLflow's page of the experiment lists.
@@ -324,8 +437,8 @@ def views(experiment):
     ]
 
 
-def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(uri, experiment):
-    sweep = open_sweep(uri, experiment)
+def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(open_sweep, experiment):
+    sweep = open_sweep()
     sweep.list_view("sweep x", *SWEPT, ascending=True)
     sweep.list_view("sweep x", ["model.l2", "optimizer"], ["final_val_accuracy"], ascending=False)
     listed, others = views(experiment)
@@ -337,10 +450,10 @@ def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(uri, experimen
     sweep.end("FINISHED")
 
 
-def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alone(uri, experiment, client):
+def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alone(open_sweep, experiment, client):
     own = {"name": "mine", "createdAt": 0, "state": "{}"}
     client.set_experiment_tag(experiment_id(experiment), "mlflow.sharedViewState.1234", json.dumps(own))
-    sweeps = [open_sweep(uri, experiment) for _ in range(12)]
+    sweeps = [open_sweep() for _ in range(12)]
     for number, sweep in enumerate(sweeps):
         sweep.list_view(f"sweep {number}", *SWEPT, ascending=True)
         sweep.end("FINISHED")
@@ -350,96 +463,55 @@ def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alo
     assert sorted(filters) == sorted(f"tags.mlflow.parentRunId = '{sweep.run_id}'" for sweep in sweeps[:2])
 
 
-# Runs in runs.
+# Runs that this process makes.
 
 
-def track(uri, experiment, name, tmp_path, **options):
-    return tracked_run(uri, config(experiment), name, {"seed": 0}, tmp_path / f"{name}.log", **options)
-
-
-def test_run_in_a_run_is_its_child_and_each_keeps_its_own_metrics(uri, experiment, tmp_path):
-    with track(uri, experiment, "outer", tmp_path) as outer_id:
-        for name in ("first", "second"):
-            with track(uri, experiment, name, tmp_path):
-                log_metrics({"value": 1.0 if name == "first" else 2.0}, step=1)
-        log_metrics({"value": 1.5}, step=1)
-    runs = runs_in(experiment)
-    assert {name: run.data.tags.get(PARENT_TAG) for name, run in runs.items()} == {
-        "outer": None,
-        "first": outer_id,
-        "second": outer_id,
-    }
-    assert {name: run.data.metrics["value"] for name, run in runs.items()} == {"outer": 1.5, "first": 1, "second": 2}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-
-
-def test_error_in_a_child_fails_it_and_leaves_the_parent_open(uri, experiment, tmp_path):
-    with track(uri, experiment, "outer", tmp_path) as outer_id:
-        with pytest.raises(ValueError, match="no good"), track(uri, experiment, "child", tmp_path):
+def test_error_in_a_run_is_shown_on_its_page_and_fails_it_alone(uri, experiment, tmp_path):
+    with at_work(uri, experiment, tmp_path / "outer"):
+        with (
+            pytest.raises(ValueError, match="no good"),
+            at_work(uri, experiment, tmp_path / "outer/part", is_part=True),
+        ):
             raise ValueError("no good")
-        assert mlflow.active_run().info.run_id == outer_id
         assert runs_in(experiment)["outer"].info.status == "RUNNING"
-        set_tags({"went": "on"})
     runs = runs_in(experiment)
-    assert (runs["child"].info.status, runs["child"].data.tags["error"]) == ("FAILED", "ValueError: no good")
-    assert (runs["outer"].info.status, runs["outer"].data.tags["went"]) == ("FINISHED", "on")
+    assert (runs["part"].info.status, runs["part"].data.tags["error"]) == ("FAILED", "ValueError: no good")
+    assert runs["part"].data.tags[PARENT_TAG] == runs["outer"].info.run_id
+    assert runs["outer"].info.status == "FINISHED"
     assert "error" not in runs["outer"].data.tags
 
 
-def test_error_that_leaves_both_fails_both(uri, experiment, tmp_path):
-    with (
-        pytest.raises(ValueError, match="no good"),
-        track(uri, experiment, "outer", tmp_path),
-        track(uri, experiment, "child", tmp_path),
-    ):
-        raise ValueError("no good")
-    runs = runs_in(experiment)
-    assert {name: run.info.status for name, run in runs.items()} == {"outer": "FAILED", "child": "FAILED"}
-    assert mlflow.active_run() is None
+@pytest.mark.parametrize(
+    ("end", "status"), [(KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (OSError, "FAILED")]
+)
+def test_run_that_is_cut_off_says_how_and_keeps_its_log(end, status, uri, experiment, client, tmp_path):
+    with pytest.raises(end), at_work(uri, experiment, tmp_path / "run"):
+        raise end
+    run = runs_in(experiment)["run"]
+    assert run.info.status == status
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "logs/run")] == ["logs/run/train.log"]
 
 
-def test_part_of_a_run_of_another_process_closes_no_run_that_a_dead_process_left(uri, experiment, client, tmp_path):
+def test_only_a_run_on_its_own_closes_what_a_dead_process_left(uri, experiment, client, tmp_path):
     """Which a sweep does, for all its trials, and once."""
     client.create_run(experiment_id(experiment), run_name="left", tags=dead_owner())
-    with track(uri, experiment, "part", tmp_path, tags={PARENT_TAG: "0" * 32}):
+    with at_work(uri, experiment, tmp_path / "trial"):
         pass
     assert runs_in(experiment)["left"].info.status == "RUNNING"
-    with track(uri, experiment, "whole", tmp_path):
+    with at_work(uri, experiment, tmp_path / "whole", closes_others=True):
         pass
     assert runs_in(experiment)["left"].info.status == "KILLED"
 
 
-# Runs that are opened again.
-
-
-def test_reopened_run_gets_more_and_is_finished_again(uri, experiment, client, tmp_path):
-    with track(uri, experiment, "trial", tmp_path) as run_id:
-        log_metrics({"final_val_log_loss": 0.5}, step=2)
-    client.set_tag(run_id, "owner.pid", "1")
-    with reopened_run(uri, run_id):
-        run = client.get_run(run_id)
-        assert (run.info.status, run.data.tags["owner.pid"]) == ("RUNNING", str(os.getpid()))
-        log_metrics({"test_log_loss": 0.6}, step=2)
-    run = client.get_run(run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics == {"final_val_log_loss": 0.5, "test_log_loss": 0.6}
-    assert mlflow.active_run() is None
-
-
-def test_error_in_a_reopened_run_closes_it(uri, experiment, client, tmp_path):
-    with track(uri, experiment, "trial", tmp_path) as run_id:
-        pass
-    with pytest.raises(ValueError, match="no good"), reopened_run(uri, run_id):
-        raise ValueError("no good")
-    assert client.get_run(run_id).info.status != "RUNNING"
-    assert mlflow.active_run() is None
-
-
-def test_run_that_is_gone_cannot_be_reopened_and_is_told_in_one_line(uri, experiment):
-    with pytest.raises(TrackingError, match="cannot be used") as error, reopened_run(uri, "0" * 32):
-        pass
-    assert "\n" not in str(error.value)
-    assert mlflow.active_run() is None
+@contextlib.contextmanager
+def at_work(uri, experiment, folder, *, is_part=False, closes_others=False):
+    folder.mkdir(parents=True)
+    (folder / "train.log").write_text("epoch 1")
+    run = LiveRun(folder, uri)
+    with run.ending(folder / "train.log"):
+        run.record.begin(experiment, folder.name, uri, {}, is_part=is_part)
+        run.start(may_be_away=False, closes_others=closes_others)
+        yield run
 
 
 # The store.

@@ -62,8 +62,10 @@ def child_runs(run):
 
 
 def run_of(trial):
-    """The run that a trial noted."""
-    return mlflow.MlflowClient().get_run(trial.user_attrs["mlflow.run_id"])
+    """The run of the record that a trial noted."""
+    condition = f"tags.`record.id` = '{trial.user_attrs['record']}'"
+    (run,) = mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list")
+    return run
 
 
 def all_runs(folder):

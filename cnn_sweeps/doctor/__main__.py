@@ -1,4 +1,4 @@
-"""Hold the records of a sweep against each other: `python -m cnn_sweeps.doctor STUDY [--fix]`."""
+"""Find and mend what killed processes have left of a sweep: `python -m cnn_sweeps.doctor STUDY [--fix]`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.sweep.study.address import check_study_exists, default_storage
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.store import find_existing_store
+from cnn_sweeps.tracking.address import find_existing_store
 
 _HELP = """\
-Hold Optuna's, MLflow's and the disk's record of a sweep against each other, and say where they disagree.
+Find what killed processes have left of a sweep: where Optuna, the records on disk and MLflow disagree.
 
 Examples:
   python -m cnn_sweeps.doctor NAME
@@ -70,7 +70,7 @@ def doctor(arguments: Sequence[str]) -> None:
     sweep = Sweep(name, storage, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
     num_mended = num_left = 0
     for finding, is_mended in mend(sweep) if flags.fix else ((each, False) for each in find_disagreements(sweep)):
-        who = "mended" if is_mended else "for you" if finding.repair is None else "for --fix"
+        who = "mended" if is_mended else "for you" if finding.mend is None else "for --fix"
         print(for_terminal(f"{who}: {finding.what}; {finding.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{num_left} disagreement{'s' * (num_left > 1)} left"

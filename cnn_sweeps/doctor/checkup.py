@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 
-from cnn_sweeps.doctor.diagnosis import diagnose
-from cnn_sweeps.doctor.evidence import (
-    CutJournal,
-    DeliverRecord,
-    Evidence,
-    Finding,
-    RecoverTrials,
-    RemoveCheckpoint,
-    Repair,
-)
-from cnn_sweeps.doctor.sweep_files import read_files
+from cnn_sweeps.doctor.diagnosis import Evidence, Finding, diagnose, undeliverable
 from cnn_sweeps.errors import StudyError, TrackingError, TrackingOutageError
-from cnn_sweeps.experiment.trial import STORE, run_id_of, subfolder_of
-from cnn_sweeps.selection.leftovers import AmendRun, due_ending
-from cnn_sweeps.selection.sweep_records import amend_run, read_parents, read_sweep
+from cnn_sweeps.experiment.trial import STORE
 from cnn_sweeps.sweep.study.address import check_study_exists, default_storage, sweep_folder
-from cnn_sweeps.sweep.study.recovery import SharedStudy
-from cnn_sweeps.sweep.study.storage import cut_unfinished_line
-from cnn_sweeps.sweep.study.view import StudyRecord, read_study, reopen_study
+from cnn_sweeps.sweep.study.view import StudyRecord, read_study
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.outbox import deliver_all
-from cnn_sweeps.tracking.store import absolute_uri, find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.training.checkpoint import FOLDER as CHECKPOINTS
-from cnn_sweeps.training.checkpoint import remove_checkpoint
 
-_NOTHING: Mapping[Path, str] = MappingProxyType({})
-_MOST_PASSES = 4  # mending one thing may show another
+_MOST_PASSES = 5  # mending one thing may show another
 
 
 @dataclass(frozen=True)
@@ -62,11 +43,8 @@ class Sweep:
         """The storage's."""
         return self.storage or default_storage(self.study)
 
-    def collect(self, refused: Mapping[Path, str] = _NOTHING) -> Evidence:
-        """Read the records, without changing anything.
-
-        Args:
-            refused: folders of what MLflow's store has refused to take, each with the reason.
+    def collect(self) -> Evidence:
+        """Read the study and find the store, without changing anything.
 
         Raises:
             StudyError: if there is no such study, or its storage cannot be read.
@@ -74,13 +52,8 @@ class Sweep:
         """
         check_study_exists(self.place, self.study)
         study = read_study(self.place, self.study, self.dead_hosts)
-        noted = [run_id for trial in study.trials if (run_id := run_id_of(trial.user_attrs))]
-        store = self._find_store(study)
-        record = read_sweep(store, self.study, run_id_of(study.user_attrs), noted, self.dead_hosts)
-        folder, subfolders = self.folder or sweep_folder(self.study), [subfolder_of(trial) for trial in study.trials]
-        files = read_files(folder, subfolders, self.place, self.checkpoint_dir, refused)
-        unknown = {run_id for run_id in files.checkpoints.values() if run_id} - record.runs.keys()
-        return Evidence(study, record, files, read_parents(unknown))
+        folder = self.folder or sweep_folder(self.study)
+        return Evidence(study, self.place, folder, self._find_store(study), self.checkpoint_dir, self.dead_hosts)
 
     def _find_store(self, study: StudyRecord) -> str:
         """Give the address of the user's store, having seen that the study is recorded there.
@@ -96,17 +69,13 @@ class Sweep:
         return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
 
 
-def find_disagreements(sweep: Sweep, refused: Mapping[Path, str] = _NOTHING) -> list[Finding]:
-    """Give where Optuna, MLflow and the disk disagree about a sweep; nothing is changed.
-
-    Args:
-        sweep: where they are.
-        refused: see `Sweep.collect`.
+def find_disagreements(sweep: Sweep) -> list[Finding]:
+    """Give where Optuna, the disk and MLflow disagree about a sweep; nothing is changed.
 
     Raises:
         UserError: if one of them cannot be read.
     """
-    return diagnose(sweep.collect(refused))
+    return diagnose(sweep.collect())
 
 
 def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
@@ -116,63 +85,26 @@ def mend(sweep: Sweep) -> Iterator[tuple[Finding, bool]]:
         StudyError: if a controller of the sweep lives.
         UserError: if one of the records cannot be read or written.
     """
-    refused: dict[Path, str] = {}
+    refused: dict[str, TrackingError] = {}
     for _ in range(_MOST_PASSES):
-        evidence = sweep.collect(refused)
-        if evidence.owners_at_work:
+        evidence = sweep.collect()
+        if at_work := evidence.at_work:
             raise StudyError(
-                f"{sweep.study}: living processes are at work on it ({', '.join(evidence.owners_at_work)}); "
+                f"{sweep.study}: living processes are at work on it ({', '.join(at_work)}); "
                 "wait for the sweep's end, or stop it, before --fix"
             )
-        repairs, num_made = _Repairs(sweep, evidence), 0
-        for finding in diagnose(evidence):
-            if finding.repair is None:
-                continue
-            num_made += 1
+        findings = [each for each in diagnose(evidence) if each.mend is not None and each.what not in refused]
+        for finding in findings:
+            assert finding.mend is not None
             try:
-                repairs.make(finding.repair)
+                finding.mend()
+            except TrackingOutageError:
+                raise
             except TrackingError as error:
-                if not isinstance(finding.repair, DeliverRecord) or isinstance(error, TrackingOutageError):
-                    raise
-                refused[finding.repair.folder] = str(error).rpartition(";")[0]  # without the advice
+                refused[finding.what] = error
             else:
                 yield finding, True
-        if not num_made:
+        if not findings:
             break
-    for finding in find_disagreements(sweep, refused):
-        yield finding, False
-
-
-class _Repairs:
-    """Mends one disagreement after another, as a sweep that goes on does."""
-
-    def __init__(self, sweep: Sweep, evidence: Evidence) -> None:
-        self._sweep, self._evidence = sweep, evidence
-
-    @cached_property
-    def _study(self) -> SharedStudy:
-        return reopen_study(self._sweep.place, self._sweep.study)
-
-    def make(self, repair: Repair) -> None:
-        """Do what a repair says."""
-        match repair:
-            case DeliverRecord(folder):
-                deliver_all(folder, _raise)
-            case CutJournal(path):
-                cut_unfinished_line(path)
-            case RecoverTrials():
-                self._recover()
-            case AmendRun(run_id, status, tags, metrics, params):
-                amend_run(run_id, status, tags, metrics, params)
-            case RemoveCheckpoint(path):
-                remove_checkpoint(path)
-
-    def _recover(self) -> None:
-        for trial in self._study.recover(self._sweep.dead_hosts):
-            for run in self._evidence.runs_of(trial):
-                if (repair := due_ending(trial, run)) is not None:
-                    self.make(repair)
-
-
-def _raise(error: TrackingError) -> None:
-    raise error
+    for finding in find_disagreements(sweep):
+        yield undeliverable(refused[finding.what]) if finding.what in refused else finding, False

@@ -20,10 +20,11 @@ from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.threads import count_threads, thread_settings
+from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
-from cnn_sweeps.tracking.reading import RunRecord, TrainingRecord, read_measured, read_record, record_reproduction
-from cnn_sweeps.tracking.runs import REPRODUCES_TAG
-from cnn_sweeps.tracking.store import find_existing_store
+from cnn_sweeps.tracking.reading import RunRecord, TrainingRecord, measured_in, read_record
+from cnn_sweeps.tracking.recorded import REPRODUCES_TAG
 from cnn_sweeps.training.checkpoint import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Reproduction(Role):
     """One run as the reproduction of a recorded one."""
 
     is_named_by_user = False
+    is_told_what_next = False
+    _run: LiveRun
 
     def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
         """Of a recorded run, with the settings that are not the run's own from `composed`.
@@ -48,7 +51,6 @@ class Reproduction(Role):
         super().__init__(_restore_config(record, composed, allowed_targets))
         self._overrides = _recorded_overrides(record)
         self._record = record
-        self._new_run_id = ""
         first = next(iter(record.measured.values()))
         self._pruned_after = max(first.val_log_loss, default=0) if record.was_pruned and not first.final else 0
         self._num_trainings = 0
@@ -77,9 +79,9 @@ class Reproduction(Role):
         """What tells the run from others."""
         return {"command": self.command, REPRODUCES_TAG: self._record.run_id}
 
-    def note_run(self, run_id: str) -> None:
+    def note_run(self, run: LiveRun) -> None:
         """Note which run is the new one."""
-        self._new_run_id = run_id
+        self._run = run
 
     def load_images(self) -> Images:
         """Load the images, those to test on only if the recorded run has measured them.
@@ -111,11 +113,18 @@ class Reproduction(Role):
         Args:
             tolerance: largest relative difference that counts as agreement, at least 0.
         """
-        pairs = list(pair_up(self._record.measured, read_measured(self._new_run_id)))
+        record = self._run.record
+        pairs = list(pair_up(self._record.measured, measured_in(record.folder)))
         comparison = Comparison(pairs, tolerance)
         report = f"{comparison.table}\n{self._record.name}: {comparison.verdict}"
         log.info("%s", report)
-        record_reproduction(self._new_run_id, comparison.verdict, report)
+        record.again()
+        file = record.folder / "reproduction.txt"
+        file.write_text(report, encoding="utf-8")
+        record.log_files([file])
+        record.log_tags({"reproduction.verdict": comparison.verdict})
+        record.end("FINISHED")
+        self._run.catch_up(at_once=True)
         return comparison
 
 

@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.data.images import Images, describe_images, load_images
+from cnn_sweeps.errors import ModelError
+from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
-from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.recorded import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cnn_sweeps.experiment.parts import Part
     from cnn_sweeps.experiment.trained import TrainedNetwork
+    from cnn_sweeps.tracking.live_run import LiveRun
     from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
 
 log = logging.getLogger(__name__)
+
+HINT = (
+    "learning_curves.png shows whether it still learned at the end; try training.epochs, optimizer.learning_rate, "
+    "regularization=none or more images; where one class is rare, training.class_weight=balanced, or, if accuracy is "
+    "what counts, evaluation.threshold_metric=accuracy"
+)
 
 
 class Role:
@@ -33,6 +42,8 @@ class Role:
     max_share_of_time: float | None = None
     """Of its time that keeping finished epochs may take; None: each one is kept."""
     is_named_by_user = True
+    is_told_what_next = True
+    """Whether the end is told with the commands that use the run."""
 
     def __init__(self, config: RunConfig) -> None:
         """Of a run with these settings."""
@@ -60,7 +71,7 @@ class Role:
         return images
 
     def tell(self, lines: Sequence[str]) -> None:
-        """Say what there is to say of the images."""
+        """Say something, line by line."""
         for line in lines:
             log.info("%s", line)
 
@@ -69,9 +80,14 @@ class Role:
         """Whether it is to go on where an interrupted process has left it."""
         return self.config.resume
 
-    def find_left(self, checkpoint: Checkpoint) -> str | None:
-        """Give the run in the store that an interrupted process has left and that is to go on."""
-        return checkpoint.read_run_id()
+    def find_left(self, checkpoint: Checkpoint) -> Path | None:
+        """Give the folder of the record that an interrupted process has left and that is to go on; None for a new one.
+
+        Another record may be there by now, or none.
+        """
+        left = checkpoint.read_run()
+        recorded = None if left is None else read_run(Path(left.folder))
+        return Path(left.folder) if left and recorded and recorded.begin.record == left.record else None
 
     def finished_parts(self, checkpoint: Checkpoint) -> list[FinishedPart]:
         """Give the parts that an interrupted process has finished."""
@@ -104,8 +120,8 @@ class Role:
         """What is known of the run beside its settings."""
         return {}
 
-    def note_run(self, run_id: str) -> None:
-        """Note which run of the store records the whole."""
+    def note_run(self, run: LiveRun) -> None:
+        """Note which run is the whole."""
 
     # What becomes of it.
 
@@ -116,11 +132,32 @@ class Role:
         """An epoch is finished; tell whether the training is to stop there, and the run with it."""
         return False
 
-    def finish(self, trained: TrainedNetwork, folder: Path) -> dict[str, float]:
-        """Measure, record, keep and draw the trained network; give its final metrics."""
-        from cnn_sweeps.experiment.completion import finish_run
+    def finish(self, trained: TrainedNetwork, run: LiveRun) -> dict[str, float]:
+        """Measure the final weights on all images, keep the model, and draw; give the metrics.
 
-        return finish_run(trained, folder)
+        Metrics and model come first, so that nothing that is drawn or written of them can lose them. What is said ends
+        with results, warnings, a hint, and, of a whole run on its own, commands and the address of its page.
+        """
+        evaluation, final = trained.evaluate(on_test=True)
+        final = trained.measure_train(final)
+        trained.log(final | evaluation.intervals)
+        warnings, is_kept = [], False
+        if trained.part.config.tracking.log_model:
+            try:
+                trained.log_model(evaluation.threshold)
+                is_kept = True
+            except ModelError as error:
+                warnings.append(str(error))
+        warnings += trained.report(evaluation)
+        if (no_better := describe_no_better(final)) is not None:
+            warnings.append(no_better)
+        for warning in warnings:
+            log.warning("warning: %s", warning)
+        if no_better is not None:
+            log.info("hint: %s", HINT)
+        if self.is_told_what_next and not trained.part.name:
+            self.tell(run.describe_next(has_model=is_kept))
+        return final
 
     def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:
         """Tell whether the parts that are left are not worth training."""
@@ -139,8 +176,3 @@ class Role:
 def output_dir() -> Path:
     """Give Hydra's folder of the job."""
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def results_dir(part: Part) -> Path:
-    """Give the folder of a part's files, below Hydra's."""
-    return output_dir() / "results" / part.name.replace(" ", "_")

@@ -14,8 +14,12 @@ from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.models import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
-from cnn_sweeps.tracking import models, runs
+from cnn_sweeps.tracking import models
+from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.training.checkpoint import TrainingProgress
+
+RESULTS = "results"
+"""The folder, below a record's, of settings, texts and pictures."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class TrainedNetwork:
         model: with its final weights.
         predict: gives its probabilities.
         progress: what the epochs measured.
+        record: of its run.
     """
 
     part: Part
     model: keras.Model
     predict: Predict
     progress: TrainingProgress
+    record: Record
 
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
@@ -49,9 +55,13 @@ class TrainedNetwork:
 
     def log(self, metrics: dict[str, float]) -> None:
         """Record final metrics."""
-        runs.log_metrics(metrics, step=self.progress.epochs_done)
+        self.record.log_metrics(metrics, self.progress.epochs_done)
 
-    def report(self, folder: Path, evaluation: Evaluation) -> list[str]:
+    @property
+    def _folder(self) -> Path:
+        return self.record.folder / RESULTS
+
+    def report(self, evaluation: Evaluation) -> list[str]:
         """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.
 
         Returns:
@@ -59,7 +69,7 @@ class TrainedNetwork:
         """
         failures, dataset, config = [], self.part.images.dataset, self.part.config
         try:
-            results.write_report(folder, dataset, evaluation.held_out)
+            results.write_report(self._folder, dataset, evaluation.held_out)
         except Exception as error:  # as with a picture: metrics and model matter more
             if is_disk_full(error):
                 raise
@@ -68,34 +78,33 @@ class TrainedNetwork:
             from cnn_sweeps.evaluation.pictures import write_pictures
 
             about = (self.model, dataset, evaluation, self.progress, config.training)
-            failures += write_pictures(folder, *about)
-        runs.log_files(folder)
+            failures += write_pictures(self._folder, *about)
+        self.record.log_files(self._folder.iterdir())
         return failures
 
-    def log_model(self, threshold: float | None, folder: Path) -> str | None:
-        """Keep the network with the run, of standard layers, with its record; give its address unless it waits.
+    def log_model(self, threshold: float | None) -> None:
+        """Keep the network with the run, of standard layers, with what using it takes.
 
         Args:
             threshold: the decision threshold, of two classes.
-            folder: for the weights, if that is all that can be kept.
 
         Raises:
-            ModelError: if the network cannot be kept as one that loads by itself; its weights are in the folder then.
-            TrackingError: if the store refuses it.
+            ModelError: if the network cannot be kept as one that loads by itself; its weights are, and it says where.
+            DiskError: if the disk cannot take it.
         """
         dataset, train = self.part.images.dataset, self.part.images.split.train
-        record = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
+        about = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
         try:
-            return models.log_model(plain_copy(self.model), record, dataset.images[train[:1]])
+            models.log_model(self.record, plain_copy(self.model), about, dataset.images[train[:1]])
         except UserError:
             raise
         except Exception as error:  # whatever Keras makes of a user's own layer
             if is_disk_full(error) or is_out_of_memory(error):
                 raise
-            folder.mkdir(parents=True, exist_ok=True)
-            weights = folder / "final.weights.h5"
+            self._folder.mkdir(parents=True, exist_ok=True)
+            weights = self._folder / "final.weights.h5"
             self.model.save_weights(weights)
-            runs.log_files(folder)
+            self.record.log_files([weights])
             raise ModelError(
                 f"the network cannot be kept as a model that loads by itself ({describe_error(error)}); its weights "
                 f"are in {weights}, for `load_weights` of the network that your code builds"

@@ -25,26 +25,35 @@ from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
-from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import command_to_repeat
-from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.address import store_of
+from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG
 from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
 
 if TYPE_CHECKING:
     from cnn_sweeps.experiment.trained import TrainedNetwork
+    from cnn_sweeps.tracking.live_run import LiveRun
 
 log = logging.getLogger(__name__)
 
 # What is kept with the study and its trials.
-STUDY_RUN_ID, RUN_ID, FOLDER, VALUES = "mlflow.run_id", "mlflow.run_id", "folder", "objective_of_trainings"
+STUDY_RUN_ID, RECORD, FOLDER, VALUES = "mlflow.run_id", "record", "folder", "objective_of_trainings"
 _PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
 DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
 
 
 def run_id_of(attributes: Mapping[str, Any]) -> str | None:
-    """Give the run that a study, or a trial, notes; None if it notes none, or what cannot be a run's id."""
-    run_id = attributes.get(RUN_ID)
-    return run_id if isinstance(run_id, str) and _PLAIN_ID.fullmatch(run_id) else None
+    """Give the sweep's run that a study notes; None if it notes none, or what cannot be a run's id."""
+    return _plain_id(attributes.get(STUDY_RUN_ID))
+
+
+def record_of(trial: FrozenTrial) -> str | None:
+    """Give the id of the record that a trial notes; None if it notes none, or what cannot be one."""
+    return _plain_id(trial.user_attrs.get(RECORD))
+
+
+def _plain_id(noted: Any) -> str | None:
+    return noted if isinstance(noted, str) and _PLAIN_ID.fullmatch(noted) else None
 
 
 def values_of(trial: FrozenTrial) -> list[float]:
@@ -57,7 +66,7 @@ def values_of(trial: FrozenTrial) -> list[float]:
 def senseless_notes(trial: FrozenTrial) -> list[str]:
     """Name the attributes of a trial that make no sense, of those that a run notes."""
     known = {
-        RUN_ID: run_id_of(trial.user_attrs),
+        RECORD: record_of(trial),
         FOLDER: subfolder_of(trial) == trial.user_attrs.get(FOLDER),
         VALUES: values_of(trial),
     }
@@ -90,8 +99,8 @@ class TrialRun(Role):
         self._num_trainings = 0
 
     def find_store(self) -> str:
-        """Wait for the store: that of a sweep was there when it began."""
-        return patiently(super().find_store, log.warning)
+        """Give the store, which was there when the sweep began; if it is away, the record waits for it."""
+        return store_of(self.config.tracking)
 
     def load_images(self) -> Images:
         """Give the images of the trial before, unless they are others, without those to test on."""
@@ -144,10 +153,10 @@ class TrialRun(Role):
         parent = run_id_of(self._trial.study.user_attrs)
         return tags | ({PARENT_TAG: parent} if parent else {})
 
-    def note_run(self, run_id: str) -> None:
-        """Note which run records the trial, and which folder below the sweep's holds its files."""
+    def note_run(self, run: LiveRun) -> None:
+        """Note the trial's record, and which folder below the sweep's holds its files."""
         hydra = HydraConfig.get()
-        self._trial.note(RUN_ID, run_id)
+        self._trial.note(RECORD, run.record.record_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
 
     def _earlier_folders(self) -> list[Path]:
@@ -187,11 +196,27 @@ class TrialRun(Role):
         value = progress.history[epoch - 1].get(self._objective)
         return value is not None and self._trial.report(value, epoch)
 
-    def finish(self, trained: TrainedNetwork, _folder: Path) -> dict[str, float]:
-        """Measure the trained network, and keep what may be asked for at the sweep's end."""
-        from cnn_sweeps.experiment.completion import finish_trial
+    def finish(self, trained: TrainedNetwork, _run: LiveRun) -> dict[str, float]:
+        """Measure the final weights on validation images; give the metrics.
 
-        return finish_trial(trained, self.may_be_chosen, output_dir())
+        Training images are measured, and the weights kept in the trial's folder, only where that may matter.
+        """
+        evaluation, final = trained.evaluate(on_test=False)
+        is_part = bool(trained.part.name)
+        needs_gap = is_part or "generalization_gap" in self.config.objective
+        if needs_gap:
+            final = trained.measure_train(final)
+        if self.may_be_chosen(final):
+            final = final if needs_gap else trained.measure_train(final)
+            kept.keep(output_dir(), trained.part.config, trained.model, trained.progress, evaluation.threshold)
+        is_shown = self.config.evaluation.pictures == "all"
+        trained.log(final | (evaluation.intervals if is_shown else {}))
+        if is_shown:
+            for failure in trained.report(evaluation):
+                log.warning("warning: %s", failure)
+        if not is_part:
+            trained.record.log_tags({STATE_TAG: "COMPLETE"})
+        return final
 
     def gives_up(self, finals: Sequence[dict[str, float]]) -> bool:
         """Note each part's objective; tell whether the configuration is worse than the best, beyond chance."""

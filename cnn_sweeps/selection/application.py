@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,13 +27,14 @@ from cnn_sweeps.experiment.trial import (
     DATA_TOLD,
     FOLDER,
     PROGRAM,
-    RUN_ID,
+    RECORD,
     STORE,
     STUDY_RUN_ID,
+    record_of,
     run_id_of,
     subfolder_of,
 )
-from cnn_sweeps.selection.leftovers import remove_checkpoints, settle_runs
+from cnn_sweeps.selection.leftovers import remove_checkpoints
 from cnn_sweeps.selection.report import write_report
 from cnn_sweeps.selection.sweep_run import SweepRun, open_sweep_run
 from cnn_sweeps.settings.config import check_config
@@ -45,7 +45,8 @@ from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.space import by_setting
-from cnn_sweeps.sweep.study.ledger import error_of, owner_of, trial_tags
+from cnn_sweeps.sweep.study.address import trial_subfolder
+from cnn_sweeps.sweep.study.ledger import owner_of, trial_tags
 from cnn_sweeps.sweep.study.storage import is_only_here
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries
@@ -54,15 +55,17 @@ from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.outbox import deliver_all
+from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.delivery import project_all
+from cnn_sweeps.tracking.entry import Status
 from cnn_sweeps.tracking.page import WINNER_NOTE, describe_sweep
-from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
-from cnn_sweeps.tracking.store import find_store
+from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, STATE_TAG, read_run
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 _RETRAINED = "retrained.trial"  # of a study
+_REPORT = "report"  # folder of what is drawn and written of a sweep
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 
 
@@ -168,26 +171,33 @@ class CnnSweep(SweepApplication):
                 self._name,
                 run_id_of(study.optuna_study.user_attrs),
                 {"study": study.name, "objective": objective, "n_trials": str(study.total)}
-                | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()},
-                describe_sweep(objective, study.total, about),
+                | {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()}
+                | {NOTE_TAG: describe_sweep(objective, study.total, about)},
                 folder,
             )
             study.optuna_study.set_user_attr(STUDY_RUN_ID, self._run.run_id)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
-            settle_runs(self._run, study.trials)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring the sweep's runs up to date, and give them their trials' ends where processes were killed."""
+        assert self._run is not None
+        trials = self._study.trials
+        self._run.close_trials((trial, self._folder_of(trial)) for trial in trials if trial.state.is_finished())
+        project_all(self._folder, self._store)
+        self._run.close_elsewhere(trials)
+
+    def _folder_of(self, trial: FrozenTrial) -> Path:
+        return self._folder / subfolder_of(trial)
 
     def update(self, study: SweepStudy) -> None:
-        """Record counts by state and the best value so far, unless the store is away: newer ones will follow."""
-        assert self._run is not None
-        with suppress(DiskError):  # the store is away and the disk full
-            if not self._run.is_waiting():
-                self._record(study)
+        """Record counts by state and the best value so far."""
+        with suppress(DiskError):  # newer ones will follow
+            self._record(study)
 
     def _record(self, study: SweepStudy) -> None:
         assert self._run is not None
-        metrics, tags = summarize(study.ledger, self._config.objective[0])
-        self._run.log_metrics(metrics)
-        self._run.set_tags(tags)
+        self._run.log(*summarize(study.ledger, self._config.objective[0]))
         with suppress(TrackingOutageError):  # it is tried again with the next trial
             self._note_searched(study.trials)
 
@@ -216,10 +226,10 @@ class CnnSweep(SweepApplication):
         return [for_terminal(str(line)) for line in told or []]
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
-        """Record a trial that repeats a finished one under its own run.
+        """Record a trial that repeats a finished one as a run of its own.
 
         Raises:
-            TrackingOutageError: if the store is away; to be called again then.
+            DiskError: if the disk is full; to be called again then.
         """
         assert self._run is not None
         values = original.values if original.state == TrialState.COMPLETE else []
@@ -229,26 +239,23 @@ class CnnSweep(SweepApplication):
         }
         metrics = dict(zip(map(final_metric, self._config.objective), values, strict=False))
         # the settings too, so that a comparison of the two finds no difference
-        params = by_setting(trial.params)
-        if run_id := run_id_of(original.user_attrs):
-            params = self._run.read_params(run_id)
+        recorded = read_run(self._folder_of(original))
+        params = by_setting(trial.params) if recorded is None else recorded.params
         name = f"trial {trial.number}: equals trial {original.number}"
-        trial.set_user_attr(RUN_ID, self._run.record_trial(name, tags, metrics, params))
+        folder = self._folder / trial_subfolder(trial.number, None)
+        trial.set_user_attr(RECORD, self._run.record_trial(folder, name, tags, metrics, params))
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
         if self._run is not None:
-            for trial in trials:
-                run_ids = {run_id} if (run_id := run_id_of(trial.user_attrs)) else set()
-                with suppress(TrackingOutageError):
-                    run_ids |= set(self._run.find_trial(trial.number))  # a job may die before it notes its run
-                self._run.close_trials(sorted(run_ids), error_of(trial))
+            self._run.close_trials((trial, self._folder_of(trial)) for trial in trials)
+            with suppress(TrackingOutageError):
+                self._run.close_elsewhere(trials)
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
         """Test and register the best trials, draw the report; give what to say of it."""
         assert self._run is not None
         self._record(study)
-        patiently(partial(deliver_all, self._folder), log.warning)  # what follows reads the trials' records
         lines = []
         chosen = self._chosen()
         for rank, trial in enumerate(chosen):
@@ -256,14 +263,15 @@ class CnnSweep(SweepApplication):
         if self._config.retrain_best:
             lines += self._retrain(executor)
         lines += self._warn_of_chance(chosen[:1])
-        with tempfile.TemporaryDirectory() as folder:
-            with_pictures = self._config.evaluation.pictures != "none"
-            write_report(study.optuna_study, self._config.objective, Path(folder), with_pictures=with_pictures)
-            lines += self._report_ablation(study.ranking(), Path(folder))
-            for name in ("multirun.yaml", "optimization_results.yaml"):
-                text = (self._folder / name).read_text(encoding="utf-8")
-                Path(folder, name).write_text(hide_passwords(text), encoding="utf-8")
-            self._run.log_files(Path(folder))
+        folder = self._folder / _REPORT
+        folder.mkdir(exist_ok=True)
+        with_pictures = self._config.evaluation.pictures != "none"
+        write_report(study.optuna_study, self._config.objective, folder, with_pictures=with_pictures)
+        lines += self._report_ablation(study.ranking(), folder)
+        for name in ("multirun.yaml", "optimization_results.yaml"):
+            text = (self._folder / name).read_text(encoding="utf-8")
+            (folder / name).write_text(hide_passwords(text), encoding="utf-8")
+        self._run.log_files(folder.iterdir())
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
 
     def _warn_of_chance(self, trials: Sequence[FrozenTrial]) -> list[str]:
@@ -272,7 +280,7 @@ class CnnSweep(SweepApplication):
         lines = []
         with suppress(TrackingOutageError):  # all is done by then
             for trial in trials:
-                no_better = describe_no_better(self._run.read_metrics(trial.user_attrs[RUN_ID]))
+                no_better = describe_no_better(self._run.read_trial(trial, self._folder_of(trial))[0])
                 lines += [f"warning: trial {trial.number}: {no_better}"] if no_better else []
         return lines
 
@@ -280,7 +288,7 @@ class CnnSweep(SweepApplication):
         """Train the best trial's configuration on training and validation images, unless that was done before."""
         assert self._run is not None
         trial = next(iter(self._chosen()), None)
-        if trial is None or not (self._folder / subfolder_of(trial) / WEIGHTS_FILE).exists():
+        if trial is None or not (self._folder_of(trial) / WEIGHTS_FILE).exists():
             return []
         study, number = self._study.optuna_study, str(trial.number)
         if study.user_attrs.get(_RETRAINED) == number:
@@ -299,7 +307,7 @@ class CnnSweep(SweepApplication):
     def _report_ablation(self, trials: Sequence[FrozenTrial], folder: Path) -> list[str]:
         """Write table and picture of an ablation, if the sweep is one; give them, and the verdicts, as text."""
         is_ablation = trials and all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
-        is_ablation = is_ablation and all(run_id_of(trial.user_attrs) for trial in trials)
+        is_ablation = is_ablation and all(map(record_of, trials))
         if not is_ablation or len(self._config.objective) > 1:
             return []
         from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
@@ -307,10 +315,9 @@ class CnnSweep(SweepApplication):
         assert self._run is not None
         trainings = [
             AblationTraining(
-                arm=trial.params["ablation"],
-                seed=trial.params["seed"],
-                metrics=_patiently(self._run.read_metrics, trial.user_attrs[RUN_ID]),
-                val_log_losses=_patiently(self._run.read_history, trial.user_attrs[RUN_ID], "val_log_loss"),
+                trial.params["ablation"],
+                trial.params["seed"],
+                *_patiently(self._run.read_trial, trial, self._folder_of(trial)),
             )
             for trial in sorted(trials, key=lambda trial: trial.number)
         ]
@@ -320,36 +327,33 @@ class CnnSweep(SweepApplication):
         """Give the trials to test; at least the best one if its model is to be kept."""
         config = self._config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
-        # duplicates have no folder
-        recorded = [
-            trial for trial in self._study.ranking() if FOLDER in trial.user_attrs and run_id_of(trial.user_attrs)
-        ]
-        return recorded[:num_chosen]
+        ran = [trial for trial in self._study.ranking() if FOLDER in trial.user_attrs]  # which duplicates do not note
+        return ran[:num_chosen]
 
     def _evaluate(self, trial: FrozenTrial, executor: Executor, *, is_best: bool) -> list[str]:
         """Test the trial unless that was done before; register the best one."""
-        assert self._run is not None
-        folder, run_id = self._folder / subfolder_of(trial), trial.user_attrs[RUN_ID]
+        folder = self._folder_of(trial)
         if not (folder / WEIGHTS_FILE).exists():
             owner = owner_of(trial)
             if not is_here(owner):
                 where = owner.get("owner.host")
                 return [f"trial {trial.number}: its weights are on {where}; the same command there tests it"]
             return [f"trial {trial.number}: its weights were not kept; train it again to test it"]
-        done = _patiently(self._run.read_tags_of_finished, run_id)
+        if (recorded := read_run(folder)) is None:
+            return [f"trial {trial.number}: its record is not there; train it again to test it"]
+        done = recorded.tags
         on_test = self._config.evaluate_best > 0 and "test.evaluated" not in done
         keep_model = is_best and self._config.tracking.log_model and "registered.model" not in done
         if not on_test and not keep_model:
             if "test.evaluated" in done:
-                tested = describe_test(_patiently(self._run.read_metrics, run_id))
-                return [f"trial {trial.number} was tested before: {tested}"]
+                return [f"trial {trial.number} was tested before: {describe_test(recorded.newest)}"]
             return [f"trial {trial.number}: its model was registered before"] if "registered.model" in done else []
         return _patiently(  # what is cut off is done again
             call_until_worker_lasts,
             executor,
             _evaluate_trial,
             self._left_by(trial),
-            {"study": self._study.name, "trial.number": str(trial.number), "trial.run_id": run_id},
+            {"study": self._study.name, "trial.number": str(trial.number)},
             trial.values[0],
             on_test,
             keep_model,
@@ -357,16 +361,17 @@ class CnnSweep(SweepApplication):
 
     def _left_by(self, trial: FrozenTrial) -> TrialFolder:
         fingerprint = self._study.optuna_study.user_attrs[DATA]
-        return TrialFolder(str(self._folder / subfolder_of(trial)), trial.number, fingerprint, self._trusted)
+        return TrialFolder(str(self._folder_of(trial)), trial.number, fingerprint, self._trusted)
 
-    def end(self, status: str) -> None:
+    def end(self, status: Status) -> None:
         """Close the sweep's run."""
         if self._run is not None:
             with suppress(OutageError):
                 self._record(self._study)
                 remove_checkpoints(Path(self._config.training.checkpoint_dir), self._study.trials)
-            with suppress(DiskError):
-                self._run.log_files(self._folder / "sweep.log")
+            with suppress(OutageError):
+                self._run.log_files([self._folder / "sweep.log"])
+                self._settle()
             self._run.end(status)
 
 

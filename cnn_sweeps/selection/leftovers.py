@@ -1,68 +1,130 @@
-"""What killed processes leave of a sweep, put right when it goes on and when it ends."""
+"""What killed processes leave of a sweep's trials: runs without an end, and checkpoints that nobody will resume."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_sweeps.experiment.trial import run_id_of
-from cnn_sweeps.selection.sweep_records import RunState, amend_run, read_parents, read_unsettled
-from cnn_sweeps.selection.sweep_run import SweepRun
+from cnn_sweeps.experiment.trial import record_of
 from cnn_sweeps.sweep.study.ledger import RETRIED, error_of, last_attempt
-from cnn_sweeps.tracking.runs import STATE_TAG
+from cnn_sweeps.system.owners import owner_state
+from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG, read_run
+from cnn_sweeps.tracking.store import all_pages, store_errors
 from cnn_sweeps.training.checkpoint import left_checkpoints, remove_checkpoint
 
 
-@dataclass(frozen=True)
-class AmendRun:
-    """Add to a run; another status unless it is None."""
+def due_end_of(
+    trial: FrozenTrial, folder: Path, dead_hosts: Collection[str] = ()
+) -> tuple[Status, dict[str, str]] | None:
+    """Give what the record in a trial's folder lacks of the trial's end; None if it lacks nothing, or is not there.
 
-    run_id: str
-    status: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
+    Args:
+        trial: as the study has it.
+        folder: of the trial's files.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+
+    Raises:
+        SenselessError: if the record makes no sense.
+    """
+    recorded = read_run(folder)
+    if recorded is None or recorded.tags.get("trial.number") != str(trial.number):
+        return None
+    return due_end(trial, recorded.status, recorded.tags, is_dead=recorded.owner_state(dead_hosts) == "dead")
 
 
-def settle_runs(sweep_run: SweepRun, trials: Sequence[FrozenTrial]) -> None:
-    """Give runs their trials' ends where a controller was killed before it did, or while it tested a trial."""
-    retried = [trial.number for trial in trials if RETRIED in trial.user_attrs]
-    by_number: dict[str | None, FrozenTrial] = {str(trial.number): trial for trial in trials}
-    for run in read_unsettled(sweep_run.run_id, sweep_run.experiment_id, retried):
-        trial = by_number.get(run.trial_number)
-        if trial is not None and (due := due_ending(trial, run)) is not None:
-            amend_run(due.run_id, due.status, due.tags)
+def due_end(
+    trial: FrozenTrial, status: str | None, tags: Mapping[str, str], *, is_dead: bool
+) -> tuple[Status, dict[str, str]] | None:
+    """Give status and tags that a run lacks of its trial's end; None if it lacks nothing, or may be at work.
+
+    Args:
+        trial: as the study has it.
+        status: of the run; None: it has no end.
+        tags: of the run.
+        is_dead: whether its process is dead.
+    """
+    is_being_tested = trial.state != TrialState.FAIL and status is None and not is_dead
+    if not trial.state.is_finished() or is_being_tested:
+        return None
+    due: Status = "FINISHED"
+    if trial.state == TrialState.FAIL:
+        due = "FAILED" if status == "FAILED" else "KILLED"
+    if (status, tags.get(STATE_TAG)) == (due, trial.state.name):
+        return None
+    is_unexplained = trial.state == TrialState.FAIL and error_of(trial) and "error" not in tags
+    return due, {STATE_TAG: trial.state.name} | ({"error": error_of(trial)} if is_unexplained else {})
+
+
+@store_errors()
+def find_unclosed(
+    uri: str, sweep_run_id: str, experiment_id: str, trials: Sequence[FrozenTrial], dead_hosts: Collection[str] = ()
+) -> list[tuple[str, FrozenTrial, tuple[Status, dict[str, str]]]]:
+    """Find the runs below a sweep's in MLflow that lack their trials' ends: the run's id, the trial, status and tags.
+
+    Args:
+        uri: of the store.
+        sweep_run_id: of the sweep.
+        experiment_id: of the sweep.
+        trials: of the study.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+    from mlflow.entities import ViewType
+
+    mlflow.set_tracking_uri(uri)
+    client, by_number = mlflow.MlflowClient(), {str(trial.number): trial for trial in trials}
+    retried = [f"tags.`trial.number` = '{trial.number}'" for trial in trials if RETRIED in trial.user_attrs]
+    found = {}
+    for condition in ["attributes.status != 'FINISHED'", *retried]:
+        below = f"tags.`{PARENT_TAG}` = '{sweep_run_id}' and {condition}"
+        for run in all_pages(partial(client.search_runs, [experiment_id], below, ViewType.ACTIVE_ONLY, 1000, None)):
+            tags, trial = run.data.tags, by_number.get(run.data.tags.get("trial.number", ""))
+            status = None if run.info.status == "RUNNING" else run.info.status
+            is_dead = owner_state(tags, dead_hosts) == "dead"
+            if trial is not None and (due := due_end(trial, status, tags, is_dead=is_dead)) is not None:
+                found[run.info.run_id] = (run.info.run_id, trial, due)
+    return list(found.values())
+
+
+@store_errors()
+def close_run(run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+    """Give a run of the store in use, whose record is not here, its end.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    import mlflow
+    from mlflow.entities import RunTag
+
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, tags=[RunTag(*each) for each in tags.items()], synchronous=True)
+    client.set_terminated(run_id, status)
+
+
+def useless_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> dict[Path, FrozenTrial | None]:
+    """Give the checkpoints that nobody will resume: each with its trial, which is not to be tried again; None: of none.
+
+    Args:
+        folder: of all checkpoints.
+        trials: of the study, by number.
+    """
+    noting = {record: trial for trial in trials if (record := record_of(trial))}
+    useless: dict[Path, FrozenTrial | None] = {}
+    for path, run in left_checkpoints(folder).items():
+        trial = None if run is None else noting.get(run.whole)
+        if run is None or (trial is not None and last_attempt(trial, trials).state.is_finished()):
+            useless[path] = trial
+    return useless
 
 
 def remove_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> None:
     """Remove what trials that were killed have kept, if they are not to be tried again, and what nobody can resume."""
-    noting = {run_id: trial for trial in trials if (run_id := run_id_of(trial.user_attrs))}
-    for path, run_id in left_checkpoints(folder).items():
-        if not run_id:
-            remove_checkpoint(path)
-            continue
-        trial = noting.get(run_id) or noting.get(read_parents([run_id]).get(run_id, ""))
-        if trial is not None and last_attempt(trial, trials).state.is_finished():
-            remove_checkpoint(path)
-
-
-def due_ending(trial: FrozenTrial, run: RunState) -> AmendRun | None:
-    """Give what the run that a trial notes, or another that has its number, lacks of the trial's end.
-
-    None if it lacks nothing, the trial has not ended, or it may be the one that is being tested.
-    """
-    is_being_tested = trial.state != TrialState.FAIL and run.status == "RUNNING" and run.owner in ("alive", "elsewhere")
-    if not trial.state.is_finished() or is_being_tested:
-        return None
-    if trial.state == TrialState.FAIL or run_id_of(trial.user_attrs) != run.run_id:
-        status, state = run.status if run.status in ("FAILED", "KILLED") else "KILLED", "FAIL"
-    else:
-        status, state = "FINISHED", trial.state.name
-    if (run.status, run.tags.get(STATE_TAG)) == (status, state):
-        return None
-    is_unexplained = state == "FAIL" and error_of(trial) and "error" not in run.tags
-    reason = {"error": error_of(trial)} if is_unexplained else {}
-    return AmendRun(run.run_id, None if run.status == status else status, {STATE_TAG: state} | reason)
+    for path in useless_checkpoints(folder, trials):
+        remove_checkpoint(path)

@@ -1,58 +1,74 @@
-"""What a sweep leaves in MLflow beside its trials: one run, the parent of theirs."""
+"""What a sweep leaves in MLflow beside its trials: one run, the parent of theirs, whose record is in its folder."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cnn_sweeps.errors import TrackingOutageError
-from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.outbox import Outbox, deliver_all, deliver_or_tell
-from cnn_sweeps.tracking.process import describe_process
-from cnn_sweeps.tracking.runs import NOTE_TAG, PARENT_TAG, STATE_TAG
-from cnn_sweeps.tracking.store import close_abandoned_runs, connected, store_errors
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError
+from cnn_sweeps.experiment.trial import record_of
+from cnn_sweeps.selection.leftovers import close_run, due_end_of, find_unclosed
+from cnn_sweeps.tracking.delivery import close_dead_runs, project_or_tell
+from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.position import read_position
+from cnn_sweeps.tracking.process import run_tags
+from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, RECORD_TAG, read_run
+from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
+
+log = logging.getLogger(__name__)
 
 
 class SweepRun:
-    """The parent run of a sweep's trials. None of its methods makes it the process's active run.
+    """The parent run of a sweep's trials. What it records waits in the folder while the store is away."""
 
-    What only records waits in the sweep's folder while the store does not answer; what reads raises.
-    """
-
-    def __init__(self, run_id: str, experiment_id: str, folder: Path) -> None:
-        """Of a run that exists, and the sweep's folder."""
+    def __init__(self, live: LiveRun, uri: str) -> None:
+        """Of a sweep whose record the store has."""
         from mlflow import MlflowClient
 
-        self.run_id, self.experiment_id = run_id, experiment_id
-        self._client = MlflowClient()
-        self._folder, self._outbox = folder, Outbox(folder, run_id)
+        self._live, self._uri, self._folder, self._client = live, uri, live.record.folder, MlflowClient(uri)
+        position = read_position(self._folder, uri)
+        assert position.run_id is not None
+        assert position.experiment_id is not None
+        self.run_id, self.experiment_id = position.run_id, position.experiment_id
+        self._newest: dict[str, Any] = {}
 
-    def is_waiting(self) -> bool:
-        """Tell whether something still waits for the store, having tried to write it if that is not long ago."""
-        return not self._outbox.deliver()
+    def _record(self) -> Record:
+        """Give the record, opened again if another controller of the study has ended it."""
+        recorded = read_run(self._folder)
+        if recorded is not None and recorded.status is not None:
+            self._live.record.again()
+        return self._live.record
 
-    def log_metrics(self, metrics: dict[str, float]) -> None:
-        """Record the newest values."""
-        now = int(time.time() * 1000)
-        self._outbox.write("metrics", {"metrics": [(key, value, now, 0) for key, value in metrics.items()]})
+    def log(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Record the newest values and texts, of which the store gets to know as soon as it answers.
 
-    def set_tags(self, tags: dict[str, str]) -> None:
-        """Tag the run."""
-        self._outbox.write("tags", {"tags": tags})
+        Raises:
+            DiskError: if the disk is full.
+        """
+        record = self._record()
+        if new := {key: value for key, value in metrics.items() if self._newest.get(key) != value}:
+            record.log_metrics(new, 0)
+        if changed := {key: text for key, text in tags.items() if self._newest.get(key) != text}:
+            record.log_tags(changed)
+        self._newest |= new | changed
+        self._live.catch_up()
 
-    @store_errors()
-    def log_params(self, params: dict[str, Any]) -> None:
+    def log_params(self, params: Mapping[str, Any]) -> None:
         """Record those parameters that the run does not have yet; MLflow lets none be changed."""
-        from mlflow.entities import Param
+        self._record().log_params(params)
 
-        known = self._client.get_run(self.run_id).data.params
-        new = [Param(key, hide_passwords(str(value))) for key, value in params.items() if key not in known]
-        self._client.log_batch(self.run_id, params=new)
+    def log_files(self, files: Iterable[Path]) -> None:
+        """Keep files of the sweep's folder with the run, in place of earlier versions of them."""
+        self._record().log_files(files)
 
     @store_errors()
     def list_view(self, name: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> None:
@@ -62,113 +78,113 @@ class SweepRun:
         for key, value in view_tags(tags, self.run_id, name, view).items():
             self._client.set_experiment_tag(self.experiment_id, key, value)
 
-    def log_files(self, files: Path) -> None:
-        """Keep a file, or the files of a folder, with the run, in place of earlier versions of them."""
-        self._outbox.write("files", {"path": None}, files)
+    def end(self, status: Status) -> None:
+        """End the run; say so if something of the sweep still waits for the store."""
+        with suppress(TrackingOutageError):  # the next sweep or run does it
+            close_dead_runs(self._uri, self.experiment_id)
+        self._record().end(status)
+        project_or_tell(self._folder, self._uri)
 
-    def end(self, status: str) -> None:
-        """End the run: FINISHED, FAILED or KILLED; say so if something of the sweep still waits for the store."""
-        self._close_abandoned()  # what was cut off while the best trials were tested
-        _end(self._outbox, status)
-        deliver_or_tell(self._folder)
+    def record_trial(
+        self, folder: Path, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, Any]
+    ) -> str:
+        """Record a trial that no job runs, in a folder of its own; give the record's id."""
+        recorded = read_run(self._folder)
+        assert recorded is not None
+        record, all_tags = Record(folder), dict(tags) | {PARENT_TAG: self.run_id}
+        record.begin(recorded.begin.experiment, name, self._uri, all_tags)
+        record.log_params(params)
+        record.log_metrics(metrics, 0)
+        record.end("FINISHED")
+        self._bring(folder)
+        return record.record_id
 
-    @store_errors()
-    def find_trial(self, number: int) -> list[str]:
-        """Give the ids of the runs that record a trial."""
-        condition = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`trial.number` = '{number}'"
-        return [run.info.run_id for run in self._client.search_runs([self.experiment_id], condition)]
+    def _bring(self, folder: Path) -> None:
+        """Bring a trial's record to the store, unless that is away: it is brought at the sweep's end then."""
+        if not self._live.may_ask:
+            return
+        try:
+            with self._live.backoff.noting_outages():
+                project(folder, self._uri)
+        except TrackingOutageError:
+            pass
+        except TrackingError as error:
+            log.warning("%s", error)
 
-    def close_trials(self, run_ids: Sequence[str], reason: str) -> None:
-        """Close the runs of trials whose job ended without doing it as KILLED, whatever they say of themselves."""
-        for run_id in run_ids:
-            outbox = Outbox(self._folder, run_id)
-            _end(outbox, "KILLED")
-            outbox.write("tags", {"tags": {STATE_TAG: "FAIL", "error": reason}})
-        self._close_abandoned()
+    def close_trials(self, trials: Iterable[tuple[FrozenTrial, Path]]) -> None:
+        """Give the runs of trials, each with its folder, the ends that these have in the study, if they lack them."""
+        for trial, folder in trials:
+            try:
+                if (due := due_end_of(trial, folder)) is not None:
+                    Record(folder).close(*due)
+                    self._bring(folder)
+            except (DiskError, TrackingError) as error:
+                log.warning("%s", error)
 
-    def _close_abandoned(self) -> None:
-        with suppress(TrackingOutageError), store_errors():  # the next sweep or run does it
-            close_abandoned_runs(self.experiment_id)
+    def close_elsewhere(self, trials: Sequence[FrozenTrial]) -> None:
+        """Do what `close_trials` does for runs whose records are on disks of other hosts, or gone.
 
-    @store_errors()
-    def record_trial(self, name: str, tags: dict[str, str], metrics: dict[str, float], params: dict[str, Any]) -> str:
-        """Record a trial that no job runs, or go on with what an outage cut off; give the id of its run."""
-        from mlflow.entities import Metric, Param
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
+        for run_id, _, due in find_unclosed(self._uri, self.run_id, self.experiment_id, trials):
+            close_run(run_id, *due)
 
-        tags = tags | owner_tags() | {PARENT_TAG: self.run_id}
-        if known := self.find_trial(int(tags["trial.number"])):
-            run_id = known[0]
-        else:
-            run_id = self._client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-        now = int(time.time() * 1000)
-        self._client.log_batch(
-            run_id,
-            [Metric(key, value, now, 0) for key, value in metrics.items()],
-            [Param(key, str(value)) for key, value in params.items()],
-        )
-        self._client.set_terminated(run_id, "FINISHED")
-        return str(run_id)
+    def read_trial(self, trial: FrozenTrial, folder: Path) -> tuple[dict[str, float], list[float]]:
+        """Give a trial's newest metrics, and its validation log loss after each epoch.
 
-    @store_errors()
-    def read_tags_of_finished(self, run_id: str) -> dict[str, str]:
-        """Give the tags of a trial's run; none if it is not FINISHED, for what was cut off is done again."""
-        run = self._client.get_run(run_id)
-        return dict(run.data.tags) if run.info.status == "FINISHED" else {}
+        From its record or, where that is on another host, from the store.
 
-    @store_errors()
-    def read_params(self, run_id: str) -> dict[str, str]:
-        """Give the parameters of a trial's run."""
-        return dict(self._client.get_run(run_id).data.params)
-
-    @store_errors()
-    def read_metrics(self, run_id: str) -> dict[str, float]:
-        """Give the newest metrics of a trial's run."""
-        return dict(self._client.get_run(run_id).data.metrics)
-
-    @store_errors()
-    def read_history(self, run_id: str, metric: str) -> list[float]:
-        """Give a metric of a trial's run after each epoch."""
-        return [each.value for each in sorted(self._client.get_metric_history(run_id, metric), key=lambda m: m.step)]
-
-
-def _end(outbox: Outbox, status: str) -> None:
-    outbox.write("end", {"status": status, "end_time": int(time.time() * 1000)})
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
+        if (recorded := read_run(folder)) is not None:
+            return recorded.newest, list(recorded.metrics.get("val_log_loss", {}).values())
+        with store_errors():
+            for run in self._client.search_runs([self.experiment_id], f"tags.`{RECORD_TAG}` = '{record_of(trial)}'"):
+                history = self._client.get_metric_history(run.info.run_id, "val_log_loss")
+                return dict(run.data.metrics), [each.value for each in sorted(history, key=lambda each: each.step)]
+        return {}, []
 
 
 def open_sweep_run(
-    uri: str,
-    experiment_name: str,
-    name: str,
-    known_run_id: str | None,
-    tags: dict[str, str],
-    description: str,
-    folder: Path,
+    uri: str, experiment_name: str, name: str, known_run_id: str | None, tags: dict[str, str], folder: Path
 ) -> SweepRun:
     """Make the parent run of a sweep, or go on with the known one if the store still has it.
 
-    What waits for the store in the sweep's folder is written first.
+    Args:
+        uri: of the store.
+        experiment_name: of the sweep.
+        name: of the run.
+        known_run_id: that the study notes.
+        tags: of the run, with its description.
+        folder: of the sweep.
 
     Raises:
         TrackingError: if the store cannot be used.
     """
-    with store_errors(), connected(uri, experiment_name) as experiment_id:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+    live, all_tags = LiveRun(folder, uri), run_tags(tags)
+    if known_run_id is not None and not _has_run(uri, known_run_id):
+        known_run_id = None
+    if known_run_id is not None and read_position(folder, uri).run_id == known_run_id:
+        live.record.again()
+    else:
+        live.record.begin(experiment_name, name, uri, {}, run_id=known_run_id)
+    link = f"[Its trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
+    live.record.log_tags(all_tags | {NOTE_TAG: f"{tags[NOTE_TAG]}\n\n{link}"})
+    live.start(may_be_away=False, closes_others=True)
+    return SweepRun(live, uri)
 
-        client = MlflowClient()
-        deliver_all(folder)
-        close_abandoned_runs(experiment_id)
-        all_tags = describe_process() | tags
-        if known_run_id is not None:
-            try:
-                client.update_run(known_run_id, status="RUNNING")
-            except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
-                    raise
-                known_run_id = None  # deleted, or in another store
-        if known_run_id is None:
-            known_run_id = client.create_run(experiment_id, run_name=name, tags=all_tags).info.run_id
-        run = SweepRun(str(known_run_id), experiment_id, folder)
-        link = f"[Its trials, ranked and drawn]({link_to_view(experiment_id, run.run_id)})"
-        run.set_tags(all_tags | {NOTE_TAG: f"{description}\n\n{link}"})
-    return run
+
+@store_errors()
+def _has_run(uri: str, run_id: str) -> bool:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        return bool(mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return False

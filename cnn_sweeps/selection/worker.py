@@ -5,7 +5,6 @@ from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
 prepare_libraries()
 with native_messages_off():
     try:
-        import cnn_sweeps.experiment.completion
         import cnn_sweeps.experiment.part  # noqa: F401 - and with it TensorFlow and MLflow
     except Exception as error:
         raise ImportError(f"{type(error).__name__}: {error}") from error  # the first trial meets it again, and tells it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial
@@ -72,5 +72,5 @@ class SweepApplication:
         """
         return []
 
-    def end(self, status: str) -> None:
-        """Close the record: FINISHED, KILLED or FAILED."""
+    def end(self, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
+        """Close the record."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -77,7 +78,7 @@ class Controller:
         """Have everything closed yet; the time for starting trials begins."""
         self._study, self._plan, self._executor, self._console = study, plan, executor, console
         self._loop = TrialLoop(study, plan, executor, console)
-        self._status = "FAILED"
+        self._status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
 
     def run(self) -> list[FrozenTrial]:
         """Run the sweep to its end, and end all its parts; give the ranking."""

@@ -84,8 +84,33 @@ def written_whole(target: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def replace_whole(target: Path, content: bytes | memoryview) -> None:
-    """Give a file new content, all of it or, if that fails or is cut off, none; it is on the disk then.
+def append_whole(target: Path, content: bytes) -> None:
+    """Append to a file, which is made if it is not there: all of the content or, if the disk is full, nothing.
+
+    Args:
+        target: the file; no link is followed.
+        content: is handed to the system in one call, so that no signal cuts it in two.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    file = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        if os.write(file, content) < len(content):
+            os.ftruncate(file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    finally:
+        os.close(file)
+
+
+def replace_whole(target: Path, content: bytes | memoryview, *, is_kept_at_once: bool = True) -> None:
+    """Give a file new content, all of it or, if that fails or is cut off, none.
+
+    Args:
+        target: the file.
+        content: all of it.
+        is_kept_at_once: whether to wait until it is on the disk, where a power cut cannot take it.
 
     Raises:
         OSError: if it cannot be written; what was written of it is removed, so that it takes no space.
@@ -96,7 +121,8 @@ def replace_whole(target: Path, content: bytes | memoryview) -> None:
         with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if is_kept_at_once:
+                os.fsync(file.fileno())
         unfinished.replace(target)
     except OSError:
         unfinished.unlink(missing_ok=True)

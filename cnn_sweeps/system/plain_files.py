@@ -53,14 +53,15 @@ def opened_folder(path: Path, *names: str) -> Iterator[int]:
         os.close(folder)
 
 
-def read_plain_file(folder: int, name: str, most_bytes: int) -> bytes:
-    """Read a file of an opened folder.
+def read_plain_file(folder: int, name: str, most_bytes: int, offset: int = 0) -> bytes:
+    """Read a file of an opened folder, from `offset` on.
 
     Raises:
         NotPlainError: if it is a link, no file, or larger than `most_bytes`.
         OSError: if it cannot be read.
     """
     with _opened_file(folder, name) as file:
+        os.lseek(file, offset, os.SEEK_SET)
         return b"".join(_parts(file, name, most_bytes))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,12 +16,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from cnn_sweeps.tracking.entries import EXAMPLE_FILE, MODEL_FILE, MODEL_PACKAGES
-from cnn_sweeps.tracking.outbox import write
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.system.files import disk_errors
+from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, Model
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.recorded import RECORD_TAG
 from cnn_sweeps.tracking.store import store_errors
 
 if TYPE_CHECKING:
     import keras
+    from mlflow import MlflowClient
+    from mlflow.models import Model as MlflowModel
 
 log = logging.getLogger(__name__)
 
@@ -53,27 +60,100 @@ class ModelRecord:
         }
 
 
-def log_model(model: keras.Model, record: ModelRecord, example: NDArray[np.uint8]) -> str | None:
+def log_model(record: Record, model: keras.Model, about: ModelRecord, example: NDArray[np.uint8]) -> None:
     """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
 
     Args:
+        record: of the run.
         model: of standard Keras layers; takes (B, height, width, channels), 0 to 255, gives probabilities.
-        record: what using it takes.
+        about: what using it takes.
         example: uint8, (1, height, width, channels).
-
-    Returns:
-        The model's address, as `mlflow.pyfunc.load_model` takes it; None while it waits with the run's record.
     """
-    content = {
-        "metadata": record.as_metadata(),
-        "num_outputs": model.output_shape[1],
-        "requirements": [f"{package}=={version(package)}" for package in MODEL_PACKAGES],
-    }
+    folder = record.folder / MODEL_FOLDER
+    with disk_errors(folder, "the same command"):
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / EXAMPLE_FILE, example.astype(np.float32))
+    model.save(folder / MODEL_FILE)
+    requirements = [f"{package}=={version(package)}" for package in MODEL_PACKAGES]
+    record.add(Model(metadata=about.as_metadata(), num_outputs=model.output_shape[1], requirements=requirements))
+
+
+def send_model(client: MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> None:
+    """Keep a record's model with its run in MLflow, unless it is there; go on with one that is half there.
+
+    Args:
+        client: of the store.
+        run_id: of the run.
+        record_id: of the record, by which the model is known.
+        model: what the record says of it.
+        files: the folder with the network and an example.
+
+    Raises:
+        MlflowException, OSError: if that cannot be done.
+    """
+    import mlflow
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    run = client.get_run(run_id)
+    experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}
+    found = client.search_logged_models([experiment_id], f"tags.`{RECORD_TAG}` = '{record_id}'")
+    logged = found[0] if found else client.create_logged_model(experiment_id, "model", run_id, tags, run.data.params)
+    if logged.status == LoggedModelStatus.READY:
+        return
+    about = mlflow.models.Model(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        run_id=run_id,
+        metadata=model.metadata,
+        model_id=logged.model_id,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / MODEL_FILE)
-        np.save(Path(folder) / EXAMPLE_FILE, example.astype(np.float32))
-        address: str | None = write("model", content, Path(folder))
-    return address
+        _save(Path(folder) / "model", about, model, files)
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    if logged.model_id not in [each.model_id for each in (run.outputs.model_outputs if run.outputs else [])]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+
+
+def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
+    """Write the folder of a model as MLflow keeps one."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
+    # itself tells encoded images from pixels, and refuses wrong shapes.
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, model.num_outputs))]),
+        params=ParamSchema([ParamSpec("classes", DataType.boolean, default=False)]),  # names instead of probabilities
+    )
+    mlflow.pyfunc.save_model(
+        path=target,
+        mlflow_model=about,
+        python_model=Path(__file__).with_name("served_model.py"),  # code, so that nothing is pickled
+        artifacts={"model": os.fspath(files / MODEL_FILE)},
+        signature=signature,
+        input_example=np.load(files / EXAMPLE_FILE),
+        pip_requirements=model.requirements,  # else MLflow takes 30 s to find out
+    )
+    for left in target.rglob("__pycache__"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@store_errors()
+def find_model(run_id: str) -> str:
+    """Give the address of the model that a run of the store in use has kept, as `mlflow.pyfunc.load_model` takes it.
+
+    Raises:
+        TrackingError: if the store cannot be used, or does not have it.
+    """
+    import mlflow
+
+    outputs = mlflow.MlflowClient().get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise TrackingError(f"{run_id}: has no model in MLflow; somebody has removed it")
+    return f"models:/{outputs.model_outputs[-1].model_id}"
 
 
 @store_errors()

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,13 @@ def describe_process() -> dict[str, str]:
     tags[THREADS_TAG] = str(count_threads())
     tags["command"] = shlex.join(["python", *map(hide_passwords_of_word, sys.orig_argv[1:])])
     return tags | owner_tags() | _git_tags()
+
+
+def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Add to the tags of a run what names its process, and what MLflow says of the user and the program."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {key: str(text) for key, text in resolve_tags(describe_process() | dict(tags)).items()}
 
 
 @cache  # git takes longer the more this process holds in memory

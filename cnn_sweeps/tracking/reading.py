@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.runs import PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.entry import RECORD_FILE
+from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG, Recorded, read_run
 from cnn_sweeps.tracking.store import check_place_of_files, store_errors, unknown_as
 
 if TYPE_CHECKING:
@@ -161,16 +163,27 @@ def read_measured(run_id: str) -> dict[str, TrainingRecord]:
 
 def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
     history = client.get_metric_history(run.info.run_id, "val_log_loss")
+    return TrainingRecord({metric.step: metric.value for metric in history}, _compared(run.data.metrics))
+
+
+def _compared(metrics: dict[str, float]) -> dict[str, float]:
     compared = ("final_", "test_", "decision_threshold")
-    final = {name: value for name, value in run.data.metrics.items() if name.startswith(compared)}
-    return TrainingRecord({metric.step: metric.value for metric in history}, dict(sorted(final.items())))
+    return {name: value for name, value in sorted(metrics.items()) if name.startswith(compared)}
 
 
-@store_errors()
-def record_reproduction(run_id: str, verdict: str, report: str) -> None:
-    """Keep with a run how it compares with the one that it reproduces."""
-    import mlflow
+def measured_in(folder: Path) -> dict[str, TrainingRecord]:
+    """Do what `read_measured` does for a run whose record is in a folder.
 
-    client = mlflow.MlflowClient()
-    client.log_text(run_id, report, "reproduction.txt")
-    client.set_tag(run_id, "reproduction.verdict", verdict)
+    Raises:
+        TrackingError: if it makes no sense.
+    """
+    below = [recorded for file in folder.glob(f"*/{RECORD_FILE}") if (recorded := read_run(file.parent)) is not None]
+    parts = sorted((each for each in below if each.begin.is_part), key=lambda each: each.begin.time)
+    if parts:
+        return {each.begin.name: _measured_as(each) for each in parts}
+    recorded = read_run(folder)
+    return {} if recorded is None else {"": _measured_as(recorded)}
+
+
+def _measured_as(recorded: Recorded) -> TrainingRecord:
+    return TrainingRecord(recorded.metrics.get("val_log_loss", {}), _compared(recorded.newest))

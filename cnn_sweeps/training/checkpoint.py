@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -61,16 +61,33 @@ class TrainingProgress:
         return len(self.history)
 
 
+class RunLeft(NamedTuple):
+    """Which run a checkpoint is of.
+
+    Attributes:
+        record: the id of its record.
+        folder: of the record, as seen from the working folder.
+        whole: the id of the record of the run that it is a part of, or its own.
+    """
+
+    record: str
+    folder: str
+    whole: str
+
+
+_EARLIER = RunLeft("of an earlier version", "", "")  # which named no record: it goes on in a new one
+
+
 @dataclass(frozen=True)
 class FinishedPart:
     """One of a run's trainings that has come to its end.
 
     Attributes:
-        run_id: of its MLflow run.
+        record: the id of its record.
         final: its final metrics.
     """
 
-    run_id: str
+    record: str
     final: dict[str, float]
 
 
@@ -84,14 +101,14 @@ class Checkpoint:
         """Keep it at `path`, a file that may not exist yet."""
         self._path = path
 
-    def save(self, model: keras.Model, progress: TrainingProgress, run_id: str) -> None:
+    def save(self, model: keras.Model, progress: TrainingProgress, run: RunLeft) -> None:
         """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
 
         Raises:
             DiskError: if the disk cannot take it; what was kept before is still there.
         """
         about = {
-            "run_id": run_id,
+            "run": run,
             "history": progress.history,
             "best": [progress.best_epoch, progress.best_value],
         }
@@ -100,14 +117,14 @@ class Checkpoint:
         arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
         self._write(about, arrays)
 
-    def save_parts(self, parts: Sequence[FinishedPart], run_id: str) -> None:
+    def save_parts(self, parts: Sequence[FinishedPart], run: RunLeft) -> None:
         """Replace what is kept by the finished trainings of a run that has several.
 
         Raises:
             DiskError: if the disk cannot take it; what was kept before is still there.
         """
-        kept = [[part.run_id, {name: float(value) for name, value in part.final.items()}] for part in parts]
-        self._write({"run_id": run_id, "parts": kept}, {})
+        kept = [[part.record, {name: float(value) for name, value in part.final.items()}] for part in parts]
+        self._write({"run": run, "parts": kept}, {})
 
     def _write(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         content = io.BytesIO()
@@ -115,10 +132,10 @@ class Checkpoint:
         with disk_errors(self._path, "the same command with resume=true"):
             replace_whole(self._path, content.getbuffer())
 
-    def read_run_id(self) -> str | None:
-        """Give the id of the MLflow run that is to go on; None for a new run."""
+    def read_run(self) -> RunLeft | None:
+        """Give the run that is to go on; None for a new run."""
         about = self._read_about()
-        return None if about is None else str(about["run_id"])
+        return None if about is None else RunLeft(*about.get("run", _EARLIER))
 
     def read_parts(self) -> list[FinishedPart]:
         """Give the finished trainings of the run, in their order; none for a new run."""
@@ -212,20 +229,20 @@ def _key(same_run: list[Any]) -> str:
     return hashlib.blake2b(json.dumps(same_run, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def left_checkpoints(folder: Path) -> dict[Path, str]:
-    """Give the checkpoints that ended processes have left, with the ids of their runs; no file of anybody else.
+def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
+    """Give the checkpoints that ended processes have left, with their runs; no file of anybody else.
 
-    The id is empty if nothing can be resumed: the process was killed while it saved its first epoch.
+    None if nothing can be resumed: the process was killed while it saved its first epoch.
     """
     names = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
     files = names - {name for name in names if name.exists() and not _is_ours(name)}
-    return {path: _readable_run_id(path) for path in sorted(files) if _is_left(path)}
+    return {path: _readable_run(path) for path in sorted(files) if _is_left(path)}
 
 
-def remove_checkpoints_of(run_ids: Collection[str], folder: Path) -> None:
-    """Remove what ended processes have left of these runs."""
-    for path, run_id in left_checkpoints(folder).items():
-        if run_id in run_ids:
+def remove_checkpoints_of(records: Collection[str], folder: Path) -> None:
+    """Remove what ended processes have left of the runs with these records' ids."""
+    for path, run in left_checkpoints(folder).items():
+        if run is not None and run.record in records:
             remove_checkpoint(path)
 
 
@@ -235,11 +252,11 @@ def _is_left(path: Path) -> bool:
         return is_free
 
 
-def _readable_run_id(path: Path) -> str:
+def _readable_run(path: Path) -> RunLeft | None:
     try:
-        return Checkpoint(path).read_run_id() or ""
-    except (BadZipFile, EOFError, ValueError, KeyError):
-        return ""
+        return Checkpoint(path).read_run()
+    except (BadZipFile, EOFError, ValueError, KeyError, TypeError):
+        return None
 
 
 def remove_checkpoint(path: Path) -> None:

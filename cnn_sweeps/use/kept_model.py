@@ -16,14 +16,9 @@ from pydantic import TypeAdapter
 
 from cnn_sweeps.errors import ConfigError, ModelError
 from cnn_sweeps.settings.stored_config import parse_stored
+from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord
-from cnn_sweeps.tracking.store import (
-    check_place_of_files,
-    find_existing_store,
-    registered_models,
-    store_errors,
-    unknown_as,
-)
+from cnn_sweeps.tracking.store import check_place_of_files, registered_models, store_errors, unknown_as
 
 if TYPE_CHECKING:
     import keras

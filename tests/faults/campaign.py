@@ -26,7 +26,7 @@ class Moment:
 
 
 STARTING = Moment("starting", lambda _sweep: True, 12.0, from_start=True)
-TRAINING = Moment("training", lambda sweep: any("mlflow.run_id" in each.user_attrs for each in sweep.running()), 0.5)
+TRAINING = Moment("training", lambda sweep: any("record" in each.user_attrs for each in sweep.running()), 0.5)
 TELLING = Moment("telling", lambda sweep: any(each.last_step == EPOCHS for each in sweep.running()), 0.8)
 FINISHING = Moment("finishing", SweepUnderTest.is_told, 6.0)
 MOMENTS = [STARTING, TRAINING, TELLING, FINISHING]

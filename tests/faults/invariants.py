@@ -63,8 +63,8 @@ def of_record(trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[st
     whole = [run for run in runs if run.info.status != "KILLED"]
     for trial in trials:
         of_trial = [run for run in whole if run.data.tags.get("trial.number") == str(trial.number)]
-        expected = [trial.user_attrs.get("mlflow.run_id")] if trial in counted(trials) else []
-        if [run.info.run_id for run in of_trial] != expected:
+        expected = [trial.user_attrs.get("record")] if trial in counted(trials) else []
+        if [run.data.tags.get("record.id") for run in of_trial] != expected:
             yield f"trial {trial.number}, {trial.state.name}, has {len(of_trial)} whole runs, not {len(expected)}"
         for run in of_trial:
             yield from _of_trials_run(trial, run)

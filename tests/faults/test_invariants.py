@@ -17,7 +17,7 @@ def trial(number, value, attributes):
         value=value,
         params={"model.l2": value or 0.3},
         distributions=SPACE,
-        user_attrs=attributes | {"mlflow.run_id": f"run {number}"},
+        user_attrs=attributes | {"record": f"record {number}"},
     )
     made.number = number
     return made
@@ -25,7 +25,7 @@ def trial(number, value, attributes):
 
 def run(number, status, **tags):
     value = {0: 0.5, 2: 0.3}.get(number)
-    tags |= {"trial.number": str(number), "trial.state": "COMPLETE"}
+    tags |= {"trial.number": str(number), "trial.state": "COMPLETE", "record.id": f"record {number}"}
     metrics = {"final_val_log_loss": value} | ({"test_log_loss": 0.4} if number == 2 else {})
     return SimpleNamespace(
         info=SimpleNamespace(run_id=f"run {number}", run_name=f"trial {number}", status=status),

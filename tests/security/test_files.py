@@ -13,7 +13,7 @@ from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.training import checkpoint
-from cnn_sweeps.training.checkpoint import Checkpoint, claim_checkpoint, left_checkpoints, remove_checkpoint
+from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft, claim_checkpoint, left_checkpoints, remove_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -32,7 +32,7 @@ def write_users_files(folder):
     """Write what a person may keep in a folder, some of it under names as ours; give the bytes by name."""
     folder.mkdir(parents=True, exist_ok=True)
     precious = folder.parent / "precious.npz"
-    Checkpoint(precious).save_parts([], "ours")
+    Checkpoint(precious).save_parts([], RunLeft("ours", "", "ours"))
     np.savez(folder / "thesis-final.npz", numbers=np.arange(3))
     np.savez(folder / f"{THEIRS}.npz", about=np.array(json.dumps({"run_id": "mine"})), numbers=np.arange(3))
     for name in ("chapter-3.unfinished", "mail-box.lock", f"{THEIRS}.lock", f"{'c' * 24}-{'0' * 8}.unfinished"):
@@ -48,11 +48,11 @@ def contents(folder):
     return {path.name: None if path.is_dir() else path.read_bytes() for path in folder.iterdir()}
 
 
-def leave_checkpoint(folder, run_id, *, cut_off=False):
+def leave_checkpoint(folder, record, *, cut_off=False):
     """Leave what a killed process leaves: a checkpoint, or a part of its first one."""
     path = folder / f"{OURS}.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    Checkpoint(path).save_parts([], run_id)
+    Checkpoint(path).save_parts([], RunLeft(record, str(folder), record))
     path.with_suffix(".lock").touch()
     if cut_off:
         path.with_suffix(".unfinished").write_bytes(path.read_bytes()[:-20])
@@ -93,7 +93,7 @@ def test_doctor_cleans_a_folder_only_if_the_command_names_it_and_there_only_what
     )
     assert trial_run.data.params["training.checkpoint_dir"] == "thesis"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
-    leave_checkpoint(folder, trial_run.info.run_id)
+    leave_checkpoint(folder, trial_run.data.tags["record.id"])
     left = contents(folder)
     assert left.keys() - files.keys() == {f"{OURS}.npz", f"{OURS}.lock"}
     doctor([NAME, "--fix"])
@@ -110,8 +110,8 @@ def test_folder_that_is_cleaned_without_being_named_is_the_default_one():
 def test_other_files_are_neither_listed_nor_removed_nor_resumed(tmp_path):
     folder = tmp_path / "thesis"
     files = write_users_files(folder)
-    leave_checkpoint(folder, "run 1")
-    assert left_checkpoints(folder) == {folder / f"{OURS}.npz": "run 1"}
+    leave_checkpoint(folder, "1")
+    assert left_checkpoints(folder) == {folder / f"{OURS}.npz": RunLeft("1", str(folder), "1")}
     for path in list(folder.iterdir()):
         if path.name != f"{OURS}.lock":
             remove_checkpoint(path)

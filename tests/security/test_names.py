@@ -21,7 +21,7 @@ from cnn_sweeps.data import load_folder
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.doctor.evidence import Finding
+from cnn_sweeps.doctor.diagnosis import Finding
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
@@ -35,6 +35,7 @@ from cnn_sweeps.sweep.console import Progress
 from cnn_sweeps.text.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
 from cnn_sweeps.tracking.models import ModelRecord
 from cnn_sweeps.tracking.page import describe_run
+from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.use.output import csv_table, summarize, terminal_table
 from cnn_sweeps.use.prediction import Prediction
 
@@ -85,10 +86,8 @@ def test_doctor_and_deliver_show_names_of_runs_and_folders_as_what_prints(monkey
         doctor(["any"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")
     for number in range(2):
-        waiting = tmp_path / CLEARS_THE_SCREEN / "outbox" / f"{number:032d}"
-        waiting.mkdir(parents=True)
-        (waiting / "about.json").write_text('{"uri": "http://elsewhere"}')
-        (waiting / "000001.json").touch()
+        folder = tmp_path / CLEARS_THE_SCREEN / str(number)
+        Record(folder).begin("any", "any", "http://elsewhere", {})
     with pytest.raises(TrackingError):
         deliver([str(tmp_path)])
     told = capsys.readouterr().out

@@ -19,11 +19,10 @@ from optuna.trial import TrialState, create_trial
 
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.errors import StudyError, TrackingError
+from cnn_sweeps.errors import StudyError, TrackingError, UserError
 from cnn_sweeps.experiment import reproduction
-from cnn_sweeps.experiment.trial import run_id_of, senseless_notes, subfolder_of, values_of
-from cnn_sweeps.selection.leftovers import settle_runs
-from cnn_sweeps.selection.sweep_run import SweepRun
+from cnn_sweeps.experiment.trial import record_of, run_id_of, senseless_notes, subfolder_of, values_of
+from cnn_sweeps.selection.leftovers import find_unclosed
 from cnn_sweeps.sweep.study.address import check_study_exists
 from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
 from cnn_sweeps.sweep.study.recovery import SharedStudy
@@ -32,10 +31,13 @@ from cnn_sweeps.system.files import replace_whole
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import owner_state, owner_tags
 from cnn_sweeps.system.threads import count_threads
+from cnn_sweeps.tracking import record_folder
+from cnn_sweeps.tracking.delivery import project_all
+from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.models import _objective_value
-from cnn_sweeps.tracking.outbox import Outbox, deliver_all, find_outboxes
+from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.reading import read_record
-from cnn_sweeps.tracking.runs import _deliver_of_earlier_part
+from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import check_place_of_files
 from cnn_sweeps.tracking.views import view_tags
 
@@ -65,17 +67,41 @@ def home(tmp_path):
     return tmp_path / "home"
 
 
+def begun(folder, uri, experiment="records"):
+    """A record that nobody has brought anywhere."""
+    record = Record(folder)
+    record.begin(experiment, folder.name, uri, {"a": "b"})
+    return record
+
+
 @pytest.fixture
-def waiting(client, tmp_path):
-    """The folder of a record with one file that waits, `000001/report.txt`."""
-    run_id = client.create_run("0").info.run_id
-    (tmp_path / "report.txt").write_text("all went well")
-    Outbox(tmp_path / "outputs", run_id).keep("files", {"path": None}, tmp_path / "report.txt")
-    return tmp_path / "outputs/outbox" / run_id
+def waiting(client, uri, tmp_path):
+    """The folder of a record with one file that waits, `files/report.txt`."""
+    folder = tmp_path / "outputs/run"
+    record = begun(folder, uri)
+    (folder / "files").mkdir()
+    (folder / "files/report.txt").write_text("all went well")
+    record.log_files([folder / "files/report.txt"])
+    return folder
 
 
-def artifacts(client, run_id):
-    return {file.path for file in client.list_artifacts(run_id)}
+def run_in(client, folder):
+    """The run that MLflow has of a record; None if it has none."""
+    runs = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`record.id` = '{json.loads(read(folder)[0])['record']}'",
+        output_format="list",
+    )
+    return client.get_run(runs[0].info.run_id) if runs else None
+
+
+def read(folder):
+    return (folder / RECORD_FILE).read_text().splitlines()
+
+
+def artifacts(client, folder):
+    run = run_in(client, folder)
+    return set() if run is None else {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
 def refusal(*words):
@@ -87,126 +113,129 @@ def refusal(*words):
 
 
 def change_entry(folder, **changes):
-    about = json.loads((folder / "000001.json").read_text())
-    (folder / "000001.json").write_text(json.dumps(about | changes))
+    first, about = read(folder)
+    (folder / RECORD_FILE).write_text(f"{first}\n{json.dumps(json.loads(about) | changes)}\n")
 
 
 # A record names files in its own folder alone.
 
 
 def test_record_that_nobody_has_changed_is_delivered(waiting, client):
-    deliver([str(waiting.parents[1])])
-    assert artifacts(client, waiting.name) == {"report.txt"}
-    assert not waiting.parents[1].exists() or not list(waiting.parents[1].iterdir())
+    deliver([str(waiting.parent)])
+    assert artifacts(client, waiting) == {"report.txt"}
+    assert run_in(client, waiting).data.tags["a"] == "b"
 
 
 @pytest.mark.parametrize(
-    "named", ["{home}/id_rsa", "../../../../home/id_rsa", "..", ".", "", "report.txt/../../000001", 7]
+    "named",
+    [
+        *("{home}/id_rsa", "../../../home/id_rsa", "..", ".", "", "files/../../home/id_rsa", 7, "files//report.txt"),
+        *("files\\report.txt", "files/\0"),
+    ],
 )
 def test_file_that_an_entry_names_elsewhere_is_not_sent(named, waiting, home, client):
-    change_entry(waiting, file=named.format(home=home) if isinstance(named, str) else named)
-    assert "cannot be delivered" in refusal(str(waiting.parents[1]))
-    assert artifacts(client, waiting.name) == set()
-    assert (waiting / "000001/report.txt").exists()
+    change_entry(waiting, files=[named.format(home=home) if isinstance(named, str) else named])
+    assert "cannot be delivered" in refusal(str(waiting.parent))
+    assert artifacts(client, waiting) == set()
 
 
 def link_file(folder, home):
-    (folder / "000001/report.txt").unlink()
-    (folder / "000001/report.txt").symlink_to(home / "id_rsa")
+    (folder / "files/report.txt").unlink()
+    (folder / "files/report.txt").symlink_to(home / "id_rsa")
 
 
 def link_file_hard(folder, home):
-    (folder / "000001/report.txt").unlink()
-    (folder / "000001/report.txt").hardlink_to(home / "id_rsa")
+    (folder / "files/report.txt").unlink()
+    (folder / "files/report.txt").hardlink_to(home / "id_rsa")
 
 
 def link_folder(folder, home):
-    shutil.rmtree(folder / "000001")
-    (folder / "000001").symlink_to(home)
-    change_entry(folder, file=None)
-
-
-def link_file_of_a_linked_folder(folder, home):
-    link_folder(folder, home)
-    change_entry(folder, file="id_rsa")
+    shutil.rmtree(folder / "files")
+    (folder / "files").symlink_to(home)
+    change_entry(folder, files=["files/id_rsa"])
 
 
 def link_a_folder_in_it(folder, home):
-    (folder / "000001/more").symlink_to(home)
-    change_entry(folder, file=None)
+    (folder / "files/more").symlink_to(home)
+    change_entry(folder, files=["files"])
 
 
 def link_a_file_in_it(folder, home):
-    (folder / "000001/more").mkdir()
-    (folder / "000001/more/key").symlink_to(home / "id_rsa")
-    change_entry(folder, file=None)
+    (folder / "files/more").mkdir()
+    (folder / "files/more/key").symlink_to(home / "id_rsa")
+    change_entry(folder, files=["files"])
 
 
-def link_entry(folder, home):
-    shutil.move(folder / "000001.json", home / "entry.json")
-    (folder / "000001.json").symlink_to(home / "entry.json")
+def link_record(folder, home):
+    shutil.move(folder / RECORD_FILE, home / RECORD_FILE)
+    (folder / RECORD_FILE).symlink_to(home / RECORD_FILE)
 
 
 def put_a_pipe(folder, home):
     """Which would be waited for."""
-    (folder / "000001/report.txt").unlink()
-    os.mkfifo(folder / "000001/report.txt")
+    (folder / "files/report.txt").unlink()
+    os.mkfifo(folder / "files/report.txt")
 
 
 def link_lock(folder, home):
-    folder.parent.with_suffix(".lock").unlink(missing_ok=True)
-    folder.parent.with_suffix(".lock").symlink_to(home / "made")
+    (folder / "record.lock").unlink(missing_ok=True)
+    (folder / "record.lock").symlink_to(home / "made")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        *(link_file, link_file_hard, link_folder, link_file_of_a_linked_folder, link_a_folder_in_it, link_a_file_in_it),
-        *(link_entry, put_a_pipe, link_lock),
+        *(link_file, link_file_hard, link_folder, link_a_folder_in_it, link_a_file_in_it),
+        *(link_record, put_a_pipe, link_lock),
     ],
 )
 def test_link_in_a_record_is_not_followed(change, waiting, home, client):
     change(waiting, home)
-    assert "is a link, or no file" in refusal(str(waiting.parents[1]))
-    assert artifacts(client, waiting.name) == set()
+    assert "is a link, or no file" in refusal(str(waiting.parent))
+    assert artifacts(client, waiting) == set()
     assert (home / "id_rsa").read_text() == SECRET
     assert not (home / "made").exists()
 
 
 def test_folder_that_is_replaced_by_a_link_after_it_was_looked_at_is_not_followed(waiting, home, client, monkeypatch):
     """As somebody does who waits for the moment."""
-    from cnn_sweeps.tracking import outbox
-
-    copy = outbox.copy_plain_files
+    copy = record_folder.copy_plain_files
 
     def copy_after(*arguments):
-        link_folder(waiting, home)
+        link_file(waiting, home)
         return copy(*arguments)
 
-    monkeypatch.setattr(outbox, "copy_plain_files", copy_after)
-    assert "cannot be delivered" in refusal(str(waiting.parents[1]))
-    assert artifacts(client, waiting.name) == set()
+    monkeypatch.setattr(record_folder, "copy_plain_files", copy_after)
+    assert "cannot be delivered" in refusal(str(waiting.parent))
+    assert artifacts(client, waiting) == set()
 
 
-@pytest.mark.parametrize("level", ["outbox", "run", "above"])
-def test_outbox_behind_a_link_is_not_looked_at(level, waiting, client, tmp_path, capsys):
+@pytest.mark.parametrize("level", ["run", "above"])
+def test_record_behind_a_link_is_not_looked_at(level, waiting, client, tmp_path, capsys):
     """It may be one of somebody else's."""
     (tmp_path / "named").mkdir()
-    place = {"outbox": "outbox", "run": f"outbox/{waiting.name}", "above": "outputs"}[level]
-    target = {"outbox": waiting.parent, "run": waiting, "above": waiting.parents[1]}[level]
-    (tmp_path / "named" / place).parent.mkdir(exist_ok=True)
-    (tmp_path / "named" / place).symlink_to(target)
+    (tmp_path / "named" / level).symlink_to({"run": waiting, "above": waiting.parent}[level])
     deliver([str(tmp_path / "named")])
     assert "nothing waits" in capsys.readouterr().out
-    assert (waiting / "000001.json").exists()
+    assert run_in(client, waiting) is None
 
 
-def test_run_whose_outbox_is_a_link_writes_nothing_behind_it(waiting, home, tmp_path):
-    (tmp_path / "mine/outbox").mkdir(parents=True)
-    (tmp_path / "mine/outbox" / waiting.name).symlink_to(home)
-    with pytest.raises(TrackingError, match="is a link, or no file"):
-        Outbox(tmp_path / "mine", waiting.name).keep("tags", {"tags": {"a": "b"}})
-    assert [file.name for file in home.iterdir()] == ["id_rsa"]
+def test_position_that_names_the_run_of_another_record_brings_nothing_there(waiting, client, uri, tmp_path):
+    other = begun(tmp_path / "other", uri).folder
+    deliver([str(other)])
+    position = json.loads((other / "projected.json").read_text()) | {"record": json.loads(read(waiting)[0])["record"]}
+    (waiting / "projected.json").write_text(json.dumps(position | {"offset": len(read(waiting)[0]) + 1}))
+    assert "names the run of another record" in refusal(str(waiting))
+    assert artifacts(client, other) == set()
+
+
+def test_run_whose_record_is_a_link_writes_nothing_behind_it(waiting, home, uri):
+    (home / "made").write_text("")
+    (waiting / RECORD_FILE).unlink()
+    (waiting / RECORD_FILE).symlink_to(home / "made")
+    with pytest.raises(UserError):
+        begun(waiting, uri)
+    assert (home / "made").read_text() == ""
 
 
 def test_file_that_is_replaced_as_a_whole_is_not_written_through_a_link(home):
@@ -223,19 +252,11 @@ def test_lock_is_no_link(home):
     assert not (home / "made").exists()
 
 
-def test_folder_that_is_called_outbox_and_holds_something_else_is_left_alone(uri, tmp_path, capsys):
-    (tmp_path / "mail/outbox/2024").mkdir(parents=True)
-    (tmp_path / "mail/outbox/2024/000001.json").write_text("{}")
-    deliver([str(tmp_path / "mail")])
-    assert "nothing waits" in capsys.readouterr().out
-    assert (tmp_path / "mail/outbox/2024/000001.json").exists()
-
-
-def test_what_else_lies_in_a_delivered_folder_is_kept(waiting, client):
-    (waiting / "thesis.tex").write_text("mine")
-    deliver([str(waiting.parents[1])])
-    assert artifacts(client, waiting.name) == {"report.txt"}
-    assert [file.name for file in waiting.iterdir()] == ["thesis.tex"]
+def test_record_of_another_program_is_left_alone(uri, tmp_path):
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail" / RECORD_FILE).write_text('{"from": "me"}\n')
+    assert f"{tmp_path}/mail: cannot be delivered (record.jsonl, at byte 0" in refusal(str(tmp_path / "mail"))
+    assert [file.name for file in (tmp_path / "mail").iterdir()] == [RECORD_FILE]
 
 
 # The user's password goes to no address that a record or a study names.
@@ -266,7 +287,8 @@ def stranger(monkeypatch):
 
 
 def address(folder, uri):
-    (folder / "about.json").write_text(json.dumps({"uri": uri}))
+    first, *others = read(folder)
+    (folder / RECORD_FILE).write_text("\n".join([json.dumps(json.loads(first) | {"uri": uri}), *others, ""]))
 
 
 @pytest.mark.parametrize("is_set", [True, False])
@@ -284,7 +306,7 @@ def test_address_that_a_record_names_is_not_asked_unless_the_user_names_it(
     assert stranger.asked == []
     assert not (tmp_path / "mlflow.db").exists()
     deliver(["outputs", f"tracking.uri={uri}"])  # the user's own, whatever the record says
-    assert artifacts(client, waiting.name) == {"report.txt"}
+    assert artifacts(client, waiting) == {"report.txt"}
     assert stranger.asked == []
 
 
@@ -293,17 +315,22 @@ def test_address_that_a_record_names_is_not_asked_unless_the_user_names_it(
 )
 def test_file_that_a_record_names_as_its_store_is_neither_read_nor_written(named, waiting, home, uri):
     address(waiting, named.format(home=home))
-    assert "tracking.uri=" in refusal(str(waiting.parents[1]))
+    assert "tracking.uri=" in refusal(str(waiting))
     assert [file.name for file in home.iterdir()] == ["id_rsa"]
     assert (home / "id_rsa").read_text() == SECRET
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"uri": 7}', '{"uri": "http://a b"}', '{"uri": "http://a\\u001b[2J"}']
-)
-def test_address_that_makes_no_sense_is_told_in_one_line(content, waiting):
-    (waiting / "about.json").write_text(content)
-    assert "cannot be delivered (about.json" in refusal(str(waiting.parents[1]))
+@pytest.mark.parametrize("named", [7, "http://a\nb", "http://a\x1b[2J", "", None])
+def test_address_that_makes_no_sense_is_told_in_one_line(named, waiting):
+    address(waiting, named)
+    assert "cannot be delivered (record.jsonl" in refusal(str(waiting))
+
+
+def begun_with_a_file(folder, uri, experiment):
+    record = begun(folder, uri, experiment)
+    (folder / "a.txt").write_text("a")
+    record.log_files([folder / "a.txt"])
+    return folder
 
 
 def test_experiment_whose_maker_keeps_its_files_on_another_server_gets_no_password(stranger, client, uri, tmp_path):
@@ -312,7 +339,7 @@ def test_experiment_whose_maker_keeps_its_files_on_another_server_gets_no_passwo
     experiment = client.create_experiment(f"of {stranger.uri}", artifact_location=place)
     run_id = client.create_run(experiment, tags={"version.cnn-sweeps": "1"}).info.run_id
     with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
-        Outbox(tmp_path, run_id).write("files", {"path": None}, Path(__file__))
+        deliver([str(begun_with_a_file(tmp_path / "run", uri, f"of {stranger.uri}"))])
     with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
         read_record(uri, run_id)
     assert stranger.asked == []
@@ -337,76 +364,75 @@ def test_password_goes_with_files_to_the_tracking_server_alone(place, is_refused
     check_place_of_files(place)
 
 
-def test_record_of_the_users_store_is_delivered_wherever_its_password_is(waiting, client, monkeypatch, uri):
-    address(waiting, uri)
-    deliver([str(waiting.parents[1])])
-    assert artifacts(client, waiting.name) == {"report.txt"}
-
-
 # Entries that make no sense.
 
-ENTRY = {"kind": "tags", "content": {"tags": {"a": "b"}}, "has_files": False, "file": None}
+TAGS = {"kind": "tags", "tags": {"a": "b"}}
 SENSELESS = {
     "nothing": b"",
     "no JSON": b"{",
     "no UTF-8": b'{"kind": "\xff"}',
     "a list": b"[]",
     "deep": b"[" * 100_000,
-    "no kind": {"content": {}},
-    "unknown kind": ENTRY | {"kind": "shell"},
-    "no content": {"kind": "tags", "has_files": False, "file": None},
-    "content of another kind": ENTRY | {"kind": "metrics"},
-    "tags that are none": ENTRY | {"content": {"tags": {"a": {"b": 1}}}},
-    "a metric without a value": ENTRY | {"kind": "metrics", "content": {"metrics": [["a", None, 1, 1]]}},
-    "a time that no database takes": ENTRY | {"kind": "metrics", "content": {"metrics": [["a", 1.0, 10**30, 1]]}},
-    "an end that is none": ENTRY | {"kind": "end", "content": {"status": "DELETED", "end_time": 1}},
-    "files without files": ENTRY | {"kind": "files", "content": {"path": None}},
-    "files that are not there": ENTRY | {"kind": "files", "content": {"path": None}, "has_files": True},
-    "a place above the artifacts": ENTRY | {"kind": "files", "content": {"path": "../up"}, "has_files": True},
-    "what pip would fetch elsewhere": ENTRY
-    | {
+    "no kind": {"tags": {}},
+    "unknown kind": TAGS | {"kind": "shell"},
+    "nothing in it": {"kind": "tags"},
+    "what another kind has": TAGS | {"kind": "metrics"},
+    "tags that are none": TAGS | {"tags": {"a": {"b": 1}}},
+    "a metric without a value": {"kind": "metrics", "epoch": 1, "time": 1, "metrics": {"a": None}},
+    "a time that no database takes": {"kind": "metrics", "epoch": 1, "time": 10**30, "metrics": {"a": 1.0}},
+    "an end that is none": {"kind": "end", "status": "DELETED", "time": 1},
+    "files that are none": {"kind": "files", "files": None, "to": None},
+    "a place above the artifacts": {"kind": "files", "files": ["a"], "to": "../up"},
+    "what pip would fetch elsewhere": {
         "kind": "model",
-        "content": {"metadata": {}, "num_outputs": 1, "requirements": ["evil @ http://127.0.0.1/evil.whl"]},
-        "has_files": True,
+        "metadata": {},
+        "num_outputs": 1,
+        "requirements": ["evil @ http://127.0.0.1/evil.whl"],
     },
 }
 
 
 def add_entry(folder, content):
-    (folder / "000002.json").write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    line = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with (folder / RECORD_FILE).open("ab") as file:
+        file.write(line + b"\n")
 
 
 @pytest.mark.parametrize("content", SENSELESS.values(), ids=SENSELESS)
-def test_entry_that_makes_no_sense_costs_its_record_alone(content, waiting, client, tmp_path, capsys):
-    other = client.create_run("0").info.run_id
-    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+def test_entry_that_makes_no_sense_costs_its_record_alone(content, waiting, client, uri, tmp_path, capsys):
+    other = begun(tmp_path / "outputs/other", uri).folder
+    at = (waiting / RECORD_FILE).stat().st_size
     add_entry(waiting, content)
     told = refusal(str(tmp_path / "outputs"))
-    assert told.startswith(f"1 of 2 runs could not be delivered: {waiting}: cannot be delivered (000002")
-    assert f"run {other}: 1 entries delivered" in capsys.readouterr().out
-    assert client.get_run(other).data.tags["a"] == "b"
-    assert artifacts(client, waiting.name) == {"report.txt"}  # what comes before it
-    assert [path.name for path in sorted(waiting.iterdir())] == ["000002.json", "about.json"]
+    assert told.startswith(
+        f"1 of 2 runs could not be delivered: {waiting}: cannot be delivered (record.jsonl, at byte {at}"
+    )
+    assert f"{other}: 1 entries delivered" in capsys.readouterr().out
+    assert run_in(client, other).data.tags["a"] == "b"
 
 
-@pytest.mark.parametrize("place", ["000002.json", "000001/report.txt"])
+def test_what_is_before_an_entry_that_makes_no_sense_is_brought(waiting, client, uri):
+    add_entry(waiting, b"{")
+    with pytest.raises(TrackingError, match="cannot be delivered"):
+        project(waiting, uri)
+    assert artifacts(client, waiting) == {"report.txt"}
+
+
+@pytest.mark.parametrize("place", [RECORD_FILE, "files/report.txt"])
 def test_file_of_absurd_size_is_not_read(place, waiting):
-    (waiting / "000002.json").write_bytes(json.dumps(ENTRY).encode())
     with (waiting / place).open("r+b") as file:
         file.truncate(2**40)
-    assert "is larger than" in refusal(str(waiting.parents[1]))
+    assert "is larger than" in refusal(str(waiting))
 
 
 def test_sweep_that_goes_on_leaves_a_record_that_makes_no_sense_and_delivers_the_others(
-    waiting, client, tmp_path, caplog
+    waiting, client, uri, tmp_path, caplog
 ):
-    other = client.create_run("0").info.run_id
-    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+    other = begun(tmp_path / "outputs/sweep", uri).folder
     add_entry(waiting, b"{")
-    deliver_all(tmp_path / "outputs")
-    assert client.get_run(other).data.tags["a"] == "b"
+    project_all(tmp_path / "outputs", uri)
+    assert run_in(client, other).data.tags["a"] == "b"
     assert [record.levelname for record in caplog.records if "cannot be delivered" in record.message] == ["WARNING"]
-    assert [outbox.run_id for outbox in find_outboxes(tmp_path / "outputs")] == [waiting.name]
 
 
 def test_folders_of_any_depth_are_looked_through(waiting, client, tmp_path):
@@ -416,14 +442,7 @@ def test_folders_of_any_depth_are_looked_through(waiting, client, tmp_path):
         deliver([str(tmp_path / "outputs")])
     finally:
         subprocess.run(["rm", "-r", tmp_path / "outputs/d"], check=True)
-    assert artifacts(client, waiting.name) == {"report.txt"}
-
-
-def test_run_that_is_resumed_delivers_its_own_record_alone_whatever_folder_its_tag_names(waiting, client, tmp_path):
-    other = client.create_run("0").info.run_id
-    client.set_tag(other, "output.folder", str(tmp_path))
-    _deliver_of_earlier_part(other)
-    assert artifacts(client, waiting.name) == set()
+    assert artifacts(client, waiting) == {"report.txt"}
 
 
 # Studies.
@@ -503,14 +522,14 @@ def test_trials_that_try_each_other_again_in_a_circle_are_no_endless_loop(tmp_pa
     assert [each.user_attrs["retry_of"] for each in waiting] == [2, 3]
 
 
-@pytest.mark.parametrize("attribute", ["retry_of", "attempt", "owner", "error", "mlflow.run_id", "folder", "set_aside"])
+@pytest.mark.parametrize("attribute", ["retry_of", "attempt", "owner", "error", "record", "folder", "set_aside"])
 def test_attribute_that_makes_no_sense_costs_its_trial_alone(attribute, uri, tmp_path, capsys):
     trials = [trial(state, **{attribute: value}) for value in STRANGE for state in ("FAIL", "RUNNING", "COMPLETE")]
     study = make_study(tmp_path, *trials, **{attribute: STRANGE, "mlflow.run_id": {"a": []}})
     assert examine(tmp_path) == 2
     said = capsys.readouterr().out
     assert attribute in ("set_aside",) or f"has the attribute {attribute}=" in said
-    assert examine(tmp_path, "--fix") == 2
+    assert examine(tmp_path, "--fix") == (0 if attribute == "set_aside" else 2)
     states = [each.state.name for each in study.trials[: len(trials)]]
     assert "RUNNING" not in states  # of nobody that is known
     assert states.count("COMPLETE") == len(STRANGE)
@@ -520,10 +539,9 @@ def test_attribute_that_makes_no_sense_costs_its_trial_alone(attribute, uri, tmp
 
 
 def test_what_a_trial_notes_of_its_run_is_taken_only_if_it_can_be():
-    strange = [
-        trial(**dict.fromkeys(("mlflow.run_id", "folder", "objective_of_trainings"), value)) for value in STRANGE
-    ]
-    assert {run_id_of(each.user_attrs) for each in strange} <= {None, "abc"}
+    strange = [trial(**dict.fromkeys(("record", "folder", "objective_of_trainings"), value)) for value in STRANGE]
+    assert {record_of(each) for each in strange} <= {None, "abc"}
+    assert {run_id_of({"mlflow.run_id": value}) for value in STRANGE} == {None, "abc"}
     folders = [Path(subfolder_of(each)) for each in strange]
     assert not any(folder.is_absolute() or ".." in folder.parts for folder in folders)
     assert [values_of(each) for each in strange if values_of(each)] == []
@@ -579,17 +597,19 @@ def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_
 
 
 def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(waiting, client, uri, tmp_path, capsys):
-    refused, other = client.create_run("0").info.run_id, client.create_run("0").info.run_id
-    Outbox(tmp_path / "outputs/refused", refused).keep("metrics", {"metrics": [("bad$name", 1.0, 1, 1)]})
-    Outbox(tmp_path / "outputs/other", other).keep("tags", {"tags": {"a": "b"}})
+    refused, other = begun(tmp_path / "outputs/refused", uri), begun(tmp_path / "outputs/other", uri)
+    refused.log_metrics({"bad$name": 1.0}, 1)
     add_entry(waiting, b"{")
-    make_study(tmp_path / "outputs", trial(**{"mlflow.run_id": "0" * 32}))
+    for record in (refused, other):
+        record.end("FINISHED")
+    make_study(tmp_path / "outputs", trial())
     assert examine(tmp_path / "outputs", "--fix") == 2
     said = capsys.readouterr().out
-    assert said.count("cannot be delivered") == 2
-    assert f"mended: {tmp_path}/outputs/other/outbox/{other}" in said
-    assert f"its run {'0' * 32} is not in MLflow" in said
-    assert client.get_run(other).data.tags["a"] == "b"
+    assert said.count("for you: ") == 2
+    assert "cannot be delivered" in said
+    assert "bad$name" in said
+    assert f"mended: {other.folder}: 2 entries" in said
+    assert run_in(client, other.folder).data.tags["a"] == "b"
 
 
 # Tags and files of runs.
@@ -650,12 +670,12 @@ def test_file_of_a_run_of_absurd_size_is_not_read(client, uri, tmp_path):
 
 
 @pytest.mark.parametrize("number", ["-1", "abc", "", "9" * 30, "0.0"])
-def test_run_that_names_no_trial_of_the_study_is_left_as_it_is(number, client, tmp_path):
+def test_run_that_names_no_trial_of_the_study_is_left_as_it_is(number, client, uri, tmp_path):
     parent = client.create_run("0").info.run_id
     tags = {"mlflow.parentRunId": parent, "trial.number": number}
-    run_id = client.create_run("0", tags=tags).info.run_id
-    settle_runs(SweepRun(parent, "0", tmp_path), make_study(tmp_path, trial(), trial("COMPLETE")).trials)
-    assert client.get_run(run_id).info.status == "RUNNING"
+    client.create_run("0", tags=tags)
+    trials = make_study(tmp_path, trial(), trial("COMPLETE")).trials
+    assert find_unclosed(uri, parent, "0", trials) == []
 
 
 def test_view_that_somebody_has_changed_costs_itself_alone():

@@ -15,7 +15,9 @@ from cnn_sweeps.settings.config import name_variables
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
-from cnn_sweeps.tracking.runs import tracked_run
+from cnn_sweeps.tracking.process import run_tags
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
 
 SECRET = "tell-nobody"
 
@@ -160,11 +162,11 @@ def test_address_of_the_repository_around_the_program_is_recorded_without_its_to
     """Some versions of MLflow record it as it is."""
     git = {"mlflow.source.git.commit": "1", "mlflow.source.git.repoURL": f"https://{SECRET}@github.com/me/mine"}
     monkeypatch.setattr("mlflow.tracking.context.git_context.GitRunContext._git_info", git)
-    tracking = compose("tracking.experiment_name=secrets").tracking
-    uri = f"sqlite:///{store}/mlflow.db"
-    with tracked_run(uri, tracking, "any", {}, tmp_path / "any.log") as run_id:
-        pass
+    record, uri = Record(tmp_path), f"sqlite:///{store}/mlflow.db"
+    record.begin("secrets", "any", uri, run_tags({}))
+    run_id = project(tmp_path, uri)
     assert mlflow.get_run(run_id).data.tags["mlflow.source.git.repoURL"] == "https://***@github.com/me/mine"
+    assert SECRET not in (tmp_path / "record.jsonl").read_text() + (tmp_path / "projected.json").read_text()
 
 
 def test_run_records_what_was_typed_as_it_was_typed(run_train, store, tmp_path, monkeypatch):

@@ -1,0 +1,149 @@
+"""The address of the store that holds the record: which one it is, whether something answers there; without MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from cnn_sweeps.errors import TrackingError, TrackingOutageError
+from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.text.passwords import hide_passwords
+
+SQLITE = "sqlite:///"
+_HERE = Path()
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def store_of(config: TrackingConfig) -> str:
+    """Give the tracking URI.
+
+    User and password of a server are not in it: MLflow, which shows addresses, gets them as environment variables.
+    """
+    return _handed_over(user_uri(config.uri))
+
+
+def find_store(config: TrackingConfig) -> str:
+    """Do what `store_of` does, having looked whether something can answer there; imports nothing slow.
+
+    Raises:
+        TrackingOutageError: if the server does not answer.
+        TrackingError: if the database cannot be used.
+    """
+    return _answering_uri(config.uri)
+
+
+def find_existing_store(uri: str | None) -> str:
+    """Do what `find_store` does for a store that is only read; `uri` None: the environment's, or the default.
+
+    Raises:
+        TrackingError: also if there is no such database, which MLflow would make.
+    """
+    found = _answering_uri(uri)
+    if (database := database_file(found)) is not None and not database.is_file():
+        raise TrackingError(
+            f"tracking.uri={found}: there is no such database here; give the training's with tracking.uri=URI, "
+            "or work in the training's folder"
+        )
+    return found
+
+
+def user_uri(named: str | None) -> str:
+    """Give the address of the store that the user gave: the named one, else the environment's, else the default."""
+    return named or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+
+
+def is_run_id(text: object) -> bool:
+    """Tell whether something that a record names as a run's id is one, so that it is safe in a path and in a query."""
+    return isinstance(text, str) and _RUN_ID.fullmatch(text) is not None
+
+
+def _answering_uri(named: str | None) -> str:
+    uri = user_uri(named)
+    if uri.startswith(("http://", "https://")):
+        try:
+            uri = _handed_over(uri)
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+                pass
+        except urllib.error.HTTPError:
+            pass  # it answers; what it thinks of /health is its own affair
+        except (OSError, ValueError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise TrackingOutageError(
+                f"tracking.uri={hide_passwords(uri)}: the tracking server does not answer ({reason}); "
+                "start it, correct the address, or set tracking.uri=sqlite:///mlflow.db"
+            ) from error
+    elif uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).absolute().parent.is_dir():
+        raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or name another")
+    elif "://" in uri:
+        _check_database(uri)
+    return uri
+
+
+def _handed_over(uri: str) -> str:
+    """Hand user and password of a server's address to MLflow apart from it; give it without them."""
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    parts = urllib.parse.urlsplit(uri)
+    if parts.username and parts.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password)
+    return _without_credentials(uri)
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urllib.parse.urlsplit(uri)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def is_recorded_as(uri: str, recorded: str) -> bool:
+    """Tell whether an address, perhaps with a password, is the one that a record names without it."""
+    uri, recorded = absolute_uri(uri), absolute_uri(recorded)
+    if uri.startswith(("http://", "https://")):
+        return _without_credentials(uri) == recorded
+    return hide_passwords(uri) == recorded
+
+
+def _check_database(uri: str) -> None:
+    from cnn_sweeps.system.databases import DATABASES, check_database, is_unavailable
+
+    if uri.startswith(DATABASES):
+        try:
+            check_database(uri, "MLflow")
+        except ValueError as error:
+            kind = TrackingOutageError if is_unavailable(error) else TrackingError
+            raise kind(
+                f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
+            ) from error
+
+
+def absolute_uri(uri: str, folder: Path = _HERE) -> str:
+    """Give the URI, of which a file is named as seen from `folder`, as it is right in every working folder."""
+    if _is_file(uri):
+        return f"{SQLITE}{os.path.normpath(folder.absolute() / uri.removeprefix(SQLITE))}"
+    return uri
+
+
+def uri_seen_from(folder: Path, uri: str) -> str:
+    """Give the URI without its password; a file of the working folder as it is seen from another folder.
+
+    So it is right, too, once the working folder with that one has been moved.
+    """
+    file = Path(os.path.normpath(Path(uri.removeprefix(SQLITE)).absolute())) if _is_file(uri) else None
+    if file is not None and file.is_relative_to(Path.cwd()) and folder.absolute().is_relative_to(Path.cwd()):
+        return f"{SQLITE}{os.path.relpath(file, folder.absolute())}"
+    return hide_passwords(absolute_uri(uri))
+
+
+def _is_file(uri: str) -> bool:
+    return uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}:")
+
+
+def database_file(uri: str) -> Path | None:
+    """Give the file that an SQLite database is; None for every other store."""
+    name = uri.removeprefix(SQLITE).partition("?")[0] if uri.startswith(SQLITE) else ""
+    return None if name in ("", ":memory:") else Path(name)

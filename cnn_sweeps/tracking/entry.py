@@ -1,0 +1,178 @@
+"""What a run leaves in its own folder: `record.jsonl`, one entry a line, and the files that the entries name.
+
+The record is the truth about the run; `projection` brings it to MLflow. Such a folder may come from anybody: what is
+read here is checked, and what makes no sense is an error of that record alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.system.plain_files import NotPlainError, check_plain_name, opened_folder, read_plain_file
+
+RECORD_FILE, POSITION_FILE = "record.jsonl", "projected.json"
+MODEL_FOLDER = "model"
+MODEL_FILES = MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
+"""Of a model's entry: the network, and float32 (1, height, width, channels), 0 to 255."""
+MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
+"""What a model's entry may require."""
+_MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
+
+
+def _check_path(path: str) -> str:
+    return "/".join(map(check_plain_name, path.split("/")))
+
+
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("should be one line that can be shown")
+    return text
+
+
+_Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
+_Path = Annotated[str, Field(max_length=4000), AfterValidator(_check_path)]
+_Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\w.+!-]+$")]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+RunId = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
+Uri = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_printable)]
+
+
+class Begin(BaseModel):
+    """The run begins.
+
+    Attributes:
+        record: the record's id, which is ours.
+        run_id: a run of the store that is gone on with; None: it is made.
+        is_part: whether the run is a part of the one whose record is in the folder above.
+        uri: of the store, without a password; a file of the working folder is named as seen from the record's folder.
+    """
+
+    kind: Literal["begin"] = "begin"
+    record: RecordId
+    run_id: RunId | None = None
+    experiment: str
+    name: str
+    is_part: bool = False
+    uri: Uri
+    time: _Milliseconds
+    tags: dict[str, str]
+
+
+class Again(BaseModel):
+    """The run goes on after its end, or after its process died. What stands between an end and this does not count."""
+
+    kind: Literal["again"] = "again"
+    time: _Milliseconds
+    tags: dict[str, str]
+
+
+class Moved(BaseModel):
+    """The run is a part of another one now, whose record is in the folder above."""
+
+    kind: Literal["moved"] = "moved"
+
+
+class Params(BaseModel):
+    """Parameters."""
+
+    kind: Literal["params"] = "params"
+    params: dict[str, str]
+
+
+class Tags(BaseModel):
+    """Tags; of two with one name the later one counts."""
+
+    kind: Literal["tags"] = "tags"
+    tags: dict[str, str]
+
+
+class Metrics(BaseModel):
+    """Metrics of an epoch, counted from 1; under 0 newest values."""
+
+    kind: Literal["metrics"] = "metrics"
+    epoch: Annotated[int, Field(ge=0, lt=2**53)]
+    time: _Milliseconds
+    metrics: dict[str, float]
+
+
+class Data(BaseModel):
+    """The data set."""
+
+    kind: Literal["data"] = "data"
+    name: str
+    digest: str
+    source: str
+
+
+class Files(BaseModel):
+    """Files by their paths below the record's folder; they go to the folder `to` of the run's, None: the topmost."""
+
+    kind: Literal["files"] = "files"
+    files: list[_Path]
+    to: _Path | None
+
+
+class Model(BaseModel):
+    """The network in MODEL_FOLDER; `num_outputs` are numbers for each image, `requirements` as pip takes them."""
+
+    kind: Literal["model"] = "model"
+    metadata: dict[str, Any]
+    num_outputs: Annotated[int, Field(ge=1)]
+    requirements: list[_Requirement]
+
+
+class End(BaseModel):
+    """The run has ended."""
+
+    kind: Literal["end"] = "end"
+    status: Status
+    time: _Milliseconds
+
+
+Entry = Begin | Again | Moved | Params | Tags | Metrics | Data | Files | Model | End
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
+
+
+class SenselessError(TrackingError):
+    """A record is not what this program writes; the message says where and why."""
+
+
+def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
+    """Give the entries of a record, each with the offset of the next one; a last line that is not whole is left out.
+
+    Args:
+        folder: of the record; `record.jsonl` in it may be no link.
+        offset: from where on, in bytes.
+
+    Raises:
+        FileNotFoundError: if there is no record.
+        SenselessError: at the first entry that makes no sense.
+    """
+    try:
+        with opened_folder(folder) as opened:
+            content = read_plain_file(opened, RECORD_FILE, _MOST_BYTES, offset)
+    except FileNotFoundError:
+        raise
+    except (NotPlainError, OSError) as error:
+        raise senseless(folder, error) from error
+    for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+        try:
+            entry = _ENTRY.validate_json(line)
+        except ValidationError as error:
+            raise senseless(folder, f"{RECORD_FILE}, at byte {offset}: {error.errors()[0]['msg']}") from error
+        if isinstance(entry, Begin) != (offset == 0):
+            raise senseless(folder, f"{RECORD_FILE}, at byte {offset}: should begin, and begin once")
+        offset += len(line)
+        yield entry, offset
+
+
+def senseless(folder: Path, reason: object) -> SenselessError:
+    """Give the error that says why a record cannot be brought to MLflow."""
+    told = f"{reason.strerror}: {RECORD_FILE}" if isinstance(reason, OSError) else reason
+    return SenselessError(f"{folder}: cannot be delivered ({told}); correct that, or remove it")

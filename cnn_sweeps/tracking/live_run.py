@@ -1,0 +1,175 @@
+"""A run that this process makes: it is brought to MLflow as it goes on, and ends well without that."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
+from cnn_sweeps.system.files import disk_errors
+from cnn_sweeps.system.patience import Backoff
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
+from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.position import Position, read_position
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.recorded import STATE_TAG, read_run
+
+log = logging.getLogger(__name__)
+
+
+class LiveRun:
+    """A record with the store that it is brought to; a store that goes away ends nothing, and is asked seldom.
+
+    Attributes:
+        record: of the run.
+        backoff: says when to ask the store again.
+    """
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        """Of a run whose record is, or will be, in `folder`, and the store's URI."""
+        self.record = Record(folder)
+        self._uri, self.backoff = uri, Backoff()
+        self._outage: TrackingOutageError | None = None
+        self._is_refused = False
+
+    def start(self, *, may_be_away: bool, closes_others: bool = False) -> None:
+        """Bring what there is at the start.
+
+        Args:
+            may_be_away: whether the store may be away: the run goes on then, and its record waits.
+            closes_others: whether to end what dead processes have left RUNNING in the experiment.
+
+        Raises:
+            TrackingError: if the store refuses it, or is away and may not be.
+        """
+        try:
+            with self.backoff.noting_outages():
+                if may_be_away and self._uri.startswith("http"):
+                    find_existing_store(self._uri)  # soon tells what a request may take a minute to find out
+                project(self.record.folder, self._uri)
+                if closes_others and (experiment_id := self._position.experiment_id):
+                    close_dead_runs(self._uri, experiment_id)
+        except TrackingOutageError as error:
+            if not may_be_away:
+                raise
+            self._note_outage(error)
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether it is time to ask the store."""
+        return self.backoff.is_over and not self._is_refused
+
+    def catch_up(self, *, at_once: bool = False) -> None:
+        """Bring what is new, if it is time to ask the store or `at_once`."""
+        if not (at_once or self.may_ask):
+            return
+        try:
+            with self.backoff.noting_outages():
+                if self._outage is not None and self._uri.startswith("http"):
+                    find_existing_store(self._uri)
+                project(self.record.folder, self._uri, wait=at_once)
+        except TrackingOutageError as error:
+            self._note_outage(error)
+            return
+        except TrackingError as error:
+            if not self._is_refused:
+                log.warning("%s", error)
+            self._is_refused = True
+            return
+        except DiskError as error:
+            if at_once:
+                log.warning("%s", error)
+            return
+        if self._outage is not None:
+            log.info("the tracking store has all of the run again")
+        self._outage = None
+
+    def brought_at_once(self) -> str | None:
+        """Bring what is new; give the run's id, None if the store does not have all of the run now."""
+        self.catch_up(at_once=True)
+        position = self._position
+        return None if self._outage is not None or self._is_refused or position.is_gone else position.run_id
+
+    def _note_outage(self, error: TrackingOutageError) -> None:
+        if self._outage is None:
+            reason = str(error).rpartition(";")[0]
+            log.warning("%s; the run goes on, and its record waits in %s", reason, self.record.folder)
+        self._outage = error
+
+    @property
+    def _position(self) -> Position:
+        return read_position(self.record.folder, self._uri)
+
+    @contextmanager
+    def ending(self, log_file: Path, *, is_trial: bool = False) -> Iterator[None]:
+        """Run a block that begins the record or goes on with it; end it: FINISHED, FAILED by an error, or KILLED.
+
+        Args:
+            log_file: kept with the run, whatever its end.
+            is_trial: whether the run tells a trial's state.
+        """
+        status: Status = "FAILED"
+        tags: dict[str, str] = {}
+        try:
+            yield
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        except Exception as error:
+            tags = {STATE_TAG: "FAIL"} if is_trial else {}
+            tags["error"] = hide_passwords(f"{type(error).__name__}: {error}")[:5000]
+            raise
+        finally:
+            recorded = read_run(self.record.folder)
+            if recorded is not None and recorded.begin.record == self.record.record_id and recorded.status is None:
+                self._end(status, tags, log_file)
+
+    def _end(self, status: Status, tags: dict[str, str], log_file: Path) -> None:
+        try:
+            if tags:
+                self.record.log_tags(tags)
+            if log_file.exists():
+                self._keep_log(log_file)
+            self.record.end(status)
+        except UserError as error:
+            log.warning("the run's end could not be recorded: %s", error)
+        self.catch_up(at_once=True)
+        if self._outage is not None:
+            tell_what_waits(self.record.folder, self._uri, self._outage)
+
+    def _keep_log(self, log_file: Path) -> None:
+        """Keep the log; each process that goes on with a run has one of its own, in a folder of its own."""
+        to = f"logs/{log_file.parent.absolute().name}"
+        if not log_file.is_relative_to(self.record.folder):
+            copy = self.record.folder / to / log_file.name
+            with disk_errors(copy, "the same command"):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(log_file, copy)
+            log_file = copy
+        self.record.log_files([log_file], to)
+
+    def describe_next(self, *, has_model: bool) -> list[str]:
+        """Say which commands use the run, and where its page is; nothing while the store does not have the run."""
+        position = self._position
+        if position.run_id is None or position.is_gone:
+            return []
+        uri = hide_passwords(self._uri)
+        page = f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
+        is_server, is_default = uri.startswith("http"), uri == "sqlite:///mlflow.db"
+        lines = []
+        if has_model:
+            place = [] if is_default else [f"tracking.uri={uri}"]
+            command = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model", *place]
+            lines += ["To give images their classes:", f"  {shlex.join(command)}"]
+        if is_server:
+            return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]
+        command = ["mlflow", "ui", *([] if is_default else ["--backend-store-uri", uri])]
+        return [*lines, "To look at the run:", f"  {shlex.join(command)}", f"  http://127.0.0.1:5000{page}"]

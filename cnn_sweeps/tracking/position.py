@@ -1,0 +1,85 @@
+"""How far a record has been brought to MLflow, kept beside it: what a person deletes there stays deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from cnn_sweeps.system.files import disk_errors, replace_whole
+from cnn_sweeps.system.plain_files import NotPlainError, opened_folder, read_plain_file
+from cnn_sweeps.tracking.address import absolute_uri, is_recorded_as, uri_seen_from
+from cnn_sweeps.tracking.entry import POSITION_FILE, Begin, RecordId, RunId, Uri, read_entries
+
+_MOST_BYTES = 2**16
+
+
+class Position(BaseModel):
+    """How far a record has been brought to a store.
+
+    Attributes:
+        uri: of the store, as in the record.
+        record: the record's id; None if its run was there before.
+        run_id: of its run; None: it is not made yet.
+        experiment_id: of the run.
+        whole_id: of the run that it is a part of, or its own.
+        offset: of the first entry that the store does not have, in bytes.
+        has_ended: whether the last entry that it has ends the run.
+        is_gone: whether somebody has deleted the run there.
+        is_doubtful: whether it was asked to make the run and has not answered: it may still do so.
+    """
+
+    uri: Uri
+    record: RecordId | None = None
+    run_id: RunId | None = None
+    experiment_id: RunId | None = None
+    whole_id: RunId | None = None
+    offset: Annotated[int, Field(ge=0)] = 0
+    has_ended: bool = False
+    is_gone: bool = False
+    is_doubtful: bool = False
+
+
+def read_position(folder: Path, uri: str) -> Position:
+    """Read how far a record has been brought to a store; from its beginning on if that is not known."""
+    position = _read(folder)
+    is_known = position is not None and is_recorded_as(uri, absolute_uri(position.uri, folder))
+    return position if position is not None and is_known else Position(uri=uri_seen_from(folder, uri))
+
+
+def store_of_record(folder: Path, begin: Begin) -> str:
+    """Give the address of the store that has a record, or is to have it, without a password.
+
+    Whoever wrote the folder has put it there: nobody's password may go to it unless the user names it, too.
+    """
+    position = _read(folder)
+    return absolute_uri(begin.uri if position is None else position.uri, folder)
+
+
+def _read(folder: Path) -> Position | None:
+    try:
+        with opened_folder(folder) as opened:
+            return Position.model_validate_json(read_plain_file(opened, POSITION_FILE, _MOST_BYTES))
+    except (OSError, NotPlainError, ValidationError):
+        return None
+
+
+def num_waiting(folder: Path, uri: str) -> int:
+    """Give the number of entries of a record that a store does not have.
+
+    Raises:
+        SenselessError: if the record makes no sense.
+    """
+    position = read_position(folder, uri)
+    return 0 if position.is_gone else sum(1 for _ in read_entries(folder, position.offset))
+
+
+def keep_position(folder: Path, position: Position) -> None:
+    """Keep how far a record has been brought.
+
+    Raises:
+        DiskError: if it cannot be written; what was brought is brought again then, which changes nothing.
+    """
+    with disk_errors(folder / POSITION_FILE, "the same command"):
+        replace_whole(folder / POSITION_FILE, position.model_dump_json().encode(), is_kept_at_once=False)

@@ -1,0 +1,249 @@
+"""Brings a run's record to MLflow: in order and once what is not there yet, whoever asks for it and how often.
+
+How far a record has been brought is kept beside it, in `projected.json`: what a person deletes in MLflow stays deleted.
+After a kill some entries are brought again, and change nothing: a run and a model are known by the record's id, a
+metric's value by its name, epoch and time, and all else takes its own place again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnn_sweeps.errors import DiskError
+from cnn_sweeps.tracking.entry import (
+    MODEL_FILES,
+    MODEL_FOLDER,
+    POSITION_FILE,
+    RECORD_FILE,
+    Again,
+    Begin,
+    Data,
+    End,
+    Entry,
+    Files,
+    Metrics,
+    Model,
+    Moved,
+    Params,
+    SenselessError,
+    Tags,
+    read_entries,
+    senseless,
+)
+from cnn_sweeps.tracking.models import send_model
+from cnn_sweeps.tracking.position import Position, keep_position, read_position
+from cnn_sweeps.tracking.record_folder import copies_of, locked
+from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, RECORD_TAG
+from cnn_sweeps.tracking.store import check_place_of_files, connected, quiet, store_errors
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_TOGETHER = (Params, Tags, Metrics)
+RUN_ID, EXPERIMENT_ID = "{run_id}", "{experiment_id}"
+"""What stands in a description for the ids that the store gives: of the whole run, of its experiment."""
+
+
+def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
+    """Bring to a store what it does not have of a record, with that of the run that it is a part of.
+
+    Args:
+        folder: of the record.
+        uri: of the store.
+        wait: for another process that is at it; else what that leaves is for the next call.
+
+    Returns:
+        The run's id; None if it has none, or somebody has deleted it.
+
+    Raises:
+        TrackingOutageError: if the store is away; to be called again then.
+        TrackingError: if the store refuses an entry, or one makes no sense. What is before that has been brought.
+        DiskError: if the record cannot be locked, or a new run not be noted.
+    """
+    with locked(folder, wait=wait) as is_held:
+        position = read_position(folder, uri)
+        if is_held and not position.is_gone and (folder / RECORD_FILE).stat().st_size > position.offset:
+            _Projection(folder, uri, position).bring()
+    return None if position.is_gone else position.run_id
+
+
+class _Projection:
+    """Brings one record to one store."""
+
+    _run: Run
+
+    def __init__(self, folder: Path, uri: str, position: Position) -> None:
+        import mlflow
+
+        self._folder, self._uri, self._position = folder, uri, position
+        mlflow.set_tracking_uri(uri)
+        self._client = mlflow.MlflowClient()
+
+    def bring(self) -> None:
+        """Bring what is not there; the position is kept, whatever ends that."""
+        try:
+            with store_errors(), quiet():
+                if self._position.run_id is not None:
+                    self._find_run(self._position.run_id)
+                for batch, offset in _batches(read_entries(self._folder, self._position.offset)):
+                    if self._position.is_gone:
+                        return
+                    self._bring(batch)
+                    self._position.offset = offset
+        finally:
+            with suppress(DiskError):  # what was brought is brought again then
+                keep_position(self._folder, self._position)
+
+    def _bring(self, batch: list[Entry]) -> None:
+        match batch[0]:
+            case Begin() as begin:
+                self._make_run(begin)
+            case Again(tags=tags):
+                self._client.update_run(self._run.info.run_id, status="RUNNING")
+                self._log([Tags(tags=tags)])
+                self._position.has_ended = False
+            case Moved():
+                self._find_whole()
+                self._log([Tags(tags={PARENT_TAG: self._position.whole_id or ""})])
+            case _ if self._position.has_ended:
+                pass
+            case Params() | Tags() | Metrics():
+                self._log(batch)
+            case Data() as data:
+                self._log_data(data)
+            case Files(files=files, to=to):
+                with self._copies(files) as copies:
+                    self._client.log_artifacts(self._run.info.run_id, str(copies), to)
+            case Model() as model:
+                assert self._position.record is not None
+                with self._copies([f"{MODEL_FOLDER}/{name}" for name in MODEL_FILES]) as copies:
+                    send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
+            case End(status=status, time=ended):
+                self._client.set_terminated(self._run.info.run_id, status, ended)
+                self._delete_twins()
+                self._position.has_ended = True
+
+    def _find_run(self, run_id: str) -> None:
+        """Look up the run that is known."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._take(self._client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._position.is_gone = True
+
+    def _take(self, run: Run) -> None:
+        if self._position.record not in (None, run.data.tags.get(RECORD_TAG)):
+            raise senseless(self._folder, f"{POSITION_FILE} names the run of another record")
+        self._run = run
+        self._position.run_id, self._position.experiment_id = run.info.run_id, run.info.experiment_id
+        self._position.is_gone = run.info.lifecycle_stage != "active"
+
+    def _make_run(self, begin: Begin) -> None:
+        """Make the run, unless the store has it."""
+        if begin.run_id is not None:
+            self._position.whole_id = begin.run_id
+            self._find_run(begin.run_id)
+            if not self._position.is_gone:
+                self._bring([Again(time=begin.time, tags=begin.tags)])
+            return
+        tags = begin.tags | {RECORD_TAG: begin.record}
+        self._position.record = begin.record
+        if begin.is_part:
+            self._find_whole()
+            tags |= {PARENT_TAG: self._position.whole_id} if self._position.whole_id else {}
+        with connected(self._uri, begin.experiment) as experiment_id:
+            runs = self._find_twins(experiment_id)
+            if not runs:
+                was_doubtful, self._position.is_doubtful = self._position.is_doubtful, True
+                keep_position(self._folder, self._position)
+                runs = [self._client.create_run(experiment_id, begin.time, tags, begin.name)]
+                self._position.is_doubtful = was_doubtful
+        self._take(runs[0])
+        self._position.whole_id = self._position.whole_id or self._position.run_id
+
+    def _find_whole(self) -> None:
+        """Bring the run that this one is a part of."""
+        if (self._folder.parent / RECORD_FILE).exists():
+            self._position.whole_id = project(self._folder.parent, self._uri)
+
+    def _find_twins(self, experiment_id: str) -> list[Run]:
+        from mlflow.entities import ViewType
+
+        condition = f"tags.`{RECORD_TAG}` = '{self._position.record}'"
+        return list(self._client.search_runs([experiment_id], condition, ViewType.ALL))
+
+    def _delete_twins(self) -> None:
+        """Delete what a store has made that did not answer when it was asked, and was asked again."""
+        if self._position.is_doubtful:
+            for twin in self._find_twins(self._run.info.experiment_id):
+                if twin.info.run_id != self._run.info.run_id and twin.info.lifecycle_stage == "active":
+                    self._client.delete_run(twin.info.run_id)
+
+    def _log(self, batch: list[Entry]) -> None:
+        """Write neighbouring parameters, tags and metrics."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
+        metrics = []
+        for entry in batch:
+            match entry:
+                case Params():
+                    params = entry.params | params
+                case Tags():
+                    tags |= entry.tags
+                case Metrics():
+                    metrics += [Metric(*each, entry.time, entry.epoch) for each in entry.metrics.items()]
+        if params:  # those that it has stay: MLflow lets none be changed
+            known = self._client.get_run(self._run.info.run_id).data.params
+            params = {key: text for key, text in params.items() if key not in known}
+        if NOTE_TAG in tags:
+            whole_id = self._position.whole_id or self._run.info.run_id
+            note = tags[NOTE_TAG].replace(RUN_ID, whole_id)
+            tags[NOTE_TAG] = note.replace(EXPERIMENT_ID, self._run.info.experiment_id)
+        self._client.log_batch(
+            self._run.info.run_id,
+            metrics,
+            [Param(*each) for each in params.items()],
+            [RunTag(*each) for each in tags.items()],
+            synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
+        )
+
+    def _log_data(self, data: Data) -> None:
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = CodeDatasetSource(tags={"source": data.source})
+        about = MetaDataset(source, name=data.name, digest=data.digest).to_dict()  # type: ignore[abstract]
+        context = InputTag("mlflow.data.context", "train, val, test")
+        self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(Dataset(**about), tags=[context])])
+
+    def _copies(self, files: list[str]) -> AbstractContextManager[Path]:
+        check_place_of_files(self._run.info.artifact_uri)
+        return copies_of(self._folder, files)
+
+
+def _batches(entries: Iterator[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], int]]:
+    """Put entries together that one request can bring; give them with the offset after them."""
+    batch: list[Entry] = []
+    last, problem = 0, None
+    try:
+        for entry, offset in entries:
+            if batch and not (isinstance(entry, _TOGETHER) and isinstance(batch[0], _TOGETHER)):
+                yield batch, last
+                batch = []
+            batch.append(entry)
+            last = offset
+    except SenselessError as error:
+        problem = error
+    if batch:
+        yield batch, last
+    if problem is not None:
+        raise problem

@@ -1,0 +1,68 @@
+"""How often finished epochs are kept, and that none is lost when the training ends."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cnn_sweeps.experiment import recording
+from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.recorded import read_run
+
+
+class Run:
+    """A run whose record is brought to a list."""
+
+    def __init__(self, folder):
+        self.record, self.brought = Record(folder), []
+        self.record.begin("epochs", "run", "sqlite:///mlflow.db", {})
+
+    def epochs(self):
+        return list(read_run(self.record.folder).metrics.get("a", []))
+
+    def catch_up(self):
+        self.brought.append(self.epochs())
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def add_epochs(keeper, epochs):
+    for epoch in epochs:
+        keeper.add({"a": 0.5 * epoch, "b": 1.0}, epoch)
+
+
+def test_each_epoch_is_kept_at_once_without_a_limit(run):
+    saved = []
+    add_epochs(Keeper(run, lambda: saved.append(run.epochs()), max_share_of_time=None), (1, 2, 3))
+    assert saved == run.brought == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_first_epoch_is_kept_at_once_and_short_ones_after_it_are_in_the_record(run):
+    saved = []
+    add_epochs(Keeper(run, lambda: saved.append(run.epochs()), max_share_of_time=1e-6), (1, 2, 3))
+    assert saved == run.brought == [[1]]
+    assert run.epochs() == [1, 2, 3]
+
+
+def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
+    clock, saved_at = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def save():
+        saved_at.append(clock.now)
+        clock.now += 0.05
+
+    keeper = Keeper(run, save, max_share_of_time=0.5)
+    add_epochs(keeper, (1, 2))
+    for epoch in (3, 4, 5):
+        clock.now += 0.06
+        add_epochs(keeper, (epoch,))
+    assert saved_at == pytest.approx([0.0, 0.17])
+
+
+def test_thousands_of_epochs_are_kept_quickly(run):
+    add_epochs(Keeper(run, lambda: None, max_share_of_time=1e-6), range(1, 1501))
+    assert run.epochs() == list(range(1, 1501))

@@ -1,0 +1,158 @@
+"""What a run writes into its own folder: whole lines, each epoch once, no passwords, and one run a record."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.tracking.address import uri_seen_from
+from cnn_sweeps.tracking.entry import RECORD_FILE, Data, SenselessError, read_entries
+from cnn_sweeps.tracking.position import store_of_record
+from cnn_sweeps.tracking.record import Record, close_if_died
+from cnn_sweeps.tracking.record_folder import find_records
+from cnn_sweeps.tracking.recorded import read_run
+
+
+def begun(folder, **tags):
+    record = Record(folder)
+    record.begin("experiment", "name", "sqlite:///mlflow.db", tags)
+    return record
+
+
+def dead_owner():
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    return owner_tags() | {"owner.pid": str(ended.pid), "owner.word": "its own"}
+
+
+def kinds(folder):
+    return [json.loads(line)["kind"] for line in (folder / RECORD_FILE).read_bytes().splitlines()]
+
+
+def change_owner(folder, owner):
+    """Have the record be that of another process."""
+    first, *others = (folder / RECORD_FILE).read_text().splitlines(keepends=True)
+    begin = json.loads(first)
+    begin["tags"] |= owner
+    (folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
+
+
+def test_epoch_that_is_trained_again_after_a_kill_is_recorded_once(tmp_path):
+    record = begun(tmp_path)
+    for epoch in (1, 2, 3):
+        record.log_metrics({"a": 1 / epoch, "b": 1.0}, epoch)
+    again = Record(tmp_path)
+    again.again()
+    for epoch in (2, 3, 4):
+        again.log_metrics({"a": 1 / epoch, "b": 1.0}, epoch)
+    told = [(entry.epoch, list(entry.metrics)) for entry, _ in read_entries(tmp_path) if entry.kind == "metrics"]
+    assert told == [(epoch, ["a", "b"]) for epoch in (1, 2, 3, 4)]
+
+
+def test_line_that_was_cut_off_is_ignored_by_readers_and_cut_by_who_goes_on(tmp_path):
+    record = begun(tmp_path)
+    record.log_metrics({"a": 1.0}, 1)
+    whole = (tmp_path / RECORD_FILE).read_bytes()
+    with (tmp_path / RECORD_FILE).open("ab") as file:
+        file.write(b'{"kind": "metr')
+    assert read_run(tmp_path).metrics == {"a": {1: 1.0}}
+    Record(tmp_path).again()
+    assert (tmp_path / RECORD_FILE).read_bytes().startswith(whole + b'{"kind": "again"')
+    assert kinds(tmp_path) == ["begin", "metrics", "again"]
+
+
+def test_record_whose_first_line_was_cut_off_is_begun_anew(tmp_path):
+    (tmp_path / RECORD_FILE).write_bytes(b'{"kind": "beg')
+    assert read_run(tmp_path) is None
+    begun(tmp_path).end("FINISHED")
+    assert kinds(tmp_path) == ["begin", "end"]
+
+
+def test_what_stands_between_an_end_and_its_going_on_does_not_count(tmp_path):
+    record = begun(tmp_path)
+    record.end("KILLED")
+    record.log_metrics({"late": 1.0}, 1)
+    record.log_tags({"late": "1"})
+    record.again()
+    record.log_metrics({"a": 1.0}, 1)
+    recorded = read_run(tmp_path)
+    assert recorded.metrics == {"a": {1: 1.0}}
+    assert "late" not in recorded.tags
+    assert recorded.status is None
+
+
+def test_end_of_another_process_replaces_the_own_one(tmp_path):
+    begun(tmp_path).end("FINISHED")
+    Record(tmp_path).close("KILLED", {"error": "the worker process died"})
+    recorded = read_run(tmp_path)
+    assert (recorded.status, recorded.tags["error"]) == ("KILLED", "the worker process died")
+
+
+@pytest.mark.parametrize(("owner", "is_closed"), [(dead_owner, True), (owner_tags, False), (dict, False)])
+def test_record_of_a_dead_process_is_closed_at_the_time_of_its_last_entry(owner, is_closed, tmp_path):
+    begun(tmp_path).log_metrics({"a": 1.0}, 1)
+    change_owner(tmp_path, owner() or dict.fromkeys(owner_tags(), ""))
+    last = read_run(tmp_path).last_time
+    assert close_if_died(tmp_path) is is_closed
+    assert kinds(tmp_path) == ["begin", "metrics", *(["end"] if is_closed else [])]
+    assert read_run(tmp_path).last_time == last
+    assert not close_if_died(tmp_path)
+
+
+def test_new_run_in_the_same_folder_sets_the_earlier_record_aside_from_where_it_is_found(tmp_path):
+    first = begun(tmp_path)
+    first.end("FINISHED")
+    begun(tmp_path)
+    assert kinds(tmp_path) == ["begin"]
+    aside = tmp_path / "earlier" / first.record_id
+    assert kinds(aside) == ["begin", "end"]
+    assert find_records(tmp_path) == [tmp_path, aside]
+
+
+def test_folder_in_which_another_process_is_at_work_is_refused(tmp_path):
+    begun(tmp_path)
+    script = "from cnn_sweeps.system.owners import owner_tags; import json; print(json.dumps(owner_tags())); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-uc", script], **pipes) as other:
+        change_owner(tmp_path, json.loads(other.stdout.readline()))
+        with pytest.raises(ConfigError, match="another run is at work there"):
+            begun(tmp_path)
+        other.communicate("\n")
+    begun(tmp_path)
+
+
+def test_passwords_are_kept_out_of_every_entry(tmp_path):
+    secret = "postgresql://me:tell-nobody@host/db"
+    record = Record(tmp_path)
+    record.begin("experiment", "name", secret, {"repository": f"see {secret}"})
+    record.log_params({"storage": secret})
+    record.log_tags({"note": secret})
+    record.add(Data(name="data", digest="abc", source=secret))
+    assert "tell-nobody" not in (tmp_path / RECORD_FILE).read_text()
+    assert read_run(tmp_path).params == {"storage": "postgresql://me:***@host/db"}
+
+
+def test_places_in_the_working_folder_are_recorded_relative_to_it_so_that_it_can_be_moved(tmp_path, monkeypatch):
+    before, now = tmp_path / "before", tmp_path / "now"
+    before.mkdir()
+    monkeypatch.chdir(before)
+    folder = before / "outputs/a"
+    record = Record(folder)
+    record.begin("experiment", "name", f"sqlite:///{before}/mlflow.db", {})
+    assert str(before) not in (folder / RECORD_FILE).read_text()
+    before.rename(now)
+    recorded = read_run(now / "outputs/a")
+    assert recorded.tags["output.folder"] == "outputs/a"
+    assert store_of_record(now / "outputs/a", recorded.begin) == f"sqlite:///{now}/mlflow.db"
+    assert uri_seen_from(folder, "sqlite:////elsewhere/mlflow.db") == "sqlite:////elsewhere/mlflow.db"
+
+
+def test_record_without_a_beginning_makes_no_sense(tmp_path):
+    begun(tmp_path)
+    with (tmp_path / RECORD_FILE).open("ab") as file:
+        file.write((tmp_path / RECORD_FILE).read_bytes())
+    with pytest.raises(SenselessError, match="should begin, and begin once"):
+        read_run(tmp_path)
