@@ -541,9 +541,8 @@ def test_test_that_was_cut_off_is_brought_to_its_end_by_the_same_command_whereve
 
 
 def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(run_train, tmp_path):
-    run_train(
-        *SWEEP, "hydra.sweeper.n_trials=2", "regularization=full", "evaluate_best=false", "tracking.log_model=false"
-    )
+    one_worker = ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    run_train(*SWEEP, *one_worker, "regularization=full", "evaluate_best=false", "tracking.log_model=false")
     trials = study_in(tmp_path).trials
     owners = {run_of(trial).data.tags["owner.pid"] for trial in trials}
     assert len(owners) == 1

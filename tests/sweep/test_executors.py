@@ -141,7 +141,7 @@ def test_worker_that_a_slot_starts_while_it_is_closed_does_not_outlive_the_sweep
     class Worker:
         is_alive = True
 
-        def __init__(self):
+        def __init__(self, _context):
             starting.set()
             assert go.wait(LONGEST_S)
 
