@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -81,13 +81,11 @@ def _mark(folder: Path) -> Iterator[list[str]]:
     """Put a file where another machine sees it only if it shares the folder; that cannot be written is told later."""
     while not folder.is_dir():
         folder = folder.parent
-    try:
-        file = tempfile.NamedTemporaryFile(dir=folder, prefix=".cnn_sweeps_")  # noqa: SIM115 - closed below
-    except OSError:
-        yield []
-        return
-    with file:
-        yield [file.name]
+    files = []
+    with ExitStack() as opened:
+        with suppress(OSError):
+            files = [opened.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".cnn_sweeps_")).name]
+        yield files
 
 
 class DaskExecutor:

@@ -127,10 +127,8 @@ class Fleet:
             ConfigError: if they are not those of this process.
         """
         versions = self.client.get_versions()["scheduler"]
-        there = {
-            "python": ".".join(versions["host"]["python"].split(".")[:2]),
-            "distributed": versions["packages"]["distributed"],
-        }
+        python, packages = versions["host"]["python"].split("."), versions["packages"]
+        there = {"python": ".".join(python[:2]), "distributed": packages["distributed"]}
         if differences := _differences({key: self._here.versions[key] for key in there}, there):
             raise ConfigError(
                 f"hydra.launcher.address={self.address}: the scheduler: {differences}; "
