@@ -87,12 +87,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
             sys.exit(f"error: {told}")
 
     try:
-        search_path = _search_path()
-        with shown_whole():
-            if {"--help", "-h"} & set(sys.argv):
-                _show_help(search_path)
-            with trusting(_named_by_user(search_path)):
-                hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(run_task)()
+        _run_with_hydra(run_task)
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback or _is_bug(error):
             raise
@@ -105,6 +100,15 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(f"error: {told}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
+    search_path = _search_path()
+    with shown_whole():
+        if {"--help", "-h"} & set(sys.argv):
+            _show_help(search_path)
+        with trusting(_named_by_user(search_path)):
+            hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(task)()
 
 
 def _explain_failure(error: Exception) -> str | None:
