@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.errors import OutageError, SweepError
 from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.sweep.failures import no_success
+from cnn_sweeps.sweep.jobs.choice import choose_executor
 from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor, JobsAhead
-from cnn_sweeps.sweep.jobs.foreign import choose_executor
 from cnn_sweeps.sweep.loop import TrialLoop
 from cnn_sweeps.sweep.plan import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.study.definition import describe_study

@@ -10,8 +10,9 @@ from waiting import LONGEST_S
 
 from cnn_sweeps.errors import SweepError
 from cnn_sweeps.sweep.jobs import local
+from cnn_sweeps.sweep.jobs.choice import choose_executor
 from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor, call_until_worker_lasts
-from cnn_sweeps.sweep.jobs.foreign import InThisProcess, choose_executor
+from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.jobs.local import LocalSlot
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 

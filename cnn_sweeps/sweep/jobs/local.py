@@ -76,7 +76,7 @@ class LocalSlot:
 
         Raises:
             LostWorkerError: the worker died.
-            MemoryError, or what else `outcome.is_out_of_memory` knows: the worker is replaced before its next job.
+            MemoryError, or what else `loss.is_out_of_memory` knows: the worker is replaced before its next job.
             JobTimeoutError: the job ran too long and its worker was killed.
         """
         result: JobReturn = self._call(run_one_job, (list(overrides), job_number), self._timeout_s)
