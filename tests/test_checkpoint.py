@@ -1,5 +1,6 @@
 """What an interrupted run leaves, and who may take it over."""
 
+import errno
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnn_sweeps.errors import ConfigError, DiskError
+from cnn_sweeps.errors import ConfigError, DiskError, StudyOutageError, TrackingOutageError
 from cnn_sweeps.training import checkpoint as checkpoint_module
 from cnn_sweeps.training.checkpoint import (
     RunLeft,
@@ -63,6 +64,39 @@ def test_checkpoint_of_a_network_that_did_not_scale_its_pixels_is_refused(tmp_pa
         pass
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True, is_trial=True) as checkpoint:
         assert checkpoint.read_run() is None
+
+
+@pytest.mark.parametrize("package", ["cnn-sweeps", "keras", "tensorflow"])
+def test_checkpoint_of_another_version_is_not_gone_on_with(package, tmp_path, monkeypatch):
+    """Whose network of the same settings may be another one."""
+    with pytest.raises(KeyboardInterrupt), claim_checkpoint(tmp_path, SETTINGS, "data", resume=False) as checkpoint:
+        checkpoint.save_parts([], RUN)
+        raise KeyboardInterrupt
+    version = checkpoint_module.version
+    monkeypatch.setattr(checkpoint_module, "version", lambda name: "0.0.1" if name == package else version(name))
+    with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
+        assert checkpoint.read_run() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_trial", "is_kept"),
+    [
+        (ValueError("x is 1"), True, False),
+        (ValueError("x is 1"), False, True),
+        (TrackingOutageError("the store is away"), True, True),
+        (StudyOutageError("the database is away"), True, True),
+        (OSError(errno.ENOSPC, "No space left on device"), True, True),
+        (KeyboardInterrupt(), True, True),
+    ],
+)
+def test_checkpoint_of_a_trial_is_removed_after_an_error_and_kept_after_what_it_is_tried_again_for(
+    error, is_trial, is_kept, tmp_path
+):
+    claimed = claim_checkpoint(tmp_path, SETTINGS, "data", resume=False, is_trial=is_trial)
+    with pytest.raises(type(error)), claimed as checkpoint:
+        checkpoint.save_parts([], RUN)
+        raise error
+    assert list(left_checkpoints(tmp_path).values()) == ([RUN] if is_kept else [])
 
 
 def test_finished_run_leaves_nothing(tmp_path):

@@ -1,13 +1,19 @@
 """The command line as a user meets it: fast answers, one line for an error, exit codes."""
 
+import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from cnn_sweeps import reproduce, train
+from cnn_sweeps.settings import command_line
+from cnn_sweeps.system.signals import exit_on_signals
 
 SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
 
@@ -42,6 +48,26 @@ def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(ar
     assert not imported & SLOW
     assert done.returncode == code
     assert not code or re.fullmatch(r"error: .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(train, []), (reproduce, ["0" * 32])])
+def test_garbage_is_collected_from_the_task_on(module, arguments, tmp_path, monkeypatch):
+    """Before, few objects of many are free: it would take a part of the time until a command answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    is_on, run_application = [], command_line.run_application
+
+    def run(_task):
+        is_on.append(gc.isenabled())
+        run_application(lambda _config: is_on.append(gc.isenabled()))
+
+    monkeypatch.setattr(command_line, "run_application", run)
+    try:
+        module.main()
+    finally:
+        gc.enable()
+    assert is_on == [False, True]
 
 
 def shown_by(run_train, capsys, *arguments):
@@ -157,3 +183,17 @@ def test_output_that_is_no_longer_read_is_no_error(tmp_path):
     line = f"{sys.executable} -m cnn_sweeps.train --help | head -1"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_hangup_that_nohup_has_ignored_stays_ignored(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be as it was afterwards
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        exit_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,6 +9,8 @@ from conftest import compose
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import smallest_cnn_image
+from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
+from cnn_sweeps.settings.targets import targets_in_text
 
 GROUPS = ("data", "model", "optimizer", "regularization", "training", "tracking", "experiment")
 OPTIONS = sorted(
@@ -180,6 +182,20 @@ def test_dogs_vs_cats_has_the_seed_notebooks_settings():
         "augmentation.rotation_degrees": 20,
     }
     assert {key: settings[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "targets"),
+    [
+        ("data", [f"cnn_sweeps.data.load_{name}" for name in ("cifar10", "digits", "folder", "synthetic")]),
+        ("model", [f"cnn_sweeps.models.build_{name}" for name in ("cnn", "residual")]),
+        ("optimizer", [f"keras.optimizers.{name}" for name in ("Adam", "AdamW", "RMSprop", "SGD")]),
+    ],
+)
+def test_functions_have_the_names_that_recorded_runs_studies_and_checkpoints_call_them_by(group, targets):
+    texts = [file.read_text() for file in sorted(Path(CONF_DIR, group).glob("*.yaml"))]
+    assert [target for text in texts for target in targets_in_text(text)] == targets
+    assert set(targets) <= TARGET_ARGUMENTS.keys()
 
 
 def test_settings_hold_every_leaf_under_the_key_that_a_user_types():

@@ -16,6 +16,8 @@ from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, write_dark_and_light_photos
 
 from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.tracking.record_folder import find_records
+from cnn_sweeps.training import loop
 
 # Some short epochs, so that a signal always comes in the middle.
 LONG_TRAINING = [
@@ -120,6 +122,14 @@ def raised_in_epoch(number, signal_number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Keeper, "add", add_and_raise)
         yield
+
+
+def test_run_that_is_ended_in_its_first_epoch_goes_on_in_the_same_record(run_train, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *_: sys.exit(143))
+    for folder, resume in (("first", "false"), ("second", "true")):
+        with pytest.raises(SystemExit, match="143"):
+            run_train(*TINY, f"hydra.run.dir={folder}", f"resume={resume}")
+    assert find_records(tmp_path) == [tmp_path / "first"]
 
 
 def test_ctrl_c_ends_the_run_killed(run_train, store):

@@ -6,6 +6,8 @@ import pytest
 
 from cnn_sweeps.experiment import recording
 from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.roles import Role
+from cnn_sweeps.experiment.trial import TrialRun
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.recorded import read_run
 
@@ -61,6 +63,22 @@ def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
         clock.now += 0.06
         add_epochs(keeper, (epoch,))
     assert saved_at == pytest.approx([0.0, 0.17])
+
+
+def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_keeps_each_epoch(run, monkeypatch):
+    clock, saved_at = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def save():
+        saved_at.append(clock.now)
+        clock.now += 0.05
+
+    keeper = Keeper(run, save, TrialRun.max_share_of_time)
+    for epoch in range(1, 201):
+        clock.now += 0.1
+        add_epochs(keeper, (epoch,))
+    assert 0.05 * len(saved_at) / clock.now == pytest.approx(0.02, abs=0.003)
+    assert Role.max_share_of_time is None
 
 
 def test_thousands_of_epochs_are_kept_quickly(run):

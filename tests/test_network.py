@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import TINY_DATA, compose
+from tensorflow.python.eager.context import global_seed
 from test_training import Run
 
 from cnn_sweeps.models import AdjustableDropout, AdjustableL2, classification_head, plain_copy
@@ -153,6 +155,13 @@ def test_equal_networks_have_equal_names():
     assert names[0] == names[1]
 
 
+def test_new_network_leaves_what_tensorflow_keeps_for_all():
+    """Else each one would be prepared anew, as after Keras's `clear_session`, which starts names anew, too."""
+    graph = tf.compat.v1.get_default_graph()
+    network_of()
+    assert tf.compat.v1.get_default_graph() is graph
+
+
 def test_plain_copy_of_a_network_that_was_used_again_has_the_newest_values():
     network_of("model.dropout=0.6", "model.l2=0.1")
     copy = plain_copy(network_of("model.dropout=0.2", "model.l2=0.3").model)
@@ -254,6 +263,21 @@ def test_model_function_that_ignores_all_this_trains_cold_and_is_warned_of(caplo
     assert caplog.text.count("the network has no layer that scales its pixels, which go from 0 to 255") == 2
     assert warm._networks == {}
     assert [float(each.model.layers[2].kernel_regularizer.l2) for each in networks] == pytest.approx([0.1, 0.2])
+
+
+def test_tensorflow_itself_is_seeded_for_networks_of_a_user_alone():
+    """Whose layers may draw from it; it prepares every graph anew by that."""
+    from dataclasses import replace
+
+    from cnn_sweeps.settings.targets import call_target
+
+    tf.random.set_seed(7)
+    network_of("seed=3")
+    assert global_seed() == 7
+    config = compose(*TINY_DATA, "seed=3")
+    mine = {"_target_": f"{__name__}.build_mine", "dropout": 0.3, "l2": 0.1}
+    warm.build_network(replace(config, model=mine), call_target("data", config.data), 60)
+    assert global_seed() == 3
 
 
 def test_optimizer_function_of_a_user_gets_a_network_of_its_own(monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import RECORD_FILE, Data, SenselessError, read_entries
-from cnn_sweeps.tracking.position import store_of_record
+from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries
+from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
 from cnn_sweeps.tracking.record import Record, close_if_died
 from cnn_sweeps.tracking.record_folder import find_records
 from cnn_sweeps.tracking.recorded import read_run
@@ -133,6 +133,8 @@ def test_passwords_are_kept_out_of_every_entry(tmp_path):
     record.add(Data(name="data", digest="abc", source=secret))
     assert "tell-nobody" not in (tmp_path / RECORD_FILE).read_text()
     assert read_run(tmp_path).params == {"storage": "postgresql://me:***@host/db"}
+    keep_position(tmp_path, read_position(tmp_path, secret))
+    assert "tell-nobody" not in (tmp_path / POSITION_FILE).read_text()
 
 
 def test_places_in_the_working_folder_are_recorded_relative_to_it_so_that_it_can_be_moved(tmp_path, monkeypatch):

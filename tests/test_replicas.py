@@ -44,6 +44,11 @@ def test_training_with_dropout_on_two_devices_repeats_bit_for_bit(found):
     assert found["warm"] == found["cold"]
 
 
+def test_networks_of_a_process_share_one_strategy(found):
+    """Else a new one could not give its values to one that was compiled earlier."""
+    assert found["is one strategy"]
+
+
 def test_warm_trial_on_two_devices_is_that_of_a_cold_one(found):
     assert found["networks compiled for warm trials"] == 0
     assert found["another, warm"] == found["another, cold"]

@@ -47,6 +47,7 @@ from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.storage import lock_file, selection_lock
 from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.tracking.entry import read_entries
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -121,6 +122,14 @@ def test_epochs_of_every_trial_are_in_the_study(swept):
         history = client.get_metric_history(run_of(trial).info.run_id, "val_log_loss")
         assert trial.intermediate_values == {metric.step: metric.value for metric in history}
         assert sorted(trial.intermediate_values) == [1, 2]
+
+
+def test_objective_is_the_first_metric_of_every_epoch(swept):
+    """By which MLflow compares runs."""
+    for trial in swept.trials:
+        entries = [entry for entry, _ in read_entries(sweep_folder(swept.folder) / trial.user_attrs["folder"])]
+        epochs = [list(entry.metrics) for entry in entries if entry.kind == "metrics"][:2]
+        assert [names[0] for names in epochs] == ["val_log_loss"] * 2
 
 
 def test_only_the_best_trial_is_tested(swept):

@@ -1,5 +1,8 @@
 """The epoch loop: what it stops at, keeps, weighs and repeats."""
 
+import sys
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.training import loop as training
 from cnn_sweeps.training.batches import training_images
 from cnn_sweeps.training.checkpoint import TrainingProgress
-from cnn_sweeps.training.network import compile_model
+from cnn_sweeps.training.network import Network, compile_model
 from cnn_sweeps.training.warm import build_network
 
 
@@ -96,6 +99,39 @@ def test_learns_and_tells_every_metric_of_an_epoch():
         *("val_log_loss", "val_accuracy", "generalization_gap", "learning_rate", "epoch_s", "images_per_s"),
     }
     assert run.epochs_seen[3]["learning_rate"] == pytest.approx(0.01 * 0.96**4)
+
+
+def test_compiling_is_no_part_of_the_first_epochs_time(monkeypatch):
+    """Of which `images_per_s` is told: what trains no step compiles all."""
+    run, done = Run(), []
+
+    def end(*_):
+        done.append("an epoch begins")
+        sys.exit()
+
+    monkeypatch.setattr(run.network, "train_steps", lambda _source, **steps: done.append(steps))
+    monkeypatch.setattr(training, "train_epoch", end)
+    with pytest.raises(SystemExit):
+        run.train()
+    assert done == [{"epoch": 0, "first_step": 0, "num_steps": 0}, "an epoch begins"]
+
+
+def test_calls_into_tensorflow_cover_so_few_pixels_that_a_signal_is_soon_answered():
+    """In one, Python hears of nothing."""
+    side, most, asked = 128, 2**20, []
+    images = np.broadcast_to(np.uint8(0), (1000, side, side, 3))
+    source = SimpleNamespace(images=images, positions=range(1000), batch_size=32)
+    num_steps = [number for _, number in training._calls(source, "")]
+    assert sum(num_steps) * 32 >= 1000
+    assert max(num_steps) * 32 * side * side <= most
+
+    def forward(_images, indices):
+        asked.append(len(indices))
+        return tf.fill((len(indices), 1), 0.5)
+
+    probabilities = Network.predict(SimpleNamespace(_forward=forward), images, np.arange(1000))
+    assert len(probabilities) == sum(asked) == 1000
+    assert max(asked) * side * side <= most
 
 
 def test_log_loss_is_without_the_l2_penalty_and_the_training_loss_with_it():

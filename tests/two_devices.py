@@ -12,6 +12,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.models import plain_copy
 from cnn_sweeps.training import warm
 from cnn_sweeps.training.checkpoint import Checkpoint
+from cnn_sweeps.training.replicas import choose_strategy
 
 MIRRORED = "training.strategy=mirrored"
 TRIAL = [
@@ -82,6 +83,7 @@ def main(folder):
         single, run = (start(*trial, *strategy).train({0: 0.5, 1: 1.5}) for strategy in ([], [MIRRORED]))
         found[f"of {num_images} images"] = [epochs_of(single), epochs_of(run)]
     found["num_devices"] = run.model.distribute_strategy.num_replicas_in_sync
+    found["is one strategy"] = choose_strategy(run.config.training) is run.model.distribute_strategy
     plain_copy(run.model).save(folder / "kept.keras")
     np.savez(
         folder / "kept_outputs.npz", images=run.images.numpy(), outputs=run.network.predict(run.images, run.everything)

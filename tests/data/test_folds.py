@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY, compose
 
 from cnn_sweeps.data import ImageDataset
+from cnn_sweeps.data.images import forget_images, load_images_once
 from cnn_sweeps.data.split import split_dataset, split_into_folds, without_test_images
 from cnn_sweeps.errors import DataError
 
@@ -114,6 +116,14 @@ def test_pixels_of_test_images_in_memory_are_blank_in_the_copy_alone():
     assert np.array_equal(dataset.images, before)
     assert kept_split.test.tolist() == []
     assert (kept_split.train.tolist(), kept_split.val.tolist()) == (split.train.tolist(), split.val.tolist())
+
+
+def test_trials_of_a_process_share_their_images_and_have_no_copies_of_their_own():
+    """Nor tensors: one is kept for each data set, which is known as the object that it is."""
+    forget_images()
+    first, second = (load_images_once(compose(*TINY, f"model.l2={l2}")).without_test() for l2 in (0.1, 0.2))
+    assert first.dataset is second.dataset
+    assert first.split is second.split
 
 
 def test_memory_mapped_images_stay_mapped_and_as_they_are(tmp_path):

@@ -288,6 +288,11 @@ def test_image_tensor_of_an_array_equals_it():
     np.testing.assert_array_equal(tensor.numpy(), images)
 
 
+def test_image_tensor_is_kept_for_the_next_trial_of_the_same_images():
+    dataset = dataset_with(random_images(6))
+    assert image_tensor(dataset) is image_tensor(dataset)
+
+
 def test_image_tensor_of_a_mapped_cache_equals_it(tmp_path):
     mapped, pixels = mapped_images(tmp_path)
     tensor = image_tensor(dataset_with(mapped))

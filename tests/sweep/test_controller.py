@@ -20,6 +20,7 @@ from waiting import wait_until
 
 from cnn_sweeps.errors import SweepError, TrackingOutageError
 from cnn_sweeps.sweep import controller, loop, recording
+from cnn_sweeps.sweep.jobs.executor import POLL_S
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 from cnn_sweeps.sweep.study import recovery
 from cnn_sweeps.sweep.study.storage import selection_lock
@@ -367,6 +368,21 @@ def test_signal_that_comes_while_a_trial_is_told_ends_the_sweep_afterwards(tmp_p
         swept.run()
     assert ended.value.code == 143
     assert trials_in(tmp_path)[0].state.name == "COMPLETE"
+
+
+def test_jobs_are_waited_for_in_short_pieces_between_which_signals_are_heard(tmp_path, monkeypatch):
+    job, waits = Future(), []
+
+    def wait(_futures, timeout_s, _when):
+        waits.append(timeout_s)
+        if len(waits) == 3:
+            job.set_result(returned(1.0))
+
+    monkeypatch.setattr(loop, "wait", wait)
+    monkeypatch.setattr(loop, "POLL_S", POLL_S)  # as it is
+    run(tmp_path, lambda _x: job, points=[0])
+    assert len(waits) == 3
+    assert max(waits) <= 0.5
 
 
 def test_hangup_that_nohup_has_ignored_ends_nothing(tmp_path):

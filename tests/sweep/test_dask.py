@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cloudpickle
 import psutil
@@ -32,7 +35,7 @@ from waiting import LONGEST_S, wait_until
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
-from cnn_sweeps.sweep.jobs.process import read_answer
+from cnn_sweeps.sweep.jobs.process import answer, read_answer
 from cnn_sweeps.sweep.study.storage import is_only_here
 
 pytest.importorskip("distributed")
@@ -244,6 +247,72 @@ def test_task_that_dask_starts_again_or_elsewhere_is_not_run(monkeypatch):
     assert read_answer(run(dask_worker._PROCESS_ID).content) == 2
     with pytest.raises(dask_worker.WrongWorkerError):
         run(dask_worker._PROCESS_ID)
+
+
+def test_call_is_made_once_by_one_worker_alone_and_goes_as_bytes_which_the_scheduler_does_not_read():
+    from cnn_sweeps.sweep.jobs.dask_connection import submit_to
+
+    sent = []
+    client = SimpleNamespace(submit=lambda function, *arguments, **how: sent.append((function, arguments, how)))
+    for _ in range(2):
+        submit_to(client, "tcp://there", max, 1, 2)
+    (function, (content,), how), (*_, again) = sent
+    assert isinstance(content, bytes)
+    assert function(content) == 2
+    assert how["key"] != again["key"]  # an equal one is another call
+    assert (how["workers"], how["allow_other_workers"]) == (["tcp://there"], False)
+    assert (how["retries"], how["pure"]) == (0, False)
+
+
+def test_result_that_was_taken_is_not_left_with_dask():
+    """Which would have the call made again when the worker that has it dies."""
+    from cnn_sweeps.sweep.jobs import dask_executor
+    from cnn_sweeps.sweep.jobs.dask_worker import DaskAnswer
+
+    content = answer(cloudpickle.dumps((max, (1, 2))))
+    task = Mock(status="finished", result=lambda timeout: DaskAnswer("done", content, is_spent=False))
+    fleet = SimpleNamespace(usable=list, is_present=lambda _worker: True)
+    executor = dask_executor.DaskExecutor(fleet, JobsAhead(1, 1), b"", ExitStack())
+    job = dask_executor._Job(b"", None, Future(), "tcp://there", task)
+    assert executor._is_over(job)
+    assert job.future.result() == 2
+    task.release.assert_called_once_with()
+
+
+def test_all_workers_of_a_large_cluster_are_found(monkeypatch):
+    """Dask tells of the first five only, unless it is asked for all."""
+    from cnn_sweeps.sweep.jobs import dask_fleet
+
+    about = {"name": "w", "host": "here", "resources": {}, "nanny": "tcp://here:0", "status": "running"}
+    workers = {f"tcp://here:{port}": about for port in range(1, 31)}
+
+    def scheduler_info(n_workers=5):
+        return {"workers": dict(list(workers.items())[: None if n_workers == -1 else n_workers])}
+
+    address = SimpleNamespace(address="tcp://here:0")
+    client = SimpleNamespace(scheduler=address, status="running", scheduler_info=scheduler_info)
+    asked = SimpleNamespace(status="finished", result=lambda timeout: dask_fleet.report())
+    monkeypatch.setattr(dask_fleet, "submit_to", lambda *_: asked)
+    fleet = dask_fleet.Fleet(client, settings(), [], [])
+    assert fleet.look() == []
+    assert set(fleet.usable()) == workers.keys()
+
+
+def test_file_in_the_sweeps_folder_or_above_it_tells_workers_that_share_it_from_others(tmp_path, monkeypatch):
+    from cnn_sweeps.sweep.jobs import dask_executor
+
+    needed = []
+
+    def fleet(_client, _settings, paths, _only_here):
+        needed.extend((path, Path(path).is_file()) for path in paths)
+        raise ConfigError("that is all")
+
+    monkeypatch.setattr(dask_executor, "connected", nullcontext)
+    monkeypatch.setattr(dask_executor, "Fleet", fleet)
+    assert plan(tmp_path / "not there yet", ["/work"], address="tcp://here:1") == "that is all"
+    _, (mark, is_there) = needed
+    assert (Path(mark).parent, is_there) == (tmp_path, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # What is refused before the first trial.

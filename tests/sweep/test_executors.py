@@ -1,9 +1,11 @@
 """Who runs jobs, without processes: slots and their threads, launchers of others, calls after the trials."""
 
+import functools
 import threading
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 
+import cloudpickle
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from waiting import LONGEST_S
@@ -15,6 +17,7 @@ from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor, call_until_w
 from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.jobs.local import LocalSlot
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
+from cnn_sweeps.sweep.jobs.process import _Task
 
 
 class FakeLauncher:
@@ -163,3 +166,41 @@ def test_worker_that_a_slot_starts_while_it_is_closed_does_not_outlive_the_sweep
     assert len(ended) == 1
     late = executor.submit([], 0)
     assert not wait([late], 0).done
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def call(config):
+        return function(config)
+
+    return call
+
+
+@decorated
+@decorated
+def task(config):
+    return config
+
+
+def plain_task(config):
+    return config
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (task, task),
+        (task.__wrapped__, task.__wrapped__),
+        (task.__wrapped__.__wrapped__, task.__wrapped__.__wrapped__),
+        (decorated(plain_task), plain_task),  # of which the module knows nothing
+    ],
+    ids=["with both decorators", "with the inner one", "without", "with one that is not in the module"],
+)
+def test_task_that_can_be_imported_is_found_by_its_name_below_as_many_decorators_as_here(function, found):
+    """Not a copy of it, nor what its decorators make of it: Hydra's would read the command line."""
+    assert cloudpickle.loads(cloudpickle.dumps(_Task(function, is_for_children=True))).resolve() is found
+
+
+def test_task_that_cannot_be_imported_is_sent_itself():
+    sent = cloudpickle.loads(cloudpickle.dumps(_Task(lambda config: config + 1, is_for_children=True)))
+    assert sent.resolve()(1) == 2

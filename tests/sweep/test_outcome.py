@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from cnn_sweeps.errors import ConfigError, TrainingError
@@ -122,6 +123,12 @@ def test_trial_over_its_time_fails_without_another_try():
     outcome = read_outcome(JobTimeoutError(), 1)
     assert (outcome.state, outcome.is_lost, outcome.failure_id) == (TrialState.FAIL, False, "")
     assert "hydra.sweeper.trial_timeout_s" in outcome.error
+
+
+def test_job_whose_trial_another_controller_has_ended_says_nothing_of_the_code():
+    outcome = read_outcome(raised(UpdateFinishedTrialError("Trial#0 has already finished")), 1)
+    assert (outcome.state, outcome.error) == (TrialState.FAIL, "another controller took the trial over")
+    assert (outcome.is_lost, outcome.failure_id, outcome.kind) == (False, "", "")
 
 
 def test_timeout_inside_the_job_is_an_ordinary_failure():

@@ -5,16 +5,18 @@ import textwrap
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from test_study import complete, open_study, run_all, run_as_process
 from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study import heartbeat
 from cnn_sweeps.sweep.study.heartbeat import Listener, sign_key
+from cnn_sweeps.sweep.study.recovery import is_abandoned
 from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage, selection_lock
 from cnn_sweeps.sweep.study.view import read_study
 from cnn_sweeps.system import owners, patience
@@ -207,6 +209,18 @@ def test_trial_that_nobody_has_signed_yet_is_not_called_abandoned_where_the_lock
     assert read_study(address, request.node.originalname).abandoned == frozenset()
     study.recover()
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "age_s", "is_left"),
+    [("mysql://host/studies", 50, False), ("mysql://host/studies", 70, True), ("study.journal", 0, True)],
+)
+def test_trial_that_nobody_has_signed_is_left_at_once_if_the_lock_is_held_and_after_a_minute_if_there_is_none(
+    storage, age_s, is_left
+):
+    trial = create_trial(state=TrialState.RUNNING)
+    trial.datetime_start = datetime.now() - timedelta(seconds=age_s)  # as Optuna has it
+    assert is_abandoned(trial, storage) == is_left
 
 
 def test_after_a_break_in_which_nobody_could_be_heard_listening_begins_anew(clock):

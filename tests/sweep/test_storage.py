@@ -2,16 +2,21 @@
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import optuna
 import pytest
+from sqlalchemy.pool import NullPool
 
 from cnn_sweeps.errors import StudyError
+from cnn_sweeps.sweep.study import storage as storage_module
 from cnn_sweeps.sweep.study.storage import (
     controllers_lock,
     describe_storage,
@@ -60,6 +65,15 @@ def test_next_trial_of_a_process_finds_what_was_read_of_the_study(storage):
     (before,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
     (after,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
     assert before is after
+
+
+@pytest.mark.parametrize("storage", FILES, indirect=True)
+def test_forked_process_which_has_another_number_opens_its_storage_anew(storage, monkeypatch):
+    """Two on one connection would read each other's answers."""
+    of_parent = open_storage(storage)
+    assert open_storage(storage) is of_parent
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert open_storage(storage) is not of_parent
 
 
 def test_storage_of_optuna_is_built_by_its_target():
@@ -241,3 +255,32 @@ def test_servers_but_postgresql_have_no_lock(storage):
     assert not has_lock(storage)
     with controllers_lock(storage, "study"):
         pass
+
+
+def test_lock_of_a_database_is_one_connection_whose_end_the_server_notices_within_a_minute(monkeypatch):
+    """Also where the host is gone and says nothing."""
+    asked, options = [], []
+
+    @contextmanager
+    def connected():
+        yield None
+        asked.append("closed")
+
+    def connect():
+        connection = connected()
+        connection.execute = connection.scalar = lambda statement, *_: asked.append(str(statement))
+        return connection
+
+    def create_engine(_address, **given):
+        options.append(given)
+        return SimpleNamespace(connect=connect)
+
+    monkeypatch.setattr(storage_module, "create_engine", create_engine)
+    with controllers_lock("postgresql+psycopg://me@host/studies", "study"):
+        pass
+    settings, lock, closed = asked
+    seconds = {name: int(value) for name, value in re.findall(r"'tcp_keepalives_(\w+)', '(\d+)'", settings)}
+    assert seconds["idle"] + seconds["interval"] * seconds["count"] <= 60
+    assert "pg_advisory_lock" in lock
+    assert closed == "closed"
+    assert (options[0]["poolclass"], options[0]["isolation_level"]) == (NullPool, "AUTOCOMMIT")

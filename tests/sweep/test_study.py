@@ -7,6 +7,7 @@ import sys
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -21,9 +22,11 @@ from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
+from cnn_sweeps.sweep.study import study as study_module
 from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.recovery import SET_ASIDE
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.system.owners import owner_tags
 from hydra_plugins.cnn_sweeps import _config
 
 UNIT = {"x": FloatDistribution(0.0, 1.0)}
@@ -112,6 +115,24 @@ def test_trial_that_another_controller_took_before_it_was_signed_is_left_and_the
     assert study.claim().number == 1
     assert study.claim() is None
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+
+
+def test_trial_beyond_the_total_that_was_asked_for_without_the_lock_is_not_run(tmp_path, monkeypatch):
+    """As when a server is restarted: the lock ends with its connection, and another controller asks meanwhile."""
+    monkeypatch.setattr(study_module, "time", SimpleNamespace(sleep=lambda _s: None))
+    study, another = open_study(tmp_path, total=1), open_study(tmp_path, total=1)
+    ask = study._ask
+
+    def ask_second():
+        monkeypatch.setattr(study, "_ask", ask)
+        another._ask().set_user_attr("owner", owner_tags())
+        return ask()
+
+    monkeypatch.setattr(study, "_ask", ask_second)
+    assert study.claim() is None
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "WAITING"]
+    assert study.trials[1].user_attrs["error"] == "another controller was faster"
+    assert study.ledger.num_started == 1
 
 
 def test_of_equal_trials_the_first_one_is_best_whichever_ended_first(tmp_path):
@@ -270,6 +291,22 @@ def test_trial_of_a_killed_controller_is_recovered_once_with_its_parameters(tmp_
     complete(study, mine)
     assert study.claim() is None
     assert study.ledger.counts == {"COMPLETE": 3, "RETRIED": 1}
+
+
+@pytest.mark.parametrize("queued", [{"x": 1, "y": 5}, {"x": 1}])
+@pytest.mark.parametrize("suggested", [[], ["x"], ["x", "y"]])
+def test_trial_of_a_controller_that_was_killed_while_it_asked_is_tried_again_with_all_that_is_known(
+    queued, suggested, tmp_path
+):
+    space = {"x": IntDistribution(0, 2), "y": IntDistribution(0, 10**9)}
+    study = open_study(tmp_path, space, total=1)
+    study.enqueue([queued])
+    lost = study.optuna_study.ask({key: space[key] for key in suggested})
+    known = queued | lost.params
+    assert [trial.number for trial in study.recover()] == [lost.number]
+    again = study.claim()
+    assert again.user_attrs["retry_of"] == lost.number
+    assert again.params == again.params | known
 
 
 def test_trials_of_living_controllers_are_left_alone(tmp_path):
@@ -465,6 +502,22 @@ def test_study_whose_trials_are_interrupted_tries_what_an_uninterrupted_one_trie
         study = open_study(tmp_path, space, total=14, sampler=sampler)
     tried += run_all(study)
     assert tried == uninterrupted
+
+
+def test_sampler_takes_trials_that_run_into_account(tmp_path):
+    """As its `constant_liar` has it: else those that are claimed at once would be near each other."""
+
+    def claimed_at_once(name, sampler):
+        study = open_study(tmp_path, total=20, name=name, sampler=sampler)
+        for _ in range(12):
+            trial = study.claim()
+            complete(study, trial, (trial.params["x"] - 0.5) ** 2)
+        return [study.claim().params["x"] for _ in range(4)]
+
+    told = claimed_at_once("told", SAMPLERS["tpe"])
+    untold = claimed_at_once("untold", SAMPLERS["tpe"] | {"constant_liar": False})
+    assert told[0] == untold[0]
+    assert told[1:] != untold[1:]
 
 
 def test_another_seed_tries_other_points(tmp_path):

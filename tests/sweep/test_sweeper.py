@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -33,6 +34,7 @@ from sweep_app import (
 from waiting import wait_until
 
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.plan import _pin_study
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
@@ -341,6 +343,22 @@ def test_without_a_name_each_command_is_a_study_of_its_own(app):
         sweep_here(app, "x=1,2", "hydra.sweeper.n_trials=1", "hydra.sweeper.study_name=null")
     assert len(list((app / "studies").glob("sweep_*.journal"))) == 2
     assert len(runs(app)) == len({folder for _, _, folder in runs(app)}) == 2
+
+
+@pytest.mark.parametrize("prefix", ["", "sqlite:///"])
+def test_every_job_composes_the_name_and_the_storage_of_the_study_whatever_they_are_called(
+    prefix, tmp_path, monkeypatch
+):
+    """From overrides, also where it works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    place = "it's {mine}, [a=b] $x/study"
+    sweeper = {"study_name": None, "storage": prefix + place}
+    config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"hydra": []}}})
+    _pin_study(config)
+    words = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
+    composed = {word.key_or_group: word.value() for word in words}
+    assert composed["hydra.sweeper.study_name"] == config.hydra.sweeper.study_name
+    assert composed["hydra.sweeper.storage"] == config.hydra.sweeper.storage == f"{prefix}{tmp_path}/{place}"
 
 
 def test_study_behind_optunas_proxy_is_shared_and_its_outage_is_waited_for(app, tmp_path_factory):
