@@ -4,6 +4,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import Future
@@ -33,6 +34,17 @@ DEAD = LostWorkerError("the worker process died (exit code -9)")
 def _short_waits(monkeypatch):
     for module in (loop, controller):
         monkeypatch.setattr(module, "POLL_S", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal(monkeypatch):
+    """The command is a script's, and signals are not ignored, whatever runs the tests."""
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture
