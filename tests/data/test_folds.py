@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, compose
 
 from cnn_sweeps.data import ImageDataset
 from cnn_sweeps.data.images import forget_images, load_images_once
@@ -120,6 +119,8 @@ def test_pixels_of_test_images_in_memory_are_blank_in_the_copy_alone():
 
 def test_trials_of_a_process_share_their_images_and_have_no_copies_of_their_own():
     """Nor tensors: one is kept for each data set, which is known as the object that it is."""
+    from conftest import TINY, compose  # not for the process below, which imports this file
+
     forget_images()
     first, second = (load_images_once(compose(*TINY, f"model.l2={l2}")).without_test() for l2 in (0.1, 0.2))
     assert first.dataset is second.dataset

@@ -204,3 +204,19 @@ def test_task_that_can_be_imported_is_found_by_its_name_below_as_many_decorators
 def test_task_that_cannot_be_imported_is_sent_itself():
     sent = cloudpickle.loads(cloudpickle.dumps(_Task(lambda config: config + 1, is_for_children=True)))
     assert sent.resolve()(1) == 2
+
+
+def test_worker_is_started_again_if_what_it_is_to_be_a_fork_of_dies_in_that_moment(monkeypatch):
+    errors = [EOFError("unexpected EOF"), ConnectionRefusedError()]
+
+    class Worker:
+        def __init__(self, _context):
+            if errors:
+                raise errors.pop()
+
+    monkeypatch.setattr(local, "_WorkerProcess", Worker)
+    assert isinstance(local._start_worker(None, {}), Worker)
+    errors += [EOFError("unexpected EOF")] * 2
+    monkeypatch.setattr(local, "_END_S", -1.0)
+    with pytest.raises(LostWorkerError, match=r"could not be started \(unexpected EOF\)"):
+        local._start_worker(None, {})

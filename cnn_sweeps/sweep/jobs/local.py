@@ -27,6 +27,7 @@ from cnn_sweeps.sweep.jobs.process import read_answer, run_one_job, serve, start
 
 _LOOK_EVERY_S = 1.0  # what a job has forked holds its dead worker's pipes open
 _END_S = 10.0
+_START_AGAIN_S = 0.05
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _preparing = threading.Lock()
 
@@ -104,7 +105,7 @@ class LocalSlot:
                 raise CancelledError
             if self._worker is not None and self._worker.is_alive:
                 return self._worker
-            self._worker = worker = _WorkerProcess(_start_context(self._worker_module, self._environment))
+            self._worker = worker = _start_worker(self._worker_module, self._environment)
         own = {name: text for name, text in self._environment.items() if name not in os.environ or name == _GPUS}
         try:
             worker.call(start_process, (self._setup, dict(os.environ) | own), None)
@@ -173,6 +174,18 @@ class _WorkerProcess:
                 os.killpg(pid, signal.SIGKILL)
             self._process.kill()
         self._process.join()
+
+
+def _start_worker(worker_module: str | None, environment: Mapping[str, str]) -> _WorkerProcess:
+    """Start a worker, again if the process that it is to be a fork of is killed in that moment."""
+    deadline = time.monotonic() + _END_S
+    while True:
+        try:
+            return _WorkerProcess(_start_context(worker_module, environment))
+        except (EOFError, ConnectionError) as error:
+            if time.monotonic() > deadline:
+                raise LostWorkerError(f"the worker process could not be started ({error})") from error
+            time.sleep(_START_AGAIN_S)
 
 
 def _start_context(worker_module: str | None, environment: Mapping[str, str]) -> SpawnContext | ForkServerContext:
