@@ -6,6 +6,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import mlflow
+import psutil
 import yaml
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial
@@ -116,7 +117,10 @@ def of_files(trials: Sequence[FrozenTrial], folder: Path) -> Iterator[str]:
 
 def of_leavings(folder: Path) -> Iterator[str]:
     """Check that no process and nothing half-written is left, and that no controller told a user of a bug."""
-    for process in processes_in(folder):
+    _, left = psutil.wait_procs(
+        processes_in(folder), timeout=60
+    )  # what workers were forks of ends after the controller
+    for process in left:
         yield f"process {process.pid} is left: {' '.join(process.cmdline())}"
     for pattern in ("outputs/checkpoints/*.npz", "outputs/checkpoints/*.unfinished"):
         yield from (f"{file} is left" for file in sorted(folder.glob(pattern)))

@@ -31,7 +31,7 @@ from cnn_sweeps.evaluation.results import evaluate, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.sweep.console import Progress
+from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.text.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
 from cnn_sweeps.tracking.models import ModelRecord
 from cnn_sweeps.tracking.page import describe_run
@@ -70,9 +70,9 @@ def test_error_is_one_line_whatever_is_named_in_it():
 
 
 def test_sweep_shows_and_logs_only_what_prints(tmp_path, capsys):
-    progress = Progress(tmp_path / "sweep.log")
-    progress.say(f"trial 1 {CLEARS_THE_SCREEN}\nsecond line")
-    progress.close()
+    console = Console(None, tmp_path)
+    console.say(f"trial 1 {CLEARS_THE_SCREEN}\nsecond line")
+    console.close()
     lines = (tmp_path / "sweep.log").read_text().splitlines()
     assert len(lines) == 2
     assert "\x1b[2J" not in capsys.readouterr().out + lines[0]
