@@ -15,6 +15,7 @@ from tiny_sweeps import STUDY, measured_on_test, processes_in, sweep_folder
 
 from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
 from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study.ledger import known_params
 
 
 def violations(sweep: SweepUnderTest) -> list[str]:
@@ -52,7 +53,7 @@ def of_study(trials: Sequence[FrozenTrial], total: int) -> Iterator[str]:
         if trial.number in lost and trial.state.name != "FAIL":
             yield f"trial {trial.number} was tried again and is {trial.state.name}"
     for trial in retries:
-        if (original := trials[trial.user_attrs["retry_of"]].params) and trial.params != original:
+        if (original := known_params(trials[trial.user_attrs["retry_of"]])) and known_params(trial) != original:
             yield f"trial {trial.number} is a retry of {trial.user_attrs['retry_of']} with other parameters"
 
 
@@ -117,9 +118,7 @@ def of_files(trials: Sequence[FrozenTrial], folder: Path) -> Iterator[str]:
 
 def of_leavings(folder: Path) -> Iterator[str]:
     """Check that no process and nothing half-written is left, and that no controller told a user of a bug."""
-    _, left = psutil.wait_procs(
-        processes_in(folder), timeout=60
-    )  # what workers were forks of ends after the controller
+    _, left = psutil.wait_procs(processes_in(folder), timeout=60)  # what workers were forks of ends last
     for process in left:
         yield f"process {process.pid} is left: {' '.join(process.cmdline())}"
     for pattern in ("outputs/checkpoints/*.npz", "outputs/checkpoints/*.unfinished"):

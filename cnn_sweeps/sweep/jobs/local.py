@@ -24,6 +24,7 @@ from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor
 from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_out_of_memory
 from cnn_sweeps.sweep.jobs.machine import WorkerPlan
 from cnn_sweeps.sweep.jobs.process import read_answer, run_one_job, serve, start_process
+from cnn_sweeps.system.libraries import native_messages_off
 
 _LOOK_EVERY_S = 1.0  # what a job has forked holds its dead worker's pipes open
 _END_S = 10.0
@@ -198,7 +199,7 @@ def _start_context(worker_module: str | None, environment: Mapping[str, str]) ->
     if worker_module is None or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    with _preparing, without_ctrl_c():
+    with _preparing, without_ctrl_c(), native_messages_off():  # it has nothing to say that the workers do not
         context.set_forkserver_preload([worker_module])
         added = {name: text for name, text in environment.items() if name not in os.environ and name != _GPUS}
         os.environ.update(added)
