@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from cnn_sweeps.sweep.study.job_trial import JobTrial
+from cnn_sweeps.sweep.study.ledger import FINAL, final_of
 from cnn_sweeps.sweep.study.storage import open_storage
 
 NO_PRUNING = {"_target_": "optuna.pruners.NopPruner"}
@@ -32,3 +33,15 @@ def test_trial_that_equals_one_that_was_started_later_and_ended_before_is_kept(s
     study.ask()
     study.tell(study.ask(), 0.5)
     assert job(0).would_be_among_best(0.5, 1)
+
+
+def test_what_a_trial_measured_in_the_end_is_kept_in_the_study(study, job):
+    study.ask()
+    job(0).note_final({"val_accuracy": 1, "val_log_loss": float("nan"), "test_accuracy": 0.25})
+    assert final_of(study.trials[0]) == {"val_accuracy": 1.0, "test_accuracy": 0.25}
+
+
+@pytest.mark.parametrize("noted", [None, 1, "x", [0.5], {"val_accuracy": "0.5", "val_log_loss": None, "ece": True}])
+def test_final_metrics_that_make_no_sense_are_as_if_not_there(study, noted):
+    study.ask().set_user_attr(FINAL, noted)
+    assert final_of(study.trials[0]) == {}

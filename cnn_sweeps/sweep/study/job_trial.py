@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cnn_sweeps.errors import StudyOutageError
 from cnn_sweeps.sweep.study.ledger import (
     DUPLICATE_OF,
+    FINAL,
     SETTINGS_ID,
     earlier_attempts,
     has_settings,
@@ -94,6 +96,14 @@ class JobTrial:
     def note_if_possible(self, key: str, value: Any) -> None:
         """Keep something with the trial, JSON types, unless the storage is away."""
         self._unless_away(partial(self._trial.set_user_attr, key, value), None)
+
+    def note_final(self, metrics: Mapping[str, float]) -> None:
+        """Keep what the trial measured in the end, as `ledger.final_of` gives it, unless the storage is away.
+
+        JSON knows neither NaN nor infinity, and PostgreSQL refuses them: such a metric is left out.
+        """
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        self.note_if_possible(FINAL, finite)
 
     def report(self, value: float, step: int) -> bool:
         """Report the objective after a step; tell whether the pruner would stop here. Never with several objectives.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -14,7 +15,7 @@ from cnn_sweeps.errors import StudyError
 
 # User attributes of a trial.
 OWNER, RETRIED, RETRY_OF, ATTEMPT = "owner", "retried", "retry_of", "attempt"
-ERROR, DUPLICATE_OF, SETTINGS_ID = "error", "duplicate_of", "settings"
+ERROR, DUPLICATE_OF, SETTINGS_ID, FINAL = "error", "duplicate_of", "settings", "final"
 
 
 class TrialLedger:
@@ -128,6 +129,14 @@ def error_of(trial: FrozenTrial) -> str:
     return error[:2000] if isinstance(error, str) else ""
 
 
+def final_of(trial: FrozenTrial) -> dict[str, float]:
+    """Give the finite metrics that a trial noted at its end; empty if it noted none, or none that make sense."""
+    noted: Any = trial.user_attrs.get(FINAL)
+    if not isinstance(noted, dict):
+        return {}
+    return {name: float(each) for name, each in noted.items() if _is_finite(each)}
+
+
 def numbers_in(value: Any) -> list[int]:
     """Give the numbers of trials in a list that a study has as an attribute."""
     return list(filter(_is_number, value)) if isinstance(value, list) else []
@@ -159,6 +168,10 @@ def senseless_attributes(trial: FrozenTrial) -> list[str]:
 
 def _is_number(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
