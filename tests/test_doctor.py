@@ -18,6 +18,7 @@ from tiny_sweeps import IN_THIS_PROCESS, command_in
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
 from cnn_sweeps.doctor.diagnosis import Evidence, diagnose
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.definition import settings_id_of
 from cnn_sweeps.sweep.study.view import StudyRecord
 from cnn_sweeps.system.owners import owner_tags
@@ -89,7 +90,9 @@ def found(tmp_path, uri):
             project(folder / str(number), uri)
         attrs = {"definition": {"settings": SETTINGS}, "mlflow.run_id": "0" * 32} | user_attrs
         study = StudyRecord("s", attrs, ["minimize"], [*TRIALS, *more], owners or {}, frozenset(abandoned))
-        return diagnose(Evidence(study, str(folder / "study.journal"), folder, uri, tmp_path / "checkpoints"))
+        return diagnose(
+            Evidence(study, parse_address(str(folder / "study.journal"), "s"), folder, uri, tmp_path / "checkpoints")
+        )
 
     return find
 

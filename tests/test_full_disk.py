@@ -18,6 +18,7 @@ from PIL import Image
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
 from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
@@ -118,7 +119,7 @@ def test_epochs_that_a_full_disk_cannot_take_are_recorded_once_there_is_space(di
 def test_study_on_a_full_disk_is_told_stays_whole_and_goes_on_once_there_is_space(disk, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
     path = str(disk.folder / "study.journal")
-    study = optuna.create_study(study_name="study", storage=open_patient_storage(path))
+    study = optuna.create_study(study_name="study", storage=open_patient_storage(parse_address(path)))
     study.tell(study.ask(), 1.0)
     disk.fill()
     with pytest.raises(StudyOutageError) as error:
@@ -129,8 +130,10 @@ def test_study_on_a_full_disk_is_told_stays_whole_and_goes_on_once_there_is_spac
     assert "\n" not in str(error.value)
     disk.make_space()
     study.tell(study.ask(), 2.0)
-    open_patient_storage(str(disk.folder / "another.journal"))  # so that this process reads the file anew
-    again = optuna.load_study(study_name="study", storage=open_patient_storage(path))
+    open_patient_storage(
+        parse_address(str(disk.folder / "another.journal"))
+    )  # so that this process reads the file anew
+    again = optuna.load_study(study_name="study", storage=open_patient_storage(parse_address(path)))
     assert [trial.value for trial in again.trials] == [1.0, 2.0]
 
 

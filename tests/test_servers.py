@@ -34,6 +34,7 @@ from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError, TrackingError
 from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.tracking.address import find_store
@@ -64,7 +65,7 @@ def places(postgres, tmp_path_factory):
     }
     options = ["--app-name", "basic-auth"]
     with started_tracking_server(folder, tracking, options=options, environment=environment) as server:
-        opened = functools.cache(lambda: open_storage(studies))
+        opened = functools.cache(lambda: open_storage(parse_address(studies)))
         yield SimpleNamespace(studies=studies, opened_studies=opened, tracking=tracking, server=server)
 
 
@@ -116,7 +117,7 @@ def shared(places, tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         patch.setenv("MLFLOW_TRACKING_PASSWORD", OF_ADMIN)
         mlflow.set_tracking_uri(places.server.uri)
-        study = optuna.load_study(study_name=STUDY, storage=open_storage(places.studies))
+        study = optuna.load_study(study_name=STUDY, storage=open_storage(parse_address(places.studies)))
         yield SimpleNamespace(
             folders=(here, there),
             trials=study.trials,
@@ -183,8 +184,8 @@ def test_sweep_listens_nowhere(shared):
 
 def test_database_of_the_other_program_is_refused_and_left_as_it_is(places, postgres):
     with pytest.raises(StudyError, match="it holds the tables of MLflow; Optuna needs a database of its own"):
-        open_storage(places.tracking)
-    open_storage(places.studies)
+        open_storage(parse_address(places.tracking))
+    open_storage(parse_address(places.studies))
     with pytest.raises(TrackingError, match="it holds the tables of Optuna; MLflow needs a database of its own"):
         find_store(replace(compose().tracking, uri=places.studies))
     assert "TABLE public.studies" not in postgres.dump("tracking")

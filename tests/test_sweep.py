@@ -45,7 +45,8 @@ from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.space import override_text
-from cnn_sweeps.sweep.study.storage import lock_file, selection_lock
+from cnn_sweeps.sweep.study.address import parse_address
+from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.tracking.entry import read_entries
 
@@ -462,10 +463,10 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
 def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_of_them_tests(
     run_train, tmp_path, monkeypatch
 ):
-    journal, held = str(sweep_folder(tmp_path) / "study.journal"), []
+    address, held = parse_address(str(sweep_folder(tmp_path) / "study.journal"), STUDY), []
 
     def look(*_):
-        with file_lock(lock_file(journal), wait=False) as is_free, selection_lock(journal, STUDY) as may_test:
+        with file_lock(address.lock_file("controllers"), wait=False) as is_free, selection_lock(address) as may_test:
             held.append((is_free, may_test))
         done = Future()
         done.set_result([])

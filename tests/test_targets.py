@@ -7,6 +7,7 @@ import pytest
 
 from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import OFFERED, call_target, targets_in_text
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler
 from cnn_sweeps.sweep.study.storage import open_storage
 
@@ -34,7 +35,9 @@ def test_dangerous_target_stays_blocked(target):
         call_target("model", {"_target_": target, "_args_": ["true"]})
 
 
-@pytest.mark.parametrize("build", [partial(build_sampler, num_started=0), build_pruner, open_storage])
+@pytest.mark.parametrize(
+    "build", [partial(build_sampler, num_started=0), build_pruner, lambda each: open_storage(parse_address(each))]
+)
 def test_dangerous_target_stays_blocked_in_a_sweep(build, tmp_path):
     with pytest.raises(UserError, match=r"os\.system"):
         build({"_target_": "os.system", "command": f"touch '{tmp_path}/done'"})

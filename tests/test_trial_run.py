@@ -3,6 +3,7 @@
 import optuna
 import pytest
 
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.job_trial import JobTrial
 from cnn_sweeps.sweep.study.ledger import FINAL, final_of
 from cnn_sweeps.sweep.study.storage import open_storage
@@ -12,13 +13,13 @@ NO_PRUNING = {"_target_": "optuna.pruners.NopPruner"}
 
 @pytest.fixture
 def study(tmp_path):
-    return optuna.create_study(study_name="study", storage=open_storage(str(tmp_path / "study.journal")))
+    return optuna.create_study(study_name="study", storage=open_storage(parse_address(str(tmp_path / "study.journal"))))
 
 
 @pytest.fixture
 def job(study, tmp_path):
     """Give the trial of a number as its job sees it."""
-    return lambda number: JobTrial("study", str(tmp_path / "study.journal"), NO_PRUNING, number)
+    return lambda number: JobTrial(parse_address(str(tmp_path / "study.journal"), "study"), NO_PRUNING, number)
 
 
 @pytest.mark.parametrize(("value", "num_best", "is_kept"), [(0.4, 1, True), (0.6, 1, False), (0.6, 2, True)])

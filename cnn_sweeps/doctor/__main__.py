@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
-from cnn_sweeps.sweep.study.address import check_study_exists, default_storage
+from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.tracking.address import find_existing_store
@@ -53,7 +53,7 @@ def doctor(arguments: Sequence[str]) -> None:
     if len(names) != 1:
         raise ConfigError(f"{' '.join(names) or 'no study'}: give the name of one study; {SEE_HELP}")
     name, storage = names[0], settings.get("hydra.sweeper.storage")
-    check_study_exists(storage or default_storage(name), name)
+    check_study_exists(parse_address(storage, name))
     if "tracking.uri" in settings:
         find_existing_store(settings["tracking.uri"])
     if flags.fix:

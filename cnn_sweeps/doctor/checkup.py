@@ -9,7 +9,7 @@ from pathlib import Path
 from cnn_sweeps.doctor.diagnosis import Evidence, Finding, diagnose, undeliverable
 from cnn_sweeps.errors import StudyError, TrackingError, TrackingOutageError
 from cnn_sweeps.experiment.trial import STORE
-from cnn_sweeps.sweep.study.address import check_study_exists, default_storage, sweep_folder
+from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, parse_address, sweep_folder
 from cnn_sweeps.sweep.study.view import StudyRecord, read_study
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
@@ -39,9 +39,9 @@ class Sweep:
     checkpoint_dir: Path = CHECKPOINTS
 
     @property
-    def place(self) -> str:
-        """The storage's."""
-        return self.storage or default_storage(self.study)
+    def place(self) -> StudyAddress:
+        """The study's."""
+        return parse_address(self.storage, self.study)
 
     def collect(self) -> Evidence:
         """Read the study and find the store, without changing anything.
@@ -50,8 +50,8 @@ class Sweep:
             StudyError: if there is no such study, or its storage cannot be read.
             TrackingError: if MLflow's store cannot be used.
         """
-        check_study_exists(self.place, self.study)
-        study = read_study(self.place, self.study, self.dead_hosts)
+        check_study_exists(self.place)
+        study = read_study(self.place, self.dead_hosts)
         folder = self.folder or sweep_folder(self.study)
         return Evidence(study, self.place, folder, self._find_store(study), self.checkpoint_dir, self.dead_hosts)
 

@@ -15,7 +15,7 @@ from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.experiment.trial import run_id_of, senseless_notes, subfolder_of
 from cnn_sweeps.selection.leftovers import close_run, due_end_of, find_unclosed, useless_checkpoints
 from cnn_sweeps.sweep.console import summarize
-from cnn_sweeps.sweep.study.address import has_unfinished_line, journal_file
+from cnn_sweeps.sweep.study.address import StudyAddress, has_unfinished_line
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
 from cnn_sweeps.sweep.study.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study.view import StudyRecord, reopen_study
@@ -49,7 +49,7 @@ class Evidence:
 
     Attributes:
         study: Optuna's record.
-        place: the storage's.
+        place: the study's.
         folder: of the sweep's files.
         uri: of MLflow's store.
         checkpoint_dir: the folder of the trainings' checkpoints.
@@ -57,7 +57,7 @@ class Evidence:
     """
 
     study: StudyRecord
-    place: str
+    place: StudyAddress
     folder: Path
     uri: str
     checkpoint_dir: Path
@@ -76,7 +76,7 @@ class Evidence:
 
     def recover(self) -> None:
         """Fail the trials of dead controllers, and queue what is to be tried again and is not."""
-        reopen_study(self.place, self.study.name).recover(self.dead_hosts)
+        reopen_study(self.place).recover(self.dead_hosts)
 
     def close(self, folder: Path, status: Status, tags: dict[str, str]) -> None:
         """End a record; an open one as of its last entry."""
@@ -118,8 +118,8 @@ def _senseless(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _journal(evidence: Evidence) -> Iterator[Finding]:
-    journal = journal_file(evidence.place)
-    if journal is not None and has_unfinished_line(journal):
+    journal = evidence.place.file
+    if journal is not None and evidence.place.kind == "journal" and has_unfinished_line(journal):
         yield Finding(
             f"{journal}: its last line is unfinished, as a power cut or a full disk leaves it",
             "what there is of it is cut off",

@@ -45,9 +45,8 @@ from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.space import by_setting
-from cnn_sweeps.sweep.study.address import trial_subfolder
+from cnn_sweeps.sweep.study.address import is_only_here, trial_subfolder
 from cnn_sweeps.sweep.study.ledger import owner_of, trial_tags
-from cnn_sweeps.sweep.study.storage import is_only_here
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.owners import is_here

@@ -21,7 +21,6 @@ from cnn_sweeps.sweep.loop import TrialLoop
 from cnn_sweeps.sweep.plan import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.ledger import senseless_attributes
-from cnn_sweeps.sweep.study.storage import describe_storage, is_only_here
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.ends import ended_after
 from cnn_sweeps.system.output import outlive_display
@@ -58,8 +57,8 @@ def run_sweep(
 
 def _jobs_ahead(plan: SweepPlan) -> JobsAhead:
     settings, only_here = plan.settings, plan.application.only_here()
-    if isinstance(settings.storage, str) and is_only_here(settings.storage):
-        setting = f"hydra.sweeper.storage={describe_storage(settings.storage)}"
+    if settings.address.is_only_here:
+        setting = f"hydra.sweeper.storage={settings.address.shown}"
         fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
         only_here = [(setting, fix), *only_here]
     return JobsAhead(

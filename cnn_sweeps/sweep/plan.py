@@ -29,8 +29,8 @@ from cnn_sweeps.sweep.space import (
     parse_search_space,
     setting_name,
 )
+from cnn_sweeps.sweep.study.address import parse_address
 
-_SQLITE = "sqlite:///"
 _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
 
 
@@ -112,10 +112,8 @@ def _pin_study(config: DictConfig) -> None:
     if sweeper.study_name is None:
         _pin(config, "study_name", f"sweep_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}")
     storage = sweeper.storage or f"studies/{sweeper.study_name}.journal"
-    if isinstance(storage, str):  # for jobs that work in folders of their own
-        prefix = _SQLITE if storage.startswith(_SQLITE) else ""
-        if prefix or "://" not in storage:
-            _pin(config, "storage", prefix + str(Path(storage.removeprefix(prefix)).absolute()))
+    if isinstance(storage, str) and (address := parse_address(storage)).file is not None:
+        _pin(config, "storage", address.absolute_place)  # for jobs that work in folders of their own
 
 
 def _pin(config: DictConfig, key: str, value: str) -> None:

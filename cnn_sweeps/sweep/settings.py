@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.machine import is_count
+from cnn_sweeps.sweep.study.address import StudyAddress, parse_address
 
 Direction = Literal["minimize", "maximize"]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -53,6 +54,11 @@ class SweepSettings:
     timeout_s: Seconds | None
     on_change: Literal["refuse", "continue"]
     application: dict[str, Any] | None
+
+    @property
+    def address(self) -> StudyAddress:
+        """Where the study is."""
+        return parse_address(self.storage, self.study_name or "")
 
 
 def check_settings(values: dict[str, Any]) -> SweepSettings:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tiny_sweeps import STUDY, processes_in, sweep_folder, sweep_log
 
 from cnn_sweeps.errors import StudyError
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import open_storage
 
 EPOCHS = 2
@@ -122,7 +123,7 @@ class SweepUnderTest:
 
     @cached_property
     def _opened_storage(self):
-        return open_storage(self.storage)
+        return open_storage(parse_address(self.storage))
 
     def trials(self):
         """The trials so far; none while there is no study, or its database is away."""

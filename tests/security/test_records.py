@@ -23,7 +23,7 @@ from cnn_sweeps.errors import StudyError, TrackingError, UserError
 from cnn_sweeps.experiment import reproduction
 from cnn_sweeps.experiment.trial import record_of, run_id_of, senseless_notes, subfolder_of, values_of
 from cnn_sweeps.selection.leftovers import find_unclosed
-from cnn_sweeps.sweep.study.address import check_study_exists
+from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
 from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
 from cnn_sweeps.sweep.study.recovery import SharedStudy
 from cnn_sweeps.sweep.study.storage import open_storage
@@ -516,7 +516,7 @@ def test_trials_that_try_each_other_again_in_a_circle_are_no_endless_loop(tmp_pa
         trial(retried=True, retry_of=3),
     )
     assert [last_attempt(each, study.trials).number for each in study.trials] == [2, 2, 2, 3]
-    recovered = SharedStudy(study, str(tmp_path / "study.journal")).recover()
+    recovered = SharedStudy(study, parse_address(str(tmp_path / "study.journal"))).recover()
     assert recovered == []
     waiting = [each for each in study.trials if each.state == TrialState.WAITING]
     assert [each.user_attrs["retry_of"] for each in waiting] == [2, 3]
@@ -562,7 +562,7 @@ def test_definition_that_makes_no_sense_is_told_in_one_line(definition, uri, tmp
 def test_journal_that_makes_no_sense_is_told_in_one_line(line, tmp_path):
     (tmp_path / "study.journal").write_bytes(line)
     with pytest.raises(StudyError, match="makes no sense") as refused:
-        check_study_exists(str(tmp_path / "study.journal"), "theirs")
+        check_study_exists(parse_address(str(tmp_path / "study.journal"), "theirs"))
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -585,7 +585,7 @@ def test_line_of_a_journal_that_makes_no_sense_is_told_in_one_line(line, uri, tm
         examine(tmp_path)
     assert len(str(refused.value).splitlines()) == 1
     with pytest.raises(StudyError):
-        open_storage(str(tmp_path / "study.journal"))
+        open_storage(parse_address(str(tmp_path / "study.journal")))
 
 
 def test_trial_of_a_kind_that_optuna_does_not_make_is_told_in_one_line(uri, tmp_path):

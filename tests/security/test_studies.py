@@ -176,7 +176,7 @@ def _note_folder(folder, noted):
     text, changed = re.subn('"folder": ?"0"', f'"folder":"{noted}"', journal.read_text())
     assert changed == 1
     journal.write_text(text)
-    storage._open_journal.cache_clear()  # which knows how far it was read
+    storage._open_kept.cache_clear()  # which knows how far it was read
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from cnn_sweeps.sweep import controller, loop, recording
 from cnn_sweeps.sweep.jobs.executor import POLL_S
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 from cnn_sweeps.sweep.study import recovery
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.patience import Backoff
 
@@ -263,7 +264,7 @@ def test_controller_that_waits_for_another_one_to_test_the_best_trials_ends_at_t
         os.kill(os.getpid(), number)
 
     application = Noting()
-    with selection_lock(str(tmp_path / "study.journal"), "study") as is_held:
+    with selection_lock(parse_address(str(tmp_path / "study.journal"), "study")) as is_held:
         assert is_held
         others(interrupt)
         with pytest.raises((KeyboardInterrupt, SystemExit)):

@@ -36,7 +36,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
 from cnn_sweeps.sweep.jobs.process import answer, read_answer
-from cnn_sweeps.sweep.study.storage import is_only_here
+from cnn_sweeps.sweep.study.address import is_only_here
 
 pytest.importorskip("distributed")
 

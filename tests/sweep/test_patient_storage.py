@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from cnn_sweeps.errors import StudyOutageError
 from cnn_sweeps.sweep.jobs.outcome import read_outcome
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import Heartbeat
 from cnn_sweeps.sweep.study.job_trial import JobTrial
 from cnn_sweeps.sweep.study.storage import open_patient_storage
@@ -31,7 +32,7 @@ def address(postgres, request):
 
 @pytest.fixture
 def study(address):
-    return optuna.create_study(study_name="study", storage=open_patient_storage(address))
+    return optuna.create_study(study_name="study", storage=open_patient_storage(parse_address(address)))
 
 
 def test_controller_waits_for_its_database_and_tells_what_it_had_to_tell(study, postgres, caplog):
@@ -72,7 +73,7 @@ def test_trial_trains_on_unpruned_while_the_database_is_away_and_reports_later(
     monkeypatch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 0.1)
     monkeypatch.setattr(patience.Backoff, "_LARGEST_SHARE", 1e9)
     study.ask()
-    trial = JobTrial("study", address, NOP_PRUNER, 0)
+    trial = JobTrial(parse_address(address, "study"), NOP_PRUNER, 0)
     assert not trial.report(1.0, 1)
     postgres.kill()
     assert not trial.report(99.0, 2)
@@ -91,7 +92,7 @@ def test_trial_trains_on_unpruned_while_the_database_is_away_and_reports_later(
 def test_trial_that_cannot_reach_its_study_is_lost_rather_than_failed(monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 0.1)
     with pytest.raises(StudyOutageError) as error:
-        JobTrial("study", "postgresql+psycopg://me:secret@127.0.0.1:1/studies", NOP_PRUNER, 0)
+        JobTrial(parse_address("postgresql+psycopg://me:secret@127.0.0.1:1/studies", "study"), NOP_PRUNER, 0)
     outcome = read_outcome(error.value, 1)
     assert (outcome.is_lost, outcome.failure_id) == (True, "StudyOutageError")
 
@@ -128,7 +129,7 @@ class AnswersLost(optuna.storages.InMemoryStorage):
 def test_journal_that_cannot_be_reached_is_waited_for_and_told_and_goes_on_once_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
     journal = tmp_path / "study.journal"
-    study = optuna.create_study(storage=open_patient_storage(str(journal)))
+    study = optuna.create_study(storage=open_patient_storage(parse_address(str(journal))))
     journal.rename(tmp_path / "away")
     with pytest.raises(StudyOutageError, match=r"study\.journal: cannot be used for now"):
         study.set_user_attr("key", 1)
@@ -168,6 +169,6 @@ def test_request_whose_answer_was_lost_is_not_carried_out_twice():
 
 
 def test_wrong_request_is_told_as_it_was(tmp_path):
-    storage = open_patient_storage(f"sqlite:///{tmp_path}/study.db")
+    storage = open_patient_storage(parse_address(f"sqlite:///{tmp_path}/study.db"))
     with pytest.raises(KeyError, match="Record does not exist"):
         optuna.load_study(study_name="no such study", storage=storage)

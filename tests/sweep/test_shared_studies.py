@@ -15,6 +15,7 @@ from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study import heartbeat
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import Listener, sign_key
 from cnn_sweeps.sweep.study.recovery import is_abandoned
 from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage, selection_lock
@@ -100,20 +101,21 @@ def test_processes_that_begin_on_an_empty_database_and_claim_at_once_start_exact
 
 def test_controllers_of_one_study_exclude_each_other_and_those_of_two_do_not(address, tmp_path):
     waiting = f"""
+        from cnn_sweeps.sweep.study.address import parse_address
         from cnn_sweeps.sweep.study.storage import controllers_lock
-        with controllers_lock({address!r}, "mine"):
+        with controllers_lock(parse_address({address!r}, "mine")):
             os._exit(0)
     """
-    with controllers_lock(address, "mine"), controllers_lock(address, "yours"):
+    with controllers_lock(parse_address(address, "mine")), controllers_lock(parse_address(address, "yours")):
         assert run_as_process(tmp_path, f"signal.alarm(2)\n{textwrap.dedent(waiting)}") == -14
     assert run_as_process(tmp_path, waiting) == 0
 
 
 def test_of_the_controllers_of_one_study_one_tests_the_best_trials_and_the_others_are_told_at_once(address):
-    with controllers_lock(address, "mine"), ExitStack() as held:
-        locks = [selection_lock(address, name) for name in ("mine", "mine", "yours")]
+    with controllers_lock(parse_address(address, "mine")), ExitStack() as held:
+        locks = [selection_lock(parse_address(address, name)) for name in ("mine", "mine", "yours")]
         assert [held.enter_context(lock) for lock in locks] == [True, False, True]
-    with selection_lock(address, "mine") as is_held:
+    with selection_lock(parse_address(address, "mine")) as is_held:
         assert is_held
 
 
@@ -206,7 +208,7 @@ def test_trial_that_nobody_has_signed_yet_is_not_called_abandoned_where_the_lock
 ):
     study = open_shared(total=1)
     study.optuna_study.ask()
-    assert read_study(address, request.node.originalname).abandoned == frozenset()
+    assert read_study(parse_address(address, request.node.originalname)).abandoned == frozenset()
     study.recover()
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
@@ -220,7 +222,7 @@ def test_trial_that_nobody_has_signed_is_left_at_once_if_the_lock_is_held_and_af
 ):
     trial = create_trial(state=TrialState.RUNNING)
     trial.datetime_start = datetime.now() - timedelta(seconds=age_s)  # as Optuna has it
-    assert is_abandoned(trial, storage) == is_left
+    assert is_abandoned(trial, parse_address(storage)) == is_left
 
 
 def test_after_a_break_in_which_nobody_could_be_heard_listening_begins_anew(clock):
@@ -262,7 +264,7 @@ def test_idle_study_goes_on_after_the_server_was_restarted(open_shared, postgres
 
 def refusal(address):
     with pytest.raises(StudyError) as error:
-        open_storage(address)
+        open_storage(parse_address(address))
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("hydra.sweeper.storage=")

@@ -17,11 +17,9 @@ from sqlalchemy.pool import NullPool
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study import storage as storage_module
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import (
     controllers_lock,
-    describe_storage,
-    has_lock,
-    lock_file,
     open_patient_storage,
     open_storage,
     open_to_read,
@@ -38,53 +36,58 @@ FILES = ["{folder}/new/study.journal", "sqlite:///{folder}/new/study.db"]
 
 @pytest.mark.parametrize("storage", FILES, indirect=True)
 def test_file_and_its_folder_are_made_and_keep_a_study_for_another_process(storage):
-    optuna.create_study(study_name="study", storage=open_storage(storage)).enqueue_trial({"x": 0.5})
+    optuna.create_study(study_name="study", storage=open_storage(parse_address(storage))).enqueue_trial({"x": 0.5})
     code = (
         "import sys, optuna; from cnn_sweeps.sweep.study.storage import open_storage\n"
-        "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
+        "from cnn_sweeps.sweep.study.address import parse_address\n"
+        "study = optuna.load_study(study_name='study', storage=open_storage(parse_address(sys.argv[1])))\n"
         "study.tell(study.ask(), 2.5)"
     )
     subprocess.run([sys.executable, "-c", code, storage], check=True)
-    assert optuna.load_study(study_name="study", storage=open_storage(storage)).best_value == 2.5
+    assert optuna.load_study(study_name="study", storage=open_storage(parse_address(storage))).best_value == 2.5
 
 
 def test_relative_path_is_a_journal_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    optuna.create_study(study_name="here", storage=open_storage("studies/a.journal"))
+    optuna.create_study(study_name="here", storage=open_storage(parse_address("studies/a.journal")))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    names = optuna.get_all_study_names(open_storage("../studies/a.journal"))
+    names = optuna.get_all_study_names(open_storage(parse_address("../studies/a.journal")))
     assert (names, (tmp_path / "studies" / "a.journal").is_file()) == (["here"], True)
 
 
 @pytest.mark.parametrize("storage", ["{folder}/study.journal", "sqlite:///{folder}/study.db"], indirect=True)
 def test_next_trial_of_a_process_finds_what_was_read_of_the_study(storage):
     """Else a pruner, which looks at all trials, would read all of them anew in each trial."""
-    study = optuna.create_study(study_name="study", storage=open_patient_storage(storage))
+    study = optuna.create_study(study_name="study", storage=open_patient_storage(parse_address(storage)))
     study.tell(study.ask(), 0.5)
-    (before,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
-    (after,) = optuna.load_study(study_name="study", storage=open_patient_storage(storage)).get_trials(deepcopy=False)
+    (before,) = optuna.load_study(study_name="study", storage=open_patient_storage(parse_address(storage))).get_trials(
+        deepcopy=False
+    )
+    (after,) = optuna.load_study(study_name="study", storage=open_patient_storage(parse_address(storage))).get_trials(
+        deepcopy=False
+    )
     assert before is after
 
 
 @pytest.mark.parametrize("storage", FILES, indirect=True)
 def test_forked_process_which_has_another_number_opens_its_storage_anew(storage, monkeypatch):
     """Two on one connection would read each other's answers."""
-    of_parent = open_storage(storage)
-    assert open_storage(storage) is of_parent
+    of_parent = open_storage(parse_address(storage))
+    assert open_storage(parse_address(storage)) is of_parent
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert open_storage(storage) is not of_parent
+    assert open_storage(parse_address(storage)) is not of_parent
 
 
 def test_storage_of_optuna_is_built_by_its_target():
     target = "optuna.storages.InMemoryStorage"
-    assert isinstance(open_storage({"_target_": target}), optuna.storages.InMemoryStorage)
-    assert describe_storage({"_target_": target}) == target
+    assert isinstance(open_storage(parse_address({"_target_": target})), optuna.storages.InMemoryStorage)
+    assert parse_address({"_target_": target}).shown == target
 
 
 def _cannot_be_used(storage):
     with pytest.raises(StudyError) as error:
-        open_storage(storage)
+        open_storage(parse_address(storage))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("hydra.sweeper.storage=")
     assert "cannot be used" in str(error.value)
@@ -113,7 +116,7 @@ def test_server_that_cannot_be_reached_is_named_without_its_password(url):
 @pytest.mark.parametrize("kind", ["redis", "rediss", "no_such_database"])
 def test_address_of_an_unknown_kind_is_refused_with_what_is_allowed(kind, open_address):
     with pytest.raises(StudyError) as error:
-        open_address(f"{kind}://:secret@127.0.0.1:1/0")
+        open_address(parse_address(f"{kind}://:secret@127.0.0.1:1/0"))
     assert str(error.value).startswith(f"hydra.sweeper.storage={kind}://:***@127.0.0.1:1/0: cannot be used (")
     assert "; allowed: a journal file, sqlite:///FILE, postgresql+psycopg://" in str(error.value)
 
@@ -153,13 +156,14 @@ def test_file_of_another_kind_is_refused_and_left_as_it_is(storage, content, tmp
 def test_journal_whose_writers_are_killed_stays_whole_and_open_to_others(tmp_path):
     code = (
         "import sys; from cnn_sweeps.sweep.study.storage import open_storage\n"
-        "storage = open_storage(sys.argv[1])\n"
+        "from cnn_sweeps.sweep.study.address import parse_address\n"
+        "storage = open_storage(parse_address(sys.argv[1]))\n"
         "study = storage.get_study_id_from_name('study')\n"
         "print('writing', flush=True)\n"
         "for i in range(10**9): storage.set_study_user_attr(study, sys.argv[2], i)"
     )
     path = str(tmp_path / "study.journal")
-    study = optuna.create_study(study_name="study", storage=open_storage(path))
+    study = optuna.create_study(study_name="study", storage=open_storage(parse_address(path)))
     pause = random.Random(0)
     for round_ in range(3):
         writers = [
@@ -178,26 +182,27 @@ def test_journal_whose_writers_are_killed_stays_whole_and_open_to_others(tmp_pat
 
 def test_journal_whose_last_line_a_power_cut_has_cut_goes_on(tmp_path):
     path = tmp_path / "study.journal"
-    study = optuna.create_study(study_name="study", storage=open_storage(str(path)))
+    study = optuna.create_study(study_name="study", storage=open_storage(parse_address(str(path))))
     study.tell(study.ask(), 1.0)
     whole = path.read_bytes()
     path.write_bytes(whole + whole.splitlines()[-1][:20])
     code = (
         "import sys, optuna; from cnn_sweeps.sweep.study.storage import open_storage\n"
-        "study = optuna.load_study(study_name='study', storage=open_storage(sys.argv[1]))\n"
+        "from cnn_sweeps.sweep.study.address import parse_address\n"
+        "study = optuna.load_study(study_name='study', storage=open_storage(parse_address(sys.argv[1])))\n"
         "study.tell(study.ask(), float(len(study.trials)))"
     )
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)
-    open_storage(str(tmp_path / "another.journal"))  # so that this process reads the file anew
-    study = optuna.load_study(study_name="study", storage=open_storage(str(path)))
+    open_storage(parse_address(str(tmp_path / "another.journal")))  # so that this process reads the file anew
+    study = optuna.load_study(study_name="study", storage=open_storage(parse_address(str(path))))
     assert [trial.value for trial in study.trials] == [1.0, 2.0, 3.0]
 
 
 def test_write_that_a_full_disk_cuts_short_spoils_no_later_one(tmp_path):
     """A limit on the size of files is to a process what a full disk is: a part of what it writes fits."""
     path = tmp_path / "study.journal"
-    study = optuna.create_study(study_name="study", storage=open_storage(str(path)))
+    study = optuna.create_study(study_name="study", storage=open_storage(parse_address(str(path))))
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, most))
     try:
@@ -207,8 +212,10 @@ def test_write_that_a_full_disk_cuts_short_spoils_no_later_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert not path.read_bytes().endswith(b"\n")
     study.set_user_attr("kept", 1)
-    open_storage(str(tmp_path / "another.journal"))  # so that this process reads the file anew
-    assert optuna.load_study(study_name="study", storage=open_storage(str(path))).user_attrs == {"kept": 1}
+    open_storage(parse_address(str(tmp_path / "another.journal")))  # so that this process reads the file anew
+    assert optuna.load_study(study_name="study", storage=open_storage(parse_address(str(path)))).user_attrs == {
+        "kept": 1
+    }
 
 
 @pytest.mark.parametrize(
@@ -220,14 +227,15 @@ def test_write_that_a_full_disk_cuts_short_spoils_no_later_one(tmp_path):
     ],
 )
 def test_description_hides_the_password(url, shown):
-    assert describe_storage(url) == shown
+    assert parse_address(url).shown == shown
 
 
 @pytest.mark.parametrize("storage", FILES[1:], indirect=True)
 def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage):
     code = (
         "import sys, time; from cnn_sweeps.sweep.study.storage import controllers_lock\n"
-        "with controllers_lock(sys.argv[1], 'study'):\n"
+        "from cnn_sweeps.sweep.study.address import parse_address\n"
+        "with controllers_lock(parse_address(sys.argv[1], 'study')):\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(600)"
     )
@@ -245,15 +253,15 @@ def test_one_controller_at_a_time_decides_and_a_killed_one_blocks_nobody(storage
         finally:
             waiter.kill()
             waiter.communicate()
-    with controllers_lock(storage, "study"):
+    with controllers_lock(parse_address(storage, "study")):
         pass
 
 
 @pytest.mark.parametrize("storage", ["mysql+pymysql://host/db", {"_target_": "optuna.storages.InMemoryStorage"}])
 def test_servers_but_postgresql_have_no_lock(storage):
-    assert lock_file(storage) is None
-    assert not has_lock(storage)
-    with controllers_lock(storage, "study"):
+    assert parse_address(storage).lock_file("controllers") is None
+    assert not parse_address(storage).has_lock
+    with controllers_lock(parse_address(storage, "study")):
         pass
 
 
@@ -276,7 +284,7 @@ def test_lock_of_a_database_is_one_connection_whose_end_the_server_notices_withi
         return SimpleNamespace(connect=connect)
 
     monkeypatch.setattr(storage_module, "create_engine", create_engine)
-    with controllers_lock("postgresql+psycopg://me@host/studies", "study"):
+    with controllers_lock(parse_address("postgresql+psycopg://me@host/studies", "study")):
         pass
     settings, lock, closed = asked
     seconds = {name: int(value) for name, value in re.findall(r"'tcp_keepalives_(\w+)', '(\d+)'", settings)}

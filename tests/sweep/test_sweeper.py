@@ -36,6 +36,7 @@ from waiting import wait_until
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.plan import _pin_study
 from cnn_sweeps.sweep.settings import check_settings
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
 from hydra_plugins.cnn_sweeps._config import OptunaSweeperConf
@@ -375,6 +376,6 @@ def test_study_behind_optunas_proxy_is_shared_and_its_outage_is_waited_for(app, 
             proxy.start()
             output = process.communicate()[0]
         assert process.returncode == 0, output
-        study = optuna.load_study(study_name="study", storage=open_storage(proxy.address))
+        study = optuna.load_study(study_name="study", storage=open_storage(parse_address(proxy.address)))
         assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
         assert {sign_key(trial.user_attrs["owner"]) for trial in study.trials} <= study.user_attrs.keys()

@@ -1,11 +1,13 @@
-"""Where a sweep's study is by its name, looked up before anything slow is imported."""
+"""Where a sweep's study is: read once from what names it, and looked up before anything slow is imported."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.text.passwords import hide_passwords
@@ -16,6 +18,79 @@ _JOURNAL = "study.journal"
 _LONGEST_NAME, _MOST_FOLDERS = 255, 10  # bytes, as disks have it; more levels no sweep makes
 _FIRST_OF_LINE = b'{"op_code":'
 _NEW_STUDY = b'{"op_code":0,'
+
+
+@dataclass(frozen=True)
+class StudyAddress:
+    """Where a study is, as `parse_address` reads it.
+
+    Attributes:
+        name: of the study; empty where only its storage is meant.
+        kind: `database`: any other that SQLAlchemy knows; `target`: an Optuna storage that is built.
+        place: the journal's path, or a URL; of a `target` its URL, empty if it has none.
+        target: what a `target` is built of.
+    """
+
+    name: str
+    kind: Literal["journal", "sqlite", "grpc", "database", "target"]
+    place: str
+    target: dict[str, Any] | None = None
+
+    @property
+    def shown(self) -> str:
+        """The storage as a person may see it, without the password that a URL may hold."""
+        return str(self.target.get("_target_")) if self.target is not None else hide_passwords(self.place)
+
+    @property
+    def file(self) -> Path | None:
+        """The journal or SQLite database, as it was named; None for what is elsewhere."""
+        if self.kind == "sqlite":
+            return Path(self.place.removeprefix(_SQLITE).partition("?")[0])
+        return Path(self.place) if self.kind == "journal" else None
+
+    @property
+    def absolute_place(self) -> str:
+        """The place, as it may be named in any folder."""
+        scheme = _SQLITE if self.kind == "sqlite" else ""
+        return self.place if self.file is None else f"{scheme}{Path(self.place.removeprefix(scheme)).absolute()}"
+
+    def lock_file(self, purpose: str) -> Path | None:
+        """Give the file by which controllers exclude each other; None for a study that is elsewhere."""
+        return None if self.file is None else Path(f"{self.file.absolute()}.{purpose}.lock")
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether PostgreSQL keeps the study, whose locks other hosts may use, too."""
+        return self.place.startswith(("postgresql://", "postgresql+psycopg"))
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether the controllers of the study exclude each other: by a file, or in PostgreSQL."""
+        return self.file is not None or self.is_postgresql
+
+    @property
+    def is_only_here(self) -> bool:
+        """Whether no other machine can use it; False if that is not known."""
+        return self.target is None and is_only_here(self.place)
+
+
+def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> StudyAddress:
+    """Read `hydra.sweeper.storage`; None: the journal in the sweep's folder, as `conf/config.yaml` has it."""
+    if storage is None:
+        storage = str(sweep_folder(name) / _JOURNAL)
+    if isinstance(storage, dict):
+        return StudyAddress(name, "target", str(storage.get("url", "")), storage)
+    if "://" not in storage:
+        return StudyAddress(name, "journal", storage)
+    if storage.startswith(_SQLITE):
+        return StudyAddress(name, "sqlite", storage)
+    return StudyAddress(name, "grpc" if storage.startswith("grpc://") else "database", storage)
+
+
+def is_only_here(address: str) -> bool:
+    """Tell whether a path or an address of a database or a server is one that no other machine can use."""
+    parts = urlsplit(address)
+    return parts.scheme in ("", "file", "sqlite") or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def sweep_folder(study_name: str) -> Path:
@@ -37,34 +112,36 @@ def trial_subfolder(number: int, noted: Any) -> str:
     return str(PurePath(noted)) if is_below and is_short else str(number)
 
 
-def default_storage(study_name: str) -> str:
-    """Give the journal file of a study, as `conf/config.yaml` has it."""
-    return str(sweep_folder(study_name) / _JOURNAL)
-
-
-def check_study_exists(storage: str, study_name: str) -> None:
+def check_study_exists(address: StudyAddress) -> None:
     """See that a journal file or an SQLite database holds the study; what a server holds is not looked up here.
 
     Raises:
         StudyError: if there is no such file, or it is no storage of Optuna's, or holds no such study.
     """
-    if storage.startswith(_SQLITE):
-        known = _studies_in_database(storage, Path(storage.removeprefix(_SQLITE).partition("?")[0]))
-    elif "://" not in storage:
-        known = _studies_in_journal(Path(storage), study_name)
-    else:
+    if address.file is None:
         return
-    if study_name not in known:
-        raise StudyError(f"{study_name}: no such study in {storage}; there are: {', '.join(known) or 'none'}")
+    known = (_studies_in_journal if address.kind == "journal" else _studies_in_database)(address, address.file)
+    if address.name not in known:
+        raise StudyError(f"{address.name}: no such study in {address.shown}; there are: {', '.join(known) or 'none'}")
 
 
-def journal_file(storage: str) -> Path | None:
-    """Give the journal file that a storage is; None for a database."""
-    return None if "://" in storage else Path(storage)
+def check_journal(journal: Path) -> None:
+    """See that a file, which exists, is empty or begins as a journal of Optuna's.
+
+    Raises:
+        StudyError: if it is of another kind.
+        OSError: if it cannot be read.
+    """
+    with journal.open("rb") as file:
+        beginning = file.read(len(_FIRST_OF_LINE))
+    if not _FIRST_OF_LINE.startswith(beginning):
+        is_sqlite = beginning.startswith(b"SQLite")
+        what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna's"
+        raise StudyError(f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file")
 
 
 def has_unfinished_line(journal: Path) -> bool:
-    """Tell whether a power cut, or a full disk, left the last line of a journal unfinished."""
+    """Tell whether a kill, a power cut, or a full disk left the last line of a journal unfinished."""
     with journal.open("rb") as file:
         if file.seek(0, 2) == 0:
             return False
@@ -72,33 +149,27 @@ def has_unfinished_line(journal: Path) -> bool:
         return file.read() != b"\n"
 
 
-def _studies_in_journal(journal: Path, study_name: str) -> list[str]:
+def _studies_in_journal(address: StudyAddress, journal: Path) -> list[str]:
+    told = f"hydra.sweeper.storage={journal}"
     try:
+        check_journal(journal)
         with journal.open("rb") as file:
             lines = [line for line in file if line.startswith(_NEW_STUDY) and line.endswith(b"\n")]
-            file.seek(0)
-            start = file.read(len(_FIRST_OF_LINE))
+        return [str(json.loads(line)["study_name"]) for line in lines]
     except FileNotFoundError as error:
         known = sorted(file.parent.name for file in _SWEEPS.glob(f"*/{_JOURNAL}"))
         raise StudyError(
-            f"{study_name}: no such sweep here, {journal} is not there; work in the folder where it was started, or "
+            f"{address.name}: no such sweep here, {journal} is not there; work in the folder where it was started, or "
             f"name its hydra.sweeper.storage; there are: {', '.join(known) or 'none'}"
         ) from error
     except OSError as error:
-        raise StudyError(f"hydra.sweeper.storage={journal}: cannot be read ({error.strerror}); name another") from error
-    if start and start != _FIRST_OF_LINE:
-        hint = f"an SQLite database; did you mean sqlite:///{journal}?" if start[:6] == b"SQLite" else "no journal"
-        raise StudyError(f"hydra.sweeper.storage={journal}: is {hint}; name the study's")
-    try:
-        return [str(json.loads(line)["study_name"]) for line in lines]
+        raise StudyError(f"{told}: cannot be read ({error.strerror}); name another") from error
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise StudyError(
-            f"hydra.sweeper.storage={journal}: makes no sense ({type(error).__name__}); name another"
-        ) from error
+        raise StudyError(f"{told}: makes no sense ({type(error).__name__}); name another") from error
 
 
-def _studies_in_database(storage: str, file: Path) -> list[str]:
-    told = f"hydra.sweeper.storage={hide_passwords(storage)}"
+def _studies_in_database(address: StudyAddress, file: Path) -> list[str]:
+    told = f"hydra.sweeper.storage={address.shown}"
     if not file.is_file():
         raise StudyError(f"{told}: there is no such file; name the study's")
     try:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.study.storage import describe_storage
 
 DEFINITION = "definition"
 """The study's attribute that holds it."""
@@ -131,5 +130,5 @@ def describe_study(settings: SweepSettings, space: SearchSpace) -> dict[str, str
         "sampler": str(settings.sampler.get("_target_")),
         "pruner": str(settings.pruner.get("_target_")),
         "direction": ", ".join(settings.direction),
-        "storage": describe_storage(settings.storage or ""),
+        "storage": settings.address.shown,
     }

@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyOutageError
+from cnn_sweeps.sweep.study.address import StudyAddress, parse_address
 from cnn_sweeps.sweep.study.ledger import (
     DUPLICATE_OF,
     FINAL,
@@ -41,21 +42,21 @@ def current_trial() -> JobTrial | None:
     if hydra.mode != RunMode.MULTIRUN or hydra.sweeper.get("_target_") != _SWEEPER:
         return None
     sweeper: dict[str, Any] = OmegaConf.to_container(hydra.sweeper, resolve=True)  # type: ignore[assignment]
-    return JobTrial(sweeper["study_name"], sweeper["storage"], sweeper["pruner"], int(hydra.job.num))
+    return JobTrial(parse_address(sweeper["storage"], sweeper["study_name"]), sweeper["pruner"], int(hydra.job.num))
 
 
 class JobTrial:
     """One trial of a study, identified by its number, which is the Hydra job's."""
 
-    def __init__(self, study_name: str, storage: str | dict[str, Any], pruner: dict[str, Any], number: int) -> None:
+    def __init__(self, address: StudyAddress, pruner: dict[str, Any], number: int) -> None:
         """Open the study.
 
         Raises:
             StudyError: if its storage cannot be used, nor after some patience.
         """
-        self._storage = patiently(partial(open_patient_storage, storage), log.warning)
+        self._storage = patiently(partial(open_patient_storage, address), log.warning)
         self.study = optuna.load_study(
-            study_name=study_name, storage=self._storage, sampler=RandomSampler(), pruner=build_pruner(pruner)
+            study_name=address.name, storage=self._storage, sampler=RandomSampler(), pruner=build_pruner(pruner)
         )
         self._has_several_objectives = len(self.study.directions) > 1
         self._backoff = Backoff()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cnn_sweeps.sweep.study.address import StudyAddress
 from cnn_sweeps.sweep.study.heartbeat import Listener
 from cnn_sweeps.sweep.study.ledger import (
     ATTEMPT,
@@ -23,7 +23,7 @@ from cnn_sweeps.sweep.study.ledger import (
     owner_of,
     retry_of,
 )
-from cnn_sweeps.sweep.study.storage import controllers_lock, has_lock, selection_lock
+from cnn_sweeps.sweep.study.storage import controllers_lock, selection_lock
 from cnn_sweeps.system.owners import owner_state
 
 SET_ASIDE = "set_aside"  # of a study
@@ -34,9 +34,9 @@ _OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new tr
 class SharedStudy:
     """A study that several controllers may work on: recovers the trials of those that died."""
 
-    def __init__(self, optuna_study: optuna.Study, storage: str | dict[str, Any]) -> None:
-        """Take Optuna's study, and the storage that it is in, as `hydra.sweeper.storage` names it."""
-        self.optuna_study, self._storage = optuna_study, storage
+    def __init__(self, optuna_study: optuna.Study, address: StudyAddress) -> None:
+        """Take Optuna's study, and where it is."""
+        self.optuna_study, self._address = optuna_study, address
         self._listener = Listener()
 
     @property
@@ -51,11 +51,11 @@ class SharedStudy:
 
     def exclusively(self) -> AbstractContextManager[None]:
         """Keep the study's other controllers waiting while the block runs, if the storage has a lock."""
-        return controllers_lock(self._storage, self.name)
+        return controllers_lock(self._address)
 
     def selecting(self) -> AbstractContextManager[bool]:
         """Keep other controllers from testing the best trials while the block runs; give whether none of them does."""
-        return selection_lock(self._storage, self.name)
+        return selection_lock(self._address)
 
     @property
     def _set_aside(self) -> list[int]:
@@ -72,7 +72,7 @@ class SharedStudy:
             elsewhere = [trial for trial in running if owner_state(owner_of(trial)) == "elsewhere"]
             silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
             causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
-            abandoned = [trial for trial in running if is_abandoned(trial, self._storage, dead_hosts)]
+            abandoned = [trial for trial in running if is_abandoned(trial, self._address, dead_hosts)]
             causes |= {trial.number: "its controller died" for trial in abandoned}
             recovered = [self._fail_and_queue_again(self._frozen(number), cause) for number, cause in causes.items()]
             self._queue_what_is_left_to_retry()
@@ -104,7 +104,7 @@ class SharedStudy:
         return self.trials[trial if isinstance(trial, int) else trial.number]
 
 
-def is_abandoned(trial: FrozenTrial, storage: str | dict[str, Any], dead_hosts: Collection[str] = ()) -> bool:
+def is_abandoned(trial: FrozenTrial, address: StudyAddress, dead_hosts: Collection[str] = ()) -> bool:
     """Tell whether a trial is running and its controller dead, as seen by who holds the controllers' lock."""
     if trial.state != TrialState.RUNNING:
         return False
@@ -114,4 +114,4 @@ def is_abandoned(trial: FrozenTrial, storage: str | dict[str, Any], dead_hosts: 
     if trial.datetime_start is None:
         return True
     started = trial.datetime_start.astimezone()  # Optuna gives local times
-    return has_lock(storage) or datetime.now(UTC) - started > _OWNERLESS_GRACE
+    return address.has_lock or datetime.now(UTC) - started > _OWNERLESS_GRACE

@@ -41,7 +41,7 @@ from cnn_sweeps.sweep.study.ledger import (
 )
 from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler, check_sampler
-from cnn_sweeps.sweep.study.storage import controllers_lock, describe_storage, open_storage
+from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage
 from cnn_sweeps.sweep.study.waiting import MARK, PatientStorage
 from cnn_sweeps.system.owners import owner_tags
 
@@ -64,25 +64,24 @@ class SweepStudy(SharedStudy):
             StudyError: if the storage cannot be used, or the study was made for another space, direction or settings.
             ConfigError: if sampler or pruner cannot be built.
         """
-        assert settings.storage is not None
-        assert settings.study_name is not None
         self._space, self._settings, self.total = space, settings, total
         definition = define_study(space, settings.direction, kept_settings)
         self._settings_id = settings_id_of(definition["settings"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         check_sampler(settings, space)
         pruner = build_pruner(settings.pruner)
-        storage = open_storage(settings.storage)
-        patient_storage = PatientStorage(storage, describe_storage(settings.storage))  # type: ignore[abstract]
-        with controllers_lock(settings.storage, settings.study_name):
+        address = settings.address
+        storage = open_storage(address)
+        patient_storage = PatientStorage(storage, address.shown)  # type: ignore[abstract]
+        with controllers_lock(address):
             optuna_study = optuna.create_study(
-                study_name=settings.study_name,
+                study_name=address.name,
                 storage=patient_storage,
-                directions=_known_directions(patient_storage, settings.study_name) or settings.direction,
+                directions=_known_directions(patient_storage, address.name) or settings.direction,
                 pruner=pruner,
                 load_if_exists=True,
             )
-            super().__init__(optuna_study, settings.storage)
+            super().__init__(optuna_study, address)
             self._check_definition(definition)
             check_trials(self.name, self.trials)
             self._ledger = TrialLedger(

@@ -12,10 +12,11 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.errors import StudyError
+from cnn_sweeps.sweep.study.address import StudyAddress
 from cnn_sweeps.sweep.study.definition import DEFINITION, check_definition, settings_id_of
 from cnn_sweeps.sweep.study.ledger import TrialLedger, check_trials, numbers_in, owner_of
 from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy, is_abandoned
-from cnn_sweeps.sweep.study.storage import describe_storage, has_lock, lock_file, open_patient_storage, open_to_read
+from cnn_sweeps.sweep.study.storage import open_patient_storage, open_to_read
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import OwnerState, owner_state
 
@@ -67,29 +68,28 @@ class StudyRecord:
         return ledger
 
 
-def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> StudyRecord:
+def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> StudyRecord:
     """Read a study as it is.
 
     Args:
-        storage: a journal file that exists, or a URL.
-        name: of the study.
+        address: of the study; a journal exists.
         dead_hosts: hosts all of whose processes are taken to be dead.
 
     Raises:
         StudyError: if the storage cannot be read, or holds no such study, or one that no sweep made.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened, lock = open_to_read(storage), lock_file(storage)
+    name, opened, lock = address.name, open_to_read(address), address.lock_file("controllers")
     decision: AbstractContextManager[bool]
     if lock is not None and lock.exists():
         decision = file_lock(lock, wait=False)
     else:  # a server's lock is not taken only to look, and what nobody has signed there is left to the sweep
-        decision = nullcontext(lock is not None or not has_lock(storage))
+        decision = nullcontext(lock is not None or not address.has_lock)
     with decision as is_nobody_deciding:
         try:
             study = optuna.load_study(study_name=name, storage=opened)
         except (KeyError, OptunaError) as error:
-            raise StudyError(f"{name}: no such study in {describe_storage(storage)}; name one that is there") from error
+            raise StudyError(f"{name}: no such study in {address.shown}; name one that is there") from error
         user_attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
     if DEFINITION not in user_attrs:
         raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
@@ -103,14 +103,14 @@ def read_study(storage: str, name: str, dead_hosts: Collection[str] = ()) -> Stu
         directions=[each.name.lower() for each in study.directions],
         trials=trials,
         owners={trial.number: owner_state(owner_of(trial), dead_hosts) for trial in running},
-        abandoned=frozenset(trial.number for trial in signed_or_left if is_abandoned(trial, storage, dead_hosts)),
+        abandoned=frozenset(trial.number for trial in signed_or_left if is_abandoned(trial, address, dead_hosts)),
     )
 
 
-def reopen_study(storage: str, name: str) -> SharedStudy:
+def reopen_study(address: StudyAddress) -> SharedStudy:
     """Open the study to be mended.
 
     Raises:
         StudyError: if the storage cannot be written.
     """
-    return SharedStudy(optuna.load_study(study_name=name, storage=open_patient_storage(storage)), storage)
+    return SharedStudy(optuna.load_study(study_name=address.name, storage=open_patient_storage(address)), address)
