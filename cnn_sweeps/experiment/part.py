@@ -160,7 +160,7 @@ def run_part(part: Part, whole: Whole) -> dict[str, float] | None:
             if is_whole:
                 role.note_run(run)
             role.begin(progress)
-            trained = _train(part, role, network, progress, Keeper(run, save_checkpoint, role.max_share_of_time))
+            trained = train_part(part, role, network, progress, Keeper(run, save_checkpoint, role.max_share_of_time))
             if role.is_pruned:
                 log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
                 if is_whole:
@@ -176,13 +176,13 @@ def _claim(part: Part, role: Role, settings: dict[str, Any]) -> AbstractContextM
     return claim_checkpoint(folder, settings, fingerprint, resume=role.goes_on, is_trial=role.is_trial)
 
 
-def _train(part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: Keeper) -> TrainedNetwork:
+def train_part(part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: Keeper) -> TrainedNetwork:
     """Train the network from where `progress` stands, recording each epoch."""
     config, dataset, split = part.config, part.images.dataset, part.images.split
     predict = partial(network.predict, image_tensor(dataset))
 
     def validate() -> dict[str, float]:
-        return summarize(predict(split.val), dataset.labels[split.val])
+        return summarize(predict(split.val), dataset.labels[split.val]) if len(split.val) else {}
 
     def keep_epoch(metrics: dict[str, float]) -> bool:
         objectives = {name: metrics[name] for name in config.objective if name in metrics}

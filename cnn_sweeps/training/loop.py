@@ -73,7 +73,7 @@ def train(
     Args:
         network: compiled.
         source: the images to train on.
-        validate: gives `log_loss` and `accuracy` on validation images.
+        validate: gives `log_loss` and `accuracy` on validation images; nothing if none are left.
         config: how long and how.
         progress: is moved on after each epoch.
         on_epoch: called after each epoch, once `progress` holds it, with its metrics; true stops there.
@@ -107,7 +107,7 @@ def train(
         if is_to_stop:
             break
 
-    if config.restore_best_weights:
+    if config.restore_best_weights and progress.best_weights:
         model.set_weights(progress.best_weights)
 
 
@@ -143,6 +143,8 @@ def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
 
 def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str, float]:
     trained, validated = train_metrics(model), {f"val_{name}": value for name, value in validation.items()}
+    if not validated:
+        return trained
     return trained | validated | {"generalization_gap": validated["val_log_loss"] - trained["train_log_loss"]}
 
 
@@ -163,6 +165,9 @@ def check_finite(metrics: dict[str, float], epoch: int) -> None:
 def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.Model, config: TrainingConfig) -> bool:
     """Add a finished epoch; tell whether it is the best so far."""
     progress.history.append(metrics)
+    if config.monitor not in metrics:  # nothing is left to validate on: the last epoch counts
+        progress.best_epoch = progress.epochs_done
+        return False
     value, best = metrics[config.monitor], progress.best_value
     gain = math.inf if best is None else (best - value if config.monitor == "val_log_loss" else value - best)
     if gain <= 0:
@@ -181,10 +186,11 @@ def _has_stalled(progress: TrainingProgress, config: TrainingConfig, steps_per_e
 
 def _epoch_line(metrics: dict[str, float], epoch: int, epochs: int, epoch_s: float, is_best: bool) -> str:
     remaining_s = round(epoch_s * (epochs - epoch))
+    val_loss = f" {metrics['val_log_loss']:.4f} val{'*' if is_best else ' '}" if "val_log_loss" in metrics else ""
+    val_accuracy = f" {metrics['val_accuracy']:.3f} val" if "val_accuracy" in metrics else ""
     return (
-        f"epoch {epoch:{len(str(epochs))}}/{epochs}  "
-        f"log loss {metrics['train_log_loss']:.4f} train {metrics['val_log_loss']:.4f} val{'*' if is_best else ' '}  "
-        f"accuracy {metrics['train_accuracy']:.3f} train {metrics['val_accuracy']:.3f} val  "
+        f"epoch {epoch:{len(str(epochs))}}/{epochs}  log loss {metrics['train_log_loss']:.4f} train{val_loss}  "
+        f"accuracy {metrics['train_accuracy']:.3f} train{val_accuracy}  "
         f"lr {metrics['learning_rate']:.2e}  {metrics['images_per_s']:,.0f} images/s  "
         f"at most {remaining_s // 60}:{remaining_s % 60:02d} left"
     )
