@@ -10,9 +10,10 @@ from conftest import compose
 from optuna.trial import TrialState, create_trial
 
 from cnn_sweeps.experiment.kept import TrialFolder
-from cnn_sweeps.selection import application, champion
+from cnn_sweeps.selection import application, chosen
 from cnn_sweeps.selection.application import CnnSweep
-from cnn_sweeps.selection.champion import evaluate_trial, logged_to
+from cnn_sweeps.selection.chosen import evaluate_trial, logged_to
+from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.recorded import read_run
@@ -45,7 +46,7 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
         report=lambda _evaluation: [],
     )
     for name, answer in (("_load_trained", trained), ("find_store", ""), ("describe_test", ""), ("project", "run")):
-        monkeypatch.setattr(champion, name, lambda *_, answer=answer: answer)
+        monkeypatch.setattr(chosen, name, lambda *_, answer=answer: answer)
 
     def cut_off(*_):
         raise KeyboardInterrupt
@@ -55,21 +56,43 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
         patch.setattr(trained, step, cut_off)
         with pytest.raises(KeyboardInterrupt):
             evaluate_trial(*arguments)
-    assert "test.evaluated" not in read_run(tmp_path).tags
-    evaluate_trial(*arguments)
-    recorded = read_run(tmp_path)
-    assert (recorded.tags["test.evaluated"], recorded.metrics["test_accuracy"]) == ("true", {1: 0.5})
+    _, done = evaluate_trial(*arguments)  # which the study is told
+    assert done == {"tested.0": {"test_accuracy": 0.5}}
+    assert read_run(tmp_path).metrics["test_accuracy"] == {1: 0.5}
 
 
-def test_trial_whose_weights_are_on_another_host_or_gone_is_told(tmp_path):
-    sweep, trial = CnnSweep(), create_trial(state=TrialState.COMPLETE, value=0.5)
-    sweep._folder, trial.number = tmp_path, 0
+@pytest.fixture
+def finishing(tmp_path):
+    """The end of a sweep of which the study notes what it is given."""
+
+    def finishing(**noted):
+        study = SimpleNamespace(name="sweep", optuna_study=SimpleNamespace(user_attrs=noted))
+        return Finishing(study, compose(), tmp_path, "", Trusted(), None)
+
+    return finishing
+
+
+def completed(number, **attributes):
+    trial = create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs=attributes)
+    trial.number = number
+    return trial
+
+
+def test_trial_whose_weights_are_on_another_host_or_gone_is_told(finishing):
     for host, told in (
         ("there", "trial 0: its weights are on there; the same command there tests it"),
         (socket.gethostname(), "trial 0: its weights were not kept; train it again to test it"),
     ):
-        trial.set_user_attr("owner", {"owner.host": host})
-        assert sweep._evaluate(trial, None, is_best=True) == [told]
+        trial = completed(0, owner={"owner.host": host})
+        assert finishing().evaluate(trial, is_best=True) == [told]
+
+
+def test_what_the_study_says_was_done_is_not_done_again_wherever_the_weights_are(finishing):
+    done = finishing(**{"tested.0": {"test_accuracy": 0.5}, "registered": 0})
+    assert done.evaluate(completed(0), is_best=True) == ["trial 0 was tested before: accuracy 0.5000"]
+    for strange in ("", [], 1):
+        (told,) = finishing(**{"tested.0": strange}).evaluate(completed(0), is_best=True)
+        assert "its weights are" in told
 
 
 def test_controller_of_a_sweep_collects_garbage(monkeypatch):

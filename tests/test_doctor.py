@@ -16,17 +16,17 @@ from optuna.trial import FrozenTrial, TrialState
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
-from cnn_sweeps.doctor.diagnosis import Evidence, diagnose
-from cnn_sweeps.sweep.study.address import parse_address
+from cnn_sweeps.doctor.mend import Place, find_disagreements
+from cnn_sweeps.selection.projection import Sweep, made
+from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
 from cnn_sweeps.sweep.study.view import StudyRecord
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.delivery import project_all
 from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record_folder import find_records
 from cnn_sweeps.tracking.recorded import read_run
 from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft
 
@@ -73,26 +73,28 @@ def uri(store):
 
 
 @pytest.fixture
-def found(tmp_path, uri):
-    """Give what is found in records of trials, all of which MLflow has, but for those of the numbers that are named."""
+def found(tmp_path, uri, monkeypatch):
+    """Give what is found in records of trials, all of which MLflow has; `make` has it mended as it is found."""
 
-    def find(*more, owners=None, abandoned=(), left_out=(), change=lambda _folder: None, **user_attrs):
+    def find(*more, owners=None, abandoned=(), change=lambda _folder: None, make=False, **user_attrs):
         folder = tmp_path / "sweep"
         folder.mkdir()
         (folder / "study.journal").touch()
         for each in TRIALS:
-            if each.number not in left_out:
-                record = begun(folder / str(each.number), uri, {"trial.number": str(each.number)})
-                record.log_tags({"trial.state": each.state.name})
-                record.end(ENDS[each.number])
+            record = begun(folder / str(each.number), uri, {"trial.number": str(each.number)})
+            record.log_tags({"trial.state": each.state.name})
+            record.end(ENDS[each.number])
         change(folder)
-        for number in ENDS.keys() - set(left_out):
+        for number in ENDS:
             project(folder / str(number), uri)
         attrs = {"definition": {"settings": SETTINGS}, "mlflow.run_id": "0" * 32} | user_attrs
         study = StudyRecord("s", attrs, ["minimize"], [*TRIALS, *more], owners or {}, frozenset(abandoned))
-        return diagnose(
-            Evidence(study, parse_address(str(folder / "study.journal"), "s"), folder, uri, tmp_path / "checkpoints")
-        )
+        address = parse_address(str(folder / "study.journal"), "s")
+        place = Place(address, folder, uri, checkpoint_dir=tmp_path / "checkpoints")
+        sweep = Sweep("s", study.objectives, attrs, study.trials, study.ledger, folder, uri)
+        monkeypatch.setattr(Place, "read", lambda _: (study, sweep))
+        disagreements = find_disagreements(place)
+        return [each for each, is_made in made(disagreements) if is_made] if make else list(disagreements)
 
     return find
 
@@ -139,7 +141,7 @@ def test_record_that_ended_otherwise_than_its_trial_gets_the_trials_end(found, t
     assert first.what == f"trial 0 is COMPLETE in the study, and the record in {folder}/0 says otherwise"
     assert second.what == f"trial 2 is FAIL in the study, and the record in {folder}/2 says otherwise"
     for finding in (first, second):
-        finding.mend()
+        finding.make()
     ends = [read_run(folder / number) for number in "02"]
     assert [(each.status, each.tags["trial.state"]) for each in ends] == [("FINISHED", "COMPLETE"), ("KILLED", "FAIL")]
     assert ends[1].tags["error"] == "its controller died"
@@ -149,20 +151,25 @@ def test_record_of_a_part_or_a_retraining_that_a_dead_process_left_open_is_close
     folder = tmp_path / "sweep/0/seed_1"
     finding = only(found(change=lambda _: begun(folder, uri, {}, DEAD)))
     assert finding.what.startswith(f"{folder}: the run has no end")
-    finding.mend()
+    finding.make()
     assert read_run(folder).status == "KILLED"
     assert "the process that made it is dead" in finding.what
 
 
 def test_open_record_of_another_host_is_told_and_left(found, uri):
     there = owner_tags() | {"owner.host": "there", "owner.boot": "another"}
-    finding = only(found(change=lambda folder: begun(folder / "0/retrained", uri, {}, there)))
-    assert finding.mend is None
+
+    def begin(folder):
+        begun(folder / "0/retrained", uri, {}, there)
+        project(folder / "0/retrained", uri)
+
+    finding = only(found(change=begin))
+    assert finding.make is None
     assert "its process on there cannot be seen from here" in finding.what
     assert "dead_host=there" in finding.remedy
 
 
-def test_record_that_mlflow_does_not_have_is_brought_before_anything_else_is_compared(found, uri, tmp_path):
+def test_record_that_mlflow_does_not_have_is_brought(found, uri, tmp_path):
     def wait(folder):
         record = begun(folder / "0/retrained", uri, {})
         record.log_metrics({"a": 1.0}, 1)
@@ -171,7 +178,15 @@ def test_record_that_mlflow_does_not_have_is_brought_before_anything_else_is_com
     finding = only(found(change=wait))
     folder = tmp_path / "sweep/0/retrained"
     assert finding.what == f"{folder}: 3 entries of the run's record are not in MLflow"
-    finding.mend()
+    finding.make()
+    assert num_waiting(folder, uri) == 0
+
+
+def test_record_that_is_closed_is_brought_at_once(found, uri, tmp_path):
+    folder = tmp_path / "sweep/0/seed_1"
+    closed, brought = found(change=lambda _: begun(folder, uri, {}, DEAD), make=True)
+    assert closed.what.startswith(f"{folder}: the run has no end")
+    assert brought.what == f"{folder}: 2 entries of the run's record are not in MLflow"
     assert num_waiting(folder, uri) == 0
 
 
@@ -183,7 +198,7 @@ def test_running_trial_of_a_dead_controller_is_to_be_recovered(found):
 
 def test_running_trial_of_another_host_is_told_with_its_age_and_left(found):
     finding = only(found(trial(5, "RUNNING"), owners={5: "elsewhere"}))
-    assert finding.mend is None
+    assert finding.make is None
     assert "RUNNING since 1 h 00 min, and process 7 on here" in finding.what
     assert "dead_host=here" in finding.remedy
 
@@ -195,7 +210,7 @@ def test_trial_that_nothing_tries_again_is_queued(found):
 def test_journal_with_an_unfinished_line_is_cut(found, tmp_path):
     journal = tmp_path / "sweep/study.journal"
     finding = only(found(change=lambda _: journal.write_bytes(b'{"op_code":8,"wor')))
-    finding.mend()
+    finding.make()
     assert journal.read_bytes() == b""
 
 
@@ -251,7 +266,8 @@ def copied(swept, store, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(uri)
     study = open_study()
     study.set_user_attr("tracking.uri", uri)
-    project_all(Path("outputs"), uri)  # which has all of it, and only another address
+    for folder in find_records(Path("outputs")):  # which has all of it, and only another address
+        project(folder, uri)
     return study, mlflow.MlflowClient()
 
 
@@ -273,7 +289,7 @@ def run_doctor(capsys, *arguments):
 
 def test_sweep_that_was_left_alone_has_nothing_to_find(copied, capsys):
     journal = Path(f"outputs/sweeps/{NAME}/study.journal").read_bytes()
-    assert find_disagreements(Sweep(NAME)) == []
+    assert list(find_disagreements(Place(parse_address(None, NAME), sweep_folder(NAME)))) == []
     assert run_doctor(capsys) == ([f"{NAME}: nothing found"], 0)
     assert run_doctor(capsys, "--fix") == ([f"{NAME}: nothing found"], 0)
     assert Path(f"outputs/sweeps/{NAME}/study.journal").read_bytes() == journal
@@ -351,6 +367,7 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
         f"outputs/sweeps/{NAME}: the run has no end in its record",
         f"outputs/sweeps/{NAME}/3: the run has no end in its record",
         f"outputs/sweeps/{NAME}/3/seed_1: the run has no end in its record",
+        rf"trial 1 is COMPLETE in the study, its run {elsewhere.info.run_id} says otherwise",
         "c-00000000.npz has nothing to resume",
         "a-00000000.npz is of trial 0, which is COMPLETE",
     ]
@@ -376,12 +393,21 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
     assert not list(Path("outputs").rglob("*.unfinished"))
 
 
-def test_fix_is_refused_while_a_controller_lives(copied, capsys):
-    study, _ = copied
-    study.ask({}).set_user_attr("owner", owner_tags())
-    assert run_doctor(capsys) == ([f"{NAME}: nothing found"], 0)
-    message = refusal(doctor, NAME, "--fix")
-    assert message.startswith(f"{NAME}: living processes are at work on it (trial 3); wait for the sweep's end")
+def test_what_a_living_controller_is_at_work_on_is_left_alone(copied, capsys):
+    study, client = copied
+    alive = study.ask({})
+    alive.set_user_attr("owner", owner_tags())
+    folder, uri = Path(f"outputs/sweeps/{NAME}"), mlflow.get_tracking_uri()
+    begun(folder / "3", uri, {"trial.number": "3", "mlflow.parentRunId": study.user_attrs["mlflow.run_id"]})
+    Record(folder).again()
+    for place in (folder, folder / "3"):
+        project(place, uri)
+    before = [(folder / name / RECORD_FILE).read_bytes() for name in ("", "3")]
+    for flags in ([], ["--fix"]):
+        assert run_doctor(capsys, *flags) == ([f"{NAME}: nothing found"], 0)
+    assert [(folder / name / RECORD_FILE).read_bytes() for name in ("", "3")] == before
+    assert open_study().trials[3].state.name == "RUNNING"
+    assert client.get_run(study.user_attrs["mlflow.run_id"]).info.status == "RUNNING"
 
 
 def test_trial_of_another_host_is_mended_if_that_one_is_said_to_be_dead(copied, capsys):

@@ -469,7 +469,7 @@ def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_o
         with file_lock(address.lock_file("controllers"), wait=False) as is_free, selection_lock(address) as may_test:
             held.append((is_free, may_test))
         done = Future()
-        done.set_result([])
+        done.set_result(([], {}))
         return done
 
     monkeypatch.setattr(InThisProcess, "call", look)
@@ -495,7 +495,7 @@ def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_
     run_train, tmp_path, monkeypatch
 ):
     """Points that leave out a key which has one value only are equal once they are sampled."""
-    record = SweepRun.record_trial
+    record = SweepRun.record_duplicate
 
     def is_away(*_, **__):
         raise ConnectionError("away")
@@ -505,7 +505,7 @@ def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_
             patch.setattr(mlflow.MlflowClient, "log_batch", is_away)
             return record(self, *arguments)
 
-    monkeypatch.setattr(SweepRun, "record_trial", record_meanwhile)
+    monkeypatch.setattr(SweepRun, "record_duplicate", record_meanwhile)
     point, worse = "model.dropout:0.1", "model.dropout:0.5"
     run_train(
         *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=3", "evaluate_best=2", "tracking.log_model=false"),

@@ -1,18 +1,15 @@
-"""What is kept in MLflow, used directly: champions, sweeps' runs, children, runs that were left or are opened again."""
+"""What is kept in MLflow, used directly: champions, children, runs that were left."""
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
 
 import mlflow
-import optuna
 import pytest
 
 from cnn_sweeps.errors import TrackingError
-from cnn_sweeps.selection.sweep_run import open_sweep_run
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import find_store
@@ -22,7 +19,7 @@ from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, read_run
+from cnn_sweeps.tracking.recorded import PARENT_TAG, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -261,206 +258,6 @@ def test_processes_that_begin_at_once_after_one_was_killed_while_it_made_the_dat
     assert ids[0] == ids[1]
     experiments = mlflow.MlflowClient(f"sqlite:///{tmp_path}/new.db").search_experiments()
     assert {each.name for each in experiments} == {"Default", "first"}
-
-
-# A sweep's run.
-
-
-@pytest.fixture
-def open_sweep(uri, experiment, tmp_path):
-    """Open the run of a sweep in a folder of its own, or in a named one."""
-    folders = iter(range(100))
-
-    def open_sweep(known_run_id=None, folder=None, **tags):
-        tags |= {"study": "x", NOTE_TAG: "Sweep for val_log_loss."}
-        return open_sweep_run(
-            uri, experiment, "sweep x", known_run_id, tags, folder or tmp_path / f"sweep {next(folders)}"
-        )
-
-    return open_sweep
-
-
-@pytest.mark.parametrize("is_same_folder", [True, False])
-def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(
-    is_same_folder, open_sweep, client, tmp_path
-):
-    """Also for the controller of another host, which has a folder of its own."""
-    first = open_sweep(folder=tmp_path / "first", n_trials="4")
-    first.log({"trials.complete": 4.0}, {})
-    first.end("KILLED")
-    assert client.get_run(first.run_id).info.status == "KILLED"
-    client.set_tag(first.run_id, "owner.pid", "1")
-    again = open_sweep(first.run_id, tmp_path / ("first" if is_same_folder else "second"), n_trials="8")
-    assert again.run_id == first.run_id
-    run = client.get_run(first.run_id)
-    assert (run.info.status, run.info.run_name) == ("RUNNING", "sweep x")
-    assert (run.data.tags["n_trials"], run.data.tags["owner.pid"]) == ("8", str(os.getpid()))
-    assert run.data.metrics == {"trials.complete": 4.0}
-    assert run.data.tags["mlflow.note.content"].startswith("Sweep for val_log_loss.\n")
-    assert first.run_id in run.data.tags["mlflow.note.content"]
-    again.log({"trials.complete": 8.0}, {"best.trial": "3"})
-    again.end("FINISHED")
-    run = client.get_run(first.run_id)
-    assert (run.info.status, run.data.metrics["trials.complete"]) == ("FINISHED", 8.0)
-    assert run.data.tags["best.trial"] == "3"
-
-
-def test_controller_goes_on_with_a_run_that_another_one_of_the_same_folder_has_ended(open_sweep, client, tmp_path):
-    first = open_sweep(folder=tmp_path / "both")
-    second = open_sweep(first.run_id, tmp_path / "both")
-    first.end("FINISHED")
-    second.log({"trials.complete": 8.0}, {})
-    run = client.get_run(first.run_id)
-    assert (run.info.status, run.data.metrics["trials.complete"]) == ("RUNNING", 8.0)
-    second.end("FINISHED")
-    assert client.get_run(first.run_id).info.status == "FINISHED"
-
-
-@pytest.mark.parametrize("loss", ["deleted", "in another store"])
-def test_sweeps_run_that_the_store_does_not_have_is_made_anew(loss, open_sweep, client, tmp_path):
-    known = "0" * 32
-    if loss == "deleted":
-        known = open_sweep(folder=tmp_path / "sweep").run_id
-        client.delete_run(known)
-    again = open_sweep(known, tmp_path / "sweep")
-    assert again.run_id != known
-    assert client.get_run(again.run_id).info.status == "RUNNING"
-    again.end("FINISHED")
-
-
-def test_sweep_closes_what_dead_processes_left(open_sweep, experiment, client):
-    client.create_run(experiment_id(experiment), run_name="left", tags=dead_owner())
-    open_sweep().end("FINISHED")
-    assert runs_in(experiment)["left"].info.status == "KILLED"
-
-
-def test_sweep_that_ends_closes_what_was_cut_off_in_it(open_sweep, experiment, client):
-    """As after SIGTERM while a worker tested the best trial."""
-    sweep = open_sweep()
-    left = client.create_run(experiment_id(experiment), tags=dead_owner()).info.run_id
-    sweep.end("KILLED")
-    assert {client.get_run(run_id).info.status for run_id in (left, sweep.run_id)} == {"KILLED"}
-
-
-def trial(number, state, **attributes):
-    attributes |= {"error": "the worker process died (exit code -9)"} if state == "FAIL" else {}
-    value = 0.5 if state == "COMPLETE" else None
-    made = optuna.trial.create_trial(state=optuna.trial.TrialState[state], value=value, user_attrs=attributes)
-    made.number = number
-    return made
-
-
-@pytest.mark.parametrize(
-    ("state", "status", "told", "owner", "due"),
-    [
-        ("FAIL", None, "RUNNING", owner_tags, ("KILLED", "FAIL")),
-        ("FAIL", "FINISHED", "COMPLETE", owner_tags, ("KILLED", "FAIL")),
-        ("FAIL", "FAILED", "FAIL", owner_tags, ("FAILED", "FAIL")),
-        ("COMPLETE", None, "COMPLETE", owner_tags, (None, "COMPLETE")),  # it is being tested
-        ("COMPLETE", None, "COMPLETE", dead_owner, ("FINISHED", "COMPLETE")),
-        ("COMPLETE", "KILLED", "COMPLETE", dead_owner, ("FINISHED", "COMPLETE")),
-        ("PRUNED", "KILLED", "RUNNING", dead_owner, ("FINISHED", "PRUNED")),
-        ("RUNNING", None, "RUNNING", dead_owner, (None, "RUNNING")),
-    ],
-)
-@pytest.mark.parametrize("is_here", [True, False])
-def test_run_of_a_trial_gets_the_end_that_the_study_has(
-    is_here, state, status, told, owner, due, open_sweep, uri, experiment, client, tmp_path
-):
-    """From the trial's folder or, if that is on another host, in the store."""
-    sweep = open_sweep()
-    tags = {"trial.number": "0", "trial.state": told, PARENT_TAG: sweep.run_id}
-    record = begun(uri, experiment, tmp_path / "0", tags)
-    change_owner(record, owner())
-    if status is not None:
-        record.end(status)
-    run_id = project(tmp_path / "0", uri)
-    if is_here:
-        sweep.close_trials([(trial(0, state), tmp_path / "0")])
-        recorded = read_run(tmp_path / "0")
-        assert (recorded.status, recorded.tags["trial.state"]) == due
-    else:
-        sweep.close_elsewhere([trial(0, state, **({"retried": True} if state == "FAIL" else {}))])
-    run = client.get_run(run_id)
-    assert (run.info.status, run.data.tags["trial.state"]) == (due[0] or "RUNNING", due[1])
-    is_told = (status, state) != ("FAILED", "FAIL") and state == "FAIL"
-    assert run.data.tags.get("error") == ("the worker process died (exit code -9)" if is_told else None)
-    sweep.end("FINISHED")
-
-
-def test_trial_without_a_job_is_recorded_as_a_finished_child(open_sweep, client, tmp_path):
-    sweep, tags = open_sweep(), {"trial.number": "3"}
-    metrics, params = {"final_val_log_loss": 0.5}, {"a.b": 1}
-    record_id = sweep.record_trial(tmp_path / "3", "trial 3: equals trial 1", tags, metrics, params)
-    run = client.get_run(project(tmp_path / "3", f"{mlflow.get_tracking_uri()}"))
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 3: equals trial 1")
-    assert run.data.tags[PARENT_TAG] == sweep.run_id
-    assert run.data.tags["record.id"] == record_id
-    assert run.data.metrics == {"final_val_log_loss": 0.5}
-    assert run.data.params == {"a.b": "1"}
-    sweep.end("FINISHED")
-
-
-def test_trial_is_read_from_its_record_or_where_that_is_on_another_host_from_the_store(
-    open_sweep, uri, experiment, tmp_path
-):
-    sweep, record = open_sweep(), begun(uri, experiment, tmp_path / "0")
-    for epoch in (1, 2):
-        record.log_metrics({"val_log_loss": 1 / epoch}, epoch)
-    record.log_metrics({"final_val_log_loss": 0.5}, 2)
-    project(tmp_path / "0", uri)
-    asked = trial(0, "COMPLETE", record=record.record_id)
-    expected = ({"val_log_loss": 0.5, "final_val_log_loss": 0.5}, [1.0, 0.5])
-    assert sweep.read_trial(asked, tmp_path / "0") == sweep.read_trial(asked, tmp_path / "nowhere") == expected
-    sweep.end("FINISHED")
-
-
-def test_parameters_of_a_sweep_are_recorded_once_and_those_that_it_has_are_left_as_they_are(open_sweep, client):
-    sweep = open_sweep()
-    sweep.log_params({"seed": 0})
-    sweep.log_params({"seed": 1, "storage": "postgresql://me:secret@host/db"})
-    sweep.end("FINISHED")
-    assert client.get_run(sweep.run_id).data.params == {"seed": "0", "storage": "postgresql://me:***@host/db"}
-
-
-# What MLflow's page of the experiment lists.
-
-SWEPT = (["model.l2"], ["final_val_log_loss"])
-
-
-def views(experiment):
-    """Those that the page lists by name, and the states of the others, which only links lead to."""
-    tags = mlflow.get_experiment_by_name(experiment).tags
-    kept = [json.loads(text) for key, text in tags.items() if key.startswith("mlflow.sharedViewState.")]
-    return {each["name"]: json.loads(each["state"]) for each in kept if "name" in each}, [
-        each for each in kept if "name" not in each
-    ]
-
-
-def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(open_sweep, experiment):
-    sweep = open_sweep()
-    sweep.list_view("sweep x", *SWEPT, ascending=True)
-    sweep.list_view("sweep x", ["model.l2", "optimizer"], ["final_val_accuracy"], ascending=False)
-    listed, others = views(experiment)
-    assert (list(listed), others) == (["sweep x"], [])
-    assert sweep.run_id in listed["sweep x"]["searchFilter"]
-    assert (listed["sweep x"]["orderByKey"], listed["sweep x"]["orderByAsc"]) == ("metrics.`final_val_accuracy`", False)
-    columns = ["params.`model.l2`", "params.`optimizer`", "metrics.`final_val_accuracy`", "tags.`trial.state`"]
-    assert listed["sweep x"]["selectedColumns"] == columns
-    sweep.end("FINISHED")
-
-
-def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alone(open_sweep, experiment, client):
-    own = {"name": "mine", "createdAt": 0, "state": "{}"}
-    client.set_experiment_tag(experiment_id(experiment), "mlflow.sharedViewState.1234", json.dumps(own))
-    sweeps = [open_sweep() for _ in range(12)]
-    for number, sweep in enumerate(sweeps):
-        sweep.list_view(f"sweep {number}", *SWEPT, ascending=True)
-        sweep.end("FINISHED")
-    listed, others = views(experiment)
-    assert set(listed) == {"mine", *(f"sweep {number}" for number in range(2, 12))}
-    filters = [each["searchFilter"] for each in others]
-    assert sorted(filters) == sorted(f"tags.mlflow.parentRunId = '{sweep.run_id}'" for sweep in sweeps[:2])
 
 
 # Runs that this process makes.

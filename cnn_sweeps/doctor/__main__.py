@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
-from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
+from cnn_sweeps.sweep.study.address import check_study_exists, parse_address, sweep_folder
+from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.tracking.address import find_existing_store
@@ -22,8 +23,7 @@ Examples:
 
 NAME is the study's, hydra.sweeper.study_name; work in the folder where the sweep was started. Each disagreement is one
 line, with what mends it, or with what you may do where nothing here tells what is true. Without --fix nothing is
-changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if a record cannot be read or
-may not be changed now.
+changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if the study cannot be read.
 
 Settings, if the sweep was given them:
   hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
@@ -33,7 +33,7 @@ Settings, if the sweep was given them:
   dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
 
 Flags:
-  --fix   mend, as the sweep itself does when it goes on; refused while it is running. No result is removed, and no
+  --fix   mend, as the sweep itself does when it goes on; what is at work is left alone. No result is removed, and no
           value is made up. Of files only unfinished trainings are removed, in the folder above and by their own mark.
 """
 _CHECKPOINTS = "training.checkpoint_dir"
@@ -45,33 +45,31 @@ def doctor(arguments: Sequence[str]) -> None:
     """Do what the command line says; exit with _IS_LEFT if a disagreement is left.
 
     Raises:
-        UserError: if a record cannot be read or, with --fix, may not be written.
+        UserError: if the study or the store cannot be used.
     """
     command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
     command_line.add_argument("--fix", action="store_true")
     flags, names, settings = command_line.read(arguments)
     if len(names) != 1:
         raise ConfigError(f"{' '.join(names) or 'no study'}: give the name of one study; {SEE_HELP}")
-    name, storage = names[0], settings.get("hydra.sweeper.storage")
-    check_study_exists(parse_address(storage, name))
+    name, study = names[0], parse_address(settings.get("hydra.sweeper.storage"), names[0])
+    check_study_exists(study)
     if "tracking.uri" in settings:
         find_existing_store(settings["tracking.uri"])
     if flags.fix:
         outlive_display()
-    from cnn_sweeps.system.libraries import prepare_libraries
-
     prepare_libraries()
-    from cnn_sweeps.doctor.checkup import Sweep, find_disagreements, mend
-    from cnn_sweeps.training.checkpoint import FOLDER
+    from cnn_sweeps.doctor import mend
 
-    folder = Path(settings["hydra.sweep.dir"]) if "hydra.sweep.dir" in settings else None
+    folder = Path(settings.get("hydra.sweep.dir", sweep_folder(name)))
     dead_hosts = [settings["dead_host"]] if "dead_host" in settings else []
-    checkpoints = Path(settings[_CHECKPOINTS]) if _CHECKPOINTS in settings else FOLDER
-    sweep = Sweep(name, storage, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
+    checkpoints = Path(settings.get(_CHECKPOINTS, mend.FOLDER))
+    place = mend.Place(study, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
     num_mended = num_left = 0
-    for finding, is_mended in mend(sweep) if flags.fix else ((each, False) for each in find_disagreements(sweep)):
-        who = "mended" if is_mended else "for you" if finding.mend is None else "for --fix"
-        print(for_terminal(f"{who}: {finding.what}; {finding.remedy}"), flush=True)
+    found = mend.find_disagreements(place)
+    for change, is_mended in mend.made(found) if flags.fix else ((each, False) for each in found):
+        who = "mended" if is_mended else "for you" if change.make is None else "for --fix"
+        print(for_terminal(f"{who}: {change.what}; {change.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
     print(f"{name}: {left if num_left else 'all mended' if num_mended else 'nothing found'}")

@@ -17,7 +17,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.experiment import kept
-from cnn_sweeps.experiment.parts import clearly_loses, objective_values
+from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values
 from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.console import describe_params
@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 STUDY_RUN_ID, RECORD, FOLDER, VALUES = "mlflow.run_id", "record", "folder", "objective_of_trainings"
 _PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
 DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
+ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the trials come to
+# What was done at the sweep's end, noted once it is done: what a trial, whose number follows, measured on test images;
+# the numbers of the trials that were registered and retrained last.
+TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
 
 
 def run_id_of(attributes: Mapping[str, Any]) -> str | None:
@@ -237,13 +241,14 @@ class TrialRun(Role):
         return {STATE_TAG: "PRUNED" if self.is_pruned else "COMPLETE"}
 
     def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
-        """Give the objectives.
+        """Note what the trial measured, and give the objectives.
 
         Raises:
             TrialPruned: if the trial is not worth going on with.
         """
         if self.is_pruned:
             raise optuna.TrialPruned
+        self._trial.note_final(average_metrics(finals))
         return super().outcome(finals)
 
     def may_be_chosen(self, final: dict[str, float]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,23 +28,15 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class AblationTraining:
-    """One training of an arm.
-
-    Attributes:
-        arm: an option of the config group `ablation`.
-        seed: of the training; the same seed begins with the same weights in every arm.
-        metrics: final ones by name.
-        val_log_losses: after each epoch; none if the metrics are means of several trainings.
-    """
+    """One training of an arm, which is an option of the config group `ablation`."""
 
     arm: str
-    seed: int
-    metrics: dict[str, float]
-    val_log_losses: Sequence[float]
+    seed: int  # the same one begins with the same weights in every arm
+    metrics: dict[str, float]  # final ones
+    val_log_losses: Sequence[float]  # after each epoch; none if the metrics are means of several trainings
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """A claim, what the trainings say of it, and by how much."""
 
     text: str
@@ -58,35 +51,25 @@ class Claim:
 def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, folder: Path) -> list[str]:
     """Write `ablation.csv`, `ablation.txt` and `ablation.png` into a folder; give the text's lines: table and verdicts.
 
-    Args:
-        trainings: of all their epochs, at least one.
-        patience_epochs: of the early stopping that is judged.
-        folder: that exists.
+    `patience_epochs` is that of the early stopping that is judged, which the trainings did without.
     """
-    arms = summarize_arms(trainings)
-    lines = [*describe_arms(arms), *_describe_commonest(trainings)]
-    lines += ["", *map(str, judge_claims(trainings, patience_epochs))]
+    arms, lines = summarize_arms(trainings), []
+    commonest = {SHOWN[name]: value for name in SHOWN if (value := _of_commonest_class(trainings, name)) is not None}
+    if commonest:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in commonest.items())
+        lines = [f"naming the commonest class: {told}"]
+    lines = [*describe_arms(arms), *lines, "", *map(str, judge_claims(trainings, patience_epochs))]
     (folder / "ablation.txt").write_text("\n".join(lines), encoding="utf-8")
-    rows = [
-        {"arm": arm, "metric": metric, "mean": mean.value, "low": mean.low, "high": mean.high}
-        for arm, summary in arms.items()
-        for metric, mean in summary.items()
-    ]
-    pd.DataFrame(rows).to_csv(folder / "ablation.csv", index=False)
+    rows = [(arm, metric, *mean) for arm, summary in arms.items() for metric, mean in summary.items()]
+    table = pd.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high"])
+    table.to_csv(folder / "ablation.csv", index=False)
     draw_ablation(trainings, arms).savefig(folder / "ablation.png")
     return lines
 
 
-def _describe_commonest(trainings: Sequence[AblationTraining]) -> list[str]:
-    """Say what the accuracies are to be held against; nothing if it is not known."""
-    known = {
-        SHOWN[metric]: each.metrics[f"{metric}_of_commonest_class"]
-        for metric in SHOWN
-        for each in trainings[:1]
-        if f"{metric}_of_commonest_class" in each.metrics
-    }
-    told = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
-    return [f"naming the commonest class: {told}"] if told else []
+def _of_commonest_class(trainings: Sequence[AblationTraining], metric: str) -> float | None:
+    """Give what naming the commonest class would reach, which an accuracy is to be held against."""
+    return trainings[0].metrics.get(f"{metric}_of_commonest_class")
 
 
 def mean_with_interval(values: Sequence[float]) -> Estimate:
@@ -117,59 +100,55 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
 
     Arms are compared seed by seed. A claim is supported if the 95 % interval of the mean difference lies where the
     claim says, refuted if it lies on the other side, and undecided if it holds zero.
-
-    Args:
-        trainings: of all their epochs.
-        patience_epochs: of the early stopping that is judged.
     """
-    gap, loss = "final_generalization_gap", "final_val_log_loss"
-    the_gap = "the gap between training and validation"
+    gap, the_gap = "final_generalization_gap", "the gap between training and validation"
+    decay = "Decay of the learning rate improves convergence"
     claims = [
         _compare(trainings, f"Dropout narrows {the_gap}", gap, "dropout", "none"),
         _compare(trainings, f"L2 narrows {the_gap}", gap, "l2", "none"),
         _compare(trainings, f"Dropout and L2 together narrow {the_gap}", gap, "both", "none"),
         _judge_early_stopping(trainings, patience_epochs) if all(each.val_log_losses for each in trainings) else None,
-        _compare(trainings, "Decay of the learning rate improves convergence", loss, "both_and_decay", "both"),
+        _compare(trainings, decay, "final_val_log_loss", "both_and_decay", "both"),
     ]
     return [claim for claim in claims if claim is not None]
 
 
 def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm: str, base: str) -> Claim | None:
     """Judge the claim that a metric is lower in one arm than in another; not if some of their trainings lack it."""
-    both = [each for each in trainings if each.arm in (arm, base)]
-    if not all(metric in each.metrics for each in both):
+    values = {(each.arm, each.seed): each.metrics.get(metric) for each in trainings if each.arm in (arm, base)}
+    known = {key: value for key, value in values.items() if value is not None}
+    of_both = [seed for name, seed in known if name == arm and (base, seed) in known]
+    differences = [known[arm, seed] - known[base, seed] for seed in of_both]
+    if len(known) < len(values) or not differences:
         return None
-    values = {(each.arm, each.seed): each.metrics[metric] for each in both}
-    seeds = [seed for name, seed in values if name == arm and (base, seed) in values]
-    if not seeds:
-        return None
-    differences = [values[arm, seed] - values[base, seed] for seed in seeds]
-    mean = mean_with_interval(differences)
-    verdict = "supported" if mean.high < 0 else "refuted" if mean.low > 0 else "undecided"
-    bounds = f"({mean.low:+.4f} to {mean.high:+.4f})" if len(seeds) > 1 else "(one seed)"
-    evidence = f"{SHOWN[metric]} {mean.value:+.4f} {bounds} with `{arm}` against `{base}`, {len(seeds)} seeds"
-    return Claim(text, verdict, evidence)
+    mean, num_seeds = mean_with_interval(differences), len(differences)
+    bounds = f"({mean.low:+.4f} to {mean.high:+.4f})" if num_seeds > 1 else "(one seed)"
+    evidence = f"{SHOWN[metric]} {mean.value:+.4f} {bounds} with `{arm}` against `{base}`, {num_seeds} seeds"
+    return Claim(text, _verdict(supports=mean.high < 0, refutes=mean.low > 0), evidence)
+
+
+def _verdict(*, supports: bool, refutes: bool) -> str:
+    return "supported" if supports else "refuted" if refutes else "undecided"
 
 
 def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs: int) -> Claim:
     """Judge whether most trainings would have been stopped after, not before, their best epoch."""
-    halts = [stopping_epoch(each.val_log_losses, patience_epochs) for each in trainings]
-    stopped = [(each, halt) for each, halt in zip(trainings, halts, strict=True) if halt < len(each.val_log_losses)]
-    text = "Early stopping halts at the best point"
-    if not stopped:
+    text, halts = "Early stopping halts at the best point", list[tuple[Sequence[float], int]]()
+    for losses in (each.val_log_losses for each in trainings):
+        if (halt := stopping_epoch(losses, patience_epochs)) < len(losses):
+            halts.append((losses, halt))
+    if not halts:
         return Claim(text, "undecided", f"no training would have stopped with a patience of {patience_epochs} epochs")
-    best = [int(np.argmin(each.val_log_losses)) + 1 for each, _ in stopped]
-    num_kept = sum(epoch <= halt for epoch, (_, halt) in zip(best, stopped, strict=True))
-    share = stats.binomtest(num_kept, len(stopped)).proportion_ci(0.95, "wilson")
-    verdict = "supported" if share.low > 0.5 else "refuted" if share.high < 0.5 else "undecided"
-    lost = [min(each.val_log_losses[:halt]) - min(each.val_log_losses) for each, halt in stopped]
-    saved = [1 - halt / len(each.val_log_losses) for each, halt in stopped]
+    num_kept = sum(int(np.argmin(losses)) < halt for losses, halt in halts)
+    share = stats.binomtest(num_kept, len(halts)).proportion_ci(0.95, "wilson")
+    lost = [min(losses[:halt]) - min(losses) for losses, halt in halts]
+    saved = [1 - halt / len(losses) for losses, halt in halts]
     evidence = (
-        f"{num_kept} of {len(stopped)} trainings that a patience of {patience_epochs} epochs would have stopped had "
+        f"{num_kept} of {len(halts)} trainings that a patience of {patience_epochs} epochs would have stopped had "
         f"their best epoch by then; stopping costs {np.mean(lost):.4f} of validation log loss and saves "
         f"{np.mean(saved):.0%} of the epochs"
     )
-    return Claim(text, verdict, evidence)
+    return Claim(text, _verdict(supports=share.low > 0.5, refutes=share.high < 0.5), evidence)
 
 
 def stopping_epoch(losses: Sequence[float], patience_epochs: int) -> int:
@@ -198,7 +177,7 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
             mean = summary[metric]
             axes.plot([mean.low, mean.high], [row - 0.15] * 2, color=COLOURS[1], linewidth=2)
             axes.plot(mean.value, row - 0.15, "o", color=COLOURS[1])
-        if (commonest := trainings[0].metrics.get(f"{metric}_of_commonest_class")) is not None:
+        if (commonest := _of_commonest_class(trainings, metric)) is not None:
             axes.axvline(commonest, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
@@ -211,18 +190,15 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
 
 def describe_arms(arms: dict[str, dict[str, Estimate]]) -> list[str]:
     """Give the table as lines of text: the mean of each metric and, below it, the bounds of its interval."""
-    metrics = next(iter(arms.values()))
-    width = max(len(SHOWN[metric]) for metric in metrics) + 2
-    lines = ["".join([f"{'':16s}", *(f"{SHOWN[metric]:>{width}s}" for metric in metrics)])]
+    names = [SHOWN[metric] for metric in next(iter(arms.values()))]
+    rows = [("", names)]
     for arm, summary in arms.items():
-        digits = [1 if metric == "best_epoch" else 4 for metric in metrics]
-        means = [f"{each.value:.{d}f}" for each, d in zip(summary.values(), digits, strict=True)]
-        bounds = [
-            f"{each.low:.{d}f} to {each.high:.{d}f}" if np.isfinite(each.low) else "one seed"
-            for each, d in zip(summary.values(), digits, strict=True)
-        ]
-        lines += [
-            "".join([f"{name:16s}", *(f"{cell:>{width}s}" for cell in row)])
-            for name, row in ((arm, means), ("", bounds))
-        ]
-    return lines
+        told = [_describe(mean, 1 if metric == "best_epoch" else 4) for metric, mean in summary.items()]
+        rows += [(arm, [mean for mean, _ in told]), ("", [bounds for _, bounds in told])]
+    width = max(map(len, names)) + 2
+    return ["".join([f"{arm:16s}", *(f"{cell:>{width}s}" for cell in cells)]) for arm, cells in rows]
+
+
+def _describe(mean: Estimate, digits: int) -> tuple[str, str]:
+    bounds = f"{mean.low:.{digits}f} to {mean.high:.{digits}f}" if np.isfinite(mean.low) else "one seed"
+    return f"{mean.value:.{digits}f}", bounds

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import optuna
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as plots
 
 from cnn_sweeps.text.names import for_csv
 
@@ -40,46 +42,42 @@ def write_report(
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all that is drawn afterwards
         warnings.simplefilter("ignore", ExperimentalWarning)
-        for name, draw in _pictures(study, objective_names).items():
-            _save(draw, folder / f"{name}.png")
+        for name, drawn in _draw(study, objective_names):
+            axes = drawn.flat[0] if hasattr(drawn, "flat") else drawn
+            width, height = axes.figure.get_size_inches()
+            axes.figure.set_size_inches(max(_WIDTH, width), max(_HEIGHT, height))
+            axes.figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
+            plt.close(axes.figure)
 
 
-def _pictures(study: optuna.Study, objective_names: Sequence[str]) -> dict[str, Callable[[], Any]]:
-    """Give by name how to draw each picture that makes sense."""
-    from optuna.visualization import matplotlib as plots
-
+def _draw(study: optuna.Study, objective_names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Give each picture that makes sense, axes or an array of them, with its name."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = sorted({key for trial in complete for key in trial.params if _is_varied(key, complete)})
-    pictures: dict[str, Callable[[], Any]] = {"timeline": lambda: plots.plot_timeline(study)}
+    yield "timeline", plots.plot_timeline(study)
     if len(objective_names) == 2:
-        pictures["pareto_front"] = lambda: plots.plot_pareto_front(study, target_names=list(objective_names))
+        yield "pareto_front", plots.plot_pareto_front(study, target_names=list(objective_names))
     if len(objective_names) > 1 or len(complete) < 2:
-        return pictures
+        return
     (objective,) = objective_names
-    pictures["history"] = lambda: _with_whole_numbers(plots.plot_optimization_history(study, target_name=objective))
+    yield "history", _with_whole_numbers(plots.plot_optimization_history(study, target_name=objective))
     if any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
-        pictures["learning_curves"] = lambda: _as_learning_curves(plots.plot_intermediate_values(study), objective)
-    if len({trial.value for trial in complete}) > 1 and varied:
-        pictures["slice"] = lambda: plots.plot_slice(study, params=varied, target_name=objective)
-    if len({trial.value for trial in complete}) > 1 and len(varied) > 1:
-        importances = optuna.importance.get_param_importances(study, params=_shared(varied, complete))
-        two = list(importances)[:2]
-        pictures["importance"] = lambda: plots.plot_param_importances(study, params=list(importances))
-        pictures["parallel_coordinates"] = lambda: plots.plot_parallel_coordinate(
-            study, params=varied, target_name=objective
-        )
-        if len(two) == 2:
-            pictures["contour"] = lambda: plots.plot_contour(study, params=two, target_name=objective)
-    return pictures
+        yield "learning_curves", _as_learning_curves(plots.plot_intermediate_values(study), objective)
+    if len({trial.value for trial in complete}) == 1 or not varied:
+        return
+    yield "slice", plots.plot_slice(study, params=varied, target_name=objective)
+    if len(varied) == 1:
+        return
+    shared = [key for key in varied if all(key in trial.params for trial in complete)]
+    important = list(optuna.importance.get_param_importances(study, params=shared))
+    yield "importance", plots.plot_param_importances(study, params=important)
+    yield "parallel_coordinates", plots.plot_parallel_coordinate(study, params=varied, target_name=objective)
+    if len(important) > 1:
+        yield "contour", plots.plot_contour(study, params=important[:2], target_name=objective)
 
 
-def _is_varied(key: str, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+def _is_varied(key: str, trials: Sequence[FrozenTrial]) -> bool:
     return len({trial.params[key] for trial in trials if key in trial.params}) > 1
-
-
-def _shared(keys: Sequence[str], trials: Sequence[optuna.trial.FrozenTrial]) -> list[str]:
-    """Give the keys that every trial has, of which alone an importance can be told."""
-    return [key for key in keys if all(key in trial.params for trial in trials)]
 
 
 def _with_whole_numbers(axes: Axes) -> Axes:
@@ -89,23 +87,9 @@ def _with_whole_numbers(axes: Axes) -> Axes:
 
 def _as_learning_curves(axes: Axes, objective: str) -> Axes:
     """Make the differences of late epochs visible, and leave out a legend that would be longer than the picture."""
-    axes.set_title("Learning curves")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(objective)
+    axes.set(title="Learning curves", xlabel="epoch", ylabel=objective)
     if axes.dataLim.y0 > 0:
         axes.set_yscale("log")
     if len(axes.lines) > _LONGEST_LEGEND and (legend := axes.get_legend()) is not None:
         legend.remove()
     return _with_whole_numbers(axes)
-
-
-def _save(draw: Callable[[], Any], file: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    drawn = draw()
-    axes = drawn.flat[0] if hasattr(drawn, "flat") else drawn
-    figure = axes.figure
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(max(_WIDTH, width), max(_HEIGHT, height))
-    figure.savefig(file, dpi=_DPI, bbox_inches="tight")
-    plt.close(figure)

@@ -1,190 +1,158 @@
-"""What a sweep leaves in MLflow beside its trials: one run, the parent of theirs, whose record is in its folder."""
+"""A sweep's own run, the parent of its trials', while a controller is at work; what the store lacks waits here."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
+import mlflow
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError
-from cnn_sweeps.experiment.trial import record_of
-from cnn_sweeps.selection.leftovers import close_run, due_end_of, find_unclosed
-from cnn_sweeps.tracking.delivery import close_dead_runs, project_or_tell
+from cnn_sweeps.errors import DiskError, TrackingOutageError
+from cnn_sweeps.experiment.parts import final_metric
+from cnn_sweeps.experiment.trial import run_id_of
+from cnn_sweeps.selection.checked import CheckedSweep
+from cnn_sweeps.selection.projection import AboutRun, Sweep, changes, made, record_sweep
+from cnn_sweeps.settings.schema import OBJECTIVES
+from cnn_sweeps.sweep.space import by_setting
+from cnn_sweeps.sweep.study.address import trial_subfolder
+from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
+from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import Status
 from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.page import describe_sweep
 from cnn_sweeps.tracking.position import read_position
 from cnn_sweeps.tracking.process import run_tags
-from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
-from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, RECORD_TAG, read_run
+from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
+from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, STATE_TAG, read_run
 from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 log = logging.getLogger(__name__)
 
+_COMPARED = ("val_log_loss", "val_accuracy", "val_accuracy_of_commonest_class")
+
+
+def describe_run(study: SweepStudy, application: CheckedSweep, about: Mapping[str, str]) -> dict[str, Any]:
+    """Give what the study is to note as ABOUT_RUN; `about` tells what is searched."""
+    config, objective = application.config, ", ".join(application.config.objective)
+    link = f"[Its trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
+    tags = {"study": study.name, "objective": objective, "n_trials": str(study.total)}
+    tags |= {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()}
+    tags[NOTE_TAG] = f"{describe_sweep(objective, study.total, about)}\n\n{link}"
+    return AboutRun(
+        experiment=config.tracking.experiment_name,
+        name=config.tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
+        tags={key: hide_passwords(text) for key, text in tags.items()},
+        params={key: hide_passwords(str(value)) for key, value in (application.fixed or {}).items()},
+    ).model_dump()
+
+
+def look_at(study: SweepStudy, application: CheckedSweep, folder: Path) -> Sweep:
+    """Give how a sweep is now."""
+    known = (study.name, application.config.objective, study.optuna_study.user_attrs, study.trials, study.ledger)
+    return Sweep(*known, folder, application.store)
+
 
 class SweepRun:
-    """The parent run of a sweep's trials. What it records waits in the folder while the store is away."""
+    """The run of a sweep whose study notes what it is to say; `sweep` is how that is now."""
 
-    def __init__(self, live: LiveRun, uri: str) -> None:
-        """Of a sweep whose record the store has."""
-        from mlflow import MlflowClient
+    def __init__(self, sweep: Sweep) -> None:
+        """Make the run, or go on with the one that the study notes if the store still has it.
 
-        self._live, self._uri, self._folder, self._client = live, uri, live.record.folder, MlflowClient(uri)
-        position = read_position(self._folder, uri)
-        assert position.run_id is not None
-        assert position.experiment_id is not None
-        self.run_id, self.experiment_id = position.run_id, position.experiment_id
-        self._newest: dict[str, Any] = {}
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
+        self._live, about, known = LiveRun(sweep.folder, sweep.uri), sweep.about_run, run_id_of(sweep.attributes)
+        record, run_id = self._live.record, known if known is not None and _has_run(sweep.uri, known) else None
+        if run_id is not None and read_position(sweep.folder, sweep.uri).run_id == run_id:
+            record.again()
+        else:
+            record.begin(about.experiment, about.name, sweep.uri, {}, run_id=run_id)
+        record.log_tags(run_tags({}))
+        record_sweep(sweep)
+        self._live.start(may_be_away=False, closes_others=True)
+        position = read_position(sweep.folder, sweep.uri)
+        self.run_id, self._experiment_id = str(position.run_id), str(position.experiment_id)
+        self._listed: dict[str, Any] | None = None
 
-    def _record(self) -> Record:
-        """Give the record, opened again if another controller of the study has ended it."""
-        recorded = read_run(self._folder)
-        if recorded is not None and recorded.status is not None:
-            self._live.record.again()
-        return self._live.record
+    def update(self, sweep: Sweep, exclusively: Callable[[], AbstractContextManager[None]]) -> None:
+        """Record what is new, and bring it as soon as the store answers.
 
-    def log(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Record the newest values and texts, of which the store gets to know as soon as it answers.
+        `exclusively` keeps the study's other controllers waiting, since MLflow fails where two write the same new tag.
+        """
+        with suppress(DiskError):  # newer values will follow
+            record_sweep(sweep)
+        self._live.catch_up()
+        metrics = list(dict.fromkeys(map(final_metric, [*sweep.objectives, *_COMPARED])))
+        is_lower_better = OBJECTIVES[sweep.objectives[0]] == "minimize"
+        view = describe_view(self.run_id, sweep.searched, metrics, ascending=is_lower_better)
+        if sweep.searched and view != self._listed and self._live.may_ask:
+            with suppress(TrackingOutageError), exclusively():
+                self._list(sweep.about_run.name, view)
+                self._listed = view
+
+    @store_errors()
+    def _list(self, name: str, view: dict[str, Any]) -> None:
+        """Have the experiment's page list a view of the sweep's trials."""
+        client = mlflow.MlflowClient()
+        tags = client.get_experiment(self._experiment_id).tags
+        for key, value in view_tags(tags, self.run_id, name, view).items():
+            client.set_experiment_tag(self._experiment_id, key, value)
+
+    def settle(self, sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> None:
+        """Make the changes that there are to make, of the runs of some trials or of all; tell what cannot be made.
+
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
+        with self._live.backoff.noting_outages():
+            for change, is_made in made(changes(sweep, trials)):
+                if not is_made:
+                    log.warning("%s", change.what)
+
+    def record_duplicate(self, sweep: Sweep, trial: Trial, original: FrozenTrial) -> str:
+        """Record a trial that repeats a finished one as a run of its own; give the record's id.
 
         Raises:
             DiskError: if the disk is full.
         """
-        record = self._record()
-        if new := {key: value for key, value in metrics.items() if self._newest.get(key) != value}:
-            record.log_metrics(new, 0)
-        if changed := {key: text for key, text in tags.items() if self._newest.get(key) != text}:
-            record.log_tags(changed)
-        self._newest |= new | changed
-        self._live.catch_up()
+        run = LiveRun(sweep.folder / trial_subfolder(trial.number, None), sweep.uri)
+        tags = {STATE_TAG: original.state.name, "trial.duplicate_of": str(original.number), PARENT_TAG: self.run_id}
+        tags |= trial_tags(sweep.name, trial.number, trial.user_attrs)
+        name = f"trial {trial.number}: equals trial {original.number}"
+        run.record.begin(sweep.about_run.experiment, name, sweep.uri, tags)
+        recorded = read_run(sweep.folder_of(original))  # all settings, so that a comparison finds none to differ
+        run.record.log_params(by_setting(trial.params) if recorded is None else recorded.params)
+        if original.state == TrialState.COMPLETE:
+            objectives = dict(zip(map(final_metric, sweep.objectives), original.values, strict=False))
+            run.record.log_metrics(final_of(original) | objectives, 0)
+        run.record.end("FINISHED")
+        if self._live.may_ask:
+            run.catch_up(at_once=True)
+        return run.record.record_id
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record those parameters that the run does not have yet; MLflow lets none be changed."""
-        self._record().log_params(params)
+    def end(self, sweep: Sweep, status: Status) -> None:
+        """End the run; say so if something of the sweep still waits for the store.
 
-    def log_files(self, files: Iterable[Path]) -> None:
-        """Keep files of the sweep's folder with the run, in place of earlier versions of them."""
-        self._record().log_files(files)
-
-    @store_errors()
-    def list_view(self, name: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> None:
-        """Have the experiment's page list a view of the sweep's trials; see `describe_view`."""
-        view = describe_view(self.run_id, params, metrics, ascending=ascending)
-        tags = self._client.get_experiment(self.experiment_id).tags
-        for key, value in view_tags(tags, self.run_id, name, view).items():
-            self._client.set_experiment_tag(self.experiment_id, key, value)
-
-    def end(self, status: Status) -> None:
-        """End the run; say so if something of the sweep still waits for the store."""
-        with suppress(TrackingOutageError):  # the next sweep or run does it
-            close_dead_runs(self._uri, self.experiment_id)
-        self._record().end(status)
-        project_or_tell(self._folder, self._uri)
-
-    def record_trial(
-        self, folder: Path, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], params: Mapping[str, Any]
-    ) -> str:
-        """Record a trial that no job runs, in a folder of its own; give the record's id."""
-        recorded = read_run(self._folder)
-        assert recorded is not None
-        record, all_tags = Record(folder), dict(tags) | {PARENT_TAG: self.run_id}
-        record.begin(recorded.begin.experiment, name, self._uri, all_tags)
-        record.log_params(params)
-        record.log_metrics(metrics, 0)
-        record.end("FINISHED")
-        self._bring(folder)
-        return record.record_id
-
-    def _bring(self, folder: Path) -> None:
-        """Bring a trial's record to the store, unless that is away: it is brought at the sweep's end then."""
-        if not self._live.may_ask:
-            return
+        Raises:
+            DiskError: if the disk is full.
+        """
+        record_sweep(sweep, status)
         try:
-            with self._live.backoff.noting_outages():
-                project(folder, self._uri)
-        except TrackingOutageError:
-            pass
-        except TrackingError as error:
-            log.warning("%s", error)
-
-    def close_trials(self, trials: Iterable[tuple[FrozenTrial, Path]]) -> None:
-        """Give the runs of trials, each with its folder, the ends that these have in the study, if they lack them."""
-        for trial, folder in trials:
-            try:
-                if (due := due_end_of(trial, folder)) is not None:
-                    Record(folder).close(*due)
-                    self._bring(folder)
-            except (DiskError, TrackingError) as error:
-                log.warning("%s", error)
-
-    def close_elsewhere(self, trials: Sequence[FrozenTrial]) -> None:
-        """Do what `close_trials` does for runs whose records are on disks of other hosts, or gone.
-
-        Raises:
-            TrackingError: if the store cannot be used.
-        """
-        for run_id, _, due in find_unclosed(self._uri, self.run_id, self.experiment_id, trials):
-            close_run(run_id, *due)
-
-    def read_trial(self, trial: FrozenTrial, folder: Path) -> tuple[dict[str, float], list[float]]:
-        """Give a trial's newest metrics, and its validation log loss after each epoch.
-
-        From its record or, where that is on another host, from the store.
-
-        Raises:
-            TrackingError: if the store cannot be used.
-        """
-        if (recorded := read_run(folder)) is not None:
-            return recorded.newest, list(recorded.metrics.get("val_log_loss", {}).values())
-        with store_errors():
-            for run in self._client.search_runs([self.experiment_id], f"tags.`{RECORD_TAG}` = '{record_of(trial)}'"):
-                history = self._client.get_metric_history(run.info.run_id, "val_log_loss")
-                return dict(run.data.metrics), [each.value for each in sorted(history, key=lambda each: each.step)]
-        return {}, []
-
-
-def open_sweep_run(
-    uri: str, experiment_name: str, name: str, known_run_id: str | None, tags: dict[str, str], folder: Path
-) -> SweepRun:
-    """Make the parent run of a sweep, or go on with the known one if the store still has it.
-
-    Args:
-        uri: of the store.
-        experiment_name: of the sweep.
-        name: of the run.
-        known_run_id: that the study notes.
-        tags: of the run, with its description.
-        folder: of the sweep.
-
-    Raises:
-        TrackingError: if the store cannot be used.
-    """
-    live, all_tags = LiveRun(folder, uri), run_tags(tags)
-    if known_run_id is not None and not _has_run(uri, known_run_id):
-        known_run_id = None
-    if known_run_id is not None and read_position(folder, uri).run_id == known_run_id:
-        live.record.again()
-    else:
-        live.record.begin(experiment_name, name, uri, {}, run_id=known_run_id)
-    link = f"[Its trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
-    live.record.log_tags(all_tags | {NOTE_TAG: f"{tags[NOTE_TAG]}\n\n{link}"})
-    live.start(may_be_away=False, closes_others=True)
-    return SweepRun(live, uri)
+            close_dead_runs(sweep.uri, self._experiment_id)
+            self.settle(sweep)
+        except TrackingOutageError as error:
+            tell_what_waits(sweep.folder, sweep.uri, error)
 
 
 @store_errors()
 def _has_run(uri: str, run_id: str) -> bool:
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     mlflow.set_tracking_uri(uri)
-    try:
-        return bool(mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return False
+    condition = f"attributes.run_id = '{run_id}'"
+    return bool(mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list"))

@@ -1,51 +1,58 @@
-"""Folders of runs brought to their store, and what dead processes have left of runs."""
+"""What waits for a store, and the runs there that dead processes have left without an end."""
 
 from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import mlflow
+from mlflow.entities import Run, RunTag
+
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import has_owner_died
-from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
-from cnn_sweeps.tracking.position import num_waiting
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, uri_seen_from, user_uri
+from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.position import num_waiting, store_of_record
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import close_if_died
 from cnn_sweeps.tracking.record_folder import find_records
 from cnn_sweeps.tracking.recorded import FOLDER_TAG, RECORD_TAG, read_run
-from cnn_sweeps.tracking.store import all_pages, store_errors
+from cnn_sweeps.tracking.store import store_errors
 
 log = logging.getLogger(__name__)
 
 
-def project_all(folder: Path, uri: str) -> None:
-    """Bring all records in a folder, at any depth, to a store, with the ends that dead processes did not write.
+def deliver_record(folder: Path, named_uri: str | None) -> str:
+    """Bring what waits of a record to the store that the user names, with the end that a dead process did not write.
 
-    What cannot be brought of a record is told; what is before that is brought, and the others are.
+    None: to the environment's, or the default, if that is the record's. Say so; nothing if nothing waits.
 
     Raises:
-        TrackingOutageError: if the store is away.
+        UserError: if it cannot be brought.
     """
-    for each in find_records(folder):
-        try:
-            close_if_died(each)
-            project(each, uri)
-        except TrackingOutageError as error:
-            raise TrackingOutageError(
-                f"{each}: waits for the tracking store, which does not answer; start it and give the same command again"
-            ) from error
-        except TrackingError as error:
-            log.warning("%s", error)
+    if (recorded := read_run(folder)) is None:
+        return ""
+    close_if_died(folder)
+    uri, its_uri = user_uri(named_uri), store_of_record(folder, recorded.begin)
+    is_for_another = named_uri is None and not is_recorded_as(uri, its_uri)
+    if not (num_entries := num_waiting(folder, its_uri if is_for_another else uri)):
+        return ""
+    if is_for_another:
+        raise TrackingError(
+            f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
+            f"if the former is yours, too, give {_command(folder, its_uri)}"
+        )
+    project(folder, find_existing_store(uri))
+    return f"{num_entries} entries delivered to {hide_passwords(uri)}"
 
 
-def project_or_tell(folder: Path, uri: str) -> None:
-    """Bring all records in a folder to a store; if that is away, say how to do it once it is back."""
-    try:
-        project_all(folder, uri)
-    except TrackingOutageError as error:
-        tell_what_waits(folder, uri, error)
+def _command(folder: Path, uri: str | None) -> str:
+    named = [] if uri is None else [f"tracking.uri={uri}"]
+    return shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
 
 
 def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
@@ -54,16 +61,12 @@ def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
     for each in find_records(folder):
         with suppress(TrackingError):  # one that makes no sense
             num_entries += num_waiting(each, uri)
-    named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri_seen_from(Path(), uri)}"]
-    command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
+    command = _command(folder, None if is_recorded_as(user_uri(None), uri) else uri_seen_from(Path(), uri))
     reason = str(error).rpartition(";")[0]
-    log.warning(
-        "%s; %d entries of the record wait in %s; once the store is back, give:\n  %s",
-        *(reason, num_entries, folder, command),
-    )
+    waits = f"{num_entries} entries of the record wait in {folder}; once the store is back, give:\n  {command}"
+    log.warning("%s; %s", reason, waits)
 
 
-@store_errors()
 def close_dead_runs(uri: str, experiment_id: str) -> None:
     """End as KILLED the runs of an experiment that dead processes of this machine left RUNNING.
 
@@ -72,15 +75,11 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
     Raises:
         TrackingError: if the store cannot be used.
     """
-    import mlflow
-
-    mlflow.set_tracking_uri(uri)
-    client, condition = mlflow.MlflowClient(), "attributes.status = 'RUNNING'"
-    for run in all_pages(lambda token: client.search_runs([experiment_id], condition, page_token=token)):
+    for run in find_runs(uri, experiment_id, "attributes.status = 'RUNNING'"):
         if not has_owner_died(run.data.tags):
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
-            client.set_terminated(run.info.run_id, "KILLED")
+            end_run(run.info.run_id, "KILLED", {})
         log.info("run %s was left by a process that ended; it is KILLED now", run.info.run_name)
 
 
@@ -97,3 +96,26 @@ def _close_here(folder: Path, record_id: str | None, uri: str) -> bool:
         log.warning("%s", error)
         return False
     return True
+
+
+@store_errors()
+def find_runs(uri: str, experiment_id: str, condition: str) -> list[Run]:
+    """Find runs of an experiment in a store, which is in use from then on.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    mlflow.set_tracking_uri(uri)
+    return list(mlflow.search_runs([experiment_id], condition, output_format="list"))
+
+
+@store_errors()
+def end_run(run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+    """Give a run of the store in use, whose record is not here, its end: all else is brought there by `project`.
+
+    Raises:
+        TrackingError: if the store cannot be used.
+    """
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, tags=[RunTag(*each) for each in tags.items()], synchronous=True)
+    client.set_terminated(run_id, status)

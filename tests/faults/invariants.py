@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial
 from sweep_under_test import SweepUnderTest
 from tiny_sweeps import STUDY, measured_on_test, processes_in, sweep_folder
 
-from cnn_sweeps.doctor.checkup import Sweep, find_disagreements
+from cnn_sweeps.doctor.mend import Place, find_disagreements
 from cnn_sweeps.sweep.space import override_text
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.ledger import known_params
 
 
@@ -130,5 +131,5 @@ def of_leavings(folder: Path) -> Iterator[str]:
 def of_doctor(sweep: SweepUnderTest) -> Iterator[str]:
     """Check that the doctor has nothing to mend."""
     with chdir(sweep.folder):
-        records = Sweep(STUDY, sweep.storage, sweep_folder(sweep.folder), sweep.tracking_uri)
+        records = Place(parse_address(sweep.storage, STUDY), sweep_folder(sweep.folder), sweep.tracking_uri)
         yield from (f"the doctor finds: {finding.what}" for finding in find_disagreements(records))

@@ -21,7 +21,6 @@ from cnn_sweeps.data import load_folder
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.doctor.diagnosis import Finding
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
@@ -29,6 +28,7 @@ from cnn_sweeps.evaluation.image_sheets import Predictions, draw_predictions
 from cnn_sweeps.evaluation.metrics import per_class_report
 from cnn_sweeps.evaluation.results import evaluate, write_report
 from cnn_sweeps.selection import report as sweep_report
+from cnn_sweeps.selection.projection import Change
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.console import Console
@@ -79,9 +79,9 @@ def test_sweep_shows_and_logs_only_what_prints(tmp_path, capsys):
 
 
 def test_doctor_and_deliver_show_names_of_runs_and_folders_as_what_prints(monkeypatch, capsys, tmp_path):
-    found = Finding(f"run 1 ({CLEARS_THE_SCREEN}) is below the sweep's", "if it is not needed, remove it")
+    found = Change(f"run 1 ({CLEARS_THE_SCREEN}) is below the sweep's", "if it is not needed, remove it")
     monkeypatch.setattr("cnn_sweeps.doctor.__main__.check_study_exists", lambda *_: None)
-    monkeypatch.setattr("cnn_sweeps.doctor.checkup.find_disagreements", lambda _: [found])
+    monkeypatch.setattr("cnn_sweeps.doctor.mend.find_disagreements", lambda _: [found])
     with pytest.raises(SystemExit):
         doctor(["any"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")

@@ -22,7 +22,7 @@ from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import StudyError, TrackingError, UserError
 from cnn_sweeps.experiment import reproduction
 from cnn_sweeps.experiment.trial import record_of, run_id_of, senseless_notes, subfolder_of, values_of
-from cnn_sweeps.selection.leftovers import find_unclosed
+from cnn_sweeps.selection.projection import Sweep, changes, made
 from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
 from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
 from cnn_sweeps.sweep.study.recovery import SharedStudy
@@ -32,7 +32,6 @@ from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import owner_state, owner_tags
 from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.tracking import record_folder
-from cnn_sweeps.tracking.delivery import project_all
 from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.projection import project
@@ -425,14 +424,18 @@ def test_file_of_absurd_size_is_not_read(place, waiting):
     assert "is larger than" in refusal(str(waiting))
 
 
-def test_sweep_that_goes_on_leaves_a_record_that_makes_no_sense_and_delivers_the_others(
-    waiting, client, uri, tmp_path, caplog
-):
+def sweep_in(folder, uri, trials=(), **attributes):
+    return Sweep(
+        "theirs", ["val_log_loss"], attributes, trials, TrialLedger(minimize=True, settings_id=""), folder, uri
+    )
+
+
+def test_sweep_that_goes_on_leaves_a_record_that_makes_no_sense_and_delivers_the_others(waiting, client, uri, tmp_path):
     other = begun(tmp_path / "outputs/sweep", uri).folder
     add_entry(waiting, b"{")
-    project_all(tmp_path / "outputs", uri)
+    told = [change.what for change, is_made in made(changes(sweep_in(tmp_path / "outputs", uri))) if not is_made]
     assert run_in(client, other).data.tags["a"] == "b"
-    assert [record.levelname for record in caplog.records if "cannot be delivered" in record.message] == ["WARNING"]
+    assert ["cannot be delivered" in what for what in told] == [True]
 
 
 def test_folders_of_any_depth_are_looked_through(waiting, client, tmp_path):
@@ -671,11 +674,11 @@ def test_file_of_a_run_of_absurd_size_is_not_read(client, uri, tmp_path):
 
 @pytest.mark.parametrize("number", ["-1", "abc", "", "9" * 30, "0.0"])
 def test_run_that_names_no_trial_of_the_study_is_left_as_it_is(number, client, uri, tmp_path):
-    parent = client.create_run("0").info.run_id
+    parent = project(begun(tmp_path / "sweep", uri).folder, uri)
     tags = {"mlflow.parentRunId": parent, "trial.number": number}
-    client.create_run("0", tags=tags)
+    client.create_run(client.get_run(parent).info.experiment_id, tags=tags)
     trials = make_study(tmp_path, trial(), trial("COMPLETE")).trials
-    assert find_unclosed(uri, parent, "0", trials) == []
+    assert list(changes(sweep_in(tmp_path / "sweep", uri, trials, **{"mlflow.run_id": parent}), trials)) == []
 
 
 def test_view_that_somebody_has_changed_costs_itself_alone():

@@ -1,0 +1,154 @@
+"""Where the records of a sweep disagree, in Optuna, on disk and in MLflow, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.experiment.trial import STORE, senseless_notes
+from cnn_sweeps.selection.projection import Change, Sweep, changes, made, useless_checkpoints
+from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_line
+from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
+from cnn_sweeps.sweep.study.storage import cut_unfinished_line
+from cnn_sweeps.sweep.study.view import StudyRecord, read_study, reopen_study
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.record_folder import find_records
+from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
+
+__all__ = ["FOLDER", "Place", "find_disagreements", "made"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the records of a sweep are.
+
+    Attributes:
+        folder: of its files.
+        uri: of MLflow's store; None: the environment's, or the default.
+        dead_hosts: hosts all of whose processes are taken to be dead.
+        checkpoint_dir: the trainings' checkpoints; never a folder that only a run or a study names.
+    """
+
+    study: StudyAddress
+    folder: Path
+    uri: str | None = None
+    dead_hosts: Collection[str] = ()
+    checkpoint_dir: Path = FOLDER
+
+    def read(self) -> tuple[StudyRecord, Sweep]:
+        """Read the study and find the store, without changing anything.
+
+        Raises:
+            StudyError: if there is no such study, or its storage cannot be read.
+            TrackingError: if MLflow's store cannot be used.
+        """
+        check_study_exists(self.study)
+        study = read_study(self.study, self.dead_hosts)
+        known = (study.name, study.objectives, study.user_attrs, study.trials, study.ledger)
+        return study, Sweep(*known, self.folder, self._find_store(study), self.dead_hosts)
+
+    def _find_store(self, study: StudyRecord) -> str:
+        """Give the address of the user's store, having seen that the study is recorded there.
+
+        Another one that the study notes is not used: whoever wrote the study would get the user's password.
+        """
+        noted, given = study.user_attrs.get(STORE), user_uri(self.uri)
+        if noted is not None and not is_recorded_as(given, str(noted)):
+            raise TrackingError(
+                f"tracking.uri={hide_passwords(given)}: the study {study.name} is recorded in {str(noted)[:200]!r}; "
+                "if that is yours, too, name it with tracking.uri=URI"
+            )
+        return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
+
+
+def find_disagreements(place: Place) -> Iterator[Change]:
+    """Give where Optuna, the disk and MLflow disagree about a sweep, each once what was given before is mended, or not.
+
+    Raises:
+        UserError: if one of them cannot be read.
+    """
+    study, _ = place.read()
+    yield from _senseless(study)
+    if place.study.kind == "journal" and place.study.file and has_unfinished_line(place.study.file):
+        yield Change(
+            f"{place.study.file}: its last line is unfinished, as a power cut or a full disk leaves it",
+            "what there is of it is cut off",
+            partial(cut_unfinished_line, place.study.file),
+        )
+    yield from _lost_trials(study, place)
+    study, sweep = place.read()
+    if not study.owners:
+        yield from _unseen_records(sweep)
+    yield from changes(sweep)
+    yield from _checkpoints(study, place.checkpoint_dir)
+
+
+def _senseless(study: StudyRecord) -> Iterator[Change]:
+    for trial in study.trials:
+        for attribute in [*senseless_attributes(trial), *senseless_notes(trial)]:
+            value = repr(trial.user_attrs[attribute])[:80]
+            yield Change(
+                f"trial {trial.number} has the attribute {attribute}={value}, which makes no sense",
+                "nothing reads it; no sweep of cnn-sweeps has written it, and the study lets none be removed",
+            )
+
+
+def _lost_trials(study: StudyRecord, place: Place) -> Iterator[Change]:
+    def recover() -> None:
+        reopen_study(place.study).recover(place.dead_hosts)
+
+    for trial in study.trials:
+        owner = owner_of(trial)
+        host, process = owner.get("owner.host"), owner.get("owner.pid")
+        if trial.number in study.abandoned:
+            dead = f"process {process} on {host}, its controller, is dead" if owner else "nobody signed it"
+            what = f"trial {trial.number} is RUNNING in the study and {dead}"
+            yield Change(what, "it is failed and queued again, its run closed", recover)
+        elif study.owners.get(trial.number) == "elsewhere":
+            yield Change(
+                f"trial {trial.number} is RUNNING since {_age(trial)}, and process {process} on {host}, its "
+                "controller, cannot be seen from here",
+                f"if it is dead, look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+            )
+        elif is_to_be_retried(trial, study.set_aside) and last_attempt(trial, study.trials) is trial:
+            what = f"trial {trial.number} was to be tried again, and no trial of the study does"
+            yield Change(what, "it is queued again", recover)
+
+
+def _age(trial: FrozenTrial) -> str:
+    if trial.datetime_start is None:
+        return "a time that it does not say"
+    minutes = int((datetime.now() - trial.datetime_start).total_seconds() // 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _unseen_records(sweep: Sweep) -> Iterator[Change]:
+    for folder in find_records(sweep.folder):
+        with suppress(TrackingError):  # which `changes` tells
+            recorded = read_run(folder)
+            if recorded is not None and recorded.owner_state(sweep.dead_hosts) == "elsewhere":
+                host = recorded.tags["owner.host"]
+                yield Change(
+                    f"{folder}: the run has no end in its record, and its process on {host} cannot be seen from here",
+                    f"look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+                )
+
+
+def _checkpoints(study: StudyRecord, folder: Path) -> Iterator[Change]:
+    for path, trial in useless_checkpoints(folder, study.trials).items():
+        if trial is None:
+            what = f"{path} has nothing to resume: its process was killed while it saved its first epoch"
+        else:
+            last = last_attempt(trial, study.trials)
+            again = f", tried again as trial {last.number}" if last is not trial else ""
+            what = f"{path} is of trial {trial.number}{again}, which is {last.state.name}: nobody resumes it"
+        yield Change(what, "it is removed", partial(remove_checkpoint, path))

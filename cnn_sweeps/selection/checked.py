@@ -1,0 +1,83 @@
+"""What the configurations of a sweep's trials have in common, which are checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from cnn_sweeps.data.folder import list_folder
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.settings.config import check_config
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.stored_config import Trusted, trusted_of
+from cnn_sweeps.settings.targets import targets_in_folder
+from cnn_sweeps.sweep.application import SweepApplication
+from cnn_sweeps.sweep.study.address import is_only_here
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_store
+
+_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
+
+
+class CheckedSweep(SweepApplication):
+    """A sweep of which only the configurations are known.
+
+    Attributes:
+        config: the newest one, for settings that no trial changes.
+        store: where all is recorded.
+        fixed: the settings that have been the same in all of them.
+        trusted: what the configuration that a trial keeps may name: what the sweep's own do, and its config groups.
+    """
+
+    config: RunConfig
+    store = ""
+    fixed: dict[str, Any] | None = None
+    trusted = Trusted()
+    _listed_root = ""
+
+    def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
+        """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
+
+        Raises:
+            ConfigError: to refuse the sweep.
+            DataError: if the folder of images is missing or empty.
+        """
+        self.config = checked = check_config(config)
+        self._trust(checked)
+        known = checked.settings if self.fixed is None else self.fixed
+        self.fixed = {key: value for key, value in known.items() if checked.settings.get(key) == value}
+        self.store = self.store or find_store(checked.tracking)
+        root = str(checked.data.get("root"))
+        if checked.data["_target_"] == _FOLDER_SOURCE and root != self._listed_root:
+            list_folder(root, checked.data.get("follow_links", False))
+            self._listed_root = root
+        needed = [OBJECTIVES[name] for name in checked.objective]
+        if list(directions) != needed:
+            names = checked.objective if len(needed) > 1 else checked.objective[0]
+            raise ConfigError(
+                f"hydra.sweeper.direction={_as_given(directions)}: does not fit objective={names}; "
+                f"set hydra.sweeper.direction={_as_given(needed)}"
+            )
+        return checked.settings_of_result
+
+    def _trust(self, config: RunConfig) -> None:
+        sources = [each.path for each in HydraConfig.get().runtime.config_sources if each.schema == "file"]
+        in_groups = [] if self.trusted.targets else [t for each in sources for t in targets_in_folder(Path(each))]
+        trusted = trusted_of(config, *self.trusted.targets, *in_groups)
+        self.trusted = replace(trusted, texts={*trusted.texts, *self.trusted.texts})
+
+    def only_here(self) -> list[tuple[str, str]]:
+        """Give `tracking.uri` if it is a file or a server that no other machine can reach."""
+        if self.store == "databricks" or not is_only_here(self.store):
+            return []
+        fix = "run `mlflow server` where both reach it, with a password (docs/servers.md), and set tracking.uri to it"
+        return [(f"tracking.uri={hide_passwords(self.store)}", fix)]
+
+
+def _as_given(directions: Sequence[str]) -> str:
+    return f"[{','.join(directions)}]" if len(directions) > 1 else directions[0]

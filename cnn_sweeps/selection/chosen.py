@@ -1,0 +1,199 @@
+"""What is done, in a worker, with trials that a sweep has chosen: tested once, kept as the champion, trained again.
+
+Each function gives what to say of it, and the attributes that the study is to have, so that it is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn_sweeps.data.dataset import ImageDataset
+from cnn_sweeps.data.images import load_images_once
+from cnn_sweeps.errors import ModelError, TrackingError
+from cnn_sweeps.evaluation import results
+from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder, load_kept
+from cnn_sweeps.experiment.part import train_part
+from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.roles import Role
+from cnn_sweeps.experiment.trained import TrainedNetwork
+from cnn_sweeps.experiment.trial import REGISTERED, RETRAINED, TESTED
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.system.files import LogFile
+from cnn_sweeps.tracking import models
+from cnn_sweeps.tracking.address import find_store, store_of
+from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.process import run_tags
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.training.batches import image_tensor
+from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.warm import build_network
+
+Done = tuple[list[str], dict[str, Any]]
+
+
+def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, keep_model: bool) -> Done:
+    """Measure a trial's kept weights, of several trainings the first one's, on the test images; register its model.
+
+    The model gets the tags `study` and `trial.number`, and is compared by the value of the trial's first objective.
+
+    Raises:
+        DataError: if the images are others now, of which the test images may have been trained on.
+        TrackingError: if the store cannot be used; to be called again then.
+    """
+    folder, done = Path(kept.path), dict[str, Any]()
+    lines, warnings = list[str](), list[str]()
+    with logged_to(folder / "evaluation.log"):
+        trained = _load_trained(kept)
+        record, uri = trained.record, find_store(trained.part.config.tracking)
+        record.again()
+        try:
+            evaluation, final = trained.evaluate(on_test=on_test)
+            if on_test:
+                tested = {name: each for name, each in (final | evaluation.intervals).items() if "test_" in name}
+                if evaluation.threshold is not None:
+                    tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
+                trained.log(tested)
+                lines.append(f"trial {kept.number} on the test images, once: {describe_test(final)}")
+                done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
+            if keep_model:
+                try:
+                    trained.log_model(evaluation.threshold)
+                    lines.append(_register(trained, uri, tags, value))
+                    done[REGISTERED] = kept.number
+                except ModelError as error:
+                    warnings.append(str(error))
+            warnings += trained.report(evaluation)
+        finally:
+            record.end("FINISHED")
+        project(folder, uri)
+    return [*lines, *(f"warning: trial {kept.number}: {warning}" for warning in warnings)], done
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Have all that is logged in the block, from INFO on, go into a file alone."""
+    logger, handler = logging.getLogger(), LogFile(file)
+    handlers, level = logger.handlers, logger.level
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+        handler.close()
+
+
+def _load_trained(kept: TrialFolder) -> TrainedNetwork:
+    part, progress, _ = load_kept(kept)
+    network = build_network(part.config, part.images.dataset, len(part.images.split.train))
+    network.model.load_weights(Path(kept.path) / WEIGHTS_FILE)
+    predict = partial(network.predict, image_tensor(part.images.dataset))
+    return TrainedNetwork(part, network.model, predict, progress, Record(Path(kept.path)))
+
+
+def _register(trained: TrainedNetwork, uri: str, tags: dict[str, str], value: float) -> str:
+    config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
+    if (run_id := project(folder, uri)) is None:
+        raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train it again")
+    tags = tags | {
+        "trial.run_id": run_id,
+        "comparable.data": load_images_once(config).split.fingerprint(dataset),  # before it was divided into folds
+        "comparable.metric": _describe_metric(config, len(dataset.class_names)),
+    }
+    name, minimize = _registered_name(config, dataset), OBJECTIVES[config.objective[0]] == "minimize"
+    return models.register_champion(name, models.find_model(run_id), tags, value, minimize=minimize)
+
+
+def _registered_name(config: RunConfig, dataset: ImageDataset) -> str:
+    name = f"{config.tracking.experiment_name}-{dataset.name}"
+    return config.tracking.registered_model or re.sub("[/:]", "-", name)  # which MLflow refuses
+
+
+def _describe_metric(config: RunConfig, num_classes: int) -> str:
+    """Say what a trial's first objective is a value of; equal texts mean comparable values, on the same data."""
+    metric = config.objective[0]
+    if metric == "val_accuracy" and num_classes == 2:
+        metric += f" at the threshold of the best {config.evaluation.threshold_metric}"
+    return f"{metric}, mean of {config.folds} folds" if config.folds > 1 else metric
+
+
+class _Retraining(Role):
+    """Ends after as many epochs as the trial's weights had."""
+
+    max_share_of_time = 0.02
+
+    def __init__(self, config: RunConfig, num_epochs: int) -> None:
+        super().__init__(config)
+        self.num_epochs = num_epochs
+
+    def after_epoch(self, progress: TrainingProgress) -> bool:
+        return progress.epochs_done == self.num_epochs
+
+
+def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_model: bool) -> Done:
+    """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
+
+    Nothing is left to validate on, so neither an epoch nor a decision threshold is chosen: both are those of the trial,
+    which is what is measured and kept. The learning rate goes as it did over the epochs. `tags`, which name its parent,
+    are of the new run.
+
+    Raises:
+        DataError: if the images are others now.
+    """
+    number, log_file = kept.number, Path(kept.path) / "retraining.log"
+    with logged_to(log_file):
+        part, progress, threshold = load_kept(kept)
+        config, split = part.config, part.images.split
+        both = np.sort(np.concatenate([split.train, split.val]))
+        part = replace(part, images=replace(part.images, split=replace(split, train=both, val=split.val[:0])))
+        num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
+        store, role = store_of(config.tracking), _Retraining(config, num_epochs)
+        run, name = LiveRun(Path(kept.path) / "retrained", store), f"trial {number} retrained on train + validation"
+        with run.ending(log_file):
+            run.record.begin(config.tracking.experiment_name, name, store, run_tags(tags))
+            run.record.log_params(config.settings)
+            run.start(may_be_away=True)
+            network = build_network(config, part.images.dataset, len(both))
+            keeper = Keeper(run, lambda: None, role.max_share_of_time)
+            trained = train_part(part, role, network, TrainingProgress(), keeper)
+            lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
+            lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
+            lines += _keep_retrained(trained, number, threshold, run) if keep_model else []
+    return lines, {RETRAINED: str(number)}
+
+
+def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | None) -> list[str]:
+    images = trained.part.images
+    test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
+    trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
+    at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
+    no_better = describe_no_better(test.metrics)
+    warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []
+    return [f"retrained trial {number} on the test images, once: {test.describe()}{at}", *warnings]
+
+
+def _keep_retrained(trained: TrainedNetwork, number: int, threshold: float | None, run: LiveRun) -> list[str]:
+    """Register the network under an alias of its own, beside the champion."""
+    images = trained.part.images
+    name = _registered_name(trained.part.config, images.dataset)
+    try:
+        trained.log_model(threshold)
+    except ModelError as error:
+        return [f"warning: retrained trial {number}: {error}"]
+    if (run_id := run.brought_at_once()) is None:
+        return [f"its model waits for the tracking store with its run; register it as {name} yourself"]
+    tags = {"trial.number": str(number), "retrained.images": str(len(images.split.train))}
+    return [models.register_beside(name, models.find_model(run_id), tags, "retrained")]

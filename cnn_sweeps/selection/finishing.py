@@ -1,0 +1,136 @@
+"""What a sweep does once all of its trials are told: tests the best, keeps and retrains one, reports all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
+from cnn_sweeps.experiment.trial import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
+from cnn_sweeps.selection.projection import REPORT
+from cnn_sweeps.selection.report import write_report
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.stored_config import Trusted
+from cnn_sweeps.sweep.study.ledger import final_of, owner_of
+from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.system.owners import is_here
+from cnn_sweeps.system.patience import patiently
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.entry import RECORD_FILE
+from cnn_sweeps.tracking.recorded import PARENT_TAG
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """The last part of a sweep, in `folder`, whose own run is `run_id`.
+
+    Attributes:
+        trusted: what the configuration that a trial keeps may name.
+        call: calls a function, `module:function`, where trials run.
+    """
+
+    study: SweepStudy
+    config: RunConfig
+    folder: Path
+    run_id: str
+    trusted: Trusted
+    call: Callable[..., Any]
+
+    def finish(self) -> list[str]:
+        """Do all that was not done before; give what to say of it."""
+        config, ranking = self.config, self.study.ranking()
+        num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
+        ran = [trial for trial in ranking if FOLDER in trial.user_attrs]  # which duplicates do not note
+        chosen = ran[:num_chosen]
+        lines = [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
+        if chosen and config.retrain_best:
+            lines += self._retrain(chosen[0])
+        if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
+            lines.append(f"warning: trial {chosen[0].number}: {no_better}")
+        lines += self._report(sorted(ran, key=lambda trial: trial.number))
+        return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
+
+    @property
+    def _done(self) -> dict[str, Any]:
+        return self.study.optuna_study.user_attrs
+
+    def _tested(self, trial: FrozenTrial) -> dict[str, float]:
+        tested = self._done.get(f"{TESTED}{trial.number}")
+        return tested if isinstance(tested, dict) else {}
+
+    def _measured(self, trial: FrozenTrial) -> dict[str, float]:
+        return final_of(trial) | self._tested(trial)
+
+    def evaluate(self, trial: FrozenTrial, *, is_best: bool) -> list[str]:
+        """Test the trial and, if it is the best one, register it, unless that was done before; say so."""
+        number, folder, owner = trial.number, self.folder / subfolder_of(trial), owner_of(trial)
+        tested, is_registered = self._tested(trial), self._done.get(REGISTERED) == number
+        on_test = self.config.evaluate_best > 0 and not tested
+        keep_model = is_best and self.config.tracking.log_model and not is_registered
+        if not on_test and not keep_model:
+            if tested:
+                return [f"trial {number} was tested before: {describe_test(tested)}"]
+            return [f"trial {number}: its model was registered before"] if is_registered else []
+        if not (folder / WEIGHTS_FILE).exists():
+            if not is_here(owner):
+                return [
+                    f"trial {number}: its weights are on {owner.get('owner.host')}; the same command there tests it"
+                ]
+            return [f"trial {number}: its weights were not kept; train it again to test it"]
+        if not (folder / RECORD_FILE).is_file():
+            return [f"trial {number}: its record is not there; train it again to test it"]
+        tags = {"study": self.study.name, "trial.number": str(number)}
+        act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], on_test, keep_model)
+        return patiently(act, log.warning)  # what is cut off is done again
+
+    def _retrain(self, trial: FrozenTrial) -> list[str]:
+        """Train the trial's configuration on training and validation images, unless that was done before."""
+        if self._done.get(RETRAINED) == str(trial.number):
+            return [f"trial {trial.number} was retrained before"]
+        if not (self.folder / subfolder_of(trial) / WEIGHTS_FILE).exists():
+            return []
+        tags = {PARENT_TAG: self.run_id, "study": self.study.name, "retrained.trial": str(trial.number)}
+        return self._call("retrain_trial", trial, tags, self.config.evaluate_best > 0, self.config.tracking.log_model)
+
+    def _call(self, function: str, trial: FrozenTrial, *arguments: Any) -> list[str]:
+        """Have something done with a trial where trials run, note that it is, and give what to say of it."""
+        left = TrialFolder(str(self.folder / subfolder_of(trial)), trial.number, self._done[DATA], self.trusted)
+        lines, done = self.call(f"cnn_sweeps.selection.chosen:{function}", left, *arguments)
+        for key, value in done.items():
+            self.study.optuna_study.set_user_attr(key, value)
+        return list(lines)
+
+    def _report(self, trials: Sequence[FrozenTrial]) -> list[str]:
+        """Write and draw what the trials come to; give the table and the verdicts of an ablation, if they are one."""
+        config, folder = self.config, self.folder / REPORT
+        folder.mkdir(exist_ok=True)
+        with_pictures = config.evaluation.pictures != "none"
+        write_report(self.study.optuna_study, config.objective, folder, with_pictures=with_pictures)
+        for name in ("multirun.yaml", "optimization_results.yaml"):
+            text = (self.folder / name).read_text(encoding="utf-8")
+            (folder / name).write_text(hide_passwords(text), encoding="utf-8")
+        is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
+        trials = [trial for trial in trials if final_of(trial)]
+        if not trials or not is_ablation or len(config.objective) > 1:
+            return []
+        has_epochs = config.objective == ["val_log_loss"] and config.repeats * config.folds == 1
+        trainings = [
+            AblationTraining(
+                trial.params["ablation"],
+                trial.params["seed"],
+                self._measured(trial),
+                [value for _, value in sorted(trial.intermediate_values.items()) if has_epochs],
+            )
+            for trial in trials
+        ]
+        return write_ablation(trainings, config.training.early_stopping.patience, folder)
