@@ -19,12 +19,10 @@ from cnn_sweeps.sweep.study.address import has_unfinished_line, journal_file
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
 from cnn_sweeps.sweep.study.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study.view import StudyRecord, reopen_study
-from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.entry import Status, read_run
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.tracking.record import Record, find_records
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
 

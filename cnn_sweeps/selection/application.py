@@ -57,9 +57,8 @@ from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import find_store
 from cnn_sweeps.tracking.delivery import project_all
-from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, STATE_TAG, Status, read_run
 from cnn_sweeps.tracking.page import WINNER_NOTE, describe_sweep
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, STATE_TAG, read_run
 
 log = logging.getLogger(__name__)
 

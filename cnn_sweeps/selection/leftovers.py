@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,9 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from cnn_sweeps.experiment.trial import record_of
 from cnn_sweeps.sweep.study.ledger import RETRIED, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
-from cnn_sweeps.tracking.entry import Status
-from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG, read_run
-from cnn_sweeps.tracking.store import all_pages, store_errors
+from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG, Status, read_run
+from cnn_sweeps.tracking.store import MOST_RUNS, store_errors
 from cnn_sweeps.training.checkpoint import left_checkpoints, remove_checkpoint
 
 
@@ -76,7 +74,6 @@ def find_unclosed(
         TrackingError: if the store cannot be used.
     """
     import mlflow
-    from mlflow.entities import ViewType
 
     mlflow.set_tracking_uri(uri)
     client, by_number = mlflow.MlflowClient(), {str(trial.number): trial for trial in trials}
@@ -84,7 +81,7 @@ def find_unclosed(
     found = {}
     for condition in ["attributes.status != 'FINISHED'", *retried]:
         below = f"tags.`{PARENT_TAG}` = '{sweep_run_id}' and {condition}"
-        for run in all_pages(partial(client.search_runs, [experiment_id], below, ViewType.ACTIVE_ONLY, 1000, None)):
+        for run in client.search_runs([experiment_id], below, max_results=MOST_RUNS):
             tags, trial = run.data.tags, by_number.get(run.data.tags.get("trial.number", ""))
             status = None if run.info.status == "RUNNING" else run.info.status
             is_dead = owner_state(tags, dead_hosts) == "dead"

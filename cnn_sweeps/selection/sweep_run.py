@@ -14,13 +14,12 @@ from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError
 from cnn_sweeps.experiment.trial import record_of
 from cnn_sweeps.selection.leftovers import close_run, due_end_of, find_unclosed
 from cnn_sweeps.tracking.delivery import close_dead_runs, project_or_tell
-from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, RECORD_TAG, Status, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.position import read_position
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, RECORD_TAG, read_run
 from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 

@@ -7,15 +7,16 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
+import mlflow
+
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import has_owner_died
 from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
+from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, read_run
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import close_if_died
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import FOLDER_TAG, RECORD_TAG, read_run
-from cnn_sweeps.tracking.store import all_pages, store_errors
+from cnn_sweeps.tracking.record import close_if_died, find_records
+from cnn_sweeps.tracking.store import MOST_RUNS, store_errors
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,9 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
     Raises:
         TrackingError: if the store cannot be used.
     """
-    import mlflow
-
     mlflow.set_tracking_uri(uri)
     client, condition = mlflow.MlflowClient(), "attributes.status = 'RUNNING'"
-    for run in all_pages(lambda token: client.search_runs([experiment_id], condition, page_token=token)):
+    for run in client.search_runs([experiment_id], condition, max_results=MOST_RUNS):
         if not has_owner_died(run.data.tags):
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
