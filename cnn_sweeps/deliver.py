@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.position import num_waiting, store_of_record
+from cnn_sweeps.tracking.record import close_if_died, find_records, refuse_outboxes
 
 _HELP = """\
 Bring to the tracking store what it did not get of runs since it was away: metrics with their times, tags, files, models
@@ -44,25 +50,43 @@ def deliver(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
     outlive_display()
     prepare_libraries()
-    from cnn_sweeps.tracking import delivery, record_folder
-
-    places = [folder.absolute() for folder in folders]
-    records = dict.fromkeys(record for place in places for record in record_folder.find_records(place))
-    left: list[UserError] = [error for place in places for error in record_folder.refuse_outboxes(place)]
-    is_nothing_told = True
-    for record in records:
-        try:
-            if told := delivery.deliver_record(record, settings.get("tracking.uri")):
-                print(for_terminal(f"{record}: {told}"))
-                is_nothing_told = False
-        except UserError as error:
-            left.append(error)
-    if is_nothing_told and not left:
+    records = list(dict.fromkeys(record for folder in folders for record in find_records(folder.absolute())))
+    told = [_deliver(record, settings.get("tracking.uri")) for record in records]
+    left = [each for each in told if isinstance(each, UserError)]
+    left += [error for folder in folders for error in refuse_outboxes(folder.absolute())]
+    if not any(told) and not left:
         print("nothing waits to be delivered")
     for error in left[1:]:
         print(for_terminal(f"not delivered: {error}"))
     if left:
         raise TrackingError(f"{len(left)} of {len(records)} runs could not be delivered: {left[0]}")
+
+
+def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
+    """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
+    uri = user_uri(named_uri)
+    try:
+        if (recorded := read_run(folder)) is None:
+            return 0
+        close_if_died(folder)
+        its_uri = store_of_record(folder, recorded.begin)
+        is_for_another = named_uri is None and not is_recorded_as(uri, its_uri)
+        if not (num_entries := num_waiting(folder, its_uri if is_for_another else uri)):
+            return 0
+        if is_for_another:
+            command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), f"tracking.uri={its_uri}"])
+            raise TrackingError(
+                f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
+                f"if the former is yours, too, give {command}"
+            )
+        store = find_existing_store(uri)
+        from cnn_sweeps.tracking.projection import project  # and MLflow
+
+        project(folder, store)
+    except UserError as error:
+        return error
+    print(f"{for_terminal(folder)}: {num_entries} entries delivered to {hide_passwords(uri)}")
+    return num_entries
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from cnn_sweeps.selection.application import CnnSweep
 from cnn_sweeps.selection.chosen import evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.settings.stored_config import Trusted
+from cnn_sweeps.tracking.entry import read_run
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import read_run
 
 
 def test_log_of_the_block_is_in_the_file_alone_and_the_handlers_of_before_are_back_after_it(tmp_path, caplog):

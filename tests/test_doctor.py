@@ -22,12 +22,10 @@ from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
 from cnn_sweeps.sweep.study.view import StudyRecord
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.entry import RECORD_FILE
+from cnn_sweeps.tracking.entry import RECORD_FILE, read_run
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.tracking.record import Record, find_records
 from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

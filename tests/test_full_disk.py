@@ -22,9 +22,9 @@ from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
+from cnn_sweeps.tracking.entry import read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.position import num_waiting
-from cnn_sweeps.tracking.recorded import read_run
 from cnn_sweeps.training.checkpoint import RunLeft, TrainingProgress, claim_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

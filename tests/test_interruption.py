@@ -16,7 +16,7 @@ from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, write_dark_and_light_photos
 
 from cnn_sweeps.experiment.recording import Keeper
-from cnn_sweeps.tracking.record_folder import find_records
+from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training import loop
 
 # Some short epochs, so that a signal always comes in the middle.

@@ -8,8 +8,8 @@ from cnn_sweeps.experiment import recording
 from cnn_sweeps.experiment.recording import Keeper
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trial import TrialRun
+from cnn_sweeps.tracking.entry import read_run
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import read_run
 
 
 class Run:

@@ -19,7 +19,7 @@ from cnn_sweeps.system import patience
 from cnn_sweeps.tracking.address import is_recorded_as
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.position import num_waiting
-from cnn_sweeps.tracking.record_folder import find_records
+from cnn_sweeps.tracking.record import find_records
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -15,11 +15,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from cnn_sweeps.tracking import models, projection
-from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, RECORD_FILE, Data, Model, Moved
+from cnn_sweeps.tracking.entry import (
+    EXAMPLE_FILE,
+    MODEL_FILE,
+    MODEL_FOLDER,
+    NOTE_TAG,
+    PARENT_TAG,
+    RECORD_FILE,
+    Data,
+    Model,
+    Moved,
+)
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 METADATA = {"cnn_sweeps": {"class_names": ["a", "b"]}}

@@ -9,11 +9,9 @@ import pytest
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries
+from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_run
 from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
-from cnn_sweeps.tracking.record import Record, close_if_died
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.tracking.record import Record, close_if_died, find_records
 
 
 def begun(folder, **tags):

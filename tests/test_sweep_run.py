@@ -14,8 +14,8 @@ from cnn_sweeps.selection.projection import AboutRun, Sweep
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_run
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -14,12 +14,11 @@ from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import find_store
 from cnn_sweeps.tracking.delivery import close_dead_runs
-from cnn_sweeps.tracking.entry import RECORD_FILE
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import PARENT_TAG, read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -20,8 +20,8 @@ from cnn_sweeps.sweep.study.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study.view import StudyRecord, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
 
 __all__ = ["FOLDER", "Place", "find_disagreements", "made"]

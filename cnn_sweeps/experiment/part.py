@@ -18,11 +18,9 @@ from cnn_sweeps.experiment.parts import Part, average_metrics
 from cnn_sweeps.experiment.recording import Keeper, open_run, record_start
 from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.experiment.trained import TrainedNetwork
-from cnn_sweeps.tracking.entry import RECORD_FILE, Moved
+from cnn_sweeps.tracking.entry import RECORD_FILE, STATE_TAG, Moved, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.record_folder import short_path
-from cnn_sweeps.tracking.recorded import STATE_TAG, read_run
+from cnn_sweeps.tracking.record import Record, short_path
 from cnn_sweeps.training import loop
 from cnn_sweeps.training.batches import TrainingImages, image_tensor, training_images
 from cnn_sweeps.training.checkpoint import (

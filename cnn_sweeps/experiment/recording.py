@@ -17,12 +17,11 @@ from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.experiment.trained import RESULTS
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import Data
+from cnn_sweeps.tracking.entry import NOTE_TAG, Data
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_run
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import RUN_ID
-from cnn_sweeps.tracking.recorded import NOTE_TAG
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_val
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.entry import REPRODUCES_TAG
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.reading import RunRecord, TrainingRecord, measured_in, read_record
-from cnn_sweeps.tracking.recorded import REPRODUCES_TAG
 from cnn_sweeps.training.checkpoint import TrainingProgress
 
 log = logging.getLogger(__name__)

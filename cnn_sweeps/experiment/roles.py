@@ -16,7 +16,7 @@ from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
 from cnn_sweeps.tracking.address import find_store
-from cnn_sweeps.tracking.recorded import read_run
+from cnn_sweeps.tracking.entry import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

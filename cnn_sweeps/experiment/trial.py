@@ -27,7 +27,7 @@ from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.address import store_of
-from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG
 from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
 
 if TYPE_CHECKING:

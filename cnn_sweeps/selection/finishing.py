@@ -24,8 +24,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import RECORD_FILE
-from cnn_sweeps.tracking.recorded import PARENT_TAG
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,10 @@ from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_a
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.delivery import end_run, find_runs
-from cnn_sweeps.tracking.entry import RECORD_FILE, Status
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, RECORD_TAG, STATE_TAG, Recorded, Status, read_run
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import PARENT_TAG, RECORD_TAG, STATE_TAG, Recorded, read_run
+from cnn_sweeps.tracking.record import Record, find_records
 from cnn_sweeps.training.checkpoint import left_checkpoints
 
 REPORT = "report"  # folder, below a sweep's, of what is drawn and written of it

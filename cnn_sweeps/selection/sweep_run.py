@@ -23,13 +23,12 @@ from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, STATE_TAG, Status, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_sweep
 from cnn_sweeps.tracking.position import read_position
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, STATE_TAG, read_run
 from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import urllib.error
-import urllib.parse
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.text.passwords import hide_passwords
 
 SQLITE = "sqlite:///"
+_SERVERS = ("http://", "https://")
 _HERE = Path()
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -64,7 +65,7 @@ def is_run_id(text: object) -> bool:
 
 def _answering_uri(named: str | None) -> str:
     uri = user_uri(named)
-    if uri.startswith(("http://", "https://")):
+    if uri.startswith(_SERVERS):
         try:
             uri = _handed_over(uri)
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
@@ -84,32 +85,8 @@ def _answering_uri(named: str | None) -> str:
     return uri
 
 
-def _handed_over(uri: str) -> str:
-    """Hand user and password of a server's address to MLflow apart from it; give it without them."""
-    if not uri.startswith(("http://", "https://")):
-        return uri
-    parts = urllib.parse.urlsplit(uri)
-    if parts.username and parts.password:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password)
-    return _without_credentials(uri)
-
-
-def _without_credentials(uri: str) -> str:
-    parts = urllib.parse.urlsplit(uri)
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def is_recorded_as(uri: str, recorded: str) -> bool:
-    """Tell whether an address, perhaps with a password, is the one that a record names without it."""
-    uri, recorded = absolute_uri(uri), absolute_uri(recorded)
-    if uri.startswith(("http://", "https://")):
-        return _without_credentials(uri) == recorded
-    return hide_passwords(uri) == recorded
-
-
 def _check_database(uri: str) -> None:
-    from cnn_sweeps.system.databases import DATABASES, check_database, is_unavailable
+    from cnn_sweeps.system.databases import DATABASES, check_database, is_unavailable  # and SQLAlchemy, which is slow
 
     if uri.startswith(DATABASES):
         try:
@@ -119,6 +96,28 @@ def _check_database(uri: str) -> None:
             raise kind(
                 f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
             ) from error
+
+
+def _handed_over(uri: str) -> str:
+    """Hand user and password of a server's address to MLflow apart from it; give it without them."""
+    if not uri.startswith(_SERVERS):
+        return uri
+    parts = urlsplit(uri)
+    if parts.username and parts.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return _without_credentials(uri)
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def is_recorded_as(uri: str, recorded: str) -> bool:
+    """Tell whether an address, perhaps with a password, is the one that a record names without it."""
+    uri, recorded = absolute_uri(uri), absolute_uri(recorded)
+    return (_without_credentials if uri.startswith(_SERVERS) else hide_passwords)(uri) == recorded
 
 
 def absolute_uri(uri: str, folder: Path = _HERE) -> str:
@@ -133,10 +132,11 @@ def uri_seen_from(folder: Path, uri: str) -> str:
 
     So it is right, too, once the working folder with that one has been moved.
     """
-    file = Path(os.path.normpath(Path(uri.removeprefix(SQLITE)).absolute())) if _is_file(uri) else None
-    if file is not None and file.is_relative_to(Path.cwd()) and folder.absolute().is_relative_to(Path.cwd()):
+    uri, here = absolute_uri(uri), Path.cwd()
+    file = Path(uri.removeprefix(SQLITE))
+    if _is_file(uri) and file.is_relative_to(here) and folder.absolute().is_relative_to(here):
         return f"{SQLITE}{os.path.relpath(file, folder.absolute())}"
-    return hide_passwords(absolute_uri(uri))
+    return hide_passwords(uri)
 
 
 def _is_file(uri: str) -> bool:

@@ -13,46 +13,14 @@ from mlflow.entities import Run, RunTag
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import has_owner_died
-from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, uri_seen_from, user_uri
-from cnn_sweeps.tracking.entry import Status
-from cnn_sweeps.tracking.position import num_waiting, store_of_record
+from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
+from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_run
+from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import close_if_died
-from cnn_sweeps.tracking.record_folder import find_records
-from cnn_sweeps.tracking.recorded import FOLDER_TAG, RECORD_TAG, read_run
+from cnn_sweeps.tracking.record import close_if_died, find_records
 from cnn_sweeps.tracking.store import store_errors
 
 log = logging.getLogger(__name__)
-
-
-def deliver_record(folder: Path, named_uri: str | None) -> str:
-    """Bring what waits of a record to the store that the user names, with the end that a dead process did not write.
-
-    None: to the environment's, or the default, if that is the record's. Say so; nothing if nothing waits.
-
-    Raises:
-        UserError: if it cannot be brought.
-    """
-    if (recorded := read_run(folder)) is None:
-        return ""
-    close_if_died(folder)
-    uri, its_uri = user_uri(named_uri), store_of_record(folder, recorded.begin)
-    is_for_another = named_uri is None and not is_recorded_as(uri, its_uri)
-    if not (num_entries := num_waiting(folder, its_uri if is_for_another else uri)):
-        return ""
-    if is_for_another:
-        raise TrackingError(
-            f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
-            f"if the former is yours, too, give {_command(folder, its_uri)}"
-        )
-    project(folder, find_existing_store(uri))
-    return f"{num_entries} entries delivered to {hide_passwords(uri)}"
-
-
-def _command(folder: Path, uri: str | None) -> str:
-    named = [] if uri is None else [f"tracking.uri={uri}"]
-    return shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
 
 
 def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
@@ -61,7 +29,8 @@ def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
     for each in find_records(folder):
         with suppress(TrackingError):  # one that makes no sense
             num_entries += num_waiting(each, uri)
-    command = _command(folder, None if is_recorded_as(user_uri(None), uri) else uri_seen_from(Path(), uri))
+    named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri_seen_from(Path(), uri)}"]
+    command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
     reason = str(error).rpartition(";")[0]
     waits = f"{num_entries} entries of the record wait in {folder}; once the store is back, give:\n  {command}"
     log.warning("%s; %s", reason, waits)

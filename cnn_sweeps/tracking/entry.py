@@ -1,18 +1,21 @@
 """What a run leaves in its own folder: `record.jsonl`, one entry a line, and the files that the entries name.
 
 The record is the truth about the run; `projection` brings it to MLflow. Such a folder may come from anybody: what is
-read here is checked, and what makes no sense is an error of that record alone.
+read here is checked, and what makes no sense is an error of that record alone. `read_run` reads a record as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.system.owners import OwnerState, owner_state
 from cnn_sweeps.system.plain_files import NotPlainError, check_plain_name, opened_folder, read_plain_file
 
 RECORD_FILE, POSITION_FILE = "record.jsonl", "projected.json"
@@ -21,6 +24,8 @@ MODEL_FILES = MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
 """Of a model's entry: the network, and float32 (1, height, width, channels), 0 to 255."""
 MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
 """What a model's entry may require."""
+PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
+REPRODUCES_TAG, RECORD_TAG, FOLDER_TAG = "reproduces", "record.id", "output.folder"
 _MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
 
 
@@ -48,7 +53,7 @@ class Begin(BaseModel):
 
     Attributes:
         record: the record's id, which is ours.
-        run_id: a run of the store that is gone on with; None: it is made.
+        run_id: of a run of the store that is gone on with; None: it is made.
         is_part: whether the run is a part of the one whose record is in the folder above.
         uri: of the store, without a password; a file of the working folder is named as seen from the record's folder.
     """
@@ -79,7 +84,7 @@ class Moved(BaseModel):
 
 
 class Params(BaseModel):
-    """Parameters."""
+    """Parameters; of two with one name the first counts, since MLflow lets none be changed."""
 
     kind: Literal["params"] = "params"
     params: dict[str, str]
@@ -143,16 +148,20 @@ class SenselessError(TrackingError):
     """A record is not what this program writes; the message says where and why."""
 
 
-def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
-    """Give the entries of a record, each with the offset of the next one; a last line that is not whole is left out.
+def senseless(folder: Path, reason: object) -> SenselessError:
+    """Give the error that says why a record cannot be brought to MLflow."""
+    told = f"{reason.strerror}: {RECORD_FILE}" if isinstance(reason, OSError) else reason
+    return SenselessError(f"{folder}: cannot be delivered ({told}); correct that, or remove it")
 
-    Args:
-        folder: of the record; `record.jsonl` in it may be no link.
-        offset: from where on, in bytes.
+
+def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
+    """Give the entries of a record from `offset` in bytes on, each with the offset of the next one.
+
+    A last line that is not whole is left out.
 
     Raises:
         FileNotFoundError: if there is no record.
-        SenselessError: at the first entry that makes no sense.
+        SenselessError: at the first entry that makes no sense, or if `record.jsonl` is a link.
     """
     try:
         with opened_folder(folder) as opened:
@@ -172,7 +181,65 @@ def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
         yield entry, offset
 
 
-def senseless(folder: Path, reason: object) -> SenselessError:
-    """Give the error that says why a record cannot be brought to MLflow."""
-    told = f"{reason.strerror}: {RECORD_FILE}" if isinstance(reason, OSError) else reason
-    return SenselessError(f"{folder}: cannot be delivered ({told}); correct that, or remove it")
+@dataclass
+class Recorded:
+    """What a record says, read as a whole.
+
+    Attributes:
+        metrics: the values of each metric by epoch, in the order in which they came.
+        status: of its end; None: it is open.
+        last_time: of the last entry that has one, in ms since 1970.
+    """
+
+    begin: Begin
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
+    status: Status | None = None
+    last_time: int = 0
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """The newest value of each metric."""
+        return {name: by_epoch[max(by_epoch)] for name, by_epoch in self.metrics.items()}
+
+    def owner_state(self, dead_hosts: Collection[str] = ()) -> OwnerState | None:
+        """Tell what is known of the process that is at work on the record; None if that has an end.
+
+        All processes of `dead_hosts` are taken to be dead.
+        """
+        return None if self.status is not None else owner_state(self.tags, dead_hosts)
+
+    def _add(self, entry: Entry) -> None:
+        self.last_time = max(self.last_time, getattr(entry, "time", 0))
+        match entry:
+            case Begin(tags=tags) | Again(tags=tags):
+                self.tags |= tags
+                self.status = None
+            case _ if self.status is not None:
+                pass
+            case Tags(tags=tags):
+                self.tags |= tags
+            case Params(params=params):
+                self.params = params | self.params
+            case Metrics(epoch=epoch, metrics=metrics):
+                for name, value in metrics.items():
+                    self.metrics.setdefault(name, {})[epoch] = value
+            case End(status=status):
+                self.status = status
+
+
+def read_run(folder: Path) -> Recorded | None:
+    """Read a record as a whole; None if there is none, or not even its first entry is whole.
+
+    Raises:
+        SenselessError: if it makes no sense.
+    """
+    recorded = None
+    with suppress(FileNotFoundError):
+        for entry, _ in read_entries(folder):
+            if isinstance(entry, Begin):
+                recorded = Recorded(entry)
+            assert recorded is not None
+            recorded._add(entry)
+    return recorded

@@ -15,11 +15,10 @@ from cnn_sweeps.system.patience import Backoff
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import Status
+from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_run
 from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import STATE_TAG, read_run
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +33,7 @@ class LiveRun:
 
     def __init__(self, folder: Path, uri: str) -> None:
         """Of a run whose record is, or will be, in `folder`, and the store's URI."""
-        self.record = Record(folder)
-        self._uri, self.backoff = uri, Backoff()
+        self.record, self._uri, self.backoff = Record(folder), uri, Backoff()
         self._outage: TrackingOutageError | None = None
         self._is_refused = False
 
@@ -50,16 +48,20 @@ class LiveRun:
             TrackingError: if the store refuses it, or is away and may not be.
         """
         try:
-            with self.backoff.noting_outages():
-                if may_be_away and self._uri.startswith("http"):
-                    find_existing_store(self._uri)  # soon tells what a request may take a minute to find out
-                project(self.record.folder, self._uri)
-                if closes_others and (experiment_id := self._position.experiment_id):
+            self._bring(looks_first=may_be_away)
+            if closes_others and (experiment_id := self._position.experiment_id):
+                with self.backoff.noting_outages():
                     close_dead_runs(self._uri, experiment_id)
         except TrackingOutageError as error:
             if not may_be_away:
                 raise
             self._note_outage(error)
+
+    def _bring(self, *, looks_first: bool, wait: bool = True) -> None:
+        with self.backoff.noting_outages():
+            if looks_first and self._uri.startswith("http"):
+                find_existing_store(self._uri)  # soon tells what a request may take a minute to find out
+            project(self.record.folder, self._uri, wait=wait)
 
     @property
     def may_ask(self) -> bool:
@@ -71,25 +73,20 @@ class LiveRun:
         if not (at_once or self.may_ask):
             return
         try:
-            with self.backoff.noting_outages():
-                if self._outage is not None and self._uri.startswith("http"):
-                    find_existing_store(self._uri)
-                project(self.record.folder, self._uri, wait=at_once)
+            self._bring(looks_first=self._outage is not None, wait=at_once)
         except TrackingOutageError as error:
             self._note_outage(error)
-            return
         except TrackingError as error:
             if not self._is_refused:
                 log.warning("%s", error)
             self._is_refused = True
-            return
         except DiskError as error:
             if at_once:
                 log.warning("%s", error)
-            return
-        if self._outage is not None:
-            log.info("the tracking store has all of the run again")
-        self._outage = None
+        else:
+            if self._outage is not None:
+                log.info("the tracking store has all of the run again")
+            self._outage = None
 
     def brought_at_once(self) -> str | None:
         """Bring what is new; give the run's id, None if the store does not have all of the run now."""

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import mlflow
 import numpy as np
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model as MlflowModel
+from mlflow.models import ModelSignature
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
-from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, Model
+from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, RECORD_TAG, Model
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.recorded import RECORD_TAG
 from cnn_sweeps.tracking.store import store_errors
 
 if TYPE_CHECKING:
     import keras
-    from mlflow import MlflowClient
-    from mlflow.models import Model as MlflowModel
-
-log = logging.getLogger(__name__)
 
 RECORD_KEY = "cnn_sweeps"
 """What a model's record is called in its MLflow metadata."""
@@ -52,13 +54,6 @@ class ModelRecord:
     decision_threshold: Annotated[float, Field(ge=0, le=1)] | None
     pixels: Literal["0 to 255"]
 
-    def as_metadata(self) -> dict[str, Any]:
-        """Give it as MLflow keeps it: of plain lists, numbers and texts."""
-        plain = asdict(self)
-        return {
-            RECORD_KEY: plain | {"class_names": list(map(str, self.class_names)), "image_shape": list(self.image_shape)}
-        }
-
 
 def log_model(record: Record, model: keras.Model, about: ModelRecord, example: NDArray[np.uint8]) -> None:
     """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
@@ -74,11 +69,12 @@ def log_model(record: Record, model: keras.Model, about: ModelRecord, example: N
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / EXAMPLE_FILE, example.astype(np.float32))
     model.save(folder / MODEL_FILE)
+    metadata = {RECORD_KEY: json.loads(json.dumps(asdict(about)))}  # of plain lists, numbers and texts
     requirements = [f"{package}=={version(package)}" for package in MODEL_PACKAGES]
-    record.add(Model(metadata=about.as_metadata(), num_outputs=model.output_shape[1], requirements=requirements))
+    record.add(Model(metadata=metadata, num_outputs=model.output_shape[1], requirements=requirements))
 
 
-def send_model(client: MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> None:
+def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> None:
     """Keep a record's model with its run in MLflow, unless it is there; go on with one that is half there.
 
     Args:
@@ -91,16 +87,13 @@ def send_model(client: MlflowClient, run_id: str, record_id: str, model: Model, 
     Raises:
         MlflowException, OSError: if that cannot be done.
     """
-    import mlflow
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
     run = client.get_run(run_id)
     experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}
     found = client.search_logged_models([experiment_id], f"tags.`{RECORD_TAG}` = '{record_id}'")
     logged = found[0] if found else client.create_logged_model(experiment_id, "model", run_id, tags, run.data.params)
     if logged.status == LoggedModelStatus.READY:
         return
-    about = mlflow.models.Model(
+    about = MlflowModel(
         artifact_path=logged.artifact_location,
         model_uuid=logged.model_id,
         run_id=run_id,
@@ -110,17 +103,13 @@ def send_model(client: MlflowClient, run_id: str, record_id: str, model: Model, 
     with tempfile.TemporaryDirectory() as folder:
         _save(Path(folder) / "model", about, model, files)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-    if logged.model_id not in [each.model_id for each in (run.outputs.model_outputs if run.outputs else [])]:
+    if logged.model_id not in models_of(run):
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
 def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
     """Write the folder of a model as MLflow keeps one."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-
     # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
     # itself tells encoded images from pixels, and refuses wrong shapes.
     signature = ModelSignature(
@@ -141,6 +130,11 @@ def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def models_of(run: Run) -> list[str]:
+    """Give the ids of the models that a run has kept, the newest last."""
+    return [each.model_id for each in (run.outputs.model_outputs if run.outputs else [])]
+
+
 @store_errors()
 def find_model(run_id: str) -> str:
     """Give the address of the model that a run of the store in use has kept, as `mlflow.pyfunc.load_model` takes it.
@@ -148,12 +142,9 @@ def find_model(run_id: str) -> str:
     Raises:
         TrackingError: if the store cannot be used, or does not have it.
     """
-    import mlflow
-
-    outputs = mlflow.MlflowClient().get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
+    if not (kept := models_of(mlflow.MlflowClient().get_run(run_id))):
         raise TrackingError(f"{run_id}: has no model in MLflow; somebody has removed it")
-    return f"models:/{outputs.model_outputs[-1].model_id}"
+    return f"models:/{kept[-1]}"
 
 
 @store_errors()
@@ -172,18 +163,13 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     Returns:
         What was done, for a person.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     client = mlflow.MlflowClient()
     registered = mlflow.register_model(model_uri, name, tags=tags | {"objective.value": repr(value)})
-    try:
-        champion = client.get_model_version_by_alias(name, "champion")
-    except MlflowException:
-        champion = None
     told = f"registered as {name} version {registered.version}"
-    if champion is not None and (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
-        return f"{told}; version {champion.version} stays champion{reason}"
+    with suppress(MlflowException):
+        champion = client.get_model_version_by_alias(name, "champion")
+        if (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
+            return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
     return f"{told}, alias champion"
 
@@ -205,8 +191,6 @@ def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *
 @store_errors()
 def register_beside(name: str, model_uri: str, tags: dict[str, str], alias: str) -> str:
     """Register a logged model as a new version under an alias of its own, whatever the champion is; say so."""
-    import mlflow
-
     registered = mlflow.register_model(model_uri, name, tags=tags)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, registered.version)
     return f"registered as {name} version {registered.version}, alias {alias}"

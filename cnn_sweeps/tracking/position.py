@@ -44,8 +44,9 @@ class Position(BaseModel):
 def read_position(folder: Path, uri: str) -> Position:
     """Read how far a record has been brought to a store; from its beginning on if that is not known."""
     position = _read(folder)
-    is_known = position is not None and is_recorded_as(uri, absolute_uri(position.uri, folder))
-    return position if position is not None and is_known else Position(uri=uri_seen_from(folder, uri))
+    if position is not None and is_recorded_as(uri, absolute_uri(position.uri, folder)):
+        return position
+    return Position(uri=uri_seen_from(folder, uri))
 
 
 def store_of_record(folder: Path, begin: Begin) -> str:
@@ -53,8 +54,7 @@ def store_of_record(folder: Path, begin: Begin) -> str:
 
     Whoever wrote the folder has put it there: nobody's password may go to it unless the user names it, too.
     """
-    position = _read(folder)
-    return absolute_uri(begin.uri if position is None else position.uri, folder)
+    return absolute_uri((_read(folder) or begin).uri, folder)
 
 
 def _read(folder: Path) -> Position | None:

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking.context.registry import resolve_tags
+
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.text.passwords import hide_passwords_of_word
@@ -36,8 +38,6 @@ def describe_process() -> dict[str, str]:
 
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Add to the tags of a run what names its process, and what MLflow says of the user and the program."""
-    from mlflow.tracking.context.registry import resolve_tags
-
     return {key: str(text) for key, text in resolve_tags(describe_process() | dict(tags)).items()}
 
 

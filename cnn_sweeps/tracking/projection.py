@@ -7,44 +7,33 @@ metric's value by its name, epoch and time, and all else takes its own place aga
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 
 from cnn_sweeps.errors import DiskError
-from cnn_sweeps.tracking.entry import (
-    MODEL_FILES,
-    MODEL_FOLDER,
-    POSITION_FILE,
-    RECORD_FILE,
-    Again,
-    Begin,
-    Data,
-    End,
-    Entry,
-    Files,
-    Metrics,
-    Model,
-    Moved,
-    Params,
-    SenselessError,
-    Tags,
-    read_entries,
-    senseless,
-)
+from cnn_sweeps.system.plain_files import NotPlainError, copy_plain_files, opened_folder
+from cnn_sweeps.tracking import entry as entries
+from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, senseless
 from cnn_sweeps.tracking.models import send_model
 from cnn_sweeps.tracking.position import Position, keep_position, read_position
-from cnn_sweeps.tracking.record_folder import copies_of, locked
-from cnn_sweeps.tracking.recorded import NOTE_TAG, PARENT_TAG, RECORD_TAG
+from cnn_sweeps.tracking.record import locked
 from cnn_sweeps.tracking.store import check_place_of_files, connected, quiet, store_errors
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+log = logging.getLogger(__name__)
 
-_TOGETHER = (Params, Tags, Metrics)
 RUN_ID, EXPERIMENT_ID = "{run_id}", "{experiment_id}"
-"""What stands in a description for the ids that the store gives: of the whole run, of its experiment."""
+"""What stands in a note for the ids that the store gives: of the whole run, of its experiment."""
+_TOGETHER = (entries.Params, entries.Tags, entries.Metrics)
+_MOST_FILES_BYTES = 2**31
 
 
 def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
@@ -65,7 +54,8 @@ def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
     """
     with locked(folder, wait=wait) as is_held:
         position = read_position(folder, uri)
-        if is_held and not position.is_gone and (folder / RECORD_FILE).stat().st_size > position.offset:
+        has_more = (folder / entries.RECORD_FILE).stat().st_size > position.offset
+        if is_held and has_more and not position.is_gone:
             _Projection(folder, uri, position).bring()
     return None if position.is_gone else position.run_id
 
@@ -76,8 +66,6 @@ class _Projection:
     _run: Run
 
     def __init__(self, folder: Path, uri: str, position: Position) -> None:
-        import mlflow
-
         self._folder, self._uri, self._position = folder, uri, position
         mlflow.set_tracking_uri(uri)
         self._client = mlflow.MlflowClient()
@@ -88,7 +76,7 @@ class _Projection:
             with store_errors(), quiet():
                 if self._position.run_id is not None:
                     self._find_run(self._position.run_id)
-                for batch, offset in _batches(read_entries(self._folder, self._position.offset)):
+                for batch, offset in _batches(self._folder, self._position.offset):
                     if self._position.is_gone:
                         return
                     self._bring(batch)
@@ -99,37 +87,35 @@ class _Projection:
 
     def _bring(self, batch: list[Entry]) -> None:
         match batch[0]:
-            case Begin() as begin:
+            case entries.Begin() as begin:
                 self._make_run(begin)
-            case Again(tags=tags):
+            case entries.Again(tags=tags):
                 self._client.update_run(self._run.info.run_id, status="RUNNING")
-                self._log([Tags(tags=tags)])
+                self._log([entries.Tags(tags=tags)])
                 self._position.has_ended = False
-            case Moved():
+            case entries.Moved():
                 self._find_whole()
-                self._log([Tags(tags={PARENT_TAG: self._position.whole_id or ""})])
+                self._log([entries.Tags(tags={entries.PARENT_TAG: self._position.whole_id or ""})])
             case _ if self._position.has_ended:
                 pass
-            case Params() | Tags() | Metrics():
+            case entries.Params() | entries.Tags() | entries.Metrics():
                 self._log(batch)
-            case Data() as data:
+            case entries.Data() as data:
                 self._log_data(data)
-            case Files(files=files, to=to):
+            case entries.Files(files=files, to=to):
                 with self._copies(files) as copies:
                     self._client.log_artifacts(self._run.info.run_id, str(copies), to)
-            case Model() as model:
+            case entries.Model() as model:
                 assert self._position.record is not None
-                with self._copies([f"{MODEL_FOLDER}/{name}" for name in MODEL_FILES]) as copies:
+                with self._copies([f"{entries.MODEL_FOLDER}/{name}" for name in entries.MODEL_FILES]) as copies:
                     send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
-            case End(status=status, time=ended):
+            case entries.End(status=status, time=ended):
                 self._client.set_terminated(self._run.info.run_id, status, ended)
                 self._delete_twins()
                 self._position.has_ended = True
 
     def _find_run(self, run_id: str) -> None:
         """Look up the run that is known."""
-        from mlflow.exceptions import MlflowException
-
         try:
             self._take(self._client.get_run(run_id))
         except MlflowException as error:
@@ -138,25 +124,25 @@ class _Projection:
             self._position.is_gone = True
 
     def _take(self, run: Run) -> None:
-        if self._position.record not in (None, run.data.tags.get(RECORD_TAG)):
-            raise senseless(self._folder, f"{POSITION_FILE} names the run of another record")
+        if self._position.record not in (None, run.data.tags.get(entries.RECORD_TAG)):
+            raise senseless(self._folder, f"{entries.POSITION_FILE} names the run of another record")
         self._run = run
         self._position.run_id, self._position.experiment_id = run.info.run_id, run.info.experiment_id
         self._position.is_gone = run.info.lifecycle_stage != "active"
 
-    def _make_run(self, begin: Begin) -> None:
+    def _make_run(self, begin: entries.Begin) -> None:
         """Make the run, unless the store has it."""
         if begin.run_id is not None:
             self._position.whole_id = begin.run_id
             self._find_run(begin.run_id)
             if not self._position.is_gone:
-                self._bring([Again(time=begin.time, tags=begin.tags)])
+                self._bring([entries.Again(time=begin.time, tags=begin.tags)])
             return
-        tags = begin.tags | {RECORD_TAG: begin.record}
+        tags = begin.tags | {entries.RECORD_TAG: begin.record}
         self._position.record = begin.record
         if begin.is_part:
             self._find_whole()
-            tags |= {PARENT_TAG: self._position.whole_id} if self._position.whole_id else {}
+            tags |= {entries.PARENT_TAG: self._position.whole_id} if self._position.whole_id else {}
         with connected(self._uri, begin.experiment) as experiment_id:
             runs = self._find_twins(experiment_id)
             if not runs:
@@ -169,13 +155,11 @@ class _Projection:
 
     def _find_whole(self) -> None:
         """Bring the run that this one is a part of."""
-        if (self._folder.parent / RECORD_FILE).exists():
+        if (self._folder.parent / entries.RECORD_FILE).exists():
             self._position.whole_id = project(self._folder.parent, self._uri)
 
     def _find_twins(self, experiment_id: str) -> list[Run]:
-        from mlflow.entities import ViewType
-
-        condition = f"tags.`{RECORD_TAG}` = '{self._position.record}'"
+        condition = f"tags.`{entries.RECORD_TAG}` = '{self._position.record}'"
         return list(self._client.search_runs([experiment_id], condition, ViewType.ALL))
 
     def _delete_twins(self) -> None:
@@ -187,63 +171,71 @@ class _Projection:
 
     def _log(self, batch: list[Entry]) -> None:
         """Write neighbouring parameters, tags and metrics."""
-        from mlflow.entities import Metric, Param, RunTag
-
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         metrics = []
         for entry in batch:
             match entry:
-                case Params():
+                case entries.Params():
                     params = entry.params | params
-                case Tags():
+                case entries.Tags():
                     tags |= entry.tags
-                case Metrics():
+                case entries.Metrics():
                     metrics += [Metric(*each, entry.time, entry.epoch) for each in entry.metrics.items()]
-        if params:  # those that it has stay: MLflow lets none be changed
-            known = self._client.get_run(self._run.info.run_id).data.params
-            params = {key: text for key, text in params.items() if key not in known}
-        if NOTE_TAG in tags:
+        known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow lets none be changed
+        if entries.NOTE_TAG in tags:
             whole_id = self._position.whole_id or self._run.info.run_id
-            note = tags[NOTE_TAG].replace(RUN_ID, whole_id)
-            tags[NOTE_TAG] = note.replace(EXPERIMENT_ID, self._run.info.experiment_id)
+            note = tags[entries.NOTE_TAG].replace(RUN_ID, whole_id)
+            tags[entries.NOTE_TAG] = note.replace(EXPERIMENT_ID, self._run.info.experiment_id)
         self._client.log_batch(
             self._run.info.run_id,
             metrics,
-            [Param(*each) for each in params.items()],
+            [Param(key, text) for key, text in params.items() if key not in known],
             [RunTag(*each) for each in tags.items()],
             synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
         )
 
-    def _log_data(self, data: Data) -> None:
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
+    def _log_data(self, data: entries.Data) -> None:
         source = CodeDatasetSource(tags={"source": data.source})
         about = MetaDataset(source, name=data.name, digest=data.digest).to_dict()  # type: ignore[abstract]
         context = InputTag("mlflow.data.context", "train, val, test")
         self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(Dataset(**about), tags=[context])])
 
-    def _copies(self, files: list[str]) -> AbstractContextManager[Path]:
+    @contextmanager
+    def _copies(self, files: list[str]) -> Iterator[Path]:
+        """Give a folder with copies of the record's files, which nobody can replace while they are sent.
+
+        Raises:
+            SenselessError: if one is a link, or too large; one that is no longer there is told.
+        """
         check_place_of_files(self._run.info.artifact_uri)
-        return copies_of(self._folder, files)
+        left = _MOST_FILES_BYTES
+        with tempfile.TemporaryDirectory() as copies:
+            for file in map(Path, files):
+                try:
+                    with opened_folder(self._folder, *file.parent.parts) as opened:
+                        left -= copy_plain_files(opened, file.name, Path(copies, file.name), left)
+                except FileNotFoundError:
+                    log.warning("%s is no longer there; the run has no such file in MLflow", self._folder / file)
+                except NotPlainError as error:
+                    raise senseless(self._folder, error) from error
+            yield Path(copies)
 
 
-def _batches(entries: Iterator[tuple[Entry, int]]) -> Iterator[tuple[list[Entry], int]]:
-    """Put entries together that one request can bring; give them with the offset after them."""
+def _batches(folder: Path, offset: int) -> Iterator[tuple[list[Entry], int]]:
+    """Give the entries from `offset` on, those together that one request can bring, with the offset after them."""
     batch: list[Entry] = []
-    last, problem = 0, None
+    problem = None
     try:
-        for entry, offset in entries:
+        for entry, next_offset in read_entries(folder, offset):
             if batch and not (isinstance(entry, _TOGETHER) and isinstance(batch[0], _TOGETHER)):
-                yield batch, last
+                yield batch, offset
                 batch = []
             batch.append(entry)
-            last = offset
-    except SenselessError as error:
+            offset = next_offset
+    except SenselessError as error:  # what is before that is brought
         problem = error
     if batch:
-        yield batch, last
+        yield batch, offset
     if problem is not None:
         raise problem

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import RECORD_FILE
-from cnn_sweeps.tracking.recorded import PARENT_TAG, STATE_TAG, Recorded, read_run
-from cnn_sweeps.tracking.store import check_place_of_files, store_errors, unknown_as
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, STATE_TAG, read_run
+from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
 _MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
@@ -46,11 +44,7 @@ class RunRecord:
     """One run, or one trial of a sweep.
 
     Attributes:
-        run_id: of the run.
-        name: of the run.
-        experiment_name: where it is recorded.
         status: MLflow's.
-        tags: all of them.
         config: the composed configuration, YAML.
         overrides: of the command line, YAML.
         data_source: where the images came from.
@@ -84,12 +78,15 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     Raises:
         TrackingError: if there is no such run, or it cannot be made again by itself, saying what can.
     """
-    import mlflow
-
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient()
-    with unknown_as(TrackingError(f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows")):
+    client = MlflowClient()
+    try:
         run = client.get_run(run_id)
+    except MlflowException as error:
+        if not is_unknown(error):
+            raise
+        told = f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows"
+        raise TrackingError(told) from error
     _check_whole(run)
     check_place_of_files(run.info.artifact_uri)
     _check_files(run, client)
@@ -112,7 +109,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
         data_source=data.source,
         data_fingerprint=data.fingerprint,
         num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
-        measured=read_measured(run_id),
+        measured=_read_measured(run, client),
     )
 
 
@@ -135,8 +132,7 @@ def _check_whole(run: Run) -> None:
 
 def _check_files(run: Run, client: MlflowClient) -> None:
     sizes = {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
-    missing = _NEEDED_FILES - sizes.keys()
-    if missing:
+    if missing := _NEEDED_FILES - sizes.keys():
         raise TrackingError(
             f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
             "before its training began, or its files were removed; give another run"
@@ -148,16 +144,9 @@ def _check_files(run: Run, client: MlflowClient) -> None:
         )
 
 
-@store_errors()
-def read_measured(run_id: str) -> dict[str, TrainingRecord]:
-    """Read what the trainings of a run measured, by their names; that of a run with a single one under ""."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    run = client.get_run(run_id)
-    parts = client.search_runs(
-        [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run_id}'", order_by=["attributes.start_time"]
-    )
+def _read_measured(run: Run, client: MlflowClient) -> dict[str, TrainingRecord]:
+    condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+    parts = client.search_runs([run.info.experiment_id], condition, order_by=["attributes.start_time"])
     return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
 
 
@@ -172,18 +161,16 @@ def _compared(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def measured_in(folder: Path) -> dict[str, TrainingRecord]:
-    """Do what `read_measured` does for a run whose record is in a folder.
+    """Read what the trainings of a run measured whose record is in a folder, as `RunRecord.measured`.
 
     Raises:
         TrackingError: if it makes no sense.
     """
-    below = [recorded for file in folder.glob(f"*/{RECORD_FILE}") if (recorded := read_run(file.parent)) is not None]
-    parts = sorted((each for each in below if each.begin.is_part), key=lambda each: each.begin.time)
-    if parts:
-        return {each.begin.name: _measured_as(each) for each in parts}
-    recorded = read_run(folder)
-    return {} if recorded is None else {"": _measured_as(recorded)}
-
-
-def _measured_as(recorded: Recorded) -> TrainingRecord:
-    return TrainingRecord(recorded.metrics.get("val_log_loss", {}), _compared(recorded.newest))
+    whole = read_run(folder)
+    below = [read_run(file.parent) for file in folder.glob(f"*/{RECORD_FILE}")]
+    parts = sorted((each for each in below if each and each.begin.is_part), key=lambda each: each.begin.time)
+    found = {part.begin.name: part for part in parts} or ({"": whole} if whole else {})
+    return {
+        name: TrainingRecord(each.metrics.get("val_log_loss", {}), _compared(each.newest))
+        for name, each in found.items()
+    }

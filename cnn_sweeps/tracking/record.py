@@ -1,44 +1,28 @@
-"""Writes a run's record, each entry whole and on the disk before the next statement."""
+"""Writes a run's record, each entry whole and on the disk before the next statement; finds the records of a folder."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.system.files import append_whole, disk_errors
+from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import (
-    POSITION_FILE,
-    RECORD_FILE,
-    Again,
-    Begin,
-    End,
-    Entry,
-    Files,
-    Metrics,
-    Params,
-    Status,
-    Tags,
-    senseless,
-)
-from cnn_sweeps.tracking.record_folder import locked, short_path
-from cnn_sweeps.tracking.recorded import FOLDER_TAG, Recorded, read_run
+from cnn_sweeps.tracking import entry as entries
+from cnn_sweeps.tracking.address import is_run_id, uri_seen_from
+from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_run, senseless
 
 _EARLIER = "earlier"  # folder of records whose place another run has taken
-
-
-def place_tags(folder: Path) -> dict[str, str]:
-    """Give the tags that say which process has a record, and where that is: below the working folder, if it is."""
-    return owner_tags() | {FOLDER_TAG: str(short_path(folder))}
+_LOCK_FILE = "record.lock"
 
 
 def now() -> int:
@@ -46,8 +30,30 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a record's lock while the block runs; tell whether it is held, which without `wait` it may not be.
+
+    Raises:
+        SenselessError: if the lock's file is a link.
+        DiskError: if it cannot be made.
+    """
+    with ExitStack() as lock:
+        try:
+            is_held = lock.enter_context(file_lock(folder / _LOCK_FILE, wait=wait))
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise senseless(folder, f"{_LOCK_FILE} is a link, or no file") from error
+            with disk_errors(folder / _LOCK_FILE, "the same command"):
+                raise
+        yield is_held
+
+
 class Record:
-    """Writes the record of one run. Each entry is on the disk, whole, before the next statement."""
+    """Writes the record of one run.
+
+    Whatever writes raises a DiskError if the disk cannot take it; it is written with what comes next.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Of a run whose files are in `folder`."""
@@ -78,7 +84,6 @@ class Record:
 
         Raises:
             ConfigError: if a living process is at work on the one that is there.
-            DiskError: if it cannot be written.
         """
         with locked(self.folder, wait=True):
             if (earlier := read_run(self.folder)) is not None:
@@ -86,7 +91,7 @@ class Record:
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
         self.record_id, self._known = secrets.token_hex(16), set()
         self.add(
-            Begin(
+            entries.Begin(
                 record=self.record_id,
                 run_id=run_id,
                 experiment=experiment,
@@ -94,9 +99,12 @@ class Record:
                 is_part=is_part,
                 uri=uri_seen_from(self.folder, uri),
                 time=now(),
-                tags=dict(tags) | place_tags(self.folder),
+                tags=dict(tags) | self._place_tags(),
             )
         )
+
+    def _place_tags(self) -> dict[str, str]:
+        return owner_tags() | {entries.FOLDER_TAG: str(short_path(self.folder))}
 
     def _set_aside(self, earlier: Recorded) -> None:
         is_ours = earlier.tags.get(WORD) == owner_tags()[WORD]
@@ -112,18 +120,12 @@ class Record:
         """Go on with a record that is there, as this process; give what it says.
 
         Raises:
-            FileNotFoundError: if there is none.
-            SenselessError: if it makes no sense.
-            DiskError: if it cannot be written.
+            SenselessError: if there is none that makes sense.
         """
-        with locked(self.folder, wait=True):
-            recorded = read_run(self.folder)
-            if recorded is None:
-                raise FileNotFoundError(self.folder / RECORD_FILE)
-            self._cut_torn_line()
+        with self._reopened() as recorded:
             self.record_id = recorded.begin.record
             self._known = {(name, epoch) for name, by_epoch in recorded.metrics.items() for epoch in by_epoch if epoch}
-            self.add(Again(time=now(), tags=place_tags(self.folder)))
+            self.add(entries.Again(time=now(), tags=self._place_tags()))
         return recorded
 
     def close(self, status: Status, tags: Mapping[str, str], ended: int | None = None) -> None:
@@ -131,30 +133,35 @@ class Record:
 
         Raises:
             SenselessError: if there is no record that makes sense.
-            DiskError: if it cannot be written.
         """
-        with locked(self.folder, wait=True):
-            recorded = read_run(self.folder)
-            if recorded is None:
-                raise senseless(self.folder, "there is no record")
-            self._cut_torn_line()
+        with self._reopened() as recorded:
             if recorded.status is not None:
-                self.add(Again(time=recorded.last_time, tags={}))
+                self.add(entries.Again(time=recorded.last_time, tags={}))
             if tags:
                 self.log_tags(tags)
-            self.add(End(status=status, time=ended or now()))
+            self.add(entries.End(status=status, time=ended or now()))
+
+    @contextmanager
+    def _reopened(self) -> Iterator[Recorded]:
+        """Lock the record, read it, and cut a last line that is not whole."""
+        with locked(self.folder, wait=True):
+            if (recorded := read_run(self.folder)) is None:
+                raise senseless(self.folder, "there is no record")
+            file = self.folder / RECORD_FILE
+            os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+            yield recorded
 
     def end(self, status: Status) -> None:
         """End the run, as of now."""
-        self.add(End(status=status, time=now()))
+        self.add(entries.End(status=status, time=now()))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record parameters; of two with one name the first counts, since MLflow lets none be changed."""
-        self.add(Params(params={key: str(value) for key, value in params.items()}))
+        """Record parameters, of which those count that the run does not have yet."""
+        self.add(entries.Params(params={key: str(value) for key, value in params.items()}))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Tag the run."""
-        self.add(Tags(tags=dict(tags)))
+        self.add(entries.Tags(tags=dict(tags)))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record metrics of an epoch, counted from 1, as of now, but for those that it has; under 0 newest values."""
@@ -162,44 +169,20 @@ class Record:
         if epoch:
             self._known |= {(name, epoch) for name in new}
         if new:
-            self.add(Metrics(epoch=epoch, time=now(), metrics=new))
+            self.add(entries.Metrics(epoch=epoch, time=now(), metrics=new))
 
     def log_files(self, files: Iterable[Path], to: str | None = None) -> None:
         """Keep files, which lie below the record's folder, with the run; in its folder `to`, None: the topmost."""
         names = [file.relative_to(self.folder).as_posix() for file in files]
-        self.add(Files(files=sorted(names), to=to))
+        self.add(entries.Files(files=sorted(names), to=to))
 
-    def add(self, entry: Entry) -> None:
-        """Write an entry, after those that a full disk did not take.
-
-        Raises:
-            DiskError: if the disk cannot take it now; it is written with what comes next.
-        """
+    def add(self, entry: entries.Entry) -> None:
+        """Write an entry, after those that a full disk did not take."""
         self._unwritten += json.dumps(_without_passwords(entry.model_dump())).encode() + b"\n"
         with disk_errors(self.folder / RECORD_FILE, "the same command"):
             self.folder.mkdir(parents=True, exist_ok=True)
             append_whole(self.folder / RECORD_FILE, self._unwritten)
         self._unwritten = b""
-
-    def _cut_torn_line(self) -> None:
-        file = self.folder / RECORD_FILE
-        content = file.read_bytes()
-        if (whole := content.rfind(b"\n") + 1) < len(content):
-            os.truncate(file, whole)
-
-
-def close_if_died(folder: Path, dead_hosts: Collection[str] = ()) -> bool:
-    """End a record as KILLED, at the time of its last entry, if its process died without doing so; tell whether it did.
-
-    Raises:
-        SenselessError: if it makes no sense.
-        DiskError: if it cannot be written.
-    """
-    recorded = read_run(folder)
-    if recorded is None or recorded.owner_state(dead_hosts) != "dead":
-        return False
-    Record(folder).close("KILLED", {}, recorded.last_time)
-    return True
 
 
 def _without_passwords(value: Any) -> Any:
@@ -208,3 +191,51 @@ def _without_passwords(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_passwords(each) for key, each in value.items()}
     return [_without_passwords(each) for each in value] if isinstance(value, list) else value
+
+
+def close_if_died(folder: Path) -> bool:
+    """End a record as KILLED, at the time of its last entry, if its process died without doing so; tell whether it did.
+
+    Raises:
+        SenselessError: if it makes no sense.
+        DiskError: if it cannot be written.
+    """
+    recorded = read_run(folder)
+    if recorded is None or recorded.owner_state() != "dead":
+        return False
+    Record(folder).close("KILLED", {}, recorded.last_time)
+    return True
+
+
+def short_path(path: Path) -> Path:
+    """Give a path as seen from the working folder if it is below that, which may be moved; else the absolute one."""
+    path = path.absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def find_records(folder: Path) -> list[Path]:
+    """Give the folders with a record, in a folder at any depth or the folder itself, by name; no link is followed."""
+    return sorted(place for place in _folders_below(folder) if (place / RECORD_FILE).is_file())
+
+
+def refuse_outboxes(folder: Path) -> list[TrackingError]:
+    """Say of each folder in which an earlier version has kept what the store did not get that it is not read."""
+    places = [place for place in _folders_below(folder) if place.parent.name == "outbox" and is_run_id(place.name)]
+    return [
+        TrackingError(
+            f"{place}: was kept by cnn-sweeps 0.1.0 before it wrote record.jsonl, in another form; deliver it with the "
+            f"code that the page of run {place.name} names as git.commit, or remove it"
+        )
+        for place in sorted(places)
+        if (place / "about.json").is_file()
+    ]
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Give a folder and all below it, however deep, which os.walk does by recursion; some may be removed meanwhile."""
+    left = [folder]
+    while left:
+        place = left.pop()
+        yield place
+        with suppress(OSError), os.scandir(place) as found:
+            left += [place / each.name for each in found if each.is_dir(follow_symlinks=False)]

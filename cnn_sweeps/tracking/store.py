@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import logging
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
-from cnn_sweeps.errors import TrackingError, TrackingOutageError, UserError
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.credentials import get_default_host_creds
+from sqlalchemy.exc import SQLAlchemyError
+
+from cnn_sweeps.errors import TrackingError, TrackingOutageError
+from cnn_sweeps.system.databases import describe_database_error, is_unavailable
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import SQLITE, database_file
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import RegisteredModel
-    from mlflow.store.entities import PagedList
-
-log = logging.getLogger(__name__)
-
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
+MOST_RUNS = 50_000
+"""That a search gives: MLflow's limit for one answer."""
 _LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")
-_Found = TypeVar("_Found")
 
 
 def check_place_of_files(address: str) -> None:
@@ -41,11 +40,8 @@ def check_place_of_files(address: str) -> None:
     Raises:
         TrackingError: if they are, and there is a password.
     """
-    import mlflow
-    from mlflow.utils.credentials import get_default_host_creds
-
     uri = mlflow.get_tracking_uri()
-    place, server = urllib.parse.urlsplit(address), urllib.parse.urlsplit(uri)
+    place, server = urlsplit(address), urlsplit(uri)
     is_server = place.scheme in ("http", "https", "mlflow-artifacts") and place.netloc not in ("", server.netloc)
     known = get_default_host_creds(address)  # type: ignore[no-untyped-call]
     if is_server and any((known.password, known.token, known.auth, known.aws_sigv4)):
@@ -58,12 +54,6 @@ def check_place_of_files(address: str) -> None:
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Tell what MLflow or its store could not do in one line: as a TrackingOutageError what may pass by itself."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from cnn_sweeps.system.databases import describe_database_error
-
     try:
         yield
     except (MlflowException, OSError, ImportError, SQLAlchemyError) as error:
@@ -74,10 +64,6 @@ def store_errors() -> Iterator[None]:
 
 def _may_pass(error: Exception) -> bool:
     """Tell a connection, server or disk that failed from a request that was refused and would be again."""
-    from mlflow.exceptions import MlflowException
-
-    from cnn_sweeps.system.databases import is_unavailable
-
     if is_unavailable(error):
         return True
     if isinstance(error, MlflowException):  # after a failed request it has no better code than "internal error"
@@ -87,32 +73,9 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) and not is_refused
 
 
-def all_pages(search: Callable[[str | None], PagedList[_Found]]) -> list[_Found]:
-    """Give all that a search finds; it is given the token of the page to give, None for the first."""
-    page = search(None)
-    found = list(page)
-    while page.token:
-        page = search(page.token)
-        found += page
-    return found
-
-
-def registered_models(client: MlflowClient) -> list[RegisteredModel]:
-    """Give all registered models."""
-    return all_pages(lambda token: client.search_registered_models(page_token=token))
-
-
-@contextmanager
-def unknown_as(told: UserError) -> Iterator[None]:
-    """Raise `told` where MLflow says that the store does not have what is asked for."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise told from error
-        raise
+def is_unknown(error: MlflowException) -> bool:
+    """Tell whether MLflow says that the store does not have what it was asked for."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @contextmanager
@@ -121,8 +84,6 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
 
     In the block no other process of this machine makes the database or the experiment, which would get in the way.
     """
-    import mlflow
-
     mlflow.set_tracking_uri(uri)
     file = database_file(uri)
     with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock"), wait=True):
@@ -133,9 +94,6 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
 
 def _make_database(file: Path) -> None:
     """Make an SQLite database under another name first: one that is half made MLflow can neither use nor complete."""
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     unfinished = file.with_name(f"{file.name}.unfinished")
     for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):  # by a process that was killed
         left.unlink(missing_ok=True)

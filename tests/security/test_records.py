@@ -31,7 +31,7 @@ from cnn_sweeps.system.files import replace_whole
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import owner_state, owner_tags
 from cnn_sweeps.system.threads import count_threads
-from cnn_sweeps.tracking import record_folder
+from cnn_sweeps.tracking import projection
 from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.projection import project
@@ -198,13 +198,13 @@ def test_link_in_a_record_is_not_followed(change, waiting, home, client):
 
 def test_folder_that_is_replaced_by_a_link_after_it_was_looked_at_is_not_followed(waiting, home, client, monkeypatch):
     """As somebody does who waits for the moment."""
-    copy = record_folder.copy_plain_files
+    copy = projection.copy_plain_files
 
     def copy_after(*arguments):
         link_file(waiting, home)
         return copy(*arguments)
 
-    monkeypatch.setattr(record_folder, "copy_plain_files", copy_after)
+    monkeypatch.setattr(projection, "copy_plain_files", copy_after)
     assert "cannot be delivered" in refusal(str(waiting.parent))
     assert artifacts(client, waiting) == set()
 
