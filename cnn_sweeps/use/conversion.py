@@ -27,16 +27,10 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def convert(
     kept: KeptModel, format_name: str, target: Path, given_images: Iterable[NDArray[np.uint8]]
 ) -> tuple[float, int]:
-    """Write the model in a format; compare what comes of it with Keras, on random and on given images.
+    """Write the model in a format of `export.FORMATS`; compare what comes of it with Keras, on random and given images.
 
-    Args:
-        kept: the model.
-        format_name: "saved_model", "tflite" or "onnx".
-        target: the folder or file to make.
-        given_images: batches of uint8, (B, height, width, channels), 0 to 255.
-
-    Returns:
-        The largest difference of a probability, and the number of images that were given.
+    These are batches of uint8, (B, height, width, channels), 0 to 255. Give the largest difference of a probability and
+    the number of given images.
 
     Raises:
         ModelError: if a probability differs by more than 1e-4; then there is no `target`.

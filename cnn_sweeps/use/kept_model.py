@@ -71,9 +71,8 @@ def _folder_of(place: ModelPlace) -> Iterator[Path]:
     with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
         with store_errors():
             mlflow.set_tracking_uri(place.store)
-            files = _files_of(place.name)
-            files.download_artifacts("", temporary)
-        yield Path(temporary)
+            folder = _files_of(place.name).download_artifacts("", temporary)
+        yield Path(folder)
 
 
 def _files_of(name: str) -> Any:
@@ -122,23 +121,22 @@ def _describe_registry() -> str:
 
 
 def _read_record(folder: Path, name: str) -> ModelRecord:
+    record = None
     try:
         with (folder / ABOUT_FILE).open(encoding="utf-8") as file:
             about = parse_stored(file.read(_MOST_CHARACTERS + 1), name, _MOST_CHARACTERS)
         record = about["metadata"][RECORD_KEY]
-        is_of_before = "class_names" in record and "pixels" not in record
-        kept = None if is_of_before else TypeAdapter(ModelRecord).validate_python(record)
+        return TypeAdapter(ModelRecord).validate_python(record)
     except (OSError, ValueError, ConfigError, LookupError, TypeError) as error:
+        if isinstance(record, dict) and "class_names" in record and "pixels" not in record:
+            raise ModelError(
+                f"model={name}: is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1, not to "
+                "255; use it with that version, or train anew"
+            ) from error
         raise ModelError(
             f"model={name}: its {ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"
         ) from error
-    if kept is None:
-        raise ModelError(
-            f"model={name}: is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1, not to 255; "
-            "use it with that version, or train anew"
-        )
-    return kept
 
 
 def _load_network(file: Path, name: str) -> keras.Model:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -83,10 +84,10 @@ def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
 def json_table(target: Path) -> Iterator[Write]:
     """Write a list of one object a file: file, class, probability, and probabilities by the classes' names."""
     with _written(target) as file:
-        separator = "["
+        file.write("[")
+        separators = chain(["\n"], repeat(",\n"))
 
         def write(prediction: Prediction) -> None:
-            nonlocal separator
             path, name, probability, by_name = prediction
             entry = {
                 "file": str(path),
@@ -94,11 +95,10 @@ def json_table(target: Path) -> Iterator[Write]:
                 "probability": _rounded(probability),
                 "probabilities": {class_name: _rounded(value) for class_name, value in by_name.items()},
             }
-            file.write(f"{separator}\n{json.dumps(entry)}")
-            separator = ","
+            file.write(next(separators) + json.dumps(entry))
 
         yield write
-        file.write("\n]\n" if separator == "," else "[]\n")
+        file.write("\n]\n")
 
 
 def summarize(counts: Counter[str], record: ModelRecord) -> str:
