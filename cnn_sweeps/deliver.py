@@ -47,7 +47,7 @@ def deliver(arguments: Sequence[str]) -> None:
     from cnn_sweeps.system.libraries import prepare_libraries
 
     prepare_libraries()
-    from cnn_sweeps.tracking.record_folder import find_records, refuse_outboxes
+    from cnn_sweeps.tracking.record import find_records, refuse_outboxes
 
     records = list(dict.fromkeys(record for folder in folders for record in find_records(folder.absolute())))
     told = [_deliver(record, settings.get("tracking.uri")) for record in records]
@@ -64,10 +64,10 @@ def deliver(arguments: Sequence[str]) -> None:
 def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
     """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
     from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
+    from cnn_sweeps.tracking.entry import read_run
     from cnn_sweeps.tracking.position import num_waiting, store_of_record
     from cnn_sweeps.tracking.projection import project
     from cnn_sweeps.tracking.record import close_if_died
-    from cnn_sweeps.tracking.recorded import read_run
 
     uri = user_uri(named_uri)
     try:

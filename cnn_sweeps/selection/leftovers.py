@@ -11,7 +11,7 @@ from cnn_sweeps.experiment.trial import record_of
 from cnn_sweeps.sweep.study.ledger import RETRIED, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG, Status, read_run
-from cnn_sweeps.tracking.store import MOST_RUNS, store_errors
+from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.training.checkpoint import left_checkpoints, remove_checkpoint
 
 
@@ -81,7 +81,7 @@ def find_unclosed(
     found = {}
     for condition in ["attributes.status != 'FINISHED'", *retried]:
         below = f"tags.`{PARENT_TAG}` = '{sweep_run_id}' and {condition}"
-        for run in client.search_runs([experiment_id], below, max_results=MOST_RUNS):
+        for run in client.search_runs([experiment_id], below, max_results=50_000):  # MLflow's limit
             tags, trial = run.data.tags, by_number.get(run.data.tags.get("trial.number", ""))
             status = None if run.info.status == "RUNNING" else run.info.status
             is_dead = owner_state(tags, dead_hosts) == "dead"

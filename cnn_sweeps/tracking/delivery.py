@@ -16,7 +16,7 @@ from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, read_run
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import close_if_died, find_records
-from cnn_sweeps.tracking.store import MOST_RUNS, store_errors
+from cnn_sweeps.tracking.store import store_errors
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
     """
     mlflow.set_tracking_uri(uri)
     client, condition = mlflow.MlflowClient(), "attributes.status = 'RUNNING'"
-    for run in client.search_runs([experiment_id], condition, max_results=MOST_RUNS):
+    for run in client.search_runs([experiment_id], condition, max_results=50_000):  # MLflow's limit
         if not has_owner_died(run.data.tags):
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
