@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from cnn_sweeps.data.batches import BadFiles, decoded_batches
+from cnn_sweeps.data.folder import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.files import check_target
+from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.use.place import find_place
 
 FORMATS = ("saved_model", "tflite", "onnx")
 _ONNX_PACKAGES = ("tf2onnx", "onnxruntime")
@@ -51,22 +55,18 @@ def export(arguments: Sequence[str]) -> None:
     target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
     check_target(target, "output", may_exist=False)
     outlive_display()
-    from cnn_sweeps.data.folder import find_images
-    from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
-    from cnn_sweeps.use.kept_model import load_kept_model
-
     files, links = find_images([Path(name) for name in names])
+    place = find_place(settings["model"], settings.get("tracking.uri"))
     prepare_libraries()
     with native_messages_off():
-        kept = load_kept_model(settings["model"], settings.get("tracking.uri"))
-        from cnn_sweeps.data.batches import BadFiles, decoded_batches
-        from cnn_sweeps.use.conversion import NUM_RANDOM_IMAGES, convert
+        from cnn_sweeps.use import conversion, kept_model
 
+        kept = kept_model.load_kept_model(place)
     bad_files = BadFiles(links)
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))
-    difference, num_images = convert(kept, settings["format"], target, images)
+    difference, num_images = conversion.convert(kept, settings["format"], target, images)
     print(
-        f"{target}: agrees with Keras on {NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
+        f"{target}: agrees with Keras on {conversion.NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
         f"the largest difference of a probability is {difference:.1e}"
     )
     class_names, threshold = kept.record.class_names, kept.record.decision_threshold

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
+from cnn_sweeps.data.batches import BadFiles
+from cnn_sweeps.data.folder import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.files import check_target
+from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
 from cnn_sweeps.system.output import outlive_display
+from cnn_sweeps.use.output import summarize, write_tables
+from cnn_sweeps.use.place import find_place
 
 _HELP = """\
 Give images their classes with a model that a training or a sweep has kept, prepared as they were in training.
@@ -51,43 +54,19 @@ def predict(arguments: Sequence[str]) -> None:
             check_target(target, flag, may_exist=True)
     if flags.csv is not None or flags.json is not None:
         outlive_display()
-    from cnn_sweeps.data.folder import find_images
-
     files, links = find_images([Path(name) for name in names])
-    _predict_and_write(files, links, settings["model"], settings.get("tracking.uri"), flags.csv, flags.json)
-
-
-def _predict_and_write(
-    files: Sequence[Path],
-    links: dict[Path, str],
-    model: str,
-    uri: str | None,
-    csv_file: Path | None,
-    json_file: Path | None,
-) -> None:
-    from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
-    from cnn_sweeps.use.kept_model import load_kept_model
-
+    place = find_place(settings["model"], settings.get("tracking.uri"))
     prepare_libraries()
     with native_messages_off():
-        kept = load_kept_model(model, uri)
-        from cnn_sweeps.data.batches import BadFiles
-        from cnn_sweeps.use import output
-        from cnn_sweeps.use.prediction import predict_files
+        from cnn_sweeps.use import kept_model, prediction
 
-    counts: Counter[str] = Counter()
-    bad_files, class_names = BadFiles(links), kept.record.class_names
+        kept = kept_model.load_kept_model(place)
+    bad_files = BadFiles(links)
     if not files:
         bad_files.refuse(len(links))
-    with ExitStack() as stack:
-        tables = [stack.enter_context(output.csv_table(csv_file, class_names))] if csv_file else []
-        tables += [stack.enter_context(output.json_table(json_file))] if json_file else []
-        tables = tables or [output.terminal_table(files, class_names)]
-        for prediction in predict_files(kept, files, bad_files):
-            for write in tables:
-                write(prediction)
-            counts[prediction.class_name] += 1
-    print(output.summarize(counts, kept.record))
+    predictions = prediction.predict_files(kept, files, bad_files)
+    counts = write_tables(predictions, files, kept.record.class_names, flags.csv, flags.json)
+    print(summarize(counts, kept.record))
     bad_files.refuse(len(files) + len(links))
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.experiment.comparison import DEFAULT_TOLERANCE
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
+from cnn_sweeps.system.libraries import prepare_libraries
 
 _HELP = f"""\
 Make a run or trial that MLflow has recorded again, with its settings and images, and compare what is measured.
@@ -71,6 +72,7 @@ def main() -> None:
 
     def reproduce(composed: DictConfig) -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
+        prepare_libraries()
         from cnn_sweeps.experiment.reproduction import prepare_reproduction
 
         reproduction = prepare_reproduction(run_id, composed, allowed)

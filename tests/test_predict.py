@@ -227,6 +227,21 @@ def test_alias_that_two_models_have_needs_a_name(photos, uri, kept_run):
     )
 
 
+@pytest.mark.parametrize("named", ["model", "version"])
+def test_model_whose_maker_keeps_it_on_another_server_gets_no_password(named, photos, uri, kept_run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a secret")
+    place, client = "http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts", mlflow.MlflowClient()
+    experiment = client.create_experiment(f"elsewhere {named}", artifact_location=place)
+    address = f"models:/{client.create_logged_model(experiment, 'model').model_id}"
+    if named == "version":
+        client.create_registered_model("elsewhere")
+        client.create_model_version("elsewhere", address)
+        address = "models:/elsewhere/1"
+    message = refusal(predict, photos[1][0], f"model={address}", uri)
+    assert "another server, to which your password would be sent" in message
+
+
 def test_run_without_a_model_is_told(photos, uri, kept_run):
     run_id = mlflow.MlflowClient().create_run(kept_run.info.experiment_id).info.run_id
     assert "this run kept no such model" in refusal(predict, photos[0], f"model=runs:/{run_id}/model", uri)

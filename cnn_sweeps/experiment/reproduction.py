@@ -18,7 +18,6 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
-from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.threads import count_threads, thread_settings
 from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.entry import REPRODUCES_TAG
@@ -140,9 +139,7 @@ def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Seq
     Raises:
         UserError: if the run is not there, or cannot be made again.
     """
-    store = find_existing_store(composed.tracking.uri)
-    prepare_libraries()
-    record = read_record(store, run_id)
+    record = read_record(find_existing_store(composed.tracking.uri), run_id)
     reproduction = Reproduction(record, composed, allowed_targets)
     _check_folder(reproduction.config, record)
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)

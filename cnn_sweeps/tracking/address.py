@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -17,19 +16,15 @@ from cnn_sweeps.text.passwords import hide_passwords
 SQLITE = "sqlite:///"
 _SERVERS = ("http://", "https://")
 _HERE = Path()
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def store_of(config: TrackingConfig) -> str:
-    """Give the tracking URI.
-
-    User and password of a server are not in it: MLflow, which shows addresses, gets them as environment variables.
-    """
+    """Give the tracking URI, without a server's user and password: MLflow gets them as environment variables."""
     return _handed_over(user_uri(config.uri))
 
 
 def find_store(config: TrackingConfig) -> str:
-    """Do what `store_of` does, having looked whether something can answer there; imports nothing slow.
+    """Do what `store_of` does, having looked whether something can answer there.
 
     Raises:
         TrackingOutageError: if the server does not answer.
@@ -56,11 +51,6 @@ def find_existing_store(uri: str | None) -> str:
 def user_uri(named: str | None) -> str:
     """Give the address of the store that the user gave: the named one, else the environment's, else the default."""
     return named or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-
-
-def is_run_id(text: object) -> bool:
-    """Tell whether something that a record names as a run's id is one, so that it is safe in a path and in a query."""
-    return isinstance(text, str) and _RUN_ID.fullmatch(text) is not None
 
 
 def _answering_uri(named: str | None) -> str:
@@ -99,7 +89,7 @@ def _check_database(uri: str) -> None:
 
 
 def _handed_over(uri: str) -> str:
-    """Hand user and password of a server's address to MLflow apart from it; give it without them."""
+    """Hand user and password of a server's address to MLflow apart from it, which shows addresses."""
     if not uri.startswith(_SERVERS):
         return uri
     parts = urlsplit(uri)
@@ -122,25 +112,16 @@ def is_recorded_as(uri: str, recorded: str) -> bool:
 
 def absolute_uri(uri: str, folder: Path = _HERE) -> str:
     """Give the URI, of which a file is named as seen from `folder`, as it is right in every working folder."""
-    if _is_file(uri):
-        return f"{SQLITE}{os.path.normpath(folder.absolute() / uri.removeprefix(SQLITE))}"
-    return uri
+    is_file = uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}:")
+    return f"{SQLITE}{os.path.normpath(folder.absolute() / uri.removeprefix(SQLITE))}" if is_file else uri
 
 
 def uri_seen_from(folder: Path, uri: str) -> str:
-    """Give the URI without its password; a file of the working folder as it is seen from another folder.
-
-    So it is right, too, once the working folder with that one has been moved.
-    """
+    """Give the URI without its password; a file as seen from a folder if both are in the working one, which moves."""
     uri, here = absolute_uri(uri), Path.cwd()
-    file = Path(uri.removeprefix(SQLITE))
-    if _is_file(uri) and file.is_relative_to(here) and folder.absolute().is_relative_to(here):
-        return f"{SQLITE}{os.path.relpath(file, folder.absolute())}"
+    if uri.startswith(f"{SQLITE}{here}/") and folder.absolute().is_relative_to(here):
+        return f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE), folder.absolute())}"
     return hide_passwords(uri)
-
-
-def _is_file(uri: str) -> bool:
-    return uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}:")
 
 
 def database_file(uri: str) -> Path | None:

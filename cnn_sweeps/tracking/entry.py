@@ -19,11 +19,9 @@ from cnn_sweeps.system.owners import OwnerState, owner_state
 from cnn_sweeps.system.plain_files import NotPlainError, check_plain_name, opened_folder, read_plain_file
 
 RECORD_FILE, POSITION_FILE = "record.jsonl", "projected.json"
-MODEL_FOLDER = "model"
-MODEL_FILES = MODEL_FILE, EXAMPLE_FILE = "model.keras", "example.npy"
+MODEL_FOLDER, MODEL_FILE, EXAMPLE_FILE = "model", "model.keras", "example.npy"
 """Of a model's entry: the network, and float32 (1, height, width, channels), 0 to 255."""
-MODEL_PACKAGES = ("keras", "tensorflow", "numpy")
-"""What a model's entry may require."""
+MODEL_PACKAGES = ("keras", "tensorflow", "numpy")  # that a model's entry may require
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 REPRODUCES_TAG, RECORD_TAG, FOLDER_TAG = "reproduces", "record.id", "output.folder"
 _MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
@@ -33,26 +31,19 @@ def _check_path(path: str) -> str:
     return "/".join(map(check_plain_name, path.split("/")))
 
 
-def _check_printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("should be one line that can be shown")
-    return text
-
-
 _Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
 _Path = Annotated[str, Field(max_length=4000), AfterValidator(_check_path)]
 _Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\w.+!-]+$")]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 RunId = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
-Uri = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_check_printable)]
+Uri = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]  # one line that can be shown
 
 
 class Begin(BaseModel):
     """The run begins.
 
     Attributes:
-        record: the record's id, which is ours.
         run_id: of a run of the store that is gone on with; None: it is made.
         is_part: whether the run is a part of the one whose record is in the folder above.
         uri: of the store, without a password; a file of the working folder is named as seen from the record's folder.
@@ -155,9 +146,7 @@ def senseless(folder: Path, reason: object) -> SenselessError:
 
 
 def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
-    """Give the entries of a record from `offset` in bytes on, each with the offset of the next one.
-
-    A last line that is not whole is left out.
+    """Give the whole lines of a record from `offset` in bytes on, each as an entry with the offset of the next one.
 
     Raises:
         FileNotFoundError: if there is no record.
@@ -183,7 +172,7 @@ def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
 
 @dataclass
 class Recorded:
-    """What a record says, read as a whole.
+    """What a record says as a whole.
 
     Attributes:
         metrics: the values of each metric by epoch, in the order in which they came.
@@ -204,10 +193,7 @@ class Recorded:
         return {name: by_epoch[max(by_epoch)] for name, by_epoch in self.metrics.items()}
 
     def owner_state(self, dead_hosts: Collection[str] = ()) -> OwnerState | None:
-        """Tell what is known of the process that is at work on the record; None if that has an end.
-
-        All processes of `dead_hosts` are taken to be dead.
-        """
+        """Tell how the process is that is at work on the record; None if that has an end. See `owners.owner_state`."""
         return None if self.status is not None else owner_state(self.tags, dead_hosts)
 
     def _add(self, entry: Entry) -> None:
@@ -230,11 +216,7 @@ class Recorded:
 
 
 def read_run(folder: Path) -> Recorded | None:
-    """Read a record as a whole; None if there is none, or not even its first entry is whole.
-
-    Raises:
-        SenselessError: if it makes no sense.
-    """
+    """Read a record, as a whole; None if there is none, or not even its first entry is whole; raises SenselessError."""
     recorded = None
     with suppress(FileNotFoundError):
         for entry, _ in read_entries(folder):

@@ -24,12 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveRun:
-    """A record with the store that it is brought to; a store that goes away ends nothing, and is asked seldom.
-
-    Attributes:
-        record: of the run.
-        backoff: says when to ask the store again.
-    """
+    """A record with the store that it is brought to; a store that goes away ends nothing, and is asked seldom."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         """Of a run whose record is, or will be, in `folder`, and the store's URI."""
@@ -38,14 +33,10 @@ class LiveRun:
         self._is_refused = False
 
     def start(self, *, may_be_away: bool, closes_others: bool = False) -> None:
-        """Bring what there is at the start.
-
-        Args:
-            may_be_away: whether the store may be away: the run goes on then, and its record waits.
-            closes_others: whether to end what dead processes have left RUNNING in the experiment.
+        """Bring what there is at the start; with `closes_others` end what dead processes left RUNNING beside it.
 
         Raises:
-            TrackingError: if the store refuses it, or is away and may not be.
+            TrackingError: if the store refuses it, or is away; where it `may_be_away`, its record waits.
         """
         try:
             self._bring(looks_first=may_be_away)
@@ -108,9 +99,7 @@ class LiveRun:
     def ending(self, log_file: Path, *, is_trial: bool = False) -> Iterator[None]:
         """Run a block that begins the record or goes on with it; end it: FINISHED, FAILED by an error, or KILLED.
 
-        Args:
-            log_file: kept with the run, whatever its end.
-            is_trial: whether the run tells a trial's state.
+        The log is kept, whatever the end; with `is_trial` an error is the trial's state, too.
         """
         status: Status = "FAILED"
         tags: dict[str, str] = {}
@@ -158,15 +147,13 @@ class LiveRun:
         position = self._position
         if position.run_id is None or position.is_gone:
             return []
-        uri = hide_passwords(self._uri)
-        page = f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
-        is_server, is_default = uri.startswith("http"), uri == "sqlite:///mlflow.db"
-        lines = []
-        if has_model:
-            place = [] if is_default else [f"tracking.uri={uri}"]
-            command = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model", *place]
-            lines += ["To give images their classes:", f"  {shlex.join(command)}"]
-        if is_server:
+        uri, page = hide_passwords(self._uri), f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
+        predict = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model"]
+        look = ["mlflow", "ui"]
+        if uri != "sqlite:///mlflow.db":
+            predict.append(f"tracking.uri={uri}")
+            look += ["--backend-store-uri", uri]
+        lines = ["To give images their classes:", f"  {shlex.join(predict)}"] if has_model else []
+        if uri.startswith("http"):
             return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]
-        command = ["mlflow", "ui", *([] if is_default else ["--backend-store-uri", uri])]
-        return [*lines, "To look at the run:", f"  {shlex.join(command)}", f"  http://127.0.0.1:5000{page}"]
+        return [*lines, "To look at the run:", f"  {shlex.join(look)}", f"  http://127.0.0.1:5000{page}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -56,36 +55,24 @@ class ModelRecord:
 
 
 def log_model(record: Record, model: keras.Model, about: ModelRecord, example: NDArray[np.uint8]) -> None:
-    """Keep the model with the run, with its record and an example, to be used, served or loaded by Keras alone.
+    """Keep a model with its run, with what using it takes, to be used, served or loaded by Keras alone.
 
-    Args:
-        record: of the run.
-        model: of standard Keras layers; takes (B, height, width, channels), 0 to 255, gives probabilities.
-        about: what using it takes.
-        example: uint8, (1, height, width, channels).
+    It is of standard layers, takes (B, height, width, channels), 0 to 255, as `example`, and gives probabilities.
     """
     folder = record.folder / MODEL_FOLDER
     with disk_errors(folder, "the same command"):
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / EXAMPLE_FILE, example.astype(np.float32))
     model.save(folder / MODEL_FILE)
-    metadata = {RECORD_KEY: json.loads(json.dumps(asdict(about)))}  # of plain lists, numbers and texts
+    metadata = {RECORD_KEY: asdict(about)}
     requirements = [f"{package}=={version(package)}" for package in MODEL_PACKAGES]
     record.add(Model(metadata=metadata, num_outputs=model.output_shape[1], requirements=requirements))
 
 
 def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> None:
-    """Keep a record's model with its run in MLflow, unless it is there; go on with one that is half there.
+    """Keep a record's model, whose network and example are in a folder, with its run in MLflow, unless it is there.
 
-    Args:
-        client: of the store.
-        run_id: of the run.
-        record_id: of the record, by which the model is known.
-        model: what the record says of it.
-        files: the folder with the network and an example.
-
-    Raises:
-        MlflowException, OSError: if that cannot be done.
+    It is known by the record's id. One that is half there is gone on with.
     """
     run = client.get_run(run_id)
     experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}
@@ -93,23 +80,17 @@ def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: 
     logged = found[0] if found else client.create_logged_model(experiment_id, "model", run_id, tags, run.data.params)
     if logged.status == LoggedModelStatus.READY:
         return
-    about = MlflowModel(
-        artifact_path=logged.artifact_location,
-        model_uuid=logged.model_id,
-        run_id=run_id,
-        metadata=model.metadata,
-        model_id=logged.model_id,
-    )
+    model_id, place = logged.model_id, logged.artifact_location
+    about = MlflowModel(place, run_id, model_uuid=model_id, metadata=model.metadata, model_id=model_id)
     with tempfile.TemporaryDirectory() as folder:
         _save(Path(folder) / "model", about, model, files)
-        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-    if logged.model_id not in models_of(run):
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        client.log_model_artifacts(model_id, str(Path(folder) / "model"))
+    if model_id not in models_of(run):
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
 
 
 def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
-    """Write the folder of a model as MLflow keeps one."""
     # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
     # itself tells encoded images from pixels, and refuses wrong shapes.
     signature = ModelSignature(
@@ -137,11 +118,7 @@ def models_of(run: Run) -> list[str]:
 
 @store_errors()
 def find_model(run_id: str) -> str:
-    """Give the address of the model that a run of the store in use has kept, as `mlflow.pyfunc.load_model` takes it.
-
-    Raises:
-        TrackingError: if the store cannot be used, or does not have it.
-    """
+    """Give the address of the model that a run of the store in use has kept, as `mlflow.pyfunc.load_model` takes it."""
     if not (kept := models_of(mlflow.MlflowClient().get_run(run_id))):
         raise TrackingError(f"{run_id}: has no model in MLflow; somebody has removed it")
     return f"models:/{kept[-1]}"
@@ -149,19 +126,10 @@ def find_model(run_id: str) -> str:
 
 @store_errors()
 def register_champion(name: str, model_uri: str, tags: dict[str, str], value: float, *, minimize: bool) -> str:
-    """Register a logged model as a new version; make it `champion` if there is none, or if its value is better.
+    """Register a logged model as a new version; make it `champion` if there is none, or it is better; say so.
 
-    Values are compared only on the same data and metric: of another champion nothing can be said, and it stays.
-
-    Args:
-        name: of the registered model.
-        model_uri: of the logged model.
-        tags: of the version; `comparable.data` and `comparable.metric` say what the value is measured on and as.
-        value: the objective.
-        minimize: whether lower is better.
-
-    Returns:
-        What was done, for a person.
+    Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
+    another champion nothing can be said, and it stays.
     """
     client = mlflow.MlflowClient()
     registered = mlflow.register_model(model_uri, name, tags=tags | {"objective.value": repr(value)})

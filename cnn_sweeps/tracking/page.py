@@ -19,48 +19,30 @@ WINNER_NOTE = (
 def describe_run(
     command: str, run_id: str, dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]], *, part: str
 ) -> str:
-    """Describe a run.
-
-    Args:
-        command: makes the run again, or the whole that it is a part of.
-        run_id: of what the command makes.
-        dataset: the images.
-        counts: of the images of each class in each split.
-        part: which part the run is, in words of our own; empty: the whole.
-    """
+    """Describe a run, or a `part` of that whose command and id are given; `counts` are of images by split and class."""
     threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
-    return "\n".join(
-        [
-            f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:",
-            *_block(" ".join([*threads, command])),
-            "To do so and compare, metric by metric:",
-            *_block(f"python -m cnn_sweeps.reproduce {run_id}"),
-            f"- **data**: {for_markdown(dataset.name)}, from {for_markdown(hide_passwords(dataset.source))}",
-            f"- **fingerprint**: {dataset.fingerprint}",
-            f"- **images**: {numbers}, of {len(dataset.class_names)} classes",
-        ]
-    )
+    first = f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:"
+    return f"""{first}
+
+{block_for_markdown(" ".join([*threads, command]))}
+
+To do so and compare, metric by metric:
+
+{block_for_markdown(f"python -m cnn_sweeps.reproduce {run_id}")}
+
+- **data**: {for_markdown(dataset.name)}, from {for_markdown(hide_passwords(dataset.source))}
+- **fingerprint**: {dataset.fingerprint}
+- **images**: {numbers}, of {len(dataset.class_names)} classes"""
 
 
 def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) -> str:
-    """Describe a sweep.
+    """Describe a sweep of so many trials; `about` says what is searched and how, and its `command` makes it again."""
+    lines = "\n".join(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command")
+    return f"""Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:
 
-    Args:
-        objective: what is optimised.
-        num_trials: of the whole study.
-        about: what is searched and how, and the `command` that makes the sweep again.
-    """
-    return "\n".join(
-        [
-            f"Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:",
-            *_block(about["command"]),
-            *(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command"),
-            "",
-            WINNER_NOTE,
-        ]
-    )
+{block_for_markdown(about["command"])}
 
+{lines}
 
-def _block(command: str) -> list[str]:
-    return ["", block_for_markdown(command), ""]
+{WINNER_NOTE}"""

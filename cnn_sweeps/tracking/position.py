@@ -19,10 +19,8 @@ class Position(BaseModel):
     """How far a record has been brought to a store.
 
     Attributes:
-        uri: of the store, as in the record.
         record: the record's id; None if its run was there before.
         run_id: of its run; None: it is not made yet.
-        experiment_id: of the run.
         whole_id: of the run that it is a part of, or its own.
         offset: of the first entry that the store does not have, in bytes.
         has_ended: whether the last entry that it has ends the run.
@@ -66,11 +64,7 @@ def _read(folder: Path) -> Position | None:
 
 
 def num_waiting(folder: Path, uri: str) -> int:
-    """Give the number of entries of a record that a store does not have.
-
-    Raises:
-        SenselessError: if the record makes no sense.
-    """
+    """Give the number of entries of a record that a store does not have; raises a SenselessError, as `read_entries`."""
     position = read_position(folder, uri)
     return 0 if position.is_gone else sum(1 for _ in read_entries(folder, position.offset))
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -23,17 +22,17 @@ THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _CHECKOUT = Path(__file__).parents[2]
 """Where the project's own `.git` is if this code runs from a checkout."""
-_GIT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
 
 
 def describe_process() -> dict[str, str]:
     """Name versions, platform, command line, owner and commit."""
-    tags = {f"version.{package}": version(package) for package in _PACKAGES}
-    tags["version.python"] = platform.python_version()
-    tags["platform"] = platform.platform()
-    tags[THREADS_TAG] = str(count_threads())
-    tags["command"] = shlex.join(["python", *map(hide_passwords_of_word, sys.orig_argv[1:])])
-    return tags | owner_tags() | _git_tags()
+    tags = {
+        "version.python": platform.python_version(),
+        "platform": platform.platform(),
+        THREADS_TAG: str(count_threads()),
+        "command": shlex.join(["python", *map(hide_passwords_of_word, sys.orig_argv[1:])]),
+    }
+    return {f"version.{package}": version(package) for package in _PACKAGES} | tags | owner_tags() | _git_tags()
 
 
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -50,12 +49,14 @@ def _git_tags() -> dict[str, str]:
     """
     if not (_CHECKOUT / ".git").exists():
         return {}
-    # A git that started this process, for a hook, names its own repository in variables.
-    environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_") or "_CONFIG" in key}
-    git = ["git", "-C", str(_CHECKOUT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, env=environment, **_GIT).stdout.strip()
-        changes = subprocess.run([*git, "status", "--porcelain"], check=True, env=environment, **_GIT).stdout.strip()
+        return {"git.commit": _git("rev-parse", "HEAD"), "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def _git(*words: str) -> str:
+    # A git that started this process, for a hook, names its own repository in variables.
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_") or "_CONFIG" in key}
+    command = ["git", "-C", str(_CHECKOUT), *words]
+    return subprocess.check_output(command, env=environment, text=True, timeout=10, stderr=subprocess.DEVNULL).strip()

@@ -7,6 +7,7 @@ metric's value by its name, epoch and time, and all else takes its own place aga
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
@@ -26,7 +25,7 @@ from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, sense
 from cnn_sweeps.tracking.models import send_model
 from cnn_sweeps.tracking.position import Position, keep_position, read_position
 from cnn_sweeps.tracking.record import locked
-from cnn_sweeps.tracking.store import check_place_of_files, connected, quiet, store_errors
+from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +36,9 @@ _MOST_FILES_BYTES = 2**31
 
 
 def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
-    """Bring to a store what it does not have of a record, with that of the run that it is a part of.
+    """Bring to a store what it does not have of a record, with that of the run that it is a part of; give the run's id.
 
-    Args:
-        folder: of the record.
-        uri: of the store.
-        wait: for another process that is at it; else what that leaves is for the next call.
-
-    Returns:
-        The run's id; None if it has none, or somebody has deleted it.
+    None if it has none, or somebody has deleted it. Without `wait`, what another process is at is for the next call.
 
     Raises:
         TrackingOutageError: if the store is away; to be called again then.
@@ -71,9 +64,9 @@ class _Projection:
         self._client = mlflow.MlflowClient()
 
     def bring(self) -> None:
-        """Bring what is not there; the position is kept, whatever ends that."""
+        """Bring what is not there; how far that got is kept, whatever ends it."""
         try:
-            with store_errors(), quiet():
+            with store_errors():
                 if self._position.run_id is not None:
                     self._find_run(self._position.run_id)
                 for batch, offset in _batches(self._folder, self._position.offset):
@@ -107,7 +100,8 @@ class _Projection:
                     self._client.log_artifacts(self._run.info.run_id, str(copies), to)
             case entries.Model() as model:
                 assert self._position.record is not None
-                with self._copies([f"{entries.MODEL_FOLDER}/{name}" for name in entries.MODEL_FILES]) as copies:
+                files = [f"{entries.MODEL_FOLDER}/{name}" for name in (entries.MODEL_FILE, entries.EXAMPLE_FILE)]
+                with self._copies(files) as copies:
                     send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
             case entries.End(status=status, time=ended):
                 self._client.set_terminated(self._run.info.run_id, status, ended)
@@ -115,7 +109,6 @@ class _Projection:
                 self._position.has_ended = True
 
     def _find_run(self, run_id: str) -> None:
-        """Look up the run that is known."""
         try:
             self._take(self._client.get_run(run_id))
         except MlflowException as error:
@@ -170,7 +163,6 @@ class _Projection:
                     self._client.delete_run(twin.info.run_id)
 
     def _log(self, batch: list[Entry]) -> None:
-        """Write neighbouring parameters, tags and metrics."""
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         metrics = []
@@ -196,18 +188,14 @@ class _Projection:
         )
 
     def _log_data(self, data: entries.Data) -> None:
-        source = CodeDatasetSource(tags={"source": data.source})
-        about = MetaDataset(source, name=data.name, digest=data.digest).to_dict()  # type: ignore[abstract]
+        source = json.dumps({"tags": {"source": data.source}})
+        dataset = Dataset(data.name, data.digest, "code", source)
         context = InputTag("mlflow.data.context", "train, val, test")
-        self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(Dataset(**about), tags=[context])])
+        self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(dataset, tags=[context])])
 
     @contextmanager
     def _copies(self, files: list[str]) -> Iterator[Path]:
-        """Give a folder with copies of the record's files, which nobody can replace while they are sent.
-
-        Raises:
-            SenselessError: if one is a link, or too large; one that is no longer there is told.
-        """
+        """Give a folder with copies of the record's files, of which none is a link, for nobody to replace meanwhile."""
         check_place_of_files(self._run.info.artifact_uri)
         left = _MOST_FILES_BYTES
         with tempfile.TemporaryDirectory() as copies:

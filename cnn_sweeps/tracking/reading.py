@@ -28,11 +28,9 @@ class _Data(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What one training measured.
+    """What one training measured: its validation log loss by epoch, counted from 1, and metrics of the final weights.
 
-    Attributes:
-        val_log_loss: of each recorded epoch, counted from 1.
-        final: metrics of the final weights; empty if the training did not come to its end.
+    The latter are empty if it did not come to its end.
     """
 
     val_log_loss: dict[int, float]
@@ -44,11 +42,8 @@ class RunRecord:
     """One run, or one trial of a sweep.
 
     Attributes:
-        status: MLflow's.
         config: the composed configuration, YAML.
         overrides: of the command line, YAML.
-        data_source: where the images came from.
-        data_fingerprint: of the images.
         num_images: of each split.
         measured: of its only training under "", or of each of several under its name.
     """
@@ -115,18 +110,17 @@ def read_record(uri: str, run_id: str) -> RunRecord:
 
 def _check_whole(run: Run) -> None:
     tags, what = run.data.tags, f"{run.info.run_id}: the run {run.info.run_name}"
+    is_trial = "trial.number" in tags
     if "version.cnn-sweeps" not in tags and "trial.duplicate_of" not in tags:
         raise TrackingError(f"{what} is of another program; give one that cnn_sweeps.train made")
-    if "retrained.trial" in tags:
-        raise TrackingError(
-            f"{what} is a trial's that was trained again; give the run of trial {tags['retrained.trial']}"
-        )
-    if "study" in tags and "trial.number" not in tags:
+    if trial := tags.get("retrained.trial"):
+        raise TrackingError(f"{what} is a trial's that was trained again; give the run of trial {trial}")
+    if "study" in tags and not is_trial:
         command = tags.get("sweep.command", "")
         raise TrackingError(f"{what} is a sweep's; give one of its trials, or make the sweep again: {command}")
-    if "trial.duplicate_of" in tags:
-        raise TrackingError(f"{what} was not run; give the run of trial {tags['trial.duplicate_of']}")
-    if PARENT_TAG in tags and "trial.number" not in tags:
+    if trial := tags.get("trial.duplicate_of"):
+        raise TrackingError(f"{what} was not run; give the run of trial {trial}")
+    if PARENT_TAG in tags and not is_trial:
         raise TrackingError(f"{what} is a part of another one; give that one, {tags[PARENT_TAG]}")
 
 
@@ -161,11 +155,7 @@ def _compared(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def measured_in(folder: Path) -> dict[str, TrainingRecord]:
-    """Read what the trainings of a run measured whose record is in a folder, as `RunRecord.measured`.
-
-    Raises:
-        TrackingError: if it makes no sense.
-    """
+    """Read what the trainings of a run measured whose record is in a folder, as in `RunRecord.measured`."""
     whole = read_run(folder)
     below = [read_run(file.parent) for file in folder.glob(f"*/{RECORD_FILE}")]
     parts = sorted((each for each in below if each and each.begin.is_part), key=lambda each: each.begin.time)

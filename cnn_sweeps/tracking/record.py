@@ -18,26 +18,20 @@ from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking import entry as entries
-from cnn_sweeps.tracking.address import is_run_id, uri_seen_from
+from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_run, senseless
 
 _EARLIER = "earlier"  # folder of records whose place another run has taken
 _LOCK_FILE = "record.lock"
 
 
-def now() -> int:
-    """Give the time as MLflow counts it: in ms since 1970."""
-    return int(time.time() * 1000)
+def _now() -> int:
+    return int(time.time() * 1000)  # as MLflow counts it
 
 
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a record's lock while the block runs; tell whether it is held, which without `wait` it may not be.
-
-    Raises:
-        SenselessError: if the lock's file is a link.
-        DiskError: if it cannot be made.
-    """
+    """Hold a record's lock while the block runs; tell whether it is held, which without `wait` it may not be."""
     with ExitStack() as lock:
         try:
             is_held = lock.enter_context(file_lock(folder / _LOCK_FILE, wait=wait))
@@ -52,7 +46,8 @@ def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
 class Record:
     """Writes the record of one run.
 
-    Whatever writes raises a DiskError if the disk cannot take it; it is written with what comes next.
+    What the disk cannot take raises a DiskError, and is written with what comes next. What works on the record that is
+    there raises a SenselessError if none is, or if that makes no sense.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,15 +67,7 @@ class Record:
         is_part: bool = False,
         run_id: str | None = None,
     ) -> None:
-        """Begin a new record. One that is there is kept in a folder of its own below, from which it is delivered, too.
-
-        Args:
-            experiment: the name of MLflow's.
-            name: of the run.
-            uri: of the store.
-            tags: of the run; those of its process are added.
-            is_part: whether the run is a part of the one whose record is in the folder above.
-            run_id: of a run of the store that is gone on with; None: it is made.
+        """Begin a new record, for what is in `Begin`; one that is there is kept below, from where it is delivered, too.
 
         Raises:
             ConfigError: if a living process is at work on the one that is there.
@@ -90,18 +77,9 @@ class Record:
                 self._set_aside(earlier)
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
         self.record_id, self._known = secrets.token_hex(16), set()
-        self.add(
-            entries.Begin(
-                record=self.record_id,
-                run_id=run_id,
-                experiment=experiment,
-                name=name,
-                is_part=is_part,
-                uri=uri_seen_from(self.folder, uri),
-                time=now(),
-                tags=dict(tags) | self._place_tags(),
-            )
-        )
+        uri, tags = uri_seen_from(self.folder, uri), dict(tags) | self._place_tags()
+        known = {"record": self.record_id, "run_id": run_id, "is_part": is_part, "time": _now()}
+        self.add(entries.Begin(experiment=experiment, name=name, uri=uri, tags=tags, **known))
 
     def _place_tags(self) -> dict[str, str]:
         return owner_tags() | {entries.FOLDER_TAG: str(short_path(self.folder))}
@@ -117,29 +95,21 @@ class Record:
                 (self.folder / file).replace(aside / file)
 
     def again(self) -> Recorded:
-        """Go on with a record that is there, as this process; give what it says.
-
-        Raises:
-            SenselessError: if there is none that makes sense.
-        """
+        """Go on with the record that is there, as this process; give what it says."""
         with self._reopened() as recorded:
             self.record_id = recorded.begin.record
             self._known = {(name, epoch) for name, by_epoch in recorded.metrics.items() for epoch in by_epoch if epoch}
-            self.add(entries.Again(time=now(), tags=self._place_tags()))
+            self.add(entries.Again(time=_now(), tags=self._place_tags()))
         return recorded
 
     def close(self, status: Status, tags: Mapping[str, str], ended: int | None = None) -> None:
-        """Give an end to the run of another process, whatever end it had; `ended` in ms since 1970, None: now.
-
-        Raises:
-            SenselessError: if there is no record that makes sense.
-        """
+        """Give an end to the run of another process, whatever end it had; `ended` in ms since 1970, None: now."""
         with self._reopened() as recorded:
             if recorded.status is not None:
                 self.add(entries.Again(time=recorded.last_time, tags={}))
             if tags:
                 self.log_tags(tags)
-            self.add(entries.End(status=status, time=ended or now()))
+            self.add(entries.End(status=status, time=ended or _now()))
 
     @contextmanager
     def _reopened(self) -> Iterator[Recorded]:
@@ -153,7 +123,7 @@ class Record:
 
     def end(self, status: Status) -> None:
         """End the run, as of now."""
-        self.add(entries.End(status=status, time=now()))
+        self.add(entries.End(status=status, time=_now()))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record parameters, of which those count that the run does not have yet."""
@@ -169,7 +139,7 @@ class Record:
         if epoch:
             self._known |= {(name, epoch) for name in new}
         if new:
-            self.add(entries.Metrics(epoch=epoch, time=now(), metrics=new))
+            self.add(entries.Metrics(epoch=epoch, time=_now(), metrics=new))
 
     def log_files(self, files: Iterable[Path], to: str | None = None) -> None:
         """Keep files, which lie below the record's folder, with the run; in its folder `to`, None: the topmost."""
@@ -190,16 +160,11 @@ def _without_passwords(value: Any) -> Any:
         return hide_passwords(value)
     if isinstance(value, dict):
         return {key: _without_passwords(each) for key, each in value.items()}
-    return [_without_passwords(each) for each in value] if isinstance(value, list) else value
+    return [_without_passwords(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def close_if_died(folder: Path) -> bool:
-    """End a record as KILLED, at the time of its last entry, if its process died without doing so; tell whether it did.
-
-    Raises:
-        SenselessError: if it makes no sense.
-        DiskError: if it cannot be written.
-    """
+    """End a record as KILLED, as of its last entry, if its process died without doing so; tell whether it did."""
     recorded = read_run(folder)
     if recorded is None or recorded.owner_state() != "dead":
         return False
@@ -220,14 +185,13 @@ def find_records(folder: Path) -> list[Path]:
 
 def refuse_outboxes(folder: Path) -> list[TrackingError]:
     """Say of each folder in which an earlier version has kept what the store did not get that it is not read."""
-    places = [place for place in _folders_below(folder) if place.parent.name == "outbox" and is_run_id(place.name)]
     return [
         TrackingError(
             f"{place}: was kept by cnn-sweeps 0.1.0 before it wrote record.jsonl, in another form; deliver it with the "
             f"code that the page of run {place.name} names as git.commit, or remove it"
         )
-        for place in sorted(places)
-        if (place / "about.json").is_file()
+        for place in sorted(_folders_below(folder))
+        if place.parent.name == "outbox" and (place / "about.json").is_file()
     ]
 
 

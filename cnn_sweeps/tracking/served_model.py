@@ -24,10 +24,10 @@ class ServedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the network, which runs no code of the file's own."""
-        self._network = keras.saving.load_model(context.artifacts["model"], safe_mode=True)
+        file = context.artifacts["model"]
+        self._network = keras.saving.load_model(file, safe_mode=True)
         self._image_shape = tuple(self._network.input_shape[1:])
-        about = Model.load(str(Path(context.artifacts["model"]).parents[1]))
-        self._record: dict[str, Any] = (about.metadata or {})["cnn_sweeps"]
+        self._record: dict[str, Any] = (Model.load(str(Path(file).parents[1])).metadata or {})["cnn_sweeps"]
         if self._record.get("pixels") != "0 to 255":
             raise _refusal("the model is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1")
 
@@ -39,25 +39,18 @@ class ServedModel(PythonModel):
     ) -> NDArray[Any]:
         """Give the probability of the second of two classes, float32 (N, 1), or of each of more classes, (N, C).
 
-        With `classes` among the parameters, the name of each image's class instead, (N,): of two classes the second one
+        The input is N image files of any kind in Base64, (N,), or pixels, 0 to 255, (N, height, width, channels). With
+        the parameter `classes` the names of the images' classes are given instead, (N,): of two classes the second one
         from the model's decision threshold on, of more the most probable one.
 
-        Args:
-            context: of the model.
-            model_input: N image files of any kind in Base64, (N,), or pixels, 0 to 255, (N, height, width, channels).
-            params: `classes`, true or false.
-
         Raises:
-            MlflowException: if they are neither; a client gets it with status 400.
+            MlflowException: if the input is neither; a client gets it with status 400.
         """
         is_encoded = len(model_input) > 0 and all(isinstance(image, str) for image in model_input)
         pixels = self._decode(model_input) if is_encoded else self._check(model_input)
-        outputs = [
-            keras.ops.convert_to_numpy(self._network(pixels[start : start + _IMAGES_A_CALL], training=False))
-            for start in range(0, max(1, len(pixels)), _IMAGES_A_CALL)
-        ]
-        probabilities = np.concatenate(outputs)
-        return self._choose(probabilities) if (params or {}).get("classes") else probabilities
+        calls = [pixels[start : start + _IMAGES_A_CALL] for start in range(0, max(1, len(pixels)), _IMAGES_A_CALL)]
+        outputs = np.concatenate([keras.ops.convert_to_numpy(self._network(each, training=False)) for each in calls])
+        return self._choose(outputs) if (params or {}).get("classes") else outputs
 
     def _choose(self, outputs: NDArray[np.float32]) -> NDArray[np.object_]:
         threshold = self._record["decision_threshold"]
@@ -91,10 +84,9 @@ class ServedModel(PythonModel):
             try:
                 content = base64.b64decode("".join(image.split()), validate=True)  # which may be wrapped into lines
                 decoded.append(decode_stream(io.BytesIO(content), *self._image_shape))
-            except DataError as error:
-                raise _refusal(f"image {number} of {len(images)} {error}") from error
-            except ValueError as error:
-                raise _refusal(f"image {number} of {len(images)} is no Base64 ({error})") from error
+            except (DataError, ValueError) as error:
+                why = error if isinstance(error, DataError) else f"is no Base64 ({error})"
+                raise _refusal(f"image {number} of {len(images)} {why}") from error
         return np.stack(decoded).astype(np.float32)
 
 

@@ -24,21 +24,14 @@ from cnn_sweeps.tracking.address import SQLITE, database_file
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
-MOST_RUNS = 50_000
-"""That a search gives: MLflow's limit for one answer."""
-_LOUD = ("mlflow.store.db.utils", "urllib3.connectionpool")
+for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks of what `store_errors` tells
+    logging.getLogger(_loud).setLevel(logging.CRITICAL)
 
 
 def check_place_of_files(address: str) -> None:
-    """See that files are on no other MLflow server than the one in use: MLflow would send it the user's password.
+    """See that files, of a run or model, are on no other MLflow server than the one in use if there is a password.
 
-    Whoever may make an experiment on a server says where its files are.
-
-    Args:
-        address: where the store says that the files of a run, or of a model, are.
-
-    Raises:
-        TrackingError: if they are, and there is a password.
+    MLflow would send it there, and whoever may make an experiment on a server says where its files are.
     """
     uri = mlflow.get_tracking_uri()
     place, server = urlsplit(address), urlsplit(uri)
@@ -100,17 +93,3 @@ def _make_database(file: Path) -> None:
     store = SqlAlchemyStore(f"{SQLITE}{unfinished}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()
     unfinished.rename(file)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Have nothing be logged of requests that fail in the block, of which MLflow shows tracebacks."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, was_disabled in zip(loggers, before, strict=True):
-            logger.disabled = was_disabled

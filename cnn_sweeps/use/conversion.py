@@ -27,34 +27,25 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def convert(
     kept: KeptModel, format_name: str, target: Path, given_images: Iterable[NDArray[np.uint8]]
 ) -> tuple[float, int]:
-    """Write the model in a format; compare what comes of it with Keras, on random and on given images.
+    """Write the model in a format of `export.FORMATS`; compare what comes of it with Keras, on random and given images.
 
-    Args:
-        kept: the model.
-        format_name: "saved_model", "tflite" or "onnx".
-        target: the folder or file to make.
-        given_images: batches of uint8, (B, height, width, channels), 0 to 255.
-
-    Returns:
-        The largest difference of a probability, and the number of images that were given.
+    These are batches of uint8, (B, height, width, channels), 0 to 255. Give the largest difference of a probability and
+    the number of given images.
 
     Raises:
         ModelError: if a probability differs by more than 1e-4; then there is no `target`.
     """
     write, load = _FORMATS[format_name]
-    shape = (NUM_RANDOM_IMAGES, *kept.record.image_shape)
-    random = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+    random = np.random.default_rng(0).integers(0, 256, (NUM_RANDOM_IMAGES, *kept.record.image_shape), np.uint8)
     largest, num_images = 0.0, -NUM_RANDOM_IMAGES
-    kept.network(random, training=False)  # Keras exports to ONNX only what it has called
+    kept.outputs(random)  # Keras exports to ONNX only what it has called
     with written_whole(target) as unfinished:
         write(kept.network, unfinished)
         run = load(unfinished)
-        given = (images.astype(np.float32) for images in given_images)
-        batches: Iterable[NDArray[np.float32]] = chain([random], given)
-        for pixels in batches:
-            expected = keras.ops.convert_to_numpy(kept.network(pixels, training=False))
-            largest = max(largest, float(np.abs(run(pixels) - expected).max()))
-            num_images += len(pixels)
+        for images in chain([random], given_images):
+            differences = np.abs(run(images.astype(np.float32)) - kept.outputs(images))
+            largest = max(largest, float(differences.max()))
+            num_images += len(images)
         if not largest <= _LARGEST_DIFFERENCE:
             raise ModelError(
                 f"format={format_name}: its probabilities differ from Keras's by up to {largest:.2g}, allowed: "
@@ -63,33 +54,24 @@ def convert(
     return largest, num_images
 
 
-def write_saved_model(network: keras.Model, target: Path) -> None:
+def _write_saved_model(network: keras.Model, target: Path) -> None:
     """Write the folder that `tf.saved_model.load` and TensorFlow Serving take; its endpoint is `serve`."""
     network.export(target, format="tf_saved_model", verbose=False)
 
 
-def write_tflite(network: keras.Model, target: Path) -> None:
+def _load_saved_model(path: Path) -> Run:
+    loaded = tf.saved_model.load(str(path))
+    return lambda pixels: np.asarray(loaded.serve(pixels))
+
+
+def _write_tflite(network: keras.Model, target: Path) -> None:
     """Write the file that TensorFlow Lite's interpreter takes, with float32 weights, for any number of images."""
     with TemporaryDirectory() as folder:
-        write_saved_model(network, Path(folder))
+        _write_saved_model(network, Path(folder))
         target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def write_onnx(network: keras.Model, target: Path) -> None:
-    """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras looks for old names in NumPy
-        network.export(target, format="onnx", verbose=False)
-
-
-def load_saved_model(path: Path) -> Run:
-    """Load what `write_saved_model` wrote."""
-    loaded = tf.saved_model.load(str(path))
-    return lambda pixels: loaded.serve(pixels).numpy()
-
-
-def load_tflite(path: Path) -> Run:
-    """Load what `write_tflite` wrote."""
+def _load_tflite(path: Path) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it will move to a package of its own, some day
         interpreter = tf.lite.Interpreter(str(path))
@@ -105,17 +87,23 @@ def load_tflite(path: Path) -> Run:
     return run
 
 
-def load_onnx(path: Path) -> Run:
-    """Load what `write_onnx` wrote; needs onnxruntime."""
-    import onnxruntime
+def _write_onnx(network: keras.Model, target: Path) -> None:
+    """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras looks for old names in NumPy
+        network.export(target, format="onnx", verbose=False)
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime  # an extra
 
     session = onnxruntime.InferenceSession(str(path))
     (given,) = session.get_inputs()
     return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
 
 
-_FORMATS = {
-    "saved_model": (write_saved_model, load_saved_model),
-    "tflite": (write_tflite, load_tflite),
-    "onnx": (write_onnx, load_onnx),
+_FORMATS: dict[str, tuple[Callable[[keras.Model, Path], None], Callable[[Path], Run]]] = {
+    "saved_model": (_write_saved_model, _load_saved_model),
+    "tflite": (_write_tflite, _load_tflite),
+    "onnx": (_write_onnx, _load_onnx),
 }

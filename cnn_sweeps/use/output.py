@@ -5,20 +5,52 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tqdm import tqdm
 
 from cnn_sweeps.system.files import written_whole
 from cnn_sweeps.text.names import for_csv, for_terminal
-from cnn_sweeps.tracking.models import ModelRecord
-from cnn_sweeps.use.prediction import Prediction
+
+if TYPE_CHECKING:
+    from cnn_sweeps.tracking.models import ModelRecord
+
+
+class Prediction(NamedTuple):
+    """What a network makes of an image file: its class, with the probability of that, and of every class by name."""
+
+    path: Path
+    class_name: str
+    probability: float
+    probabilities: dict[str, float]
+
 
 Write = Callable[[Prediction], None]
 """Takes one prediction after the other."""
+
+
+def write_tables(
+    predictions: Iterable[Prediction],
+    files: Sequence[Path],
+    class_names: Sequence[str],
+    csv_file: Path | None,
+    json_file: Path | None,
+) -> Counter[str]:
+    """Write predictions into the tables that are named, or else to the terminal; give how many got which class."""
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        tables = [stack.enter_context(csv_table(csv_file, class_names))] if csv_file else []
+        tables += [stack.enter_context(json_table(json_file))] if json_file else []
+        tables = tables or [terminal_table(files, class_names)]
+        for prediction in predictions:
+            for write in tables:
+                write(prediction)
+            counts[prediction.class_name] += 1
+    return counts
 
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
@@ -52,10 +84,10 @@ def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
 def json_table(target: Path) -> Iterator[Write]:
     """Write a list of one object a file: file, class, probability, and probabilities by the classes' names."""
     with _written(target) as file:
-        separator = "["
+        file.write("[")
+        separators = chain(["\n"], repeat(",\n"))
 
         def write(prediction: Prediction) -> None:
-            nonlocal separator
             path, name, probability, by_name = prediction
             entry = {
                 "file": str(path),
@@ -63,11 +95,10 @@ def json_table(target: Path) -> Iterator[Write]:
                 "probability": _rounded(probability),
                 "probabilities": {class_name: _rounded(value) for class_name, value in by_name.items()},
             }
-            file.write(f"{separator}\n{json.dumps(entry)}")
-            separator = ","
+            file.write(next(separators) + json.dumps(entry))
 
         yield write
-        file.write("\n]\n" if separator == "," else "[]\n")
+        file.write("\n]\n")
 
 
 def summarize(counts: Counter[str], record: ModelRecord) -> str:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.use.kept_model import _load_network, load_kept_model
+from cnn_sweeps.use.place import find_place
 
 
 def layer(class_name, **config):
@@ -99,7 +100,7 @@ def refusal(folder, about, network=None):
     (folder / "MLmodel").write_text(about)
     write_model(folder / "artifacts/model.keras", layer("ReLU"), network)
     with pytest.raises(ModelError) as refused:
-        load_kept_model(str(folder), None)
+        load_kept_model(find_place(str(folder), None))
     assert len(str(refused.value).splitlines()) == 1
     return str(refused.value)
 
