@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from cnn_sweeps.text.passwords import (
     Replacement,
     hide_passwords,
+    hide_passwords_of_value,
     hide_passwords_of_word,
-    replace_secrets_of_value,
-    replace_secrets_of_word,
     split_names,
 )
 
@@ -57,7 +56,7 @@ def move_passwords(config: DictConfig) -> None:
             for position, word in enumerate(_raw(words)):
                 given.add(_key_of(word))
                 typed[word.lstrip("+")] = hide_passwords_of_word(word).lstrip("+")
-                words[position] = replace_secrets_of_word(word, _Mover(_key_of(word), names))
+                words[position] = hide_passwords_of_word(word, _Mover(_key_of(word), names))
         for key, value in list(_leaves(_raw(config))):
             is_derived = key.startswith(_DERIVED)
             if is_derived:
@@ -104,7 +103,7 @@ def _hide_typed(text: str, typed: dict[str, str]) -> str:
 def _without_secrets(value: Any, move: Replacement) -> Any:
     """Give a value with names in place of the secrets in its texts."""
     if isinstance(value, str):
-        return replace_secrets_of_value(value, move)
+        return hide_passwords_of_value(value, move)
     if isinstance(value, list):
         return [_without_secrets(each, move) for each in value]
     if isinstance(value, dict):
