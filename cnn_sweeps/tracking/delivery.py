@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.system.owners import has_owner_died
+from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
@@ -77,7 +77,7 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
     mlflow.set_tracking_uri(uri)
     client, condition = mlflow.MlflowClient(), "attributes.status = 'RUNNING'"
     for run in all_pages(lambda token: client.search_runs([experiment_id], condition, page_token=token)):
-        if not has_owner_died(run.data.tags):
+        if owner_state(run.data.tags) != "dead":
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
             client.set_terminated(run.info.run_id, "KILLED")
