@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_ENVIRONMENT = {  # what the user has set stays
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # errors reach Python as exceptions anyway
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # drawn where no terminal is, too
+    "MLFLOW_UV_AUTO_DETECT": "false",  # a lock file in the working folder is no part of a model
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of 7, which take 4 minutes: what fails can wait
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
+    "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
+}
+
 
 def prepare_libraries() -> None:
     """Set what the libraries read from the environment when they are imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where no terminal is, too
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working folder is no part of a model
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
+    os.environ |= _ENVIRONMENT | os.environ | {"KERAS_BACKEND": "tensorflow"}
     keep_git_from_helpers()
 
 
