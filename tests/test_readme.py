@@ -119,7 +119,7 @@ def test_benchmark_command_exists_and_says_what_it_measures(command, monkeypatch
     _, file = shlex.split(command)
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")  # as in a process of its own
     monkeypatch.setattr(sys, "argv", [file, "--help"])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(str(PROJECT / file), run_name="__main__")
     told = capsys.readouterr().out
     assert file in told
