@@ -1,18 +1,4 @@
-"""The errors a user can fix; everything else is a bug and keeps its traceback.
-
-UserError
- +-- ConfigError      a setting is unknown, of the wrong type, out of range, or contradicts another
- +-- DataError        the images cannot be used as they are
- +-- ModelError       the network cannot be built for these images
- +-- TrackingError    the tracking server or its store cannot be used
- +-- TrainingError    training cannot go on (the loss is no longer finite)
- +-- StudyError       a sweep's study cannot be opened or continued
- +-- SweepError       a sweep was stopped by its trials' failures
- +-- OutageError      what is there cannot be used for now; the same command goes on once it can
-      +-- TrackingOutageError   the tracking store does not answer; also a TrackingError
-      +-- StudyOutageError      the study's storage does not answer; also a StudyError
-      +-- DiskError             a disk is full, or fails
-"""
+"""The errors a user can fix; everything else is a bug and keeps its traceback."""
 
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
@@ -33,7 +19,7 @@ def describe_error(error: BaseException) -> str:
 
 
 class ConfigError(UserError):
-    """A setting is unknown, of the wrong type, out of range, or contradicts another one."""
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
 
 
 class DataError(UserError):
@@ -49,7 +35,7 @@ class TrackingError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot go on."""
+    """Training cannot go on: the loss is no longer finite."""
 
 
 class StudyError(UserError):

@@ -18,7 +18,7 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
-from cnn_sweeps.system.threads import count_threads, thread_settings
+from cnn_sweeps.system.libraries import count_threads, thread_settings
 from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.entry import REPRODUCES_TAG
 from cnn_sweeps.tracking.live_run import LiveRun

@@ -19,11 +19,7 @@ _REVISION_OF_OPTUNA = re.compile(r"v\d+\.\d+")
 
 
 def check_database(address: str, program: str) -> None:
-    """See that a program can make its tables in a database, or has them there.
-
-    Args:
-        address: as SQLAlchemy takes it.
-        program: "MLflow" or "Optuna".
+    """See that a program, "MLflow" or "Optuna", can make its tables in a database, or has them there.
 
     Raises:
         ValueError: in one line, if the address is none, the driver is not installed, the server lets nobody in, or the
@@ -65,8 +61,8 @@ def connect_timeout(url: URL, seconds: int) -> dict[str, int]:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell a database that cannot be used for now from a request that is wrong; Optuna and others wrap its errors."""
-    cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+    """Tell a database that cannot be used for now from a request that is wrong."""
+    cause = _cause(error)
     return isinstance(cause, (OperationalError, InterfaceError)) or (
         isinstance(cause, DBAPIError) and cause.connection_invalidated
     )
@@ -74,10 +70,15 @@ def is_unavailable(error: BaseException) -> bool:
 
 def describe_database_error(error: BaseException) -> str:
     """Give what the database or its driver says in one line, without the statement that it is about."""
-    cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+    cause = _cause(error)
     cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     told = cause.details() if hasattr(cause, "details") else str(cause)  # of gRPC, else a page
     said = " ".join(told.split("\n(Background")[0].split("\nLINE ")[0].split())
     if "permission denied for schema" in said:
         said += "; make the user the database's owner, or GRANT CREATE ON SCHEMA public"
     return said
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Give the database's error, which Optuna and others wrap."""
+    return error.__cause__ if isinstance(error.__cause__, DBAPIError) else error

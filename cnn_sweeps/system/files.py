@@ -6,13 +6,13 @@ import errno
 import io
 import logging
 import os
-import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
-from cnn_sweeps.errors import ConfigError, DiskError
+from cnn_sweeps.errors import ConfigError, DiskError, UserError
 from cnn_sweeps.system.output import open_lossy
 
 
@@ -28,7 +28,7 @@ def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
         raise ConfigError(f"{setting}={target}: the folder {target.parent} is not there, or cannot be written to")
 
 
-def is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
@@ -42,75 +42,68 @@ class LogFile(logging.FileHandler):
 
 
 @contextmanager
-def disk_errors(target: Path, what: str) -> Iterator[None]:
-    """Tell in one line that the disk cannot take `target`.
+def _told(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
+    """Tell in one line that `target` cannot be written; that a reader of what is shown has gone is another matter."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise kind(f"{target}: cannot be written ({error.strerror or error}); {advice}") from error
 
-    Args:
-        target: file or folder that the block writes.
-        what: is to be given again, e.g. "the same command".
+
+@contextmanager
+def disk_errors(target: Path, what: str) -> Iterator[None]:
+    """Tell in one line that the disk cannot take `target`, and that `what` is to be given again: "the same command".
 
     Raises:
         DiskError: for what the machine could not write.
     """
-    try:
+    with _told(target, f"make space there and give {what} again", DiskError):
         yield
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise DiskError(
-            f"{target}: cannot be written ({error.strerror or error}); make space there and give {what} again"
-        ) from error
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Give a path beside `target` to write to; it is renamed when the block ends well, and removed otherwise.
+    """Give a path to write a file or folder to; it becomes `target` when the block ends well, and is removed otherwise.
 
     Raises:
         ConfigError: if the machine cannot write it.
     """
-    unfinished = target.with_name(f".{target.name}-{uuid.uuid4().hex}.unfinished")
-    try:
+    names = {"prefix": f".{target.name}-", "suffix": ".unfinished"}
+    with (
+        _told(target, "name another place", ConfigError),
+        tempfile.TemporaryDirectory(**names, dir=target.parent, ignore_cleanup_errors=True) as beside,
+    ):
+        unfinished = Path(beside, target.name)
         yield unfinished
         unfinished.replace(target)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise ConfigError(f"{target}: cannot be written ({error.strerror or error}); name another place") from error
-    finally:
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        else:
-            unfinished.unlink(missing_ok=True)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Open no link, which may lead to another one's file, and wait for no named pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def append_whole(target: Path, content: bytes) -> None:
     """Append to a file, which is made if it is not there: all of the content or, if the disk is full, nothing.
 
-    Args:
-        target: the file; no link is followed.
-        content: is handed to the system in one call, so that no signal cuts it in two.
+    It is handed to the system in one call, so that no signal cuts it in two. No link is followed.
 
     Raises:
         OSError: if it cannot be written.
     """
-    file = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        size = os.fstat(file).st_size
-        if os.write(file, content) < len(content):
-            os.ftruncate(file, size)
+    with open(target, "ab", buffering=0, opener=open_plain) as file:
+        size = file.tell()
+        if file.write(content) < len(content):
+            file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-    finally:
-        os.close(file)
 
 
 def replace_whole(target: Path, content: bytes | memoryview, *, is_kept_at_once: bool = True) -> None:
     """Give a file new content, all of it or, if that fails or is cut off, none.
 
-    Args:
-        target: the file.
-        content: all of it.
-        is_kept_at_once: whether to wait until it is on the disk, where a power cut cannot take it.
+    With `is_kept_at_once` it waits until that is on the disk, where a power cut cannot take it.
 
     Raises:
         OSError: if it cannot be written; what was written of it is removed, so that it takes no space.

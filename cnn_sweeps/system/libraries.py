@@ -6,17 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_ENVIRONMENT = {  # what the user has set stays
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # errors reach Python as exceptions anyway
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # drawn where no terminal is, too
+    "MLFLOW_UV_AUTO_DETECT": "false",  # a lock file in the working folder is no part of a model
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of 7, which take 4 minutes: what fails can wait
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
+    "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
+}
+_THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
 
 def prepare_libraries() -> None:
     """Set what the libraries read from the environment when they are imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors reach Python as exceptions anyway
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # drawn where no terminal is, too
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working folder is no part of a model
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, which take 4 minutes: what fails can wait
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, of 120
+    for name, text in _ENVIRONMENT.items():
+        os.environ.setdefault(name, text)
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # unused, and its trial semaphore is complained about at exit
     keep_git_from_helpers()
 
 
@@ -33,6 +39,26 @@ def keep_git_from_helpers() -> None:
             os.environ |= {f"GIT_CONFIG_KEY_{position}": key, f"GIT_CONFIG_VALUE_{position}": text}
         os.environ["GIT_CONFIG_COUNT"] = str(number + len(settings))
     os.environ["GIT_NO_LAZY_FETCH"] = "1"
+
+
+def thread_settings(num_threads: int) -> dict[str, str]:
+    """Give the environment that has TensorFlow, once it is imported, compute with so many threads.
+
+    How sums are divided, and with that their last bits, depends on it.
+    """
+    return dict.fromkeys(_THREADS, str(num_threads))
+
+
+def current_thread_settings() -> dict[str, str]:
+    """Give those settings that this process's environment has."""
+    return {key: os.environ[key] for key in _THREADS if key in os.environ}
+
+
+def count_threads() -> int:
+    """Give how many threads TensorFlow computes with here: as set, else one for each core that it may use."""
+    if setting := os.environ.get("TF_NUM_INTRAOP_THREADS"):
+        return int(setting)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cnn_sweeps.system.files import open_plain
+
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
@@ -18,7 +20,7 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with open(path, "a", opener=_open_plain) as file:
+        with open(path, "a", opener=open_plain) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -27,8 +29,3 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
             if os.fstat(file.fileno()).st_nlink:  # else who held it has removed it, and others hold a new one
                 yield True
                 return
-
-
-def _open_plain(path: str, flags: int) -> int:
-    """Open no link, which may lead to another one's file, and wait for no named pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

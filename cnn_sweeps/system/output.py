@@ -12,9 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class LossyFile(io.FileIO):
-    """A file that loses what it cannot take."""
-
+class _LossyFile(io.FileIO):
     def write(self, content: Any) -> int:
         """Write, and say that all of it was written if nothing could be."""
         try:
@@ -23,25 +21,16 @@ class LossyFile(io.FileIO):
             return len(content)
 
 
-def open_lossy(file: str | int, *, like: io.TextIOWrapper | None = None) -> io.TextIOWrapper:
-    """Open a text file to append to, line by line, that loses what it cannot take.
-
-    Args:
-        file: its path, or the number of one that is open and stays so.
-        like: has the encoding to use, else UTF-8.
-    """
-    raw = LossyFile(file, "a") if isinstance(file, str) else LossyFile(file, "w", closefd=False)
-    encoding, errors = ("utf-8", "backslashreplace") if like is None else (like.encoding, like.errors)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)
+def open_lossy(file: str | int, encoding: str = "utf-8", errors: str = "backslashreplace") -> io.TextIOWrapper:
+    """Open a text file, by path or by the number of an open one, to append to; it loses what it cannot take."""
+    raw = _LossyFile(file, "a") if isinstance(file, str) else _LossyFile(file, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
 
 
 def outlive_display(*names: str) -> None:
-    """Let this process go on when its standard output and error cannot be written any more.
+    """Let this process go on when its standard output and error, or one of them, cannot be written any more.
 
     What somebody has put in their place, as a test does, is left alone.
-
-    Args:
-        names: "stdout", "stderr"; none: both.
     """
     for name in names or ("stdout", "stderr"):
         before = getattr(sys, name)
@@ -50,7 +39,7 @@ def outlive_display(*names: str) -> None:
         elif before is getattr(sys, f"__{name}__"):
             with suppress(OSError):
                 before.flush()
-            lossy = open_lossy(before.fileno(), like=before)
+            lossy = open_lossy(before.fileno(), before.encoding, before.errors)
             setattr(sys, name, lossy)
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, logging.StreamHandler) and handler.stream is before:

@@ -19,7 +19,9 @@ OwnerState = Literal["alive", "dead", "elsewhere", "unknown"]
 was restarted; `unknown`: nobody signed, or in no sense."""
 
 WORD = "owner.word"
-_BOOT, _NAMESPACE = "owner.boot", "owner.pid_namespace"
+_HOST, _BOOT, _NAMESPACE, _PID, _STARTED = (
+    f"owner.{name}" for name in ("host", "boot", "pid_namespace", "pid", "started")
+)
 
 
 def owner_tags() -> dict[str, str]:
@@ -31,67 +33,57 @@ def owner_tags() -> dict[str, str]:
     """
     pid = os.getpid()
     return {
-        "owner.host": socket.gethostname(),
+        _HOST: socket.gethostname(),
         _BOOT: _boot(),
         _NAMESPACE: _pid_namespace(),
-        "owner.pid": str(pid),
-        "owner.started": _start(),
+        _PID: str(pid),
+        _STARTED: _start(),
         WORD: _word(pid),
     }
 
 
 def is_here(tags: Mapping[str, str]) -> bool:
     """Tell whether the process that `owner_tags` named is, or was, one of a host of this name."""
-    return tags.get("owner.host") == socket.gethostname()
-
-
-def has_owner_died(tags: Mapping[str, str]) -> bool:
-    """Tell whether the process that `owner_tags` named is gone; False for one that cannot be seen from here."""
-    return owner_state(tags) == "dead"
+    return tags.get(_HOST) == socket.gethostname()
 
 
 def owner_state(tags: Mapping[str, str], dead_hosts: Collection[str] = ()) -> OwnerState:
-    """Tell what is known of the process that `owner_tags` named.
+    """Tell what is known of the process that `owner_tags` named; anybody may have written the tags.
 
     Those of `dead_hosts` are taken to be gone, unless they are seen to live. A process of another boot, or of another
     PID namespace, is `elsewhere` even if its host has this one's name: nothing tells two machines, or two containers,
     of one name from one that was restarted.
     """
-    host = tags.get("owner.host")
-    if host is None or not _names_a_process(tags):
+    try:
+        host, pid = tags[_HOST], int(tags[_PID])
+        if not (0 < pid < 2**31 and math.isfinite(float(tags[_STARTED]))):
+            return "unknown"
+    except (KeyError, TypeError, ValueError):
         return "unknown"
-    state = _state_in_sight(tags) if _is_in_sight(tags) else "elsewhere"
+    here = (_boot(), _pid_namespace())
+    is_in_sight = "unknown" not in here and here == (tags.get(_BOOT), tags.get(_NAMESPACE))
+    state = _state_in_sight(tags, pid) if is_in_sight else "elsewhere"
     return "dead" if state == "elsewhere" and host in dead_hosts else state
 
 
-def _is_in_sight(tags: Mapping[str, str]) -> bool:
-    """Tell whether the number of the process means here what it means there."""
-    here = (_boot(), _pid_namespace())
-    return "unknown" not in here and here == (tags.get(_BOOT), tags.get(_NAMESPACE))
-
-
-def _state_in_sight(tags: Mapping[str, str]) -> OwnerState:
-    pid = int(tags["owner.pid"])
+def _state_in_sight(tags: Mapping[str, str], pid: int) -> OwnerState:
     if pid == os.getpid():
-        return "alive" if (tags["owner.started"], tags.get(WORD)) == (_start(), _word(pid)) else "dead"
-    if not psutil.pid_exists(pid):
-        return "dead"
+        return "alive" if (tags[_STARTED], tags.get(WORD)) == (_start(), _word(pid)) else "dead"
     try:
         process = psutil.Process(pid)
-        is_zombie = process.status() == psutil.STATUS_ZOMBIE  # ended; its parent has not looked
-        is_another = _start(process) != tags["owner.started"]
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not looked
+        return "dead" if has_ended or _start(process) != tags[_STARTED] else "alive"
     except psutil.NoSuchProcess:
         return "elsewhere" if psutil.pid_exists(pid) else "dead"  # of another user, whom a machine may hide
     except psutil.AccessDenied:
         return "elsewhere"
-    return "dead" if is_zombie or is_another else "alive"
 
 
 def _start(process: psutil.Process | None = None) -> str:
     """Give when a process, or this one, began, by a clock that nobody sets: a later one of its number began later."""
     if sys.platform != "linux":
         return str((process or psutil.Process()).create_time())
-    name = "self" if process is None else process.pid
+    name = process.pid if process else "self"
     try:
         about = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -124,11 +116,3 @@ def _pid_namespace() -> str:
 def _word(_pid: int) -> str:
     """Give this process's own word; one that was forked has another number, and so another word."""
     return secrets.token_hex(8)
-
-
-def _names_a_process(tags: Mapping[str, str]) -> bool:
-    """Tell whether tags, which anybody may have written, have a process's number and start."""
-    try:
-        return 0 < int(tags["owner.pid"]) < 2**31 and math.isfinite(float(tags["owner.started"]))
-    except (KeyError, TypeError, ValueError):
-        return False

@@ -1,4 +1,8 @@
-"""Files of a folder that anybody may have written into: by plain names below it, and no link is followed."""
+"""Files of a folder that anybody may have written into: by plain names below it, and no link is followed.
+
+A folder is a descriptor, for `dir_fd`: what is moved or replaced later does not change where it leads. All functions
+raise NotPlainError for what a name may not lead to, and OSError for what cannot be opened, read or written.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -33,36 +37,18 @@ def check_plain_name(name: str) -> str:
 
 @contextmanager
 def opened_folder(path: Path, *names: str) -> Iterator[int]:
-    """Give a descriptor of a folder, for `dir_fd`; what is moved or replaced later does not change where it leads.
-
-    Args:
-        path: may hold links; whoever names it is trusted.
-        names: plain ones, of the folders below it, each in the one before.
-
-    Raises:
-        NotPlainError: if one of `names` is a link, or no folder.
-        OSError: if there is no such folder, or it cannot be opened.
-    """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    """Open a folder, whose path is trusted and may hold links, or one below it: by plain names, from the top."""
+    with ExitStack() as opened:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        opened.callback(os.close, folder)
         for name in names:
-            above, folder = folder, _open(name, _FOLDER, folder)
-            os.close(above)
+            folder = opened.enter_context(_opened(folder, name, _FOLDER))
         yield folder
-    finally:
-        os.close(folder)
 
 
 def read_plain_file(folder: int, name: str, most_bytes: int, offset: int = 0) -> bytes:
-    """Read a file of an opened folder, from `offset` on.
-
-    Raises:
-        NotPlainError: if it is a link, no file, or larger than `most_bytes`.
-        OSError: if it cannot be read.
-    """
-    with _opened_file(folder, name) as file:
-        os.lseek(file, offset, os.SEEK_SET)
-        return b"".join(_parts(file, name, most_bytes))
+    """Read a file of an opened folder from `offset` on; it may have `most_bytes` as a whole."""
+    return b"".join(_parts(folder, name, most_bytes, offset))
 
 
 def copy_plain_files(folder: int, name: str, target: Path, most_bytes: int, _levels: int = _MOST_LEVELS) -> int:
@@ -73,51 +59,44 @@ def copy_plain_files(folder: int, name: str, target: Path, most_bytes: int, _lev
         name: plain, of the file or folder in it.
         target: what the copy is to be called; it does not exist yet.
         most_bytes: of all files together.
-
-    Raises:
-        NotPlainError: if anything in it is a link or no file, or if it is larger or deeper than it may be.
-        OSError: if it cannot be read or written.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        with _opened_file(folder, name) as file, target.open("wb") as copy:
-            return sum(copy.write(part) for part in _parts(file, name, most_bytes))
+        with target.open("wb") as copy:
+            return sum(map(copy.write, _parts(folder, name, most_bytes)))
     if not _levels:
         raise NotPlainError(f"{name} is more than {_MOST_LEVELS} folders deep")
     target.mkdir()
-    inside, size = _open(name, _FOLDER, folder), 0
-    try:
+    size = 0
+    with _opened(folder, name, _FOLDER) as inside:
         for each in sorted(os.listdir(inside)):  # noqa: PTH208  a descriptor
             size += copy_plain_files(inside, each, target / each, most_bytes - size, _levels - 1)
-    finally:
-        os.close(inside)
     return size
 
 
-def _open(name: str, flags: int, folder: int) -> int:
+@contextmanager
+def _opened(folder: int, name: str, flags: int) -> Iterator[int]:
     try:
-        return os.open(name, flags, dir_fd=folder)
+        file = os.open(name, flags, dir_fd=folder)
     except OSError as error:
         if error.errno in _NOT_PLAIN:
             raise NotPlainError(f"{name} is a link, or no file or folder") from error
         raise
-
-
-@contextmanager
-def _opened_file(folder: int, name: str) -> Iterator[int]:
-    file = _open(name, _FILE, folder)
     try:
-        about = os.fstat(file)
-        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link: the file may be another one's
-            raise NotPlainError(f"{name} is a link, or no file")
         yield file
     finally:
         os.close(file)
 
 
-def _parts(file: int, name: str, most_bytes: int) -> Iterator[bytes]:
-    left = most_bytes if os.fstat(file).st_size <= most_bytes else 0  # of a sparse file not even so much
-    while part := os.read(file, min(_PART_BYTES, left + 1)):
-        left -= len(part)
-        if left < 0:
-            raise NotPlainError(f"{name} is larger than the {most_bytes:,} bytes that it may have")
-        yield part
+def _parts(folder: int, name: str, most_bytes: int, offset: int = 0) -> Iterator[bytes]:
+    """Read a file, part by part."""
+    with _opened(folder, name, _FILE) as file:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link: the file may be another one's
+            raise NotPlainError(f"{name} is a link, or no file")
+        os.lseek(file, offset, os.SEEK_SET)
+        left = most_bytes if about.st_size <= most_bytes else 0  # of a sparse file not even so much
+        while part := os.read(file, min(_PART_BYTES, left + 1)):
+            left -= len(part)
+            if left < 0:
+                raise NotPlainError(f"{name} is larger than the {most_bytes:,} bytes that it may have")
+            yield part

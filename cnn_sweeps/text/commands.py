@@ -10,21 +10,19 @@ from pathlib import Path
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
 
 _ONCE = ("resume=",)  # what was for the one time
+_OF_HYDRA = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 
 
 def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:
     """Give the command that runs this program with these overrides."""
     program, flags = _program_and_flags()
-    words = [*program, *flags, *(["--multirun"] if multirun else []), *overrides]
-    return shlex.join(words)
+    return shlex.join([*program, *flags, *["--multirun"] * multirun, *overrides])
 
 
 def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
     """Give the command that makes a run of a program again: without passwords and what was for the one time.
 
-    Args:
-        program: as a shell takes it, with its flags.
-        overrides: of the run.
+    The program is as a shell takes it, with its flags.
     """
     lasting = [override for override in overrides if not override.lstrip("+").startswith(_ONCE)]
     words = [shlex.quote(hide_passwords_of_word(override)) for override in lasting]
@@ -45,8 +43,6 @@ def _program_and_flags() -> tuple[list[str], list[str]]:
     flags: list[str] = []
     words = iter(sys.orig_argv[start + 1 :])
     for word in words:
-        if word in ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"):
-            flags += [word, next(words, "")]
-        elif word.startswith(("--config-dir=", "-cd=", "--config-name=", "-cn=", "--config-path=", "-cp=")):
-            flags.append(word)
+        if word.partition("=")[0] in _OF_HYDRA:
+            flags += [word] if "=" in word else [word, next(words, "")]
     return program, flags

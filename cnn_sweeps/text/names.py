@@ -18,13 +18,13 @@ def for_terminal(name: object) -> str:
     as Python writes them, such as `\\n` and `\\x1b`.
     """
     text = str(name)
-    return text if text.isprintable() else "".join(map(_as_python_writes_it, text))
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def lines_for_terminal(text: str) -> str:
     """Do what `for_terminal` does to each line of a text of several, and keep tabs."""
-    if text.replace("\n", "").replace("\t", "").isprintable():
-        return text
     return re.sub(r"[^\n\t]+", lambda line: for_terminal(line[0]), text)
 
 
@@ -59,10 +59,6 @@ class OnlyPrintable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Give the text of a message, with its traceback if it has one."""
         return lines_for_terminal(super().format(record))
-
-
-def _as_python_writes_it(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def _longest_run_of_backticks(text: str) -> int:

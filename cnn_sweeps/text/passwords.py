@@ -24,61 +24,51 @@ _PLAIN_WORD = re.compile(r"([\w./@+~-]+=)([^'\"\[{(].*)", re.DOTALL)
 Replacement = Callable[[str], str]
 
 
-def hide_passwords(text: str) -> str:
-    """Replace what is secret in every address of a text by ***.
+def _stars(_secret: str) -> str:
+    return "***"
+
+
+def hide_passwords(text: str, replacement: Replacement = _stars) -> str:
+    """Replace what is secret in every address of a text by *** or by what a function gives for it.
 
     That is the password of postgresql://me:secret@host/studies, the token of https://token@host, and arguments such as
     ?password=secret, &sig=secret or #access_token=secret; PostgreSQL's ?options= may hold any. What an interpolation
     names, as in postgresql://me:${oc.env:DB_PASSWORD}@host/studies, stays.
     """
-    return replace_secrets(text, _stars)
-
-
-def hide_passwords_of_word(word: str) -> str:
-    """Do what `hide_passwords` does to one word of a command line, KEY=VALUE, of which VALUE is one address or none.
-
-    So its password may hold spaces and quotes.
-    """
-    return replace_secrets_of_word(word, _stars)
-
-
-def replace_secrets(text: str, replacement: Replacement) -> str:
-    """Replace the secrets that `hide_passwords` hides by what a function gives for each."""
     if not any(each in text for each in ("://", "?", "&", ";", "#")):
         return text
     text = "\n".join(_replace_in_line(line, replacement) for line in text.split("\n"))
     return _replace_in_address(text, replacement, _ARGUMENT)
 
 
-def replace_secrets_of_value(value: str, replacement: Replacement) -> str:
-    """Replace the secrets of a text that is one address as a whole, or none."""
+def hide_passwords_of_value(value: str, replacement: Replacement = _stars) -> str:
+    """Do what `hide_passwords` does to a text that is one address as a whole, or none."""
     user = _USER.search(value)
     if user is not None and (end := value.rfind("@")) > user.end():
         value = value[: user.end()] + _replace(value[user.end() : end], replacement) + value[end:]
     return _replace_in_address(value, replacement, _ARGUMENT_OF_VALUE)
 
 
-def replace_secrets_of_word(word: str, replacement: Replacement) -> str:
-    """Replace the secrets of an override, KEY=VALUE."""
+def hide_passwords_of_word(word: str, replacement: Replacement = _stars) -> str:
+    """Do what `hide_passwords` does to one word of a command line, KEY=VALUE, of which VALUE is one address or none.
+
+    So its password may hold spaces and quotes.
+    """
     if quoted := _QUOTED_WORD.fullmatch(word):
         key, quote, value = quoted.groups()
-        return f"{key}{quote}{replace_secrets_of_value(value, replacement)}{quote}"
+        return f"{key}{quote}{hide_passwords_of_value(value, replacement)}{quote}"
     if plain := _PLAIN_WORD.fullmatch(word):
-        return plain[1] + replace_secrets_of_value(plain[2], replacement)
-    return replace_secrets(word, replacement)  # several values, or none
-
-
-def _stars(_secret: str) -> str:
-    return "***"
-
-
-def _replace(secret: str, replacement: Replacement) -> str:
-    return secret if re.fullmatch(_NAMED, secret) else replacement(secret)
+        return plain[1] + hide_passwords_of_value(plain[2], replacement)
+    return hide_passwords(word, replacement)  # several values, or none
 
 
 def split_names(secret: str) -> list[str]:
     """Divide a secret into what it says itself and, at every second place, the interpolations in it."""
     return re.split(f"({_NAMED})", secret)
+
+
+def _replace(secret: str, replacement: Replacement) -> str:
+    return secret if re.fullmatch(_NAMED, secret) else replacement(secret)
 
 
 def _replace_in_address(text: str, replacement: Replacement, arguments: re.Pattern[str]) -> str:
@@ -97,25 +87,19 @@ def _replace_in_line(line: str, replacement: Replacement) -> str:
     """
     if "@" not in line or "://" not in line:
         return line
-    *before_at, rest = line.split("@")
-    done: list[str] = []
-    secret: str | None = None  # that the last @ ended or was a part of
-    for part in before_at:
-        if secret is not None and _begin_of_address(part) == 0:
-            secret += f"@{part}"  # the password holds an @
-            continue
-        if secret is not None:
-            done.append(_replace(secret, replacement) + "@")
-            secret = None
-        begin = _begin_of_password(part)
-        if begin is None:
-            done.append(f"{part}@")
-        else:
-            done.append(part[:begin])
-            secret = part[begin:]
-    if secret is not None:
-        done.append(_replace(secret, replacement) + "@")
-    return "".join(done) + rest
+    secrets: list[tuple[int, int]] = []
+    at = -1
+    for part in line.split("@")[:-1]:
+        begin, before, at = at + 1, at, at + 1 + len(part)
+        if secrets and secrets[-1][1] == before and _begin_of_address(part) == 0:
+            secrets[-1] = (secrets[-1][0], at)  # the password holds an @
+        elif (found := _begin_of_password(part)) is not None:
+            secrets.append((begin + found, at))
+    done, end = [], 0
+    for begin, at in secrets:
+        done += [line[end:begin], _replace(line[begin:at], replacement)]
+        end = at
+    return "".join([*done, line[end:]])
 
 
 def _begin_of_password(part: str) -> int | None:

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import Run, RunTag
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.system.owners import has_owner_died
+from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
 from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_run
 from cnn_sweeps.tracking.position import num_waiting
@@ -45,7 +45,7 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
         TrackingError: if the store cannot be used.
     """
     for run in find_runs(uri, experiment_id, "attributes.status = 'RUNNING'"):
-        if not has_owner_died(run.data.tags):
+        if owner_state(run.data.tags) != "dead":
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
             end_run(run.info.run_id, "KILLED", {})

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mlflow.tracking.context.registry import resolve_tags
 
+from cnn_sweeps.system.libraries import count_threads
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.text.passwords import hide_passwords_of_word
 
 THREADS_TAG = "cpu.threads"
