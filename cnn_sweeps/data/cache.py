@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import PIL
@@ -34,8 +35,7 @@ _PRIVATE = 0o700
 _UNREADABLE = "unreadable"  # in place of a content's id
 _BYTES_A_CHUNK = 2**24
 _NUM_AHEAD = 64  # decoded images that wait to be written
-_NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
-_UNFINISHED_NAME = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{32}}\.unfinished")
+_NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?(-[0-9a-f]{32}\.unfinished)?")
 _PIXELS, _ABOUT, _MARK = "images.u8", "about.json", "cnn_sweeps.cache"  # the files in a cache
 _MARK_TEXT = "decoded images, made by cnn_sweeps; the whole folder may be deleted while nothing trains\n"
 
@@ -68,20 +68,25 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     shape = (height, width, channels)
     with ThreadPoolExecutor() as pool:
         content_ids = list(pool.map(_content_id, files))
-    _make_private(cache_dir)
+    _tidy(cache_dir)
     folder = _folder(cache_dir, shape, content_ids)
-    decoded = _open(folder)
+    try:
+        decoded = _open(folder) or _open(folder := _build(folder, files, content_ids, shape))
+    except OSError as error:
+        raise DataError(
+            f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
+        ) from error
     if decoded is None:
-        try:
-            folder = _build(cache_dir, files, content_ids, shape)
-        except OSError as error:
-            raise DataError(
-                f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
-            ) from error
-        decoded = _open(folder)
-        if decoded is None:
-            raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
+        raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
     return decoded
+
+
+def _content_id(file: Path) -> str:
+    try:
+        with open_file(file) as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+    except (OSError, DataError):
+        return _UNREADABLE
 
 
 def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[str]) -> Path:
@@ -92,22 +97,28 @@ def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[
     return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
 
 
-def _make_private(cache_dir: Path) -> None:
-    """Close this user's caches to others; earlier versions left them open."""
+def _tidy(cache_dir: Path) -> None:
+    """Close this user's caches to others: earlier versions left them open. Remove what killed processes have left."""
     with suppress(OSError):  # there is none yet
-        for path in cache_dir.iterdir():
-            if (_NAME.fullmatch(path.name) or _UNFINISHED_NAME.fullmatch(path.name)) and not path.is_symlink():
-                with suppress(OSError):  # another user's
-                    if (path / _ABOUT).exists() and path.stat().st_mode & 0o077:
-                        path.chmod(_PRIVATE)
+        for folder in cache_dir.iterdir():
+            name = _NAME.fullmatch(folder.name)
+            if name is None or folder.is_symlink():
+                continue
+            with suppress(OSError, ValueError):  # another user's, or another process was faster; it holds no text
+                if (folder / _ABOUT).exists() and folder.stat().st_mode & 0o077:
+                    folder.chmod(_PRIVATE)
+                if name[2] and (folder / _MARK).read_text() == _MARK_TEXT:
+                    last_written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+                    if time.time() - last_written > _LEFTOVER_AFTER_S:
+                        _remove(folder)
 
 
-def _content_id(file: Path) -> str:
-    try:
-        with open_file(file) as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
-    except (OSError, DataError):
-        return _UNREADABLE
+def _remove(folder: Path) -> None:
+    """Remove what this module writes into a folder, and the folder if that was all; nothing else, whatever its name."""
+    with suppress(OSError):
+        for name in (_PIXELS, _ABOUT, _MARK):  # the mark last, for another process if this one is killed meanwhile
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _open(folder: Path) -> DecodedImages | None:
@@ -137,48 +148,30 @@ def _open(folder: Path) -> DecodedImages | None:
 def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
     """Give each image's digest, in threads: hashing works outside Python's lock."""
     images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
-    starts = range(0, len(images), images_a_chunk)
+    chunks = [images[start : start + images_a_chunk] for start in range(0, len(images), images_a_chunk)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = list(pool.map(lambda start: digest_images(images[start : start + images_a_chunk]), starts))
-    return np.concatenate([np.array([], dtype="<U32"), *chunks])
+        return np.concatenate([np.array([], dtype="<U32"), *pool.map(digest_images, chunks)])
 
 
-def _build(cache_dir: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> Path:
-    """Decode the files, and give the folder with what came out."""
-    cache_dir.parent.mkdir(parents=True, exist_ok=True)
-    cache_dir.mkdir(_PRIVATE, exist_ok=True)
-    _remove_leftovers(cache_dir)
-    name = _folder(cache_dir, shape, content_ids).name
-    unfinished = cache_dir / f"{name}-{uuid.uuid4().hex}.unfinished"
+def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> Path:
+    """Decode the files, and give the folder with what came out: of what could be read, if that is not all."""
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(_PRIVATE, exist_ok=True)
+    unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
     unfinished.mkdir(_PRIVATE)
     try:
         (unfinished / _MARK).write_text(_MARK_TEXT)
-        folder = _folder(cache_dir, shape, _write(unfinished, files, content_ids, shape))
-        _publish(unfinished, folder)
+        folder = _folder(folder.parent, shape, _write(unfinished, files, content_ids, shape))
+        if _open(folder) is None:
+            _remove(folder)  # a damaged one gives way; one that another process completed meanwhile stays
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
     finally:
         _remove(unfinished)
     return folder
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove what processes that were killed while they decoded have left."""
-    for left in cache_dir.iterdir():
-        with suppress(OSError, ValueError):  # another process was faster; it holds no text
-            if (
-                _UNFINISHED_NAME.fullmatch(left.name)
-                and not left.is_symlink()
-                and (left / _MARK).read_text() == _MARK_TEXT
-                and time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _LEFTOVER_AFTER_S
-            ):
-                _remove(left)
-
-
-def _remove(folder: Path) -> None:
-    """Remove what this module writes into a folder, and the folder if that was all; nothing else, whatever its name."""
-    with suppress(OSError):
-        for name in (_PIXELS, _ABOUT, _MARK):  # the mark last, for another process if this one is killed meanwhile
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
 
 
 def _write(
@@ -199,7 +192,7 @@ def _write(
             images.write(decoded.tobytes())
             digests += digest_images(decoded[np.newaxis]).tolist()
             positions.append(position)
-        _to_disk(images.fileno())
+        _to_disk(images)
     about = {
         "shape": [len(positions), *shape],
         "digests": digests,
@@ -209,21 +202,10 @@ def _write(
     }
     with (folder / _ABOUT).open("w") as file:
         json.dump(about, file)
-        file.flush()
-        _to_disk(file.fileno())
+        _to_disk(file)
     return ids
 
 
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Rename into place. A damaged cache there gives way; one that another process completed meanwhile stays."""
-    if folder.exists() and _open(folder) is None:
-        _remove(folder)
-    try:
-        unfinished.rename(folder)
-    except OSError:
-        if _open(folder) is None:
-            raise
-
-
-def _to_disk(descriptor: int) -> None:
-    os.fsync(descriptor)  # after a power cut, the renamed folder must not hold a file of zeros
+def _to_disk(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # after a power cut, the renamed folder must not hold a file of zeros
