@@ -25,6 +25,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Give all three in a number's format."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
 
 def measure(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
     """Measure predictions.
@@ -42,8 +46,7 @@ def measure(probabilities: Floats, labels: Labels, threshold: float | None = Non
         more classes, summed over them; `expected_calibration_error` of the most probable class. All but `log_loss` are
         0 to 1 (`brier_score` of more than two classes: to 2). NaN for what needs two classes where there is only one.
     """
-    predicted = choose_classes(probabilities, threshold)
-    values = _measure(probabilities, labels, predicted, np.ones((1, len(labels))))
+    values = _measure(probabilities, labels, threshold, np.ones((1, len(labels))))
     return {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
 
 
@@ -54,48 +57,60 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
     Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
     images would change the metric, not another training; where no image is a mistake they cannot tell anything.
     """
-    predicted = choose_classes(probabilities, threshold)
-    random = np.random.default_rng(0)
+    random, shares = np.random.default_rng(0), np.full(len(labels), 1 / len(labels))
     rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
     parts = []
     for start in range(0, NUM_RESAMPLES, rows):
-        size = min(rows, NUM_RESAMPLES - start)
-        drawn = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=size)
-        parts.append(_measure(probabilities, labels, predicted, drawn.astype(np.float64)))
-    return {
-        name: _with_interval(value, np.concatenate([part[name] for part in parts]))
-        for name, value in measure(probabilities, labels, threshold).items()
-    }
-
-
-def _with_interval(value: float, resampled: Floats) -> Estimate:
-    defined = resampled[np.isfinite(resampled)]
-    if not len(defined):
-        return Estimate(value, np.nan, np.nan)
-    low, high = np.quantile(defined, (0.025, 0.975))
-    return Estimate(value, float(low), float(high))
+        drawn = random.multinomial(len(labels), shares, size=min(rows, NUM_RESAMPLES - start))
+        parts.append(_measure(probabilities, labels, threshold, drawn.astype(np.float64)))
+    estimates = {}
+    for name, value in measure(probabilities, labels, threshold).items():
+        resampled = np.concatenate([part[name] for part in parts])
+        defined = resampled[np.isfinite(resampled)]
+        low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
+        estimates[name] = Estimate(value, float(low), float(high))
+    return estimates
 
 
 def measure_decisions(predicted: Labels, labels: Labels, num_classes: int) -> dict[str, float]:
-    """Give what depends on the predicted classes alone: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`.
-
-    Args:
-        predicted: (N,), 0 to `num_classes` - 1.
-        labels: (N,), the true classes.
-        num_classes: at least 2.
-    """
+    """Give what depends on the predicted classes alone: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`."""
     values = _measure_decisions(predicted, labels, num_classes, np.ones((1, len(labels))))
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def _measure_decisions(predicted: Labels, labels: Labels, num_classes: int, weights: Floats) -> dict[str, Floats]:
-    is_true, is_predicted = (np.eye(num_classes)[each] for each in (labels, predicted))
-    hits = weights @ (is_true * is_predicted)
-    accuracy = hits.sum(axis=1) / weights.sum(axis=1)
-    return {"accuracy": accuracy} | _by_counts(weights @ is_true, weights @ is_predicted, hits)
+def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
+    """Give the decision threshold that maximises a metric, and the metric there.
+
+    Of equally good thresholds it is the one nearest to 0.5.
+
+    Args:
+        scores: (N,), probability of the positive class.
+        labels: (N,), 0 or 1.
+        metric: `accuracy`, `balanced_accuracy` or `f1`.
+    """
+    distinct, which = np.unique(scores, return_inverse=True)
+    edges = np.concatenate([[0.0], distinct, [1.0]])
+    low, high = edges[:-1], edges[1:]
+    thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
+    of_score = np.array([np.bincount(which[labels == each], minlength=len(distinct)) for each in (0, 1)])
+    from_score_on = np.pad(of_score[:, ::-1].cumsum(axis=1)[:, ::-1], ((0, 0), (0, 1))).astype(np.float64)
+    false_positives, true_positives = from_score_on  # of each threshold; none at the last
+    true, positive = from_score_on[:, 0], from_score_on.sum(axis=0)
+    hits = np.stack([true[0] - false_positives, true_positives], axis=1)
+    predicted = np.stack([len(labels) - positive, positive], axis=1)
+    values = _by_counts(np.broadcast_to(true, hits.shape), predicted, hits)[metric]
+    values[1:][thresholds[1:] <= low[1:]] = -1  # where no number lies between two scores
+    best = np.flatnonzero(values == values.max())
+    chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
+    return float(thresholds[chosen]), float(values[chosen])
 
 
-def _measure(probabilities: Floats, labels: Labels, predicted: Labels, weights: Floats) -> dict[str, Floats]:
+def confidence_bins(confidence: Floats) -> Labels:
+    """Give the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
+    return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+
+
+def _measure(probabilities: Floats, labels: Labels, threshold: float | None, weights: Floats) -> dict[str, Floats]:
     """Measure under each row of weights, (R, N), how often each image counts; each metric is (R,)."""
     num_classes = probabilities.shape[1]
     is_true = np.eye(num_classes)[labels]
@@ -105,27 +120,28 @@ def _measure(probabilities: Floats, labels: Labels, predicted: Labels, weights: 
     metrics = dict(zip(("log_loss", "brier_score"), means, strict=True))
     is_most_probable = probabilities.argmax(axis=1) == labels
     metrics["expected_calibration_error"] = _calibration_error(probabilities.max(axis=1), is_most_probable, weights)
-    metrics |= _measure_decisions(predicted, labels, num_classes, weights)
+    metrics |= _measure_decisions(choose_classes(probabilities, threshold), labels, num_classes, weights)
     classes = [1] if num_classes == 2 else range(num_classes)
     areas = [_areas(probabilities[:, each], is_true[:, each], weights) for each in classes]
-    metrics |= {
-        name: _mean_of_defined(np.stack(each, axis=1))
-        for name, each in zip(("roc_auc", "pr_auc"), zip(*areas, strict=True), strict=True)
-    }
+    metrics["roc_auc"], metrics["pr_auc"] = (_mean_of_defined(np.stack(each, axis=1)) for each in zip(*areas, strict=True))
     return metrics
+
+
+def _measure_decisions(predicted: Labels, labels: Labels, num_classes: int, weights: Floats) -> dict[str, Floats]:
+    is_true, is_predicted = (np.eye(num_classes)[each] for each in (labels, predicted))
+    return _by_counts(weights @ is_true, weights @ is_predicted, weights @ (is_true * is_predicted))
 
 
 def _by_counts(true: Floats, predicted: Floats, hits: Floats) -> dict[str, Floats]:
     """Give what follows from how many images of each class there are, were predicted and were right: each (R, C)."""
-    recall, precision, f1 = (_share(hits, of) for of in (true, predicted, (true + predicted) / 2))
-    balanced = _mean_of_defined(np.where(true > 0, recall, np.nan))
-    metrics = {"precision": precision, "recall": recall, "f1": f1}
-    if true.shape[1] == 2:
-        of_class = {name: value[:, 1] for name, value in metrics.items()}
-    else:
-        occurs = (true > 0) | (predicted > 0)
-        of_class = {name: _mean_of_defined(np.where(occurs, value, np.nan)) for name, value in metrics.items()}
-    return {"balanced_accuracy": balanced, **of_class}
+    metrics = {"accuracy": hits.sum(axis=1) / true.sum(axis=1)}
+    by_class = {"precision": _share(hits, predicted), "recall": _share(hits, true)}
+    by_class["f1"] = _share(hits, (true + predicted) / 2)
+    metrics["balanced_accuracy"] = _mean_of_defined(np.where(true > 0, by_class["recall"], np.nan))
+    for name, values in by_class.items():
+        occurring = np.where((true > 0) | (predicted > 0), values, np.nan)
+        metrics[name] = values[:, 1] if true.shape[1] == 2 else _mean_of_defined(occurring)
+    return metrics
 
 
 def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weights: Floats) -> Floats:
@@ -133,11 +149,6 @@ def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weight
     excess = weights @ (bins * (is_correct - confidence)[:, np.newaxis])
     errors: Floats = np.abs(excess).sum(axis=1) / weights.sum(axis=1)
     return errors
-
-
-def confidence_bins(confidence: Floats) -> Labels:
-    """Give the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
-    return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
 def _areas(scores: Floats, is_positive: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -165,39 +176,3 @@ def _mean_of_defined(values: Floats) -> Floats:
     defined = np.isfinite(values)
     means: Floats = np.where(defined, values, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
     return np.where(defined.any(axis=1), means, np.nan)
-
-
-def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
-    """Give the decision threshold that maximises a metric, and the metric there.
-
-    Of equally good thresholds it is the one nearest to 0.5.
-
-    Args:
-        scores: (N,), probability of the positive class.
-        labels: (N,), 0 or 1.
-        metric: `accuracy`, `balanced_accuracy` or `f1`.
-    """
-    distinct, which = np.unique(scores, return_inverse=True)
-    edges = np.concatenate([[0.0], distinct, [1.0]])
-    low, high = edges[:-1], edges[1:]
-    thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
-    values = _by_hits(*(_count_from_above(which[labels == each], len(distinct)) for each in (0, 1)))[metric]
-    values[1:][thresholds[1:] <= low[1:]] = -1  # where no number lies between two scores
-    best = np.flatnonzero(values == values.max())
-    chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
-    return float(thresholds[chosen]), float(values[chosen])
-
-
-def _count_from_above(which: Labels, num_scores: int) -> Floats:
-    """Count the images that have at least the score 0, 1, ..., and, last, none of them."""
-    return np.append(np.bincount(which, minlength=num_scores)[::-1].cumsum()[::-1], 0).astype(np.float64)
-
-
-def _by_hits(false_positives: Floats, true_positives: Floats) -> dict[str, Floats]:
-    """Give the metrics of two classes from how many images count as positive, (K,), all of them at the first."""
-    num_negatives, num_positives = false_positives[0], true_positives[0]
-    hits = np.stack([num_negatives - false_positives, true_positives], axis=1)
-    predicted_positive = false_positives + true_positives
-    predicted = np.stack([num_negatives + num_positives - predicted_positive, predicted_positive], axis=1)
-    true = np.broadcast_to([num_negatives, num_positives], hits.shape)
-    return _by_counts(true, predicted, hits) | {"accuracy": hits.sum(axis=1) / (num_negatives + num_positives)}

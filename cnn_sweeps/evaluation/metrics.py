@@ -1,13 +1,11 @@
-"""Metrics of predicted probabilities, the same for training, validation and test images."""
+"""Metrics of predicted probabilities, the same for training, validation and test images, and what is said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cnn_sweeps.text.names import for_terminal
 
 _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
 
@@ -15,13 +13,8 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
-def log_loss(probabilities: Floats, labels: NDArray[np.int64]) -> float:
-    """Mean of -log(probability of the true class), in nats, 0 to 16.1; no penalty is in it."""
-    return float(log_losses(probabilities, labels).mean())
-
-
-def log_losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
-    """Each image's -log(probability of the true class), (N,)."""
+def log_losses(probabilities: Floats, labels: Labels) -> Floats:
+    """Each image's -log(probability of the true class), (N,), in nats, 0 to 16.1; no penalty is in it."""
     true_class = probabilities[np.arange(len(labels)), labels]
     return -np.log(np.maximum(true_class, _SMALLEST_PROBABILITY))
 
@@ -29,10 +22,8 @@ def log_losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
 def choose_classes(probabilities: Floats, threshold: float | None = None) -> Labels:
     """Give the class of each row of (N, C), (N,): the one rule by which everything here decides.
 
-    Args:
-        probabilities: rows summing to 1.
-        threshold: of two classes the second is chosen from this probability on, 0 to 1; None: from 0.5. Of more classes
-            it is the most probable one, whatever the threshold.
+    Of two classes the second is chosen from the threshold on, 0 to 1, None: from 0.5; of more the most probable one,
+    whatever the threshold.
     """
     if probabilities.shape[1] > 2:
         most_probable: Labels = probabilities.argmax(axis=1)
@@ -40,26 +31,21 @@ def choose_classes(probabilities: Floats, threshold: float | None = None) -> Lab
     return (probabilities[:, 1] >= (0.5 if threshold is None else threshold)).astype(np.int64)
 
 
-def accuracy(probabilities: Floats, labels: NDArray[np.int64], threshold: float | None = None) -> float:
-    """Share of images whose class, as `choose_classes` gives it, is the true one, 0 to 1."""
-    return float((choose_classes(probabilities, threshold) == labels).mean())
-
-
-def accuracy_of_commonest_class(labels: NDArray[np.int64]) -> float:
+def accuracy_of_commonest_class(labels: Labels) -> float:
     """Share of images that are right if all are given the class that most of them have, 0 to 1."""
     return float(np.bincount(labels).max() / len(labels))
 
 
-def summarize(probabilities: Floats, labels: NDArray[np.int64], threshold: float | None = None) -> dict[str, float]:
-    """`log_loss` and `accuracy` under these names."""
-    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels, threshold)}
+def summarize(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
+    """Mean `log_loss`, and `accuracy`: the share of images whose class, as `choose_classes` gives it, is the true one."""
+    is_right = choose_classes(probabilities, threshold) == labels
+    return {"log_loss": float(log_losses(probabilities, labels).mean()), "accuracy": float(is_right.mean())}
 
 
 def describe_no_better(metrics: Mapping[str, float]) -> str | None:
     """Say that a network is no better than naming the commonest class; None if it is better, or that is not known.
 
-    Args:
-        metrics: final ones by their full names; those of the test images count if they are there.
+    Of the final metrics those of the test images count if they are there.
     """
     prefix, images = ("test", "test") if "test_accuracy" in metrics else ("final_val", "validation")
     commonest = metrics.get(f"{prefix}_accuracy_of_commonest_class")
@@ -72,44 +58,14 @@ def describe_no_better(metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def per_class_report(predicted: Labels, labels: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Give precision, recall, F1 and number of images a class as a text.
-
-    Args:
-        predicted: (n,), 0 to C - 1.
-        labels: (n,), 0 to C - 1, the true classes.
-        class_names: of the C classes.
-    """
-    from sklearn.metrics import classification_report  # noqa: PLC0415  takes 1.4 s, needed at the end
-
-    known = np.arange(len(class_names))
-    report: str = classification_report(
-        labels,
-        predicted,
-        labels=known,
-        target_names=[for_terminal(name) for name in class_names],
-        digits=3,
-        zero_division=0,
-    )
-    return report
-
-
-def count_confusions(predicted: Labels, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Count images by true and predicted class, (C, C); arguments as of `per_class_report`."""
-    from sklearn.metrics import confusion_matrix  # noqa: PLC0415  as above
-
-    counts: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
-    return counts
-
-
-def describe_test(metrics: dict[str, float]) -> str:
+def describe_test(metrics: Mapping[str, float]) -> str:
     """Say what was measured on test images, at which threshold, and what naming the commonest class would give."""
-    names = [name for name in ("test_log_loss", "test_accuracy", "test_roc_auc") if name in metrics]
-    told = [f"{name.removeprefix('test_').replace('_', ' ')} {metrics[name]:.4f}" for name in names]
-    for name, text in (
-        ("test_accuracy_at_half", "{:.4f} at 0.5"),
-        ("test_accuracy_of_commonest_class", "{:.4f} by naming the commonest class"),
-        ("decision_threshold", "decision threshold {:g}"),
-    ):
-        told += [text.format(metrics[name])] if name in metrics else []
-    return ", ".join(told)
+    texts = {
+        "test_log_loss": "log loss {:.4f}",
+        "test_accuracy": "accuracy {:.4f}",
+        "test_roc_auc": "roc auc {:.4f}",
+        "test_accuracy_at_half": "{:.4f} at 0.5",
+        "test_accuracy_of_commonest_class": "{:.4f} by naming the commonest class",
+        "decision_threshold": "decision threshold {:g}",
+    }
+    return ", ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)
