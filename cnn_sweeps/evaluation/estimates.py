@@ -4,8 +4,6 @@ The definitions are scikit-learn's, and the tests hold each to it. But all resam
 the images: scikit-learn, one resample after the other, takes many times as long.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +71,7 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
 
 
 def measure_decisions(predicted: Labels, labels: Labels, num_classes: int) -> dict[str, float]:
-    """Give what depends on the predicted classes alone: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`."""
+    """Give those of the metrics that depend on the predicted classes, (N,), alone."""
     values = _measure_decisions(predicted, labels, num_classes, np.ones((1, len(labels))))
     return {name: float(value[0]) for name, value in values.items()}
 
@@ -123,7 +121,9 @@ def _measure(probabilities: Floats, labels: Labels, threshold: float | None, wei
     metrics |= _measure_decisions(choose_classes(probabilities, threshold), labels, num_classes, weights)
     classes = [1] if num_classes == 2 else range(num_classes)
     areas = [_areas(probabilities[:, each], is_true[:, each], weights) for each in classes]
-    metrics["roc_auc"], metrics["pr_auc"] = (_mean_of_defined(np.stack(each, axis=1)) for each in zip(*areas, strict=True))
+    metrics["roc_auc"], metrics["pr_auc"] = (
+        _mean_of_defined(np.stack(each, axis=1)) for each in zip(*areas, strict=True)
+    )
     return metrics
 
 

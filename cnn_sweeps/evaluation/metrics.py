@@ -1,7 +1,5 @@
 """Metrics of predicted probabilities, the same for training, validation and test images, and what is said of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,7 +35,7 @@ def accuracy_of_commonest_class(labels: Labels) -> float:
 
 
 def summarize(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
-    """Mean `log_loss`, and `accuracy`: the share of images whose class, as `choose_classes` gives it, is the true one."""
+    """Mean `log_loss`, and `accuracy`: the share of images whose class, by `choose_classes`, is the true one."""
     is_right = choose_classes(probabilities, threshold) == labels
     return {"log_loss": float(log_losses(probabilities, labels).mean()), "accuracy": float(is_right.mean())}
 
