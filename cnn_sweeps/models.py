@@ -3,8 +3,6 @@
 `plain_copy` turns the layers of this module back into Keras's own, so that what is kept loads without this package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal

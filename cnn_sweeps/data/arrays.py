@@ -1,7 +1,5 @@
 """Data sources that come as arrays: embedded digits, CIFAR-10, generated images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Image files as batches, of which only a few are in memory at a time."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -5,8 +5,6 @@ another name and renamed when complete, so that a folder under its final name is
 Only this user can look into it: pictures may be nobody else's business. Changed pixels are noticed and decoded again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

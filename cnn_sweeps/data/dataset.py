@@ -1,7 +1,5 @@
 """What every data source returns."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

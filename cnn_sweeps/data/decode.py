@@ -4,8 +4,6 @@ What an image file may be is decided here alone, for training, `predict` and ser
 and not too large. It starts no program.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import math

@@ -1,7 +1,5 @@
 """A folder of images with one subfolder a class."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

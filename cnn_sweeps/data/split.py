@@ -1,7 +1,5 @@
 """Training, validation and test images: stratified, seeded, and no image in two of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
