@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cnn_sweeps.evaluation.estimates import Estimate
+from cnn_sweeps.evaluation.metrics import Estimate
 from cnn_sweeps.evaluation.figures import COLOURS, DPI
 
 SHOWN = {
