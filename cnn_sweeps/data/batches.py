@@ -60,19 +60,17 @@ def decoded_batches(
     """
     height, width, _ = image_shape
     batch_size = min(_MOST_IMAGES_A_BATCH, max(1, _PIXELS_A_BATCH // (height * width)))
-    paths: list[Path] = []
-    images: list[NDArray[np.uint8]] = []
-    for path, decoded in decode_ahead(files, image_shape, 2 * batch_size, "images"):
-        if isinstance(decoded, DataError):
-            on_bad_file(path, str(decoded))
-            continue
-        paths.append(path)
-        images.append(decoded)
-        if len(paths) == batch_size:
-            yield paths, np.stack(images)
-            paths, images = [], []
-    if paths:
-        yield paths, np.stack(images)
+
+    def good_files() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+        for path, decoded in decode_ahead(files, image_shape, 2 * batch_size, "images"):
+            if isinstance(decoded, DataError):
+                on_bad_file(path, str(decoded))
+            else:
+                yield path, decoded
+
+    left = good_files()
+    while batch := list(islice(left, batch_size)):
+        yield [path for path, _ in batch], np.stack([image for _, image in batch])
 
 
 def decode_ahead(

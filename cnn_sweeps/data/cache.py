@@ -124,21 +124,11 @@ def _open(folder: Path) -> DecodedImages | None:
     try:
         about = json.loads((folder / _ABOUT).read_text())
         shape = tuple(about["shape"])
-        if not len(about["digests"]) == len(about["content_ids"]) == len(about["positions"]) == shape[0]:
-            return None
-        if (folder / _PIXELS).stat().st_size != np.prod(shape):
-            return None
         images = np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-        digests = np.array(about["digests"], dtype=np.str_)
-        if not np.array_equal(_digests(images), digests):
-            return None
-        return DecodedImages(
-            images=images,
-            digests=digests,
-            content_ids=np.array(about["content_ids"], dtype=np.str_),
-            positions=np.array(about["positions"], np.int64),
-            bad_files={int(position): reason for position, reason in about["bad_files"].items()},
-        )
+        digests, content_ids = (np.array(about[name], dtype=np.str_) for name in ("digests", "content_ids"))
+        bad_files = {int(position): reason for position, reason in about["bad_files"].items()}
+        decoded = DecodedImages(images, digests, content_ids, np.array(about["positions"], np.int64), bad_files)
+        return decoded if np.array_equal(_digests(images), digests) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -176,28 +166,21 @@ def _write(
     folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]
 ) -> Sequence[str]:
     """Write the decoded images; give the ids of what was read, so that what could not be now is tried another time."""
-    digests: list[str] = []
-    positions: list[int] = []
-    bad_files: dict[int, str] = {}
+    about: dict[str, Any] = {"digests": [], "content_ids": [], "positions": [], "bad_files": {}}
     ids = list(content_ids)
     with (folder / _PIXELS).open("wb") as images:
         for position, (_, decoded) in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
             if isinstance(decoded, DataError):
-                bad_files[position] = str(decoded)
+                about["bad_files"][position] = str(decoded)
                 if isinstance(decoded, UnreadableError):
                     ids[position] = _UNREADABLE
                 continue
             images.write(decoded.tobytes())
-            digests += digest_images(decoded[np.newaxis]).tolist()
-            positions.append(position)
+            about["digests"] += digest_images(decoded[np.newaxis]).tolist()
+            about["content_ids"].append(content_ids[position])
+            about["positions"].append(position)
         _to_disk(images)
-    about = {
-        "shape": [len(positions), *shape],
-        "digests": digests,
-        "content_ids": [content_ids[position] for position in positions],
-        "positions": positions,
-        "bad_files": bad_files,
-    }
+    about["shape"] = [len(about["positions"]), *shape]
     with (folder / _ABOUT).open("w") as file:
         json.dump(about, file)
         _to_disk(file)

@@ -10,8 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cnn_sweeps.evaluation.estimates import NUM_BINS, confidence_bins
-from cnn_sweeps.evaluation.metrics import Floats
+from cnn_sweeps.evaluation.metrics import NUM_BINS, Floats, confidence_bins
 from cnn_sweeps.evaluation.results import Measured
 from cnn_sweeps.text.names import for_picture
 
@@ -34,32 +33,30 @@ def draw_learning_curves(
         validation: the images whose commonest class accuracy is held against.
     """
     figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
-    epochs = range(1, len(history) + 1)
-    loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, metric in ((loss, "log_loss"), (accuracy, "accuracy")):
-        for split, colour, label in (
-            ("train", TRAIN_COLOUR, "train (while training)"),
-            ("val", VAL_COLOUR, "validation"),
-        ):
-            axes.plot(epochs, [row[f"{split}_{metric}"] for row in history], ".-", color=colour, label=label)
-    rate.plot(epochs, [row["learning_rate"] for row in history], ".-", color="0.3")
-    rate.set_ylim(bottom=0)
-    commonest = validation.beside["accuracy_of_commonest_class"]
-    accuracy.axhline(commonest, color="0.5", linestyle="-.", linewidth=1, label="commonest class")
     at_half = " (threshold 0.5)" if validation.threshold is not None else ""
-    for axes, title in (
-        (loss, "Log loss (without penalty)"),
-        (accuracy, f"Accuracy{at_half}"),
-        (rate, "Learning rate"),
-    ):
+    titles = {
+        "log_loss": "Log loss (without penalty)",
+        "accuracy": f"Accuracy{at_half}",
+        "learning_rate": "Learning rate",
+    }
+    lines = {"train_": (TRAIN_COLOUR, "train (while training)"), "val_": (VAL_COLOUR, "validation"), "": ("0.3", None)}
+    for axes, (metric, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for prefix, (colour, label) in lines.items():
+            if values := [row[prefix + metric] for row in history if prefix + metric in row]:
+                axes.plot(range(1, len(values) + 1), values, ".-", color=colour, label=label)
+        if metric == "accuracy":
+            commonest = validation.beside["accuracy_of_commonest_class"]
+            axes.axhline(commonest, color="0.5", linestyle="-.", linewidth=1, label="commonest class")
         axes.axvline(best_epoch, color="0.5", linestyle="--", linewidth=1)
         if stopped_early:
             axes.axvline(len(history), color="0.5", linestyle=":", linewidth=1.5)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    loss.legend(frameon=False)
-    accuracy.legend(frameon=False)
+        if metric == "learning_rate":
+            axes.set_ylim(bottom=0)
+        else:
+            axes.legend(frameon=False)
     stopped = f"stopped early after epoch {len(history)} (dotted)"
     ending = stopped if stopped_early else f"ended after {len(history)} epochs"
     figure.suptitle(f"{ending}; best epoch {best_epoch} (dashed)", fontsize=10)

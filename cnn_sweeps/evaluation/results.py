@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices, Split
-from cnn_sweeps.evaluation.estimates import Estimate, best_threshold, estimate, measure, measure_decisions
-from cnn_sweeps.evaluation.metrics import Floats, Labels, accuracy_of_commonest_class, choose_classes, summarize
+from cnn_sweeps.evaluation import metrics
+from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, accuracy_of_commonest_class, choose_classes
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
@@ -64,12 +64,12 @@ class Measured:
     @cached_property
     def values(self) -> dict[str, float]:
         """Each metric at the threshold."""
-        return measure(self.probabilities, self.labels, self.threshold)
+        return metrics.measure(self.probabilities, self.labels, self.threshold)
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
         """The same with their intervals, which cost more than all else here: only for what a person is shown."""
-        return estimate(self.probabilities, self.labels, self.threshold)
+        return metrics.estimate(self.probabilities, self.labels, self.threshold)
 
     @cached_property
     def beside(self) -> dict[str, float]:
@@ -77,8 +77,8 @@ class Measured:
         commonest = {"accuracy_of_commonest_class": accuracy_of_commonest_class(self.labels)}
         if self.threshold is None:
             return commonest
-        at_half = measure_decisions(choose_classes(self.probabilities), self.labels, 2)
-        return commonest | {f"{name}_at_half": value for name, value in at_half.items()}
+        at_half = metrics.measure(self.probabilities, self.labels)
+        return commonest | {f"{name}_at_half": at_half[name] for name in metrics.DECISIONS}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -141,7 +141,7 @@ def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunC
     probabilities, threshold = predict(split.val), None
     if len(dataset.class_names) == 2:
         metric = config.evaluation.threshold_metric
-        threshold, _ = best_threshold(probabilities[:, 1], dataset.labels[split.val], metric)
+        threshold, _ = metrics.best_threshold(probabilities[:, 1], dataset.labels[split.val], metric)
         log.info(
             "%s from a probability of %g on, best by %s on validation images",
             *(for_terminal(dataset.class_names[1]), threshold, metric.replace("_", " ")),
@@ -178,12 +178,12 @@ def evaluate_on_train(
     In inference mode and at the same threshold, as validation is, so that the gap is that of generalization alone.
     """
     probabilities, labels = predict(split.train), dataset.labels[split.train]
-    measured = summarize(probabilities, labels, threshold)
+    measured = metrics.summarize(probabilities, labels, threshold)
     measured["accuracy_of_commonest_class"] = accuracy_of_commonest_class(labels)
     if threshold is not None:
-        measured["accuracy_at_half"] = summarize(probabilities, labels)["accuracy"]
-    metrics = {f"final_train_{name}": value for name, value in measured.items()}
-    return metrics | {"final_generalization_gap": val_log_loss - measured["log_loss"]}
+        measured["accuracy_at_half"] = metrics.summarize(probabilities, labels)["accuracy"]
+    named = {f"final_train_{name}": value for name, value in measured.items()}
+    return named | {"final_generalization_gap": val_log_loss - measured["log_loss"]}
 
 
 def write_settings(

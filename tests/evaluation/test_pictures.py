@@ -6,7 +6,7 @@ import pytest
 from conftest import TINY_CNN, compose
 from measured import measured_of, of_second
 
-from cnn_sweeps.evaluation import image_sheets
+from cnn_sweeps.evaluation import pictures
 from cnn_sweeps.evaluation.grad_cam import grad_cam
 from cnn_sweeps.models import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
@@ -21,13 +21,13 @@ def titles(figure):
 def test_mistakes_come_with_the_most_confident_first():
     scores, labels = [0.1, 0.4, 0.2, 0.9, 0.01], np.array([0, 1, 1, 0, 1])
     measured = measured_of(of_second(scores), labels, CLASSES)
-    assert image_sheets.most_confident_mistakes(measured).tolist() == [4, 3, 2, 1]
+    assert pictures.most_confident_mistakes(measured).tolist() == [4, 3, 2, 1]
 
 
 def test_explained_are_right_ones_of_every_class_and_then_wrong_ones():
     scores, labels = [0.01, 0.02, 0.03, 0.04, 0.05, 0.6, 0.9], np.array([0, 0, 0, 0, 0, 1, 0])
     measured = measured_of(of_second(scores), labels, CLASSES)
-    assert image_sheets.images_to_explain(measured).tolist() == [0, 5, 1, 2, 6]
+    assert pictures.images_to_explain(measured).tolist() == [0, 5, 1, 2, 6]
 
 
 def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
@@ -35,7 +35,7 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
     names = ["ant/0.jpg", "ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
     about = {"threshold": 0.2, "images": images, "file_names": names}
     measured = measured_of(of_second([0.1, 0.875, 0.25]), np.array([0, 0, 0]), CLASSES, **about)
-    figure = image_sheets.draw_predictions(measured, np.array([1, 2]), "mistakes")
+    figure = pictures.draw_predictions(measured, np.array([1, 2]), "mistakes")
     assert figure.get_suptitle() == "Test images at the threshold 0.2: mistakes"
     first, second = titles(figure)
     assert first == "ant/1.jpg\nbee 0.875, is ant"
@@ -49,7 +49,7 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
 def test_heat_lies_over_each_image():
     images, heat = np.zeros((3, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
     measured = measured_of(of_second([0.1, 0.2, 0.3]), np.array([0, 0, 0]), CLASSES, images=images)
-    figure = image_sheets.draw_predictions(measured, np.array([2, 0]), "Grad-CAM", heat)
+    figure = pictures.draw_predictions(measured, np.array([2, 0]), "Grad-CAM", heat)
     assert [title.splitlines() for title in titles(figure)] == [["image 2", "ant 0.700"], ["image 0", "ant 0.900"]]
     shown = [axes.images for axes in figure.axes if axes.images]
     for (_, over), expected in zip(shown, heat, strict=True):
@@ -59,7 +59,7 @@ def test_heat_lies_over_each_image():
 
 def test_filters_are_all_drawn_in_rows_of_sixteen_each_from_black_to_white():
     kernels = np.random.default_rng(0).normal(size=(3, 3, 1, 20))
-    drawn = image_sheets.draw_filters(kernels, "Filters").axes[0].images[0].get_array()
+    drawn = pictures.draw_filters(kernels, "Filters").axes[0].images[0].get_array()
     assert drawn.shape == (2 * 4, 16 * 4)
     for i in range(20):
         row, column = divmod(i, 16)
@@ -70,7 +70,7 @@ def test_filters_are_all_drawn_in_rows_of_sixteen_each_from_black_to_white():
 
 
 def test_filters_of_colour_images_are_in_colour():
-    drawn = image_sheets.draw_filters(np.ones((3, 3, 3, 4)), "Filters").axes[0].images[0].get_array()
+    drawn = pictures.draw_filters(np.ones((3, 3, 3, 4)), "Filters").axes[0].images[0].get_array()
     assert drawn.shape == (4, 64, 3)
 
 
