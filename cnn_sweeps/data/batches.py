@@ -20,8 +20,8 @@ from cnn_sweeps.text.names import for_terminal
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
 _MOST_IMAGES_A_BATCH = 256
 
-Decoded = tuple[Path, NDArray[np.uint8] | DataError]
-"""A file with its image, uint8 (height, width, channels), 0 to 255, or why it is none."""
+Decoded = NDArray[np.uint8] | DataError
+"""An image, uint8 (height, width, channels), 0 to 255, or why a file is none."""
 
 
 class BadFiles:
@@ -62,7 +62,7 @@ def decoded_batches(
     batch_size = min(_MOST_IMAGES_A_BATCH, max(1, _PIXELS_A_BATCH // (height * width)))
 
     def good_files() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
-        for path, decoded in decode_ahead(files, image_shape, 2 * batch_size, "images"):
+        for path, decoded in zip(files, decode_ahead(files, image_shape, 2 * batch_size, "images"), strict=True):
             if isinstance(decoded, DataError):
                 on_bad_file(path, str(decoded))
             else:
@@ -83,9 +83,9 @@ def decode_ahead(
 
     def decode(file: Path) -> Decoded:
         try:
-            return file, decode_image(file, *image_shape)
+            return decode_image(file, *image_shape)
         except DataError as error:
-            return file, error
+            return error
 
     waiting: deque[Future[Decoded]] = deque()
     with (

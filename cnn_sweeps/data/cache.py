@@ -169,7 +169,7 @@ def _write(
     about: dict[str, Any] = {"digests": [], "content_ids": [], "positions": [], "bad_files": {}}
     ids = list(content_ids)
     with (folder / _PIXELS).open("wb") as images:
-        for position, (_, decoded) in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
+        for position, decoded in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
             if isinstance(decoded, DataError):
                 about["bad_files"][position] = str(decoded)
                 if isinstance(decoded, UnreadableError):

@@ -90,9 +90,10 @@ class ImageDataset:
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the images, their classes and their given splits, not on their order."""
-        return self.digest(self.digests, np.full(len(self.labels), "") if self.splits is None else self.splits)
+        uses = np.full(len(self.labels), "") if self.splits is None else self.splits
+        return self.fingerprint_of(self.digests, uses)
 
-    def digest(self, images: NDArray[np.str_], uses: NDArray[np.str_]) -> str:
+    def fingerprint_of(self, images: NDArray[np.str_], uses: NDArray[np.str_]) -> str:
         """Give 32 hexadecimal digits for what tells the images apart, (N,), their classes and their uses, (N,)."""
         lines = sorted(
             f"{image} {self.class_names[label]} {use}\n"

@@ -43,7 +43,7 @@ class Split:
         uses = np.full(len(dataset.labels), "none", "<U5")
         for name in SPLIT_NAMES:
             uses[getattr(self, name)] = name
-        return dataset.digest(dataset.ids, uses)
+        return dataset.fingerprint_of(dataset.ids, uses)
 
     def counts(self, dataset: ImageDataset) -> dict[str, dict[str, int]]:
         """Count the images of each class in each split: `{"train": {"cat": 300, ...}, ...}`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -52,7 +51,7 @@ def write_pictures(
         "scores": lambda: figures.draw_scores(measured),
         "mistakes": lambda: _draw_mistakes(measured),
         "grad_cam": lambda: _draw_grad_cam(model, measured),
-        "filters": lambda: _draw_filters(model),
+        "filters": lambda: draw_filters(model),
     }
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
@@ -140,12 +139,15 @@ def _shortened(name: str) -> str:
     return for_picture(name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}")
 
 
-def draw_filters(kernels: NDArray[np.floating[Any]], title: str) -> Figure:
-    """Draw the kernels of a convolution, (height, width, channels, filters), each from its lowest to its highest value.
+def draw_filters(model: keras.Model) -> Figure | None:
+    """Draw the kernels of the first convolution, if there is one, each from its lowest to its highest value.
 
     In colour with 3 input channels, else the mean over them in grey; in rows, a white pixel between two.
     """
-    filters = np.moveaxis(kernels, 3, 0)
+    first = next((layer for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
+    if first is None:
+        return None
+    filters = np.moveaxis(keras.ops.convert_to_numpy(first.kernel), 3, 0)
     pictures = filters if filters.shape[3] == 3 else filters.mean(axis=3, keepdims=True)
     low, high = (extreme(pictures, axis=(1, 2, 3), keepdims=True) for extreme in (np.min, np.max))
     number, height, width, channels = pictures.shape
@@ -154,16 +156,8 @@ def draw_filters(kernels: NDArray[np.floating[Any]], title: str) -> Figure:
     framed[:number, :height, :width] = (pictures - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     grid = np.moveaxis(framed.reshape(rows, _FILTERS_A_ROW, height + 1, width + 1, channels), 1, 2)
     figure = Figure(figsize=(7.5, 0.5 * rows + 0.5), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"Filters of the first convolution, {first.name}", fontsize=10)
     axes = figure.subplots()
     axes.imshow(grid.reshape(rows * (height + 1), -1, channels), cmap="gray", vmin=0, vmax=1)
     axes.axis("off")
     return figure
-
-
-def _draw_filters(model: keras.Model) -> Figure | None:
-    first = next((layer for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
-    if first is None:
-        return None
-    kernels = keras.ops.convert_to_numpy(first.kernel)
-    return draw_filters(kernels, f"Filters of the first convolution, {first.name}")
