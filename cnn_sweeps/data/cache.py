@@ -5,8 +5,6 @@ another name and renamed when complete, so that a folder under its final name is
 Only this user can look into it: pictures may be nobody else's business. Changed pixels are noticed and decoded again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -18,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import PIL
@@ -34,8 +33,7 @@ _PRIVATE = 0o700
 _UNREADABLE = "unreadable"  # in place of a content's id
 _BYTES_A_CHUNK = 2**24
 _NUM_AHEAD = 64  # decoded images that wait to be written
-_NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
-_UNFINISHED_NAME = re.compile(rf"{_NAME.pattern}-[0-9a-f]{{32}}\.unfinished")
+_NAME = re.compile(r"[0-9a-f]{32}(-[0-9]+)?(-[0-9a-f]{32}\.unfinished)?")
 _PIXELS, _ABOUT, _MARK = "images.u8", "about.json", "cnn_sweeps.cache"  # the files in a cache
 _MARK_TEXT = "decoded images, made by cnn_sweeps; the whole folder may be deleted while nothing trains\n"
 
@@ -68,38 +66,17 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     shape = (height, width, channels)
     with ThreadPoolExecutor() as pool:
         content_ids = list(pool.map(_content_id, files))
-    _make_private(cache_dir)
+    _tidy(cache_dir)
     folder = _folder(cache_dir, shape, content_ids)
-    decoded = _open(folder)
+    try:
+        decoded = _open(folder) or _open(folder := _build(folder, files, content_ids, shape))
+    except OSError as error:
+        raise DataError(
+            f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
+        ) from error
     if decoded is None:
-        try:
-            folder = _build(cache_dir, files, content_ids, shape)
-        except OSError as error:
-            raise DataError(
-                f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
-            ) from error
-        decoded = _open(folder)
-        if decoded is None:
-            raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
+        raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
     return decoded
-
-
-def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[str]) -> Path:
-    """Give the folder for the decoded images, one of this user's where another user's has the name."""
-    about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
-    folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
-    is_closed = folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
-    return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
-
-
-def _make_private(cache_dir: Path) -> None:
-    """Close this user's caches to others; earlier versions left them open."""
-    with suppress(OSError):  # there is none yet
-        for path in cache_dir.iterdir():
-            if (_NAME.fullmatch(path.name) or _UNFINISHED_NAME.fullmatch(path.name)) and not path.is_symlink():
-                with suppress(OSError):  # another user's
-                    if (path / _ABOUT).exists() and path.stat().st_mode & 0o077:
-                        path.chmod(_PRIVATE)
 
 
 def _content_id(file: Path) -> str:
@@ -110,67 +87,28 @@ def _content_id(file: Path) -> str:
         return _UNREADABLE
 
 
-def _open(folder: Path) -> DecodedImages | None:
-    """Memory-map a complete cache; None if there is none or it is damaged."""
-    try:
-        about = json.loads((folder / _ABOUT).read_text())
-        shape = tuple(about["shape"])
-        if not len(about["digests"]) == len(about["content_ids"]) == len(about["positions"]) == shape[0]:
-            return None
-        if (folder / _PIXELS).stat().st_size != np.prod(shape):
-            return None
-        images = np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-        digests = np.array(about["digests"], dtype=np.str_)
-        if not np.array_equal(_digests(images), digests):
-            return None
-        return DecodedImages(
-            images=images,
-            digests=digests,
-            content_ids=np.array(about["content_ids"], dtype=np.str_),
-            positions=np.array(about["positions"], np.int64),
-            bad_files={int(position): reason for position, reason in about["bad_files"].items()},
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[str]) -> Path:
+    """Give the folder for the decoded images, one of this user's where another user's has the name."""
+    about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
+    folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
+    is_closed = folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+    return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
 
 
-def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """Give each image's digest, in threads: hashing works outside Python's lock."""
-    images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
-    starts = range(0, len(images), images_a_chunk)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = list(pool.map(lambda start: digest_images(images[start : start + images_a_chunk]), starts))
-    return np.concatenate([np.array([], dtype="<U32"), *chunks])
-
-
-def _build(cache_dir: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> Path:
-    """Decode the files, and give the folder with what came out."""
-    cache_dir.parent.mkdir(parents=True, exist_ok=True)
-    cache_dir.mkdir(_PRIVATE, exist_ok=True)
-    _remove_leftovers(cache_dir)
-    name = _folder(cache_dir, shape, content_ids).name
-    unfinished = cache_dir / f"{name}-{uuid.uuid4().hex}.unfinished"
-    unfinished.mkdir(_PRIVATE)
-    try:
-        (unfinished / _MARK).write_text(_MARK_TEXT)
-        folder = _folder(cache_dir, shape, _write(unfinished, files, content_ids, shape))
-        _publish(unfinished, folder)
-    finally:
-        _remove(unfinished)
-    return folder
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Remove what processes that were killed while they decoded have left."""
-    for left in cache_dir.iterdir():
-        with suppress(OSError, ValueError):  # another process was faster; it holds no text
-            if (
-                _UNFINISHED_NAME.fullmatch(left.name)
-                and not left.is_symlink()
-                and (left / _MARK).read_text() == _MARK_TEXT
-                and time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _LEFTOVER_AFTER_S
-            ):
-                _remove(left)
+def _tidy(cache_dir: Path) -> None:
+    """Close this user's caches to others: earlier versions left them open. Remove what killed processes have left."""
+    with suppress(OSError):  # there is none yet
+        for folder in cache_dir.iterdir():
+            name = _NAME.fullmatch(folder.name)
+            if name is None or folder.is_symlink():
+                continue
+            with suppress(OSError, ValueError):  # another user's, or another process was faster; it holds no text
+                if (folder / _ABOUT).exists() and folder.stat().st_mode & 0o077:
+                    folder.chmod(_PRIVATE)
+                if name[2] and (folder / _MARK).read_text() == _MARK_TEXT:
+                    last_written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+                    if time.time() - last_written > _LEFTOVER_AFTER_S:
+                        _remove(folder)
 
 
 def _remove(folder: Path) -> None:
@@ -181,49 +119,74 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def _open(folder: Path) -> DecodedImages | None:
+    """Memory-map a complete cache; None if there is none or it is damaged."""
+    try:
+        about = json.loads((folder / _ABOUT).read_text())
+        shape = tuple(about["shape"])
+        images = np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+        digests, content_ids = (np.array(about[name], dtype=np.str_) for name in ("digests", "content_ids"))
+        bad_files = {int(position): reason for position, reason in about["bad_files"].items()}
+        decoded = DecodedImages(images, digests, content_ids, np.array(about["positions"], np.int64), bad_files)
+        return decoded if np.array_equal(_digests(images), digests) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """Give each image's digest, in threads: hashing works outside Python's lock."""
+    images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
+    chunks = [images[start : start + images_a_chunk] for start in range(0, len(images), images_a_chunk)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate([np.array([], dtype="<U32"), *pool.map(digest_images, chunks)])
+
+
+def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]) -> Path:
+    """Decode the files, and give the folder with what came out: of what could be read, if that is not all."""
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(_PRIVATE, exist_ok=True)
+    unfinished = folder.with_name(f"{folder.name}-{uuid.uuid4().hex}.unfinished")
+    unfinished.mkdir(_PRIVATE)
+    try:
+        (unfinished / _MARK).write_text(_MARK_TEXT)
+        folder = _folder(folder.parent, shape, _write(unfinished, files, content_ids, shape))
+        if _open(folder) is None:
+            _remove(folder)  # a damaged one gives way; one that another process completed meanwhile stays
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        _remove(unfinished)
+    return folder
+
+
 def _write(
     folder: Path, files: Sequence[Path], content_ids: Sequence[str], shape: tuple[int, int, int]
 ) -> Sequence[str]:
     """Write the decoded images; give the ids of what was read, so that what could not be now is tried another time."""
-    digests: list[str] = []
-    positions: list[int] = []
-    bad_files: dict[int, str] = {}
+    about: dict[str, Any] = {"digests": [], "content_ids": [], "positions": [], "bad_files": {}}
     ids = list(content_ids)
     with (folder / _PIXELS).open("wb") as images:
-        for position, (_, decoded) in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
+        for position, decoded in enumerate(decode_ahead(files, shape, _NUM_AHEAD, "decoding images")):
             if isinstance(decoded, DataError):
-                bad_files[position] = str(decoded)
+                about["bad_files"][position] = str(decoded)
                 if isinstance(decoded, UnreadableError):
                     ids[position] = _UNREADABLE
                 continue
             images.write(decoded.tobytes())
-            digests += digest_images(decoded[np.newaxis]).tolist()
-            positions.append(position)
-        _to_disk(images.fileno())
-    about = {
-        "shape": [len(positions), *shape],
-        "digests": digests,
-        "content_ids": [content_ids[position] for position in positions],
-        "positions": positions,
-        "bad_files": bad_files,
-    }
+            about["digests"] += digest_images(decoded[np.newaxis]).tolist()
+            about["content_ids"].append(content_ids[position])
+            about["positions"].append(position)
+        _to_disk(images)
+    about["shape"] = [len(about["positions"]), *shape]
     with (folder / _ABOUT).open("w") as file:
         json.dump(about, file)
-        file.flush()
-        _to_disk(file.fileno())
+        _to_disk(file)
     return ids
 
 
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Rename into place. A damaged cache there gives way; one that another process completed meanwhile stays."""
-    if folder.exists() and _open(folder) is None:
-        _remove(folder)
-    try:
-        unfinished.rename(folder)
-    except OSError:
-        if _open(folder) is None:
-            raise
-
-
-def _to_disk(descriptor: int) -> None:
-    os.fsync(descriptor)  # after a power cut, the renamed folder must not hold a file of zeros
+def _to_disk(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # after a power cut, the renamed folder must not hold a file of zeros

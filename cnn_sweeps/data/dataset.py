@@ -1,9 +1,6 @@
 """What every data source returns."""
 
-from __future__ import annotations
-
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,33 +49,27 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
-        images, labels = self.images, self.labels
+        images, names = self.images, self.class_names
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise DataError(
                 f"data: images are {images.dtype} of shape {images.shape}; "
                 "allowed: uint8 (number, height, width, 1 or 3 channels)"
             )
-        if labels.shape != (len(images),):
-            raise DataError(
-                f"data: labels have shape {labels.shape}; allowed: one for each of the {len(images)} images"
-            )
-        for part in ("splits", "file_names", "image_digests", "content_ids"):
-            values = getattr(self, part)
-            if values is not None and len(values) != len(images):
-                raise DataError(f"data: {len(values)} {part}; allowed: one for each of the {len(images)} images")
+        for part in ("labels", "splits", "file_names", "image_digests", "content_ids"):
+            if (values := getattr(self, part)) is None:
+                continue
+            if (shape := getattr(values, "shape", (len(values),))) != (len(images),):
+                raise DataError(f"data: {part} have shape {shape}; allowed: one for each of the {len(images)} images")
         if self.splits is not None and (odd := sorted(set(self.splits.tolist()) - {"", *SPLIT_NAMES})):
             raise DataError(f"data: splits {odd} unknown; allowed: {', '.join(SPLIT_NAMES)} or empty")
-        if len(self.class_names) < 2:
-            raise DataError(
-                f"data: only one class, {list(self.class_names)}, in {self.source}; at least two are needed"
-            )
-        counts = Counter(labels.tolist())
-        if unknown := sorted(set(counts) - set(range(len(self.class_names)))):
-            raise DataError(f"data: labels {unknown} name no class; allowed: 0 to {len(self.class_names) - 1}")
-        if empty := [name for label, name in enumerate(self.class_names) if not counts[label]]:
-            raise DataError(
-                f"data: no image of class {', '.join(empty)} in {self.source}; add images or remove the class"
-            )
+        if len(names) < 2:
+            raise DataError(f"data: only one class, {list(names)}, in {self.source}; at least two are needed")
+        found = set(self.labels.tolist())
+        if unknown := sorted(found - set(range(len(names)))):
+            raise DataError(f"data: labels {unknown} name no class; allowed: 0 to {len(names) - 1}")
+        if empty := [name for label, name in enumerate(names) if label not in found]:
+            told = f"data: no image of class {', '.join(empty)} in {self.source}"
+            raise DataError(f"{told}; add images or remove the class")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -91,13 +82,22 @@ class ImageDataset:
         """Str, (N,), equal for images with the same pixels."""
         return digest_images(self.images) if self.image_digests is None else self.image_digests
 
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Str, (N,), what tells images apart, where the source can whatever their size."""
+        return self.digests if self.content_ids is None else self.content_ids
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that depend on the images, their classes and their given splits, not on their order."""
-        splits = self.splits if self.splits is not None else np.full(len(self.labels), "")
+        uses = np.full(len(self.labels), "") if self.splits is None else self.splits
+        return self.fingerprint_of(self.digests, uses)
+
+    def fingerprint_of(self, images: NDArray[np.str_], uses: NDArray[np.str_]) -> str:
+        """Give 32 hexadecimal digits for what tells the images apart, (N,), their classes and their uses, (N,)."""
         lines = sorted(
-            f"{digest} {self.class_names[label]} {split}\n"
-            for digest, label, split in zip(self.digests, self.labels, splits, strict=True)
+            f"{image} {self.class_names[label]} {use}\n"
+            for image, label, use in zip(images, self.labels, uses, strict=True)
         )
         return hashlib.blake2b("".join(lines).encode(), digest_size=16).hexdigest()
 

@@ -4,8 +4,6 @@ What an image file may be is decided here alone, for training, `predict` and ser
 and not too large. It starts no program.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import math
@@ -19,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cnn_sweeps.errors import DataError
@@ -28,17 +26,11 @@ _HAS_AVIF = importlib.util.find_spec("PIL.AvifImagePlugin") is not None  # from 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", *(["AVIF"] if _HAS_AVIF else []))
 """What is read, MPO as JPEG. Of the others that Pillow knows some run programs (EPS), or hold any format (IPTC)."""
 _LONGEST_SIDE = 65_535  # pixels; no JPEG has more
-_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")  # of which Pillow would have Ghostscript run the program
-
-_UPRIGHT = {  # what undoes each EXIF orientation; ImageOps.exif_transpose fails where it cannot write odd EXIF back
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_NO_IMAGES = {  # by how they begin
+    (b"version https://git-lfs",): "is a Git LFS pointer, not the image; run `git lfs pull`",
+    (b"%!PS", b"\xc5\xd0\xd3\xc6"): "is PostScript, a program, which is not run",  # as Pillow would have Ghostscript do
 }
+_NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 class UnreadableError(DataError):
@@ -65,30 +57,23 @@ def decode_image(path: Path, height: int, width: int, channels: int) -> NDArray[
         raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
 
 
-def open_file(path: Path) -> BinaryIO:
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, and nothing else: what is no file might never come to an end, or never answer.
 
     Raises:
         DataError: if it is something else.
         OSError: if it cannot be opened.
     """
-    if (kind := kind_of_no_file(path.stat().st_mode)) is None:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # another one since?
-        if (kind := kind_of_no_file(os.fstat(file.fileno()).st_mode)) is None:
-            return file
-        file.close()
-    raise DataError(f"is {kind}, not a file")
+    _check_is_file(path.stat().st_mode)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        _check_is_file(os.fstat(file.fileno()).st_mode)  # another one since?
+        yield file
 
 
-def kind_of_no_file(mode: int) -> str | None:
-    """Say what something is, by its `st_mode`; None if it is a file."""
-    kinds = {
-        stat.S_IFREG: None,
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")
+def _check_is_file(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise DataError(f"is {_NO_FILES.get(stat.S_IFMT(mode), 'a device')}, not a file")
 
 
 def decode_stream(stream: BinaryIO, height: int, width: int, channels: int) -> NDArray[np.uint8]:
@@ -111,8 +96,11 @@ def decode_stream(stream: BinaryIO, height: int, width: int, channels: int) -> N
 
 
 def _decode(stream: BinaryIO, height: int, width: int, mode: str) -> NDArray[np.uint8]:
-    if reason := _why_not_an_image(stream.read(40)):
-        raise DataError(reason)
+    if not (start := stream.read(40)):
+        raise DataError("is empty")
+    for beginnings, reason in _NO_IMAGES.items():
+        if start.startswith(beginnings):
+            raise DataError(reason)
     stream.seek(0)
     with Image.open(stream, formats=_FORMATS) as image:
         size = image.size
@@ -121,11 +109,22 @@ def _decode(stream: BinaryIO, height: int, width: int, mode: str) -> NDArray[np.
         num_pixels = math.prod(image.size if _is_decoded_in_part(image) else size)
         _check_size(size, num_pixels)
         with _pixels_in_flight.holding(num_pixels):
-            image.load()  # turns a TIFF by itself
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            upright = image if turn is None else image.transpose(turn)
-            pixels = _convert(upright, mode).resize((width, height), Image.Resampling.BILINEAR)
+            _turn_upright(image)
+            pixels = _convert(image, mode).resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(pixels, np.uint8)
+
+
+def _check_size(size: tuple[int, int], num_pixels: int) -> None:
+    """Refuse a picture that is too wide or high, or of which too many pixels would be decoded."""
+    shown = f"{size[0]:,} x {size[1]:,} pixels"
+    if max(size) > _LONGEST_SIDE:
+        raise DataError(f"is too large ({shown}; at most {_LONGEST_SIDE:,} a side)")
+    if num_pixels > (most := _most_pixels()):
+        raise DataError(f"is too large ({shown}; at most {most:,} in all)")
+
+
+def _most_pixels() -> float:
+    return math.inf if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS
 
 
 def _is_decoded_in_part(image: Image.Image) -> bool:
@@ -147,46 +146,31 @@ class _PixelsInFlight:
 
     def __init__(self) -> None:
         self._turn, self._changed = threading.Lock(), threading.Condition()
-        self._num_pixels = 0
+        self._count = 0
 
     @contextmanager
-    def holding(self, num_pixels: int) -> Iterator[None]:
+    def holding(self, count: int) -> Iterator[None]:
         """Wait until there is room for as many, and take it in the block."""
         with self._turn, self._changed:  # one after another, so that none waits for ever
-            self._changed.wait_for(lambda: self._has_room(num_pixels))
-            self._num_pixels += num_pixels
+            self._changed.wait_for(lambda: not self._count or self._count + count <= _most_pixels())
+            self._count += count
         try:
             yield
         finally:
             with self._changed:
-                self._num_pixels -= num_pixels
+                self._count -= count
                 self._changed.notify_all()
-
-    def _has_room(self, num_pixels: int) -> bool:
-        most = Image.MAX_IMAGE_PIXELS
-        return most is None or not self._num_pixels or self._num_pixels + num_pixels <= most
 
 
 _pixels_in_flight = _PixelsInFlight()
 
 
-def _why_not_an_image(start: bytes) -> str | None:
-    if not start:
-        return "is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the image; run `git lfs pull`"
-    if start.startswith(_POSTSCRIPT):
-        return "is PostScript, a program, which is not run"
-    return None
-
-
-def _check_size(size: tuple[int, int], num_pixels: int) -> None:
-    """Refuse a picture that is too wide or high, or of which too many pixels would be decoded."""
-    shown = f"{size[0]:,} x {size[1]:,} pixels"
-    if max(size) > _LONGEST_SIDE:
-        raise DataError(f"is too large ({shown}; at most {_LONGEST_SIDE:,} a side)")
-    if Image.MAX_IMAGE_PIXELS is not None and num_pixels > Image.MAX_IMAGE_PIXELS:
-        raise DataError(f"is too large ({shown}; at most {Image.MAX_IMAGE_PIXELS:,} in all)")
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a picture as its EXIF says; a TIFF does so itself when it is loaded."""
+    image.load()
+    image.getexif()  # is known from now on, so that Pillow, which fails to write odd EXIF back, finds none to write
+    image.info = {name: value for name, value in image.info.items() if name == "transparency"}
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -22,12 +22,9 @@ _loaded: dict[str, "Images"] = {}
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images of a configuration, and which of them are for what.
+    """The images of a configuration, which of them are for what, and how many each split has of each class by name.
 
-    Attributes:
-        dataset: the images with their labels.
-        split: positions of those to train on, to validate on, to test on.
-        counts: how many each split has of each class, by their names; test images included.
+    The counts are of test images too, also where these are gone.
     """
 
     dataset: ImageDataset
@@ -76,12 +73,13 @@ def forget_images() -> None:
 
 def describe_images(dataset: ImageDataset, split: Split) -> list[str]:
     """Say in a few lines how many images there are for what and of which class, and what is odd about them."""
-    counts = {name: f"{len(getattr(split, name))} {name}" for name in SPLIT_NAMES}
-    used = np.concatenate([getattr(split, name) for name in SPLIT_NAMES])
-    of_class = np.bincount(dataset.labels[used], minlength=len(dataset.class_names)).tolist()
+    parts = {name: getattr(split, name) for name in SPLIT_NAMES}
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    used = dataset.labels[np.concatenate([*parts.values()])]
+    of_class = np.bincount(used, minlength=len(dataset.class_names)).tolist()
     classes = [f"{for_terminal(name)} ({count:,})" for name, count in zip(dataset.class_names, of_class, strict=True)]
     lines = [
-        f"{for_terminal(dataset.name)}: {', '.join(counts.values())} images of {len(dataset.class_names)} classes",
+        f"{for_terminal(dataset.name)}: {counts} images of {len(dataset.class_names)} classes",
         f"classes: {_cut(classes, ', ')}",
         *map(for_terminal, dataset.notes),
     ]

@@ -1,12 +1,10 @@
 """Training, validation and test images: stratified, seeded, and no image in two of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,48 +43,39 @@ class Split:
         uses = np.full(len(dataset.labels), "none", "<U5")
         for name in SPLIT_NAMES:
             uses[getattr(self, name)] = name
-        images = dataset.digests if dataset.content_ids is None else dataset.content_ids
-        lines = sorted(
-            f"{image} {dataset.class_names[label]} {use}\n"
-            for image, label, use in zip(images, dataset.labels, uses, strict=True)
-        )
-        return hashlib.blake2b("".join(lines).encode(), digest_size=16).hexdigest()
+        return dataset.fingerprint_of(dataset.ids, uses)
 
     def counts(self, dataset: ImageDataset) -> dict[str, dict[str, int]]:
         """Count the images of each class in each split: `{"train": {"cat": 300, ...}, ...}`."""
+        labels = {split: dataset.labels[getattr(self, split)] for split in SPLIT_NAMES}
         return {
-            split: {
-                name: int(np.sum(dataset.labels[getattr(self, split)] == i))
-                for i, name in enumerate(dataset.class_names)
-            }
-            for split in SPLIT_NAMES
+            split: {name: int(np.sum(of_split == i)) for i, name in enumerate(dataset.class_names)}
+            for split, of_split in labels.items()
         }
 
 
 def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Keep the splits that the data give and draw the missing ones from the rest, by the same share of every class.
 
-    Args:
-        dataset: what to split.
-        val_fraction: share of validation images where the data give none, in (0, 1).
-        test_fraction: share of test images where the data give none, in (0, 1).
-        seed: the same seed and images give the same split, whatever the images' order, names or size; an image that is
-            added or removed changes little else.
+    The fractions, in (0, 1), count where the data give no such split. The same seed and images give the same split,
+    whatever the images' order, names or size; an image that is added or removed changes little else.
 
     Raises:
         DataError: if a class has too few different images for every split to get one.
     """
     groups = _group_in_random_order(dataset, seed)
     given = np.zeros(len(groups), "<U5") if dataset.splits is None else dataset.splits.astype("<U5")
-    assigned = _keep_latest(given, groups)
+    assigned = _latest_of_group(given, groups)
     left_out = np.flatnonzero((given != "") & (assigned != given))
     assigned[left_out] = "none"
-
     fractions = {"test": test_fraction, "val": val_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in assigned}
     pool = np.flatnonzero(np.isin(assigned, ("", "train")))
-    assigned[pool] = _draw_splits(groups[pool], dataset.labels[pool], missing, dataset.class_names)
-    _check_classes(assigned, dataset)
+    assigned[pool] = _draw_splits(groups[pool], dataset, pool, missing)
+    for split in SPLIT_NAMES:
+        present = set(dataset.labels[assigned == split].tolist())
+        if absent := [name for label, name in enumerate(dataset.class_names) if label not in present]:
+            raise DataError(f"data: no {split} image of class {', '.join(absent)} in {dataset.source}; add some")
     return Split(
         **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
         num_duplicates=len(groups) - len(set(groups.tolist())),
@@ -98,28 +87,21 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
 def split_into_folds(dataset: ImageDataset, split: Split, num_folds: int, seed: int) -> list[Split]:
     """Divide training and validation images into folds of the same share of every class; each is validated on once.
 
-    Args:
-        dataset: what `split` divides.
-        split: its test images are in no fold.
-        num_folds: at least 2.
-        seed: of the order in which images are drawn.
-
     Raises:
         DataError: if a class has fewer different images than folds.
     """
     pool = np.sort(np.concatenate([split.train, split.val]))
     groups = _group_in_random_order(dataset, seed)[pool]
-    group_ids, group_labels, _ = _group_labels(groups, dataset.labels[pool])
-    fold_of_group = np.zeros(group_ids.max(initial=-1) + 1, np.int64)
+    numbers, group_labels, _ = _by_group(groups, dataset.labels[pool])
+    fold_of_group = np.zeros(numbers.max(initial=-1) + 1, np.int64)
     for label, class_name in enumerate(dataset.class_names):
-        of_class = group_labels == label
-        num_groups = int(of_class.sum())
-        if num_groups < num_folds:
+        of_class = numbers[group_labels == label]
+        if len(of_class) < num_folds:
             raise DataError(
-                f"folds={num_folds}: class {class_name} has {num_groups} different images outside test; "
+                f"folds={num_folds}: class {class_name} has {len(of_class)} different images outside test; "
                 "set fewer folds or add images"
             )
-        fold_of_group[group_ids[of_class]] = np.arange(num_groups) * num_folds // num_groups
+        fold_of_group[of_class] = np.arange(len(of_class)) * num_folds // len(of_class)
     fold = fold_of_group[groups]
     return [replace(split, train=pool[fold != k], val=pool[fold == k]) for k in range(num_folds)]
 
@@ -134,84 +116,67 @@ def without_test_images(dataset: ImageDataset, split: Split) -> tuple[ImageDatas
     return replace(dataset, images=images, image_digests=dataset.digests), replace(split, test=split.test[:0])
 
 
+def balanced_class_weights(labels: Indices) -> dict[int, float]:
+    """Weigh each class by N / (number of classes * images of the class), so that all count the same."""
+    counts = Counter(labels.tolist())
+    return {label: len(labels) / (len(counts) * count) for label, count in counts.items()}
+
+
 def _group_in_random_order(dataset: ImageDataset, seed: int) -> Indices:
     """Give equal images the same number; the numbers are in an order that depends on the seed and on content alone."""
     _, groups = np.unique(dataset.digests, return_inverse=True)
-    content_ids = dataset.digests if dataset.content_ids is None else dataset.content_ids
-    by_group = np.lexsort((content_ids, groups))
-    _, first_of_group = np.unique(groups[by_group], return_index=True)
-    lowest_ids = content_ids[by_group[first_of_group]]
+    _, lowest_ids, _ = _by_group(groups, dataset.ids)
     drawn = np.argsort([hashlib.blake2b(f"{seed} {lowest}".encode()).hexdigest() for lowest in lowest_ids])
     return np.argsort(drawn)[groups]
 
 
-def _keep_latest(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
+def _by_group(groups: Indices, values: NDArray[Any]) -> tuple[Indices, NDArray[Any], Indices]:
+    """Give number, lowest value and size of each group: equal images of two classes count for the lower one."""
+    order = np.lexsort((values, groups))
+    numbers, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    return numbers, values[order[first]], sizes
+
+
+def _latest_of_group(given: NDArray[np.str_], groups: Indices) -> NDArray[np.str_]:
     """Give an image that split of its equals that comes last in train, val, test: what tests does not train."""
-    rank = np.array([SPLIT_NAMES.index(split) if split else -1 for split in given])
-    latest = np.full(groups.max(initial=-1) + 1, -1)
-    np.maximum.at(latest, groups, rank)
-    names: NDArray[np.str_] = np.array(["", *SPLIT_NAMES], dtype="<U5")[latest[groups] + 1]
-    return names
+    names = ["", *SPLIT_NAMES]
+    latest = np.zeros(groups.max(initial=-1) + 1, np.int64)
+    np.maximum.at(latest, groups, [names.index(split) for split in given])
+    return np.array(names, "<U5")[latest[groups]]
 
 
 def _draw_splits(
-    groups: Indices, labels: Indices, fractions: dict[str, float], class_names: Sequence[str]
+    groups: Indices, dataset: ImageDataset, pool: Indices, fractions: dict[str, float]
 ) -> NDArray[np.str_]:
-    """Give each image of a pool its split, equal images the same one: "train", or one of those that need a fraction."""
-    group_ids, group_labels, sizes = _group_labels(groups, labels)
+    """Give each image of a pool its split, equal images the same one: "train", or one of those that need a fraction.
+
+    Of each class, groups are taken in their order for each split until it has its share of the class's images.
+    """
+    numbers, group_labels, sizes = _by_group(groups, dataset.labels[pool])
     split_of_group = np.full(groups.max(initial=-1) + 1, "train", "<U5")
-    for label, class_name in enumerate(class_names):
-        of_class = group_labels == label
-        for split, drawn in _draw(group_ids[of_class], sizes[of_class], fractions, class_name).items():
-            split_of_group[drawn] = split
+    for label, class_name in enumerate(dataset.class_names):
+        left, left_sizes = numbers[group_labels == label], sizes[group_labels == label]
+        if len(left) <= len(fractions):
+            raise DataError(
+                f"data: class {class_name} has {len(left)} different images to split; "
+                f"at least {len(fractions) + 1} are needed"
+            )
+        num_images = int(left_sizes.sum())
+        for num_others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
+            wanted = max(1, round(fraction * num_images))
+            taken = min(int(np.searchsorted(np.cumsum(left_sizes), wanted)) + 1, len(left) - num_others)
+            split_of_group[left[:taken]] = split
+            left, left_sizes = left[taken:], left_sizes[taken:]
     return split_of_group[groups]
 
 
-def _group_labels(groups: Indices, labels: Indices) -> tuple[Indices, Indices, Indices]:
-    """Give number, class and size of each group; equal images of two classes count for the lower one."""
-    by_group = np.lexsort((labels, groups))
-    group_ids, first, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
-    return group_ids, labels[by_group[first]], sizes
-
-
-def _draw(group_ids: Indices, sizes: Indices, fractions: dict[str, float], class_name: str) -> dict[str, Indices]:
-    """Take groups of one class in their order for each split until it has its share of the class's images."""
-    if len(group_ids) <= len(fractions):
-        raise DataError(
-            f"data: class {class_name} has {len(group_ids)} different images to split; "
-            f"at least {len(fractions) + 1} are needed"
-        )
-    num_images = int(sizes.sum())
-    drawn: dict[str, Indices] = {}
-    for others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
-        wanted = max(1, round(fraction * num_images))
-        taken = min(int(np.searchsorted(np.cumsum(sizes), wanted)) + 1, len(group_ids) - others)
-        drawn[split], group_ids, sizes = group_ids[:taken], group_ids[taken:], sizes[taken:]
-    return drawn
-
-
-def _check_classes(assigned: NDArray[np.str_], dataset: ImageDataset) -> None:
-    for split in SPLIT_NAMES:
-        present = set(dataset.labels[assigned == split].tolist())
-        if absent := [name for label, name in enumerate(dataset.class_names) if label not in present]:
-            raise DataError(f"data: no {split} image of class {', '.join(absent)} in {dataset.source}; add some")
-
-
 def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:
-    labels_of_group: dict[int, set[int]] = {}
-    for group, label in zip(groups.tolist(), dataset.labels.tolist(), strict=True):
-        labels_of_group.setdefault(group, set()).add(label)
-    conflicting = {group for group, labels in labels_of_group.items() if len(labels) > 1}
+    classes_of_group = np.unique(groups * len(dataset.class_names) + dataset.labels) // len(dataset.class_names)
+    numbers, num_classes = np.unique(classes_of_group, return_counts=True)
     return [
         " = ".join(
             f"{dataset.image_name(i)} ({for_terminal(dataset.class_names[dataset.labels[i]])})"
             for i in np.flatnonzero(groups == group).tolist()
         )
-        for group in sorted(conflicting)
+        for group in numbers[num_classes > 1]
     ]
-
-
-def balanced_class_weights(labels: Indices) -> dict[int, float]:
-    """Weigh each class by N / (number of classes * images of the class), so that all count the same."""
-    counts = Counter(labels.tolist())
-    return {label: len(labels) / (len(counts) * count) for label, count in counts.items()}

@@ -1,7 +1,5 @@
 """Where in an image a network sees the class that it predicts."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,24 +9,19 @@ from numpy.typing import NDArray
 from cnn_sweeps.evaluation.metrics import Floats, Labels
 from cnn_sweeps.models import is_scaling
 
-_COARSER = (layers.MaxPooling2D, layers.AveragePooling2D)  # than the map that they pool
-_ONLY_IN_TRAINING = (layers.Dropout, layers.SpatialDropout2D)
+_NO_MAPS = (  # of features: the image, what is only at work in training, and what is coarser than the map that it pools
+    *(layers.InputLayer, layers.Dropout, layers.SpatialDropout2D),
+    *(layers.MaxPooling2D, layers.AveragePooling2D),
+)
 
 
 def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -> Floats | None:
     """Give for each image how much each place of the last feature map speaks for the predicted class.
 
     Gradient-weighted class activation mapping (Selvaraju et al., Grad-CAM, 2017): the feature maps weighted by the mean
-    gradient of the class's logit, positive parts only, each image's scaled to 1.
-
-    Args:
-        model: functional; gives (n, 1) or (n, C) probabilities.
-        images: (n, height, width, channels), 0 to 255.
-        predicted: (n,), the class of each image.
-
-    Returns:
-        (n, rows, columns), 0 to 1; None if the network has no feature map that all that follows is computed from, or
-        does not end in a dense layer.
+    gradient of the class's logit, positive parts only, each image's scaled to 1. The images are (n, height, width,
+    channels), 0 to 255; the classes (n,); what is given is (n, rows, columns), 0 to 1. None if the network is no chain
+    from a last feature map to a dense layer.
     """
     maps = [layer for layer in model.layers if _is_feature_map(layer)]
     head = model.layers[-1]
@@ -54,7 +47,7 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
 
 
 def _is_feature_map(layer: layers.Layer) -> bool:
-    if isinstance(layer, (layers.InputLayer, *_COARSER, *_ONLY_IN_TRAINING)) or is_scaling(layer):
+    if isinstance(layer, _NO_MAPS) or is_scaling(layer):
         return False
     shape = getattr(layer.output, "shape", ())  # a layer may give several tensors
     return len(shape) == 4 and min(shape[1:3]) > 1

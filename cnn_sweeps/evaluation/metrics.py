@@ -1,27 +1,40 @@
-"""Metrics of predicted probabilities, the same for training, validation and test images."""
+"""Metrics of predicted probabilities, the same for all images, their bootstrap intervals, and what is said of them.
 
-from __future__ import annotations
+The definitions are scikit-learn's, and the tests hold each to it. But all resamples are measured at once, as weights of
+the images: scikit-learn, one resample after the other, takes many times as long.
+"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.text.names import for_terminal
-
+NUM_RESAMPLES = 1000
+NUM_BINS = 15  # of confidence, of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
+DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
+"""The metrics of the predicted classes alone."""
+_WEIGHTS_AT_ONCE = 2**22  # 32 MB
 _SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
-def log_loss(probabilities: Floats, labels: NDArray[np.int64]) -> float:
-    """Mean of -log(probability of the true class), in nats, 0 to 16.1; no penalty is in it."""
-    return float(log_losses(probabilities, labels).mean())
+class Estimate(NamedTuple):
+    """A metric of some images, and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """Give all three in a number's format."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-def log_losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
-    """Each image's -log(probability of the true class), (N,)."""
+def log_losses(probabilities: Floats, labels: Labels) -> Floats:
+    """Each image's -log(probability of the true class), (N,), in nats, 0 to 16.1; no penalty is in it."""
     true_class = probabilities[np.arange(len(labels)), labels]
     return -np.log(np.maximum(true_class, _SMALLEST_PROBABILITY))
 
@@ -29,10 +42,8 @@ def log_losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
 def choose_classes(probabilities: Floats, threshold: float | None = None) -> Labels:
     """Give the class of each row of (N, C), (N,): the one rule by which everything here decides.
 
-    Args:
-        probabilities: rows summing to 1.
-        threshold: of two classes the second is chosen from this probability on, 0 to 1; None: from 0.5. Of more classes
-            it is the most probable one, whatever the threshold.
+    Of two classes the second is chosen from the threshold on, 0 to 1, None: from 0.5; of more the most probable one,
+    whatever the threshold.
     """
     if probabilities.shape[1] > 2:
         most_probable: Labels = probabilities.argmax(axis=1)
@@ -40,26 +51,95 @@ def choose_classes(probabilities: Floats, threshold: float | None = None) -> Lab
     return (probabilities[:, 1] >= (0.5 if threshold is None else threshold)).astype(np.int64)
 
 
-def accuracy(probabilities: Floats, labels: NDArray[np.int64], threshold: float | None = None) -> float:
-    """Share of images whose class, as `choose_classes` gives it, is the true one, 0 to 1."""
-    return float((choose_classes(probabilities, threshold) == labels).mean())
-
-
-def accuracy_of_commonest_class(labels: NDArray[np.int64]) -> float:
+def accuracy_of_commonest_class(labels: Labels) -> float:
     """Share of images that are right if all are given the class that most of them have, 0 to 1."""
     return float(np.bincount(labels).max() / len(labels))
 
 
-def summarize(probabilities: Floats, labels: NDArray[np.int64], threshold: float | None = None) -> dict[str, float]:
-    """`log_loss` and `accuracy` under these names."""
-    return {"log_loss": log_loss(probabilities, labels), "accuracy": accuracy(probabilities, labels, threshold)}
+def summarize(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
+    """Mean `log_loss`, and `accuracy`: the share of images whose class, by `choose_classes`, is the true one."""
+    is_right = choose_classes(probabilities, threshold) == labels
+    return {"log_loss": float(log_losses(probabilities, labels).mean()), "accuracy": float(is_right.mean())}
+
+
+def measure(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
+    """Measure predictions.
+
+    Args:
+        probabilities: (N, C), rows summing to 1; of two classes, the second is the positive one.
+        labels: (N,), the true classes.
+        threshold: of two classes the second is predicted from this probability on; None: from 0.5. The `DECISIONS`
+            depend on it, the others do not.
+
+    Returns:
+        By name: `log_loss`; `accuracy`, `balanced_accuracy` (mean recall of the classes); `precision`, `recall`, `f1`,
+        `roc_auc`, `pr_auc` (average precision) of the positive class or, of more than two classes, their means over the
+        classes, each against the rest; `brier_score`, the mean squared error of the positive class's probability or, of
+        more classes, summed over them; `expected_calibration_error` of the most probable class. All but `log_loss` are
+        0 to 1 (`brier_score` of more than two classes: to 2). NaN for what needs two classes where there is only one.
+    """
+    values = _measure(probabilities, labels, threshold, np.ones((1, len(labels))))
+    return {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
+
+
+def estimate(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, Estimate]:
+    """Do what `measure` does, each metric with a 95 % interval, which takes seconds where images and classes are many.
+
+    The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
+    images would change the metric, not another training; where no image is a mistake they cannot tell anything.
+    """
+    random, shares = np.random.default_rng(0), np.full(len(labels), 1 / len(labels))
+    rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
+    parts = []
+    for start in range(0, NUM_RESAMPLES, rows):
+        drawn = random.multinomial(len(labels), shares, size=min(rows, NUM_RESAMPLES - start))
+        parts.append(_measure(probabilities, labels, threshold, drawn.astype(np.float64)))
+    estimates = {}
+    for name, value in measure(probabilities, labels, threshold).items():
+        resampled = np.concatenate([part[name] for part in parts])
+        defined = resampled[np.isfinite(resampled)]
+        low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
+        estimates[name] = Estimate(value, float(low), float(high))
+    return estimates
+
+
+def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
+    """Give the decision threshold that maximises a metric, and the metric there.
+
+    Of equally good thresholds it is the one nearest to 0.5.
+
+    Args:
+        scores: (N,), probability of the positive class.
+        labels: (N,), 0 or 1.
+        metric: `accuracy`, `balanced_accuracy` or `f1`.
+    """
+    distinct, which = np.unique(scores, return_inverse=True)
+    edges = np.concatenate([[0.0], distinct, [1.0]])
+    low, high = edges[:-1], edges[1:]
+    thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
+    of_score = np.array([np.bincount(which[labels == each], minlength=len(distinct)) for each in (0, 1)])
+    from_score_on = np.pad(of_score[:, ::-1].cumsum(axis=1)[:, ::-1], ((0, 0), (0, 1))).astype(np.float64)
+    false_positives, true_positives = from_score_on  # of each threshold; none at the last
+    true, positive = from_score_on[:, 0], from_score_on.sum(axis=0)
+    hits = np.stack([true[0] - false_positives, true_positives], axis=1)
+    predicted = np.stack([len(labels) - positive, positive], axis=1)
+    values = _by_counts(np.broadcast_to(true, hits.shape), predicted, hits)[metric]
+    values[1:][thresholds[1:] <= low[1:]] = -1  # where no number lies between two scores
+    best = np.flatnonzero(values == values.max())
+    chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
+    return float(thresholds[chosen]), float(values[chosen])
+
+
+def confidence_bins(confidence: Floats) -> Labels:
+    """Give the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
+    return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
 def describe_no_better(metrics: Mapping[str, float]) -> str | None:
     """Say that a network is no better than naming the commonest class; None if it is better, or that is not known.
 
-    Args:
-        metrics: final ones by their full names; those of the test images count if they are there.
+    Of the final metrics those of the test images count if they are there.
     """
     prefix, images = ("test", "test") if "test_accuracy" in metrics else ("final_val", "validation")
     commonest = metrics.get(f"{prefix}_accuracy_of_commonest_class")
@@ -72,44 +152,80 @@ def describe_no_better(metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def per_class_report(predicted: Labels, labels: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """Give precision, recall, F1 and number of images a class as a text.
-
-    Args:
-        predicted: (n,), 0 to C - 1.
-        labels: (n,), 0 to C - 1, the true classes.
-        class_names: of the C classes.
-    """
-    from sklearn.metrics import classification_report  # noqa: PLC0415  takes 1.4 s, needed at the end
-
-    known = np.arange(len(class_names))
-    report: str = classification_report(
-        labels,
-        predicted,
-        labels=known,
-        target_names=[for_terminal(name) for name in class_names],
-        digits=3,
-        zero_division=0,
-    )
-    return report
-
-
-def count_confusions(predicted: Labels, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Count images by true and predicted class, (C, C); arguments as of `per_class_report`."""
-    from sklearn.metrics import confusion_matrix  # noqa: PLC0415  as above
-
-    counts: NDArray[np.int64] = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
-    return counts
-
-
-def describe_test(metrics: dict[str, float]) -> str:
+def describe_test(metrics: Mapping[str, float]) -> str:
     """Say what was measured on test images, at which threshold, and what naming the commonest class would give."""
-    names = [name for name in ("test_log_loss", "test_accuracy", "test_roc_auc") if name in metrics]
-    told = [f"{name.removeprefix('test_').replace('_', ' ')} {metrics[name]:.4f}" for name in names]
-    for name, text in (
-        ("test_accuracy_at_half", "{:.4f} at 0.5"),
-        ("test_accuracy_of_commonest_class", "{:.4f} by naming the commonest class"),
-        ("decision_threshold", "decision threshold {:g}"),
-    ):
-        told += [text.format(metrics[name])] if name in metrics else []
-    return ", ".join(told)
+    texts = {
+        "test_log_loss": "log loss {:.4f}",
+        "test_accuracy": "accuracy {:.4f}",
+        "test_roc_auc": "roc auc {:.4f}",
+        "test_accuracy_at_half": "{:.4f} at 0.5",
+        "test_accuracy_of_commonest_class": "{:.4f} by naming the commonest class",
+        "decision_threshold": "decision threshold {:g}",
+    }
+    return ", ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)
+
+
+def _measure(probabilities: Floats, labels: Labels, threshold: float | None, weights: Floats) -> dict[str, Floats]:
+    """Measure under each row of weights, (R, N), how often each image counts; each metric is (R,)."""
+    num_classes = probabilities.shape[1]
+    is_true = np.eye(num_classes)[labels]
+    squared_errors = ((probabilities - is_true) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
+    per_image = np.stack([log_losses(probabilities, labels), squared_errors], axis=1)
+    means = (weights @ per_image / weights.sum(axis=1, keepdims=True)).T
+    metrics = dict(zip(("log_loss", "brier_score"), means, strict=True))
+    is_most_probable = probabilities.argmax(axis=1) == labels
+    metrics["expected_calibration_error"] = _calibration_error(probabilities.max(axis=1), is_most_probable, weights)
+    is_predicted = np.eye(num_classes)[choose_classes(probabilities, threshold)]
+    metrics |= _by_counts(weights @ is_true, weights @ is_predicted, weights @ (is_true * is_predicted))
+    classes = [1] if num_classes == 2 else range(num_classes)
+    areas = [_areas(probabilities[:, each], is_true[:, each], weights) for each in classes]
+    metrics["roc_auc"], metrics["pr_auc"] = (
+        _mean_of_defined(np.stack(each, axis=1)) for each in zip(*areas, strict=True)
+    )
+    return metrics
+
+
+def _by_counts(true: Floats, predicted: Floats, hits: Floats) -> dict[str, Floats]:
+    """Give what follows from how many images of each class there are, were predicted and were right: each (R, C)."""
+    metrics = {"accuracy": hits.sum(axis=1) / true.sum(axis=1)}
+    by_class = {"precision": _share(hits, predicted), "recall": _share(hits, true)}
+    by_class["f1"] = _share(hits, (true + predicted) / 2)
+    metrics["balanced_accuracy"] = _mean_of_defined(np.where(true > 0, by_class["recall"], np.nan))
+    for name, values in by_class.items():
+        occurring = np.where((true > 0) | (predicted > 0), values, np.nan)
+        metrics[name] = values[:, 1] if true.shape[1] == 2 else _mean_of_defined(occurring)
+    return metrics
+
+
+def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weights: Floats) -> Floats:
+    bins = np.eye(NUM_BINS)[confidence_bins(confidence)]
+    excess = weights @ (bins * (is_correct - confidence)[:, np.newaxis])
+    errors: Floats = np.abs(excess).sum(axis=1) / weights.sum(axis=1)
+    return errors
+
+
+def _areas(scores: Floats, is_positive: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Give the areas under the ROC curve and the precision-recall curve; equal scores are one point of the curve."""
+    order = np.argsort(-scores, kind="stable")
+    first_of_score = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    by_score = np.add.reduceat(weights[:, order], first_of_score, axis=1)
+    positives = np.add.reduceat(weights[:, order] * is_positive[order], first_of_score, axis=1)
+    negatives = by_score - positives
+    true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
+    num_positives, num_negatives = true_positives[:, -1:], false_positives[:, -1:]
+    is_defined = (num_positives > 0) & (num_negatives > 0)
+    below = num_negatives - false_positives + negatives / 2
+    roc = _share((positives * below).sum(axis=1, keepdims=True), num_positives * num_negatives)
+    pr = (_share(positives, num_positives) * _share(true_positives, true_positives + false_positives)).sum(axis=1)
+    return np.where(is_defined, roc, np.nan)[:, 0], np.where(num_positives[:, 0] > 0, pr, np.nan)
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """Average over the classes for which the metric is defined."""
+    defined = np.isfinite(values)
+    means: Floats = np.where(defined, values, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
+    return np.where(defined.any(axis=1), means, np.nan)

@@ -1,51 +1,39 @@
-"""The pictures that a person looks at after a training."""
+"""The pictures that a person looks at after a training; here, sheets of images and of filters."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.split import Indices
 from cnn_sweeps.errors import describe_error
-from cnn_sweeps.evaluation import figures, image_sheets
+from cnn_sweeps.evaluation import figures
+from cnn_sweeps.evaluation.figures import DPI, describe_threshold
 from cnn_sweeps.evaluation.grad_cam import grad_cam
-from cnn_sweeps.evaluation.metrics import Floats, accuracy_of_commonest_class, count_confusions
+from cnn_sweeps.evaluation.metrics import Floats, Labels
 from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.settings.schema import TrainingConfig
 from cnn_sweeps.system.files import is_disk_full
+from cnn_sweeps.text.names import for_picture
 from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.loop import stopped_early
 
-Draw = Callable[[], Figure | None]
-"""Draws a picture; None: there is nothing to draw."""
+NUM_MISTAKES = 12
+NUM_EXPLAINED = 4  # right ones, and as many wrong ones
+_COLUMNS = 4
+_FILTERS_A_ROW = 16
+_LONGEST_NAME = 24
 
 
 def write_pictures(
-    folder: Path,
-    model: keras.Model,
-    dataset: ImageDataset,
-    evaluation: Evaluation,
-    progress: TrainingProgress,
-    config: TrainingConfig,
+    folder: Path, model: keras.Model, evaluation: Evaluation, progress: TrainingProgress, config: TrainingConfig
 ) -> list[str]:
     """Draw how the training went, how good the network is on held-out images, and what it looks at; a PNG file each.
 
     A picture that cannot be drawn leaves the others as they are.
-
-    Args:
-        folder: is made if it is not there.
-        model: with its final weights.
-        dataset: the images.
-        evaluation: what was measured of them.
-        progress: of the training.
-        config: of the training.
 
     Returns:
         What to say of each picture that cannot be drawn.
@@ -53,9 +41,21 @@ def write_pictures(
     Raises:
         OSError: if the disk is full.
     """
+    measured, about = evaluation.held_out, (progress.history, progress.best_epoch, stopped_early(progress, config))
+    pictures: dict[str, Callable[[], Figure | None]] = {
+        "learning_curves": lambda: figures.draw_learning_curves(*about, evaluation.validation),
+        "confusion_matrix": lambda: figures.draw_confusion_matrix(measured),
+        "roc_curve": lambda: figures.draw_roc_curve(measured),
+        "pr_curve": lambda: figures.draw_pr_curve(measured),
+        "reliability": lambda: figures.draw_reliability(measured),
+        "scores": lambda: figures.draw_scores(measured),
+        "mistakes": lambda: _draw_mistakes(measured),
+        "grad_cam": lambda: _draw_grad_cam(model, measured),
+        "filters": lambda: draw_filters(model),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
-    for name, draw in _pictures(model, dataset, evaluation, progress, config):
+    for name, draw in pictures.items():
         file = folder / f"{name}.png"
         try:
             if (figure := draw()) is not None:
@@ -68,82 +68,96 @@ def write_pictures(
     return failures
 
 
-def _pictures(
-    model: keras.Model,
-    dataset: ImageDataset,
-    evaluation: Evaluation,
-    progress: TrainingProgress,
-    config: TrainingConfig,
-) -> Iterator[tuple[str, Draw]]:
-    """Give each picture's name and how it is drawn."""
-    draw_learning_curves = partial(
-        figures.draw_learning_curves,
-        progress.history,
-        progress.best_epoch,
-        stopped_early(progress, config),
-        commonest=accuracy_of_commonest_class(evaluation.validation.labels),
-        is_at_half=evaluation.threshold is not None,
-    )
-    yield "learning_curves", draw_learning_curves
-    yield from _quality(dataset, evaluation.held_out)
-    yield "mistakes", partial(_draw_mistakes, dataset, evaluation.held_out)
-    yield "grad_cam", partial(_draw_grad_cam, model, dataset, evaluation.held_out)
-    yield "filters", partial(_draw_filters, model)
+def _draw_mistakes(measured: Measured) -> Figure | None:
+    mistakes = most_confident_mistakes(measured)
+    return draw_predictions(measured, mistakes, "the most confident mistakes") if len(mistakes) else None
 
 
-def _quality(dataset: ImageDataset, measured: Measured) -> Iterator[tuple[str, Draw]]:
-    names, title, estimates = dataset.class_names, measured.title, measured.estimates
-    probabilities, labels = measured.probabilities, measured.labels
-    yield "confusion_matrix", partial(_draw_confusions, dataset, measured)
-    for name, draw, area in (
-        ("roc_curve", figures.draw_roc_curve, estimates["roc_auc"]),
-        ("pr_curve", figures.draw_pr_curve, estimates["pr_auc"]),
-    ):
-        yield name, partial(draw, probabilities, labels, names, area, title, measured.threshold)
-    error = estimates["expected_calibration_error"]
-    yield "reliability", partial(figures.draw_reliability, probabilities, labels, error, title)
-    yield "scores", partial(figures.draw_scores, probabilities, labels, names, measured.threshold, title)
-
-
-def _at(measured: Measured) -> str:
-    return "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
-
-
-def _draw_confusions(dataset: ImageDataset, measured: Measured) -> Figure:
-    confusions = count_confusions(measured.predicted, measured.labels, len(dataset.class_names))
-    return figures.draw_confusion_matrix(confusions, dataset.class_names, f"{measured.title}{_at(measured)}")
-
-
-def _draw_mistakes(dataset: ImageDataset, measured: Measured) -> Figure | None:
-    mistakes = image_sheets.most_confident_mistakes(measured.confidence, measured.predicted, measured.labels)
-    return _draw_sheet(dataset, measured, mistakes, "the most confident mistakes") if len(mistakes) else None
-
-
-def _draw_grad_cam(model: keras.Model, dataset: ImageDataset, measured: Measured) -> Figure | None:
-    chosen = np.concatenate(image_sheets.images_to_explain(measured.confidence, measured.predicted, measured.labels))
-    heat = grad_cam(model, dataset.images[measured.indices[chosen]], measured.predicted[chosen])
+def _draw_grad_cam(model: keras.Model, measured: Measured) -> Figure | None:
+    chosen = images_to_explain(measured)
+    heat = grad_cam(model, measured.dataset.images[measured.indices[chosen]], measured.predicted[chosen])
     title = "where the network sees the class (Grad-CAM); first right ones, then wrong ones"
-    return None if heat is None else _draw_sheet(dataset, measured, chosen, title, heat)
+    return None if heat is None else draw_predictions(measured, chosen, title, heat)
 
 
-def _draw_sheet(
-    dataset: ImageDataset, measured: Measured, chosen: Indices, title: str, heat: Floats | None = None
-) -> Figure:
-    positions = measured.indices[chosen]
-    shown = image_sheets.Predictions(
-        dataset.images[positions],
-        [dataset.image_name(i) for i in positions.tolist()],
-        measured.labels[chosen],
-        measured.predicted[chosen],
-        measured.confidence[chosen],
-        dataset.class_names,
-    )
-    return image_sheets.draw_predictions(shown, f"{measured.title}{_at(measured)}: {title}", heat)
+def most_confident_mistakes(measured: Measured) -> Labels:
+    """Give which of the measured images are up to 12 wrong predictions, those of the highest probability first."""
+    return _most_confident(measured, measured.predicted != measured.labels, NUM_MISTAKES)
 
 
-def _draw_filters(model: keras.Model) -> Figure | None:
+def images_to_explain(measured: Measured) -> Labels:
+    """Give which are up to 4 right predictions, of all classes in turn, and 4 wrong ones; the most confident."""
+    is_right, classes = measured.predicted == measured.labels, np.unique(measured.labels)
+    best = [_most_confident(measured, is_right & (measured.labels == i), NUM_EXPLAINED) for i in classes]
+    in_turn = [of_class[rank] for rank in range(NUM_EXPLAINED) for of_class in best if rank < len(of_class)]
+    wrong = _most_confident(measured, ~is_right, NUM_EXPLAINED)
+    return np.array([*in_turn[:NUM_EXPLAINED], *wrong], np.int64)
+
+
+def _most_confident(measured: Measured, is_wanted: NDArray[np.bool_], number: int) -> Labels:
+    wanted = np.flatnonzero(is_wanted)
+    return wanted[np.argsort(-measured.confidence[wanted], kind="stable")][:number]
+
+
+def draw_predictions(measured: Measured, chosen: Labels, title: str, heat: Floats | None = None) -> Figure:
+    """Draw images under their file names, what they were taken for and, where that is wrong, what they are.
+
+    Args:
+        measured: the images.
+        chosen: which of them, at least one.
+        title: of the sheet.
+        heat: (n, rows, columns), 0 to 1, laid over the chosen images; None: nothing.
+    """
+    num_rows = -(-len(chosen) // _COLUMNS)
+    figure = Figure(figsize=(8.4, 2.45 * num_rows + 0.4), dpi=DPI, layout="constrained")
+    figure.suptitle(f"{measured.title}{describe_threshold(measured)}: {title}", fontsize=10)
+    all_axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel().tolist()
+    for axes in all_axes:
+        axes.axis("off")
+    for number, (axes, i) in enumerate(zip(all_axes, chosen.tolist(), strict=False)):
+        image = measured.dataset.images[measured.indices[i]]
+        is_grey, (height, width) = image.shape[2] == 1, image.shape[:2]
+        axes.imshow(image[:, :, 0] if is_grey else image, cmap="gray" if is_grey else None, vmin=0, vmax=255)
+        if heat is not None:
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axes.imshow(
+                heat[number], cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1
+            )
+        axes.set_title(_caption(measured, i), fontsize=8)
+    return figure
+
+
+def _caption(measured: Measured, i: int) -> str:
+    label, predicted, names = measured.labels[i], measured.predicted[i], measured.dataset.class_names
+    name = _shortened(measured.dataset.image_name(int(measured.indices[i])))
+    is_what = "" if predicted == label else f", is {_shortened(names[label])}"
+    return f"{name}\n{_shortened(names[predicted])} {measured.confidence[i]:.3f}{is_what}"
+
+
+def _shortened(name: str) -> str:
+    """Give the end of a long name, which tells files apart."""
+    return for_picture(name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}")
+
+
+def draw_filters(model: keras.Model) -> Figure | None:
+    """Draw the kernels of the first convolution, if there is one, each from its lowest to its highest value.
+
+    In colour with 3 input channels, else the mean over them in grey; in rows, a white pixel between two.
+    """
     first = next((layer for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
     if first is None:
         return None
-    kernels = keras.ops.convert_to_numpy(first.kernel)
-    return image_sheets.draw_filters(kernels, f"Filters of the first convolution, {first.name}")
+    filters = np.moveaxis(keras.ops.convert_to_numpy(first.kernel), 3, 0)
+    pictures = filters if filters.shape[3] == 3 else filters.mean(axis=3, keepdims=True)
+    low, high = (extreme(pictures, axis=(1, 2, 3), keepdims=True) for extreme in (np.min, np.max))
+    number, height, width, channels = pictures.shape
+    rows = -(-number // _FILTERS_A_ROW)
+    framed = np.ones((rows * _FILTERS_A_ROW, height + 1, width + 1, channels))
+    framed[:number, :height, :width] = (pictures - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    grid = np.moveaxis(framed.reshape(rows, _FILTERS_A_ROW, height + 1, width + 1, channels), 1, 2)
+    figure = Figure(figsize=(7.5, 0.5 * rows + 0.5), dpi=DPI, layout="constrained")
+    figure.suptitle(f"Filters of the first convolution, {first.name}", fontsize=10)
+    axes = figure.subplots()
+    axes.imshow(grid.reshape(rows * (height + 1), -1, channels), cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+    return figure

@@ -67,9 +67,9 @@ class TrainedNetwork:
         Returns:
             What to say of texts that cannot be written, and of pictures that cannot be drawn.
         """
-        failures, dataset, config = [], self.part.images.dataset, self.part.config
+        failures, config = [], self.part.config
         try:
-            results.write_report(self._folder, dataset, evaluation.held_out)
+            results.write_report(self._folder, evaluation.held_out)
         except Exception as error:  # as with a picture: metrics and model matter more
             if is_disk_full(error):
                 raise
@@ -77,7 +77,7 @@ class TrainedNetwork:
         if config.evaluation.pictures != "none":
             from cnn_sweeps.evaluation.pictures import write_pictures
 
-            about = (self.model, dataset, evaluation, self.progress, config.training)
+            about = (self.model, evaluation, self.progress, config.training)
             failures += write_pictures(self._folder, *about)
         self.record.log_files(self._folder.iterdir())
         return failures

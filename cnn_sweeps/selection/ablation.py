@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import COLOURS, DPI
+from cnn_sweeps.evaluation.metrics import Estimate
 
 SHOWN = {
     "final_val_log_loss": "validation log loss",

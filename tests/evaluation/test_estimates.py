@@ -6,9 +6,8 @@ from sklearn import config_context
 from sklearn import metrics as sklearn_metrics
 from sklearn.utils import resample
 
-from cnn_sweeps.evaluation import estimates
-from cnn_sweeps.evaluation.estimates import best_threshold, estimate, measure, measure_decisions
-from cnn_sweeps.evaluation.metrics import choose_classes
+from cnn_sweeps.evaluation import metrics
+from cnn_sweeps.evaluation.metrics import DECISIONS, best_threshold, estimate, measure
 
 
 def predictions(num_classes, num_images=200, seed=0):
@@ -53,10 +52,7 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn_at_any_threshold(thres
     at_half = {name: each.value for name, each in estimate(probabilities, labels).items()}
     assert measured.pop("expected_calibration_error") == at_half["expected_calibration_error"]
     assert measured == pytest.approx(by_scikit_learn(probabilities, labels, threshold), rel=1e-12)
-    decided = {"accuracy", "balanced_accuracy", "precision", "recall", "f1"}
-    assert {name for name, value in measured.items() if value != at_half[name]} == decided
-    predicted = choose_classes(probabilities, threshold)
-    assert measure_decisions(predicted, labels, 2) == pytest.approx({name: measured[name] for name in decided})
+    assert {name for name, value in measured.items() if value != at_half[name]} == set(DECISIONS)
 
 
 @pytest.mark.parametrize(("num_classes", "threshold"), [(3, None), (2, 0.3)])
@@ -74,7 +70,7 @@ def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes, th
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr(estimates, "NUM_RESAMPLES", 200)
+    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 200)
     truth = estimate(*predictions(2, num_images=20_000, seed=99))["roc_auc"].value
     held = [
         each.low <= truth <= each.high
@@ -107,8 +103,7 @@ def test_certain_mistake_is_not_infinite():
 
 
 def metric_at(scores, labels, metric, threshold):
-    predicted = choose_classes(np.stack([1 - scores, scores], axis=1), threshold)
-    return measure_decisions(predicted, labels, 2)[metric]
+    return measure(np.stack([1 - scores, scores], axis=1), labels, threshold)[metric]
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1"])

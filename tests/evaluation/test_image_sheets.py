@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import TINY_CNN, compose
+from measured import measured_of, of_second
 
-from cnn_sweeps.evaluation import image_sheets
+from cnn_sweeps.evaluation import pictures
 from cnn_sweeps.evaluation.grad_cam import grad_cam
 from cnn_sweeps.models import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
@@ -13,56 +14,59 @@ from cnn_sweeps.settings.targets import call_target
 CLASSES = ["ant", "bee"]
 
 
-def of_first(scores):
-    """Confidence and predicted class from the probabilities of the first of two classes."""
-    first = np.array(scores)
-    return np.maximum(first, 1 - first), (first < 0.5).astype(int)
-
-
 def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
 
 def test_mistakes_come_with_the_most_confident_first():
-    decided, labels = of_first([0.9, 0.6, 0.8, 0.1, 0.99]), np.array([0, 1, 1, 0, 1])
-    assert image_sheets.most_confident_mistakes(*decided, labels).tolist() == [4, 3, 2, 1]
+    scores, labels = [0.1, 0.4, 0.2, 0.9, 0.01], np.array([0, 1, 1, 0, 1])
+    measured = measured_of(of_second(scores), labels, CLASSES)
+    assert pictures.most_confident_mistakes(measured).tolist() == [4, 3, 2, 1]
 
 
-def test_explained_are_right_ones_of_every_class_and_wrong_ones():
-    decided, labels = of_first([0.99, 0.98, 0.97, 0.96, 0.95, 0.4, 0.1]), np.array([0, 0, 0, 0, 0, 1, 0])
-    right, wrong = image_sheets.images_to_explain(*decided, labels)
-    assert right.tolist() == [0, 5, 1, 2]
-    assert wrong.tolist() == [6]
+def test_explained_are_right_ones_of_every_class_and_then_wrong_ones():
+    scores, labels = [0.01, 0.02, 0.03, 0.04, 0.05, 0.6, 0.9], np.array([0, 0, 0, 0, 0, 1, 0])
+    measured = measured_of(of_second(scores), labels, CLASSES)
+    assert pictures.images_to_explain(measured).tolist() == [0, 5, 1, 2, 6]
 
 
 def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    names = ["ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
-    about = (np.array([1, 0]), np.array([0, 1]), np.array([0.875, 0.25]), CLASSES)
-    shown = image_sheets.Predictions(images, names, *about)
-    figure = image_sheets.draw_predictions(shown, "Test images: mistakes")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    names = ["ant/0.jpg", "ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
+    about = {"threshold": 0.2, "images": images, "file_names": names}
+    measured = measured_of(of_second([0.1, 0.875, 0.25]), np.array([0, 0, 0]), CLASSES, **about)
+    figure = pictures.draw_predictions(measured, np.array([1, 2]), "mistakes")
+    assert figure.get_suptitle() == "Test images at the threshold 0.2: mistakes"
     first, second = titles(figure)
-    assert first == "ant/1.jpg\nant 0.875, is bee"
+    assert first == "ant/1.jpg\nbee 0.875, is ant"
     assert second.startswith("…")
     assert second.endswith("2\\$.jpg\nbee 0.250, is ant")  # of a threshold below that
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    np.testing.assert_array_equal(shown[0], images[0])
+    np.testing.assert_array_equal(shown, images[1:])
     figure.savefig(tmp_path / "mistakes.png")
 
 
 def test_heat_lies_over_each_image():
-    images, heat = np.zeros((2, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
-    about = (["a", "b"], np.array([0, 0]), np.array([0, 0]), np.array([0.9, 0.8]), CLASSES)
-    figure = image_sheets.draw_predictions(image_sheets.Predictions(images, *about), "Grad-CAM", heat)
+    images, heat = np.zeros((3, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
+    measured = measured_of(of_second([0.1, 0.2, 0.3]), np.array([0, 0, 0]), CLASSES, images=images)
+    figure = pictures.draw_predictions(measured, np.array([2, 0]), "Grad-CAM", heat)
+    assert [title.splitlines() for title in titles(figure)] == [["image 2", "ant 0.700"], ["image 0", "ant 0.900"]]
     shown = [axes.images for axes in figure.axes if axes.images]
     for (_, over), expected in zip(shown, heat, strict=True):
         np.testing.assert_array_equal(over.get_array(), expected)
         assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]
 
 
+def drawn_filters(kernels):
+    convolution = keras.layers.Conv2D(kernels.shape[3], 3, use_bias=False)
+    network = keras.Sequential([keras.Input((8, 8, kernels.shape[2])), convolution, keras.layers.Conv2D(1, 3)])
+    convolution.set_weights([kernels])
+    return pictures.draw_filters(network).axes[0].images[0].get_array()
+
+
 def test_filters_are_all_drawn_in_rows_of_sixteen_each_from_black_to_white():
-    kernels = np.random.default_rng(0).normal(size=(3, 3, 1, 20))
-    drawn = image_sheets.draw_filters(kernels, "Filters").axes[0].images[0].get_array()
+    kernels = np.random.default_rng(0).normal(size=(3, 3, 1, 20)).astype(np.float32)
+    drawn = drawn_filters(kernels)
     assert drawn.shape == (2 * 4, 16 * 4)
     for i in range(20):
         row, column = divmod(i, 16)
@@ -73,7 +77,7 @@ def test_filters_are_all_drawn_in_rows_of_sixteen_each_from_black_to_white():
 
 
 def test_filters_of_colour_images_are_in_colour():
-    drawn = image_sheets.draw_filters(np.ones((3, 3, 3, 4)), "Filters").axes[0].images[0].get_array()
+    drawn = drawn_filters(np.ones((3, 3, 3, 4)))
     assert drawn.shape == (4, 64, 3)
 
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import TINY, compose
 from matplotlib.figure import Figure
+from measured import measured_of, of_second
 from PIL import Image
 
 from cnn_sweeps.data import load_folder
@@ -22,11 +23,9 @@ from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import DataError, TrackingError
-from cnn_sweeps.evaluation.estimates import Estimate
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
-from cnn_sweeps.evaluation.image_sheets import Predictions, draw_predictions
-from cnn_sweeps.evaluation.metrics import per_class_report
-from cnn_sweeps.evaluation.results import evaluate, write_report
+from cnn_sweeps.evaluation.pictures import draw_predictions
+from cnn_sweeps.evaluation.results import evaluate, per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.selection.projection import Change
 from cnn_sweeps.settings.command_line import CONF_DIR
@@ -144,14 +143,13 @@ FORMULA = r"$\frac$"
 
 
 def test_classes_called_as_formulas_are_drawn(tmp_path):
-    probabilities, labels, names = np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([1, 0]), [FORMULA, "$_{"]
-    images, area = np.zeros((2, 8, 8, 1), np.uint8), Estimate(1.0, 0.9, 1.0)
-    shown = Predictions(images, [FORMULA, "a$b$"], labels, labels, probabilities.max(axis=1), names)
+    about = {"threshold": 0.5, "images": np.zeros((2, 8, 8, 1), np.uint8), "file_names": [FORMULA, "a$b$"]}
+    measured = measured_of(of_second([0.7, 0.4]), np.array([1, 0]), [FORMULA, "$_{"], **about)
     figures = [
-        draw_confusion_matrix(np.eye(2, dtype=np.int64), names, "Test images"),
-        draw_roc_curve(probabilities, labels, names, area, "Test images"),
-        draw_scores(probabilities, labels, names, 0.5, "Test images"),
-        draw_predictions(shown, "Mistakes"),
+        draw_confusion_matrix(measured),
+        draw_roc_curve(measured),
+        draw_scores(measured),
+        draw_predictions(measured, np.array([0, 1]), "Mistakes"),
     ]
     for figure in figures:
         figure.savefig(tmp_path / "figure.png")
@@ -167,7 +165,8 @@ def test_picture_shows_a_formula_as_it_is_typed(tmp_path):
 
 
 def test_report_of_classes_has_a_line_a_class():
-    report = per_class_report(np.array([0, 1]), np.array([0, 1]), [FORGES_A_LINE, CLEARS_THE_SCREEN])
+    names = [FORGES_A_LINE, CLEARS_THE_SCREEN]
+    report = per_class_report(measured_of(of_second([0.2, 0.8]), np.array([0, 1]), names))
     assert "\n2026" not in report
     assert "\x1b" not in report
 
@@ -185,7 +184,7 @@ def test_results_and_doubtful_images_name_classes_as_text(tmp_path, caplog):
             *(dataset, split, compose(*TINY)),
             on_test=True,
         )
-    write_report(tmp_path, dataset, evaluation.held_out)
+    write_report(tmp_path, evaluation.held_out)
     (conflict,) = split_dataset(twice, 0.2, 0.2, 0).conflicts
     assert FORGES_A_LINE.encode("unicode_escape").decode() in conflict
     told = [*caplog.messages, conflict, *(tmp_path / "test_report.txt").read_text().splitlines()]
