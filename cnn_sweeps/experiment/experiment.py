@@ -1,7 +1,5 @@
 """One run, from the configuration to the record; in a sweep, one trial."""
 
-from __future__ import annotations
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -12,7 +10,7 @@ from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
 
 
 def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple[float, ...]:
-    """Load, split, build, train, evaluate, record; return the objective, or objectives, of the final weights.
+    """Take one run from its data over network, training, evaluation and record to its objective, or objectives.
 
     A pruned trial that is reproduced has none.
 
@@ -25,17 +23,14 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     store = role.find_store()
     images = role.load_images()
     parts = plan_parts(config, images)
-    with native_messages_off():
-        from cnn_sweeps.experiment.part import open_whole, run_part
+    with native_messages_off():  # what is wrong with the data is told before TensorFlow and MLflow are there
+        from cnn_sweeps.experiment.part import run_part
+        from cnn_sweeps.experiment.recording import open_whole
     with open_whole(parts, role, store) as whole:
-        finals = whole.finals
-        while not role.gives_up(finals) and len(finals) < len(parts):
-            final = run_part(parts[len(finals)], whole)
-            if final is None:
+        while not role.gives_up(whole.finals) and len(whole.finals) < len(parts):
+            if not run_part(parts[len(whole.finals)], whole):
                 break
-            finals.append(final)
-        whole.record(finals)
-    return role.outcome(finals)
+    return role.outcome(whole.finals)
 
 
 def _choose_role(config: RunConfig) -> Role:

@@ -1,7 +1,5 @@
 """A trained network with what it was trained on: measured, recorded, drawn."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +60,7 @@ class TrainedNetwork:
         return self.record.folder / RESULTS
 
     def report(self, evaluation: Evaluation) -> list[str]:
-        """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.
-
-        Returns:
-            What to say of texts that cannot be written, and of pictures that cannot be drawn.
-        """
+        """Write and record texts of the evaluation and, unless the settings say none, pictures; give what failed."""
         failures, dataset, config = [], self.part.images.dataset, self.part.config
         try:
             results.write_report(self._folder, dataset, evaluation.held_out)
@@ -83,10 +77,7 @@ class TrainedNetwork:
         return failures
 
     def log_model(self, threshold: float | None) -> None:
-        """Keep the network with the run, of standard layers, with what using it takes.
-
-        Args:
-            threshold: the decision threshold, of two classes.
+        """Record the network, of standard layers, with what using it takes: of two classes also the threshold.
 
         Raises:
             ModelError: if the network cannot be kept as one that loads by itself; its weights are, and it says where.
