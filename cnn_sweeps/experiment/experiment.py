@@ -19,24 +19,19 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
         optuna.TrialPruned: in a sweep, if the trial is not worth going on with.
     """
     prepare_libraries()
-    role = role or _choose_role(config)
+    if role is None and HydraConfig.get().mode == RunMode.MULTIRUN:
+        from cnn_sweeps.experiment.trial import join_trial
+
+        role = join_trial(config)
+    role = role or Role(config)
     store = role.find_store()
-    images = role.load_images()
+    images = role.load_images()  # the data
     parts = plan_parts(config, images)
-    with native_messages_off():  # what is wrong with the data is told before TensorFlow and MLflow are there
+    with native_messages_off():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
         from cnn_sweeps.experiment.part import run_part
         from cnn_sweeps.experiment.recording import open_whole
     with open_whole(parts, role, store) as whole:
         while not role.gives_up(whole.finals) and len(whole.finals) < len(parts):
-            if not run_part(parts[len(whole.finals)], whole):
+            if not run_part(parts[len(whole.finals)], whole):  # network, training, evaluation, record
                 break
     return role.outcome(whole.finals)
-
-
-def _choose_role(config: RunConfig) -> Role:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        from cnn_sweeps.experiment.trial import join_trial
-
-        if (trial := join_trial(config)) is not None:
-            return trial
-    return Role(config)

@@ -15,18 +15,11 @@ _LOSES_BELOW_P = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of a run's trainings; of a run with a single one, all of it.
+    """One of a run's trainings; of a run with a single one, all of it."""
 
-    Attributes:
-        config: with the training's own seed.
-        images: with the training's own validation images.
-        name: what tells it from the others; empty if there are none.
-        is_first: of the run's.
-    """
-
-    config: RunConfig
-    images: Images
-    name: str = ""
+    config: RunConfig  # with the training's own seed
+    images: Images  # with the training's own validation images
+    name: str = ""  # what tells it from the others; empty if there are none
     is_first: bool = True
 
 

@@ -33,19 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Whole:
-    """All parts of a run. Several have a record each, in folders below that of the whole.
-
-    Attributes:
-        role: of the run.
-        store: the tracking URI.
-        finished: the final metrics of the parts that are finished, in order, by their record's id.
-        run: the whole's, if there are several parts and it has begun.
-    """
+    """All parts of a run. Several have a record each, in folders below that of the whole."""
 
     role: Role
-    store: str
-    finished: dict[str, dict[str, float]] = field(default_factory=dict)
-    run: LiveRun | None = None
+    store: str  # the tracking URI
+    finished: dict[str, dict[str, float]] = field(default_factory=dict)  # final metrics by the id of a part's record
+    run: LiveRun | None = None  # the whole's, once it has begun, if there are several parts
     _checkpoint: Checkpoint | None = None
     _is_resumed: bool = False
 

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _MATTERS = ("version.", "git.", "platform")  # tags
-_MOST_THREADS = 1024
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
 
@@ -41,8 +40,6 @@ class Pair(NamedTuple):
     name: str
     recorded: float | None
     now: float | None
-    scale: float | None = None
-    """What a difference is relative to; None: the larger of the two."""
 
     @property
     def relative_difference(self) -> float:
@@ -51,7 +48,7 @@ class Pair(NamedTuple):
             return math.inf
         if self.recorded == self.now:
             return 0.0
-        relative = abs(self.now - self.recorded) / (self.scale or max(abs(self.recorded), abs(self.now)))
+        relative = abs(self.now - self.recorded) / max(abs(self.recorded), abs(self.now))
         return relative if math.isfinite(relative) else math.inf
 
     def row(self) -> tuple[str, str, str, str]:
@@ -104,11 +101,7 @@ class Reproduction(Role):
     _run: LiveRun
 
     def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
-        """Of a recorded run, with the settings that are not the run's own from `composed`.
-
-        Raises:
-            ConfigError: if the recorded settings do not fit this code, or would call what is not allowed.
-        """
+        """Of a recorded run; see `prepare_reproduction`."""
         super().__init__(_restore_config(record, composed, allowed_targets))
         self.name = f"reproduction of {record.name}"
         self.overrides = _recorded_overrides(record)
@@ -171,7 +164,7 @@ def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Seq
     of them, beside ours and Keras's.
 
     Raises:
-        UserError: if the run is not there, or cannot be made again.
+        UserError: if the run is not there, its settings do not fit this code, or would call what is not allowed.
     """
     store = find_existing_store(composed.tracking.uri)
     prepare_libraries()
@@ -188,7 +181,7 @@ def _use_recorded_threads(record: RunRecord) -> None:
     """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
     told, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
     recorded = int(told) if told.isdecimal() and len(told) < 9 else 0
-    if not 1 <= recorded <= _MOST_THREADS:
+    if not 1 <= recorded <= 1024:
         log.warning("%s=%.40r of the recorded run makes no sense; threads to compute with: %d", THREADS_TAG, told, here)
     elif recorded != here:
         os.environ |= thread_settings(recorded)
@@ -243,7 +236,8 @@ def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) ->
 def pair_up(recorded: Mapping[str, TrainingRecord], now: Mapping[str, TrainingRecord]) -> Iterator[Pair]:
     """Pair what trainings of the same names measured: in every epoch, and at their ends what both did.
 
-    Of a training that did not come to its end, the recorded epochs are all that counts.
+    Of a training that did not come to its end, only the recorded epochs count. Instead of the generalization gap, which
+    may be near 0, the two losses are compared.
     """
     for training, then in recorded.items():
         again = now.get(training, TrainingRecord({}, {}))
@@ -251,7 +245,5 @@ def pair_up(recorded: Mapping[str, TrainingRecord], now: Mapping[str, TrainingRe
         for epoch in sorted(then.val_log_loss.keys() | (again.val_log_loss.keys() if then.final else set())):
             name = f"{prefix}val_log_loss, epoch {epoch}"
             yield Pair(name, then.val_log_loss.get(epoch), again.val_log_loss.get(epoch))
-        for name in sorted(then.final.keys() & again.final.keys()):
-            is_gap = name == "final_generalization_gap"  # a difference of losses, which may be near 0
-            scale = then.final.get("final_val_log_loss") if is_gap else None
-            yield Pair(prefix + name, then.final[name], again.final[name], scale)
+        for name in sorted((then.final.keys() & again.final.keys()) - {"final_generalization_gap"}):
+            yield Pair(prefix + name, then.final[name], again.final[name])

@@ -35,30 +35,19 @@ HINT = (
 
 
 class Role:
-    """A run on its own; what is otherwise in a trial or a reproduction, these override.
+    """A run on its own; what is otherwise in a trial or a reproduction, these override."""
 
-    Attributes:
-        config: the settings that all its trainings share.
-        name: of the run; None: after its images and network.
-        params: what is known of it beside its settings.
-        goes_on: whether it is to go on where an interrupted process has left it.
-        is_pruned: whether it was stopped, since it is not worth going on with.
-    """
-
-    is_trial = False
-    """Whether the run is one of many: a sweep goes on after its error, and may have an equal one at work beside it."""
-    max_share_of_time: float | None = None
-    """Of its time that keeping finished epochs may take; None: each one is kept."""
-    is_told_what_next = True
-    """Whether the end is told with the commands that use the run."""
+    is_trial = False  # of a sweep, which goes on after an error, and may have an equal one at work beside it
+    max_share_of_time: float | None = None  # that keeping finished epochs may take; None: each one is kept
+    is_told_what_next = True  # at the end, with the commands that use the run
 
     def __init__(self, config: RunConfig) -> None:
-        """Of a run with these settings."""
+        """Of a run with these settings, which all its trainings share."""
         self.config = config
-        self.name = config.tracking.run_name
-        self.params: dict[str, Any] = {}
-        self.goes_on = config.resume
-        self.is_pruned = False
+        self.name = config.tracking.run_name  # None: after its images and network
+        self.params: dict[str, Any] = {}  # what is known of it beside its settings
+        self.goes_on = config.resume  # where an interrupted process has left it
+        self.is_pruned = False  # stopped, since it is not worth going on with
 
     @cached_property
     def overrides(self) -> list[str]:

@@ -22,21 +22,13 @@ RESULTS = "results"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A training that has come to its end.
+    """A training that has come to its end."""
 
-    Attributes:
-        part: its settings and images; without test images in a sweep.
-        model: with its final weights.
-        predict: gives its probabilities.
-        progress: what the epochs measured.
-        record: of its run.
-    """
-
-    part: Part
-    model: keras.Model
+    part: Part  # its settings and images; without test images in a sweep
+    model: keras.Model  # with its final weights
     predict: Predict
-    progress: TrainingProgress
-    record: Record
+    progress: TrainingProgress  # what the epochs measured
+    record: Record  # of its run
 
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""

@@ -26,23 +26,14 @@ def image_tensor(dataset: ImageDataset) -> tf.Tensor:
 
 
 class TrainingImages(NamedTuple):
-    """What is trained on; a tuple, so that TensorFlow takes it as an argument.
+    """What is trained on; a tuple, so that TensorFlow takes it as an argument."""
 
-    Attributes:
-        images: uint8, (N, height, width, channels).
-        labels: int32, (N, 1).
-        weights: float32, (N,), of each image in the loss; None: all 1.
-        positions: int64, (n,), which of the N images to train on.
-        seed: int64, of their order and changes.
-        batch_size: int32, images a step.
-    """
-
-    images: tf.Tensor
-    labels: tf.Tensor
-    weights: tf.Tensor | None
-    positions: tf.Tensor
-    seed: tf.Tensor
-    batch_size: tf.Tensor
+    images: tf.Tensor  # uint8, (N, height, width, channels)
+    labels: tf.Tensor  # int32, (N, 1)
+    weights: tf.Tensor | None  # float32, (N,), of each image in the loss; None: all 1
+    positions: tf.Tensor  # int64, (n,), which of the N images to train on
+    seed: tf.Tensor  # int64, of their order and changes
+    batch_size: tf.Tensor  # int32, images a step
 
 
 def training_images(

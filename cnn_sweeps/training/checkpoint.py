@@ -41,18 +41,11 @@ _ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
 
 @dataclass
 class TrainingProgress:
-    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on.
+    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on."""
 
-    Attributes:
-        history: one dict of metrics for each finished epoch.
-        best_epoch: counted from 1; 0 before the first.
-        best_value: the monitored metric there; None before the first.
-        best_weights: the weights there.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_value: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
+    best_epoch: int = 0  # counted from 1
+    best_value: float | None = None  # the monitored metric there
     best_weights: list[NDArray[Any]] = field(default_factory=list)
 
     @property
@@ -62,31 +55,24 @@ class TrainingProgress:
 
 
 class RunLeft(NamedTuple):
-    """Which run a checkpoint is of.
+    """Which run a checkpoint is of."""
 
-    Attributes:
-        record: the id of its record.
-        folder: of the record, as seen from the working folder.
-        whole: the id of the record of the run that it is a part of, or its own.
-    """
-
-    record: str
-    folder: str
-    whole: str
+    record: str  # the id of its record
+    folder: str  # of the record, as seen from the working folder
+    whole: str  # the id of the record of the run that it is a part of, or its own
 
 
 _EARLIER = RunLeft("of an earlier version", "", "")  # which named no record: it goes on in a new one
 
 
+@dataclass(frozen=True)
 class Checkpoint:
-    """Where one run keeps the last epoch that it saved, or, of several trainings, those that are finished.
+    """The last epoch that a run saved, or, of several trainings, those that are finished, in a file that may not exist.
 
     `claim_checkpoint` gives it to one process at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Keep it at `path`, a file that may not exist yet."""
-        self._path = path
+    path: Path
 
     def save(self, model: keras.Model, progress: TrainingProgress, run: RunLeft) -> None:
         """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
@@ -105,19 +91,19 @@ class Checkpoint:
     def _write(self, about: dict[str, Any], variables: dict[str, Any]) -> None:
         content, arrays = io.BytesIO(), {name: np.asarray(variable) for name, variable in variables.items()}
         np.savez(content, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about, default=float))}, **arrays)
-        with disk_errors(self._path, "the same command with resume=true"):
-            replace_whole(self._path, content.getbuffer())
+        with disk_errors(self.path, "the same command with resume=true"):
+            replace_whole(self.path, content.getbuffer())
 
     def read_run(self) -> RunLeft | None:
         """Give the run that is to go on; None for a new run."""
-        return RunLeft(*self._read_about().get("run", _EARLIER)) if self._path.exists() else None
+        return RunLeft(*self._read_about().get("run", _EARLIER)) if self.path.exists() else None
 
     def read_parts(self) -> dict[str, dict[str, float]]:
         """Give what `save_parts` was given, in that order; nothing for a new run."""
-        return dict(self._read_about().get("parts", [])) if self._path.exists() else {}
+        return dict(self._read_about().get("parts", [])) if self.path.exists() else {}
 
     def _read_about(self) -> dict[str, Any]:
-        with np.load(self._path) as content:
+        with np.load(self.path) as content:
             about: dict[str, Any] = json.loads(str(content[_ABOUT]))
         return about
 
@@ -127,16 +113,16 @@ class Checkpoint:
         Raises:
             ConfigError: if the state is that of another network.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return TrainingProgress()
         about, variables = self._read_about(), _variables(model)
-        with np.load(self._path) as content:
+        with np.load(self.path) as content:
             arrays = {name: content[name] for name in content.files if name != _ABOUT}
         best_weights = [arrays.pop(f"best_{i}") for i in range(sum(name.startswith("best_") for name in arrays))]
         if {name: array.shape for name, array in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
             raise ConfigError(
                 "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
-                f"start anew without resume=true, or restore the code ({self._path})"
+                f"start anew without resume=true, or restore the code ({self.path})"
             )
         for name, variable in variables.items():
             variable.assign(arrays[name])
@@ -168,19 +154,23 @@ def claim_checkpoint(
             or the folder cannot be written.
     """
     same_run = [settings, data_fingerprint, [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]]
+    key = _key([*same_run, _PIXELS])
     with ExitStack() as locks:
         try:
             if resume and not is_trial:
                 _refuse_old(folder, _key(same_run))
-            key = _key([*same_run, _PIXELS])
-            path = _claim_left(folder, key, locks, or_anew=is_trial) if resume else None
-            if path is None:
-                path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
-                locks.enter_context(_locked(path))
+            paths = _left_of(folder, key) if resume else []
+            if is_trial or not paths:
+                paths.append(folder / f"{key}-{uuid.uuid4().hex[:8]}.npz")
+            path = next((path for path in paths if locks.enter_context(_locked(path))), None)
         except OSError as error:
             raise ConfigError(
                 f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
             ) from error
+        if path is None:
+            raise ConfigError(
+                "resume=true: the same run is still training in another process; wait for it or stop it first"
+            )
         try:
             yield Checkpoint(path)
         except Exception as error:
@@ -202,19 +192,12 @@ def _refuse_old(folder: Path, key: str) -> None:
         )
 
 
-def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
+def _left_of(folder: Path, key: str) -> list[Path]:
+    """Give what was saved of a run, the newest first; remove what was cut off before anything was."""
     for path in {file.with_suffix(".npz") for file in folder.glob(f"{key}-*") if _is_ours(file)}:
-        if not path.exists():  # cut off before anything was saved
+        if not path.exists():
             remove_checkpoint(path)
-    left = list(filter(_is_ours, folder.glob(f"{key}-*.npz")))
-    for path in sorted(left, key=lambda path: path.stat().st_mtime, reverse=True):
-        if locks.enter_context(_locked(path)):
-            return path
-    if left and not or_anew:
-        raise ConfigError(
-            "resume=true: the same run is still training in another process; wait for it or stop it first"
-        )
-    return None
+    return sorted(filter(_is_ours, folder.glob(f"{key}-*.npz")), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
