@@ -70,7 +70,7 @@ def test_checkpoint_of_a_network_that_did_not_scale_its_pixels_is_refused(tmp_pa
 def test_checkpoint_of_another_version_is_not_gone_on_with(package, tmp_path, monkeypatch):
     """Whose network of the same settings may be another one."""
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(tmp_path, SETTINGS, "data", resume=False) as checkpoint:
-        checkpoint.save_parts([], RUN)
+        checkpoint.save_parts({}, RUN)
         raise KeyboardInterrupt
     version = checkpoint_module.version
     monkeypatch.setattr(checkpoint_module, "version", lambda name: "0.0.1" if name == package else version(name))
@@ -94,7 +94,7 @@ def test_checkpoint_of_a_trial_is_removed_after_an_error_and_kept_after_what_it_
 ):
     claimed = claim_checkpoint(tmp_path, SETTINGS, "data", resume=False, is_trial=is_trial)
     with pytest.raises(type(error)), claimed as checkpoint:
-        checkpoint.save_parts([], RUN)
+        checkpoint.save_parts({}, RUN)
         raise error
     assert list(left_checkpoints(tmp_path).values()) == ([RUN] if is_kept else [])
 

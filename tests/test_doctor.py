@@ -214,7 +214,7 @@ def test_journal_with_an_unfinished_line_is_cut(found, tmp_path):
 
 def leave(folder, letter, whole):
     path = folder / f"{letter * 24}-{'0' * 8}.npz"
-    Checkpoint(path).save_parts([], RunLeft(whole, "", whole))
+    Checkpoint(path).save_parts({}, RunLeft(whole, "", whole))
     return path
 
 

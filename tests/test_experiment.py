@@ -410,6 +410,14 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
     )
 
 
+def test_xla_trains_where_others_have_asked_for_kernels_that_it_does_not_have(run_train, last_run, capfd):
+    small = ["model.filters=[4]", "model.dense_units=[4]", "training.epochs=1", "tracking.log_model=false"]
+    run_train(*TINY, *small)
+    run_train(*TINY, *small, "training.xla=true")
+    assert (last_run().info.status, last_run().data.params["training.xla"]) == ("FINISHED", "True")
+    assert "doesn't support" not in "".join(capfd.readouterr())
+
+
 def test_data_function_that_returns_something_else_is_told(run_train):
     with pytest.raises(SystemExit, match=r"data._target_=builtins.dict: gave a dict; it must return"):
         run_train("data=synthetic", "data._target_=builtins.dict")

@@ -138,12 +138,3 @@ def test_ctrl_c_ends_the_run_killed(run_train, store):
     assert end.value.code == 130
     (run,) = mlflow.search_runs(experiment_names=["interrupted"], output_format="list")
     assert run.info.status == "KILLED"
-
-
-def test_xla_trains(tmp_path):
-    """In a process of its own: in this one others have asked for kernels that XLA does not have."""
-    small = ["model.filters=[4]", "model.dense_units=[4]", "training.epochs=1", "tracking.log_model=false"]
-    with start(tmp_path, *TINY, *small, "training.xla=true") as process:
-        output = process.communicate()[0]
-    assert process.returncode == 0, output
-    assert "doesn't support" not in output

@@ -9,7 +9,7 @@ from tensorflow.python.eager.context import global_seed
 from test_training import Run
 
 from cnn_sweeps.models import AdjustableDropout, AdjustableL2, classification_head, plain_copy
-from cnn_sweeps.training import network, warm
+from cnn_sweeps.training import warm
 
 # Everything that has a state of its own: augmentation, class weights, early stopping, best weights, a schedule.
 TRIAL = [
@@ -201,7 +201,7 @@ def model_with(layer, penalty=None):
 
 def structure(layer, penalty=None):
     keras.backend.clear_session()
-    return network.structure_of(model_with(layer() if callable(layer) else layer, penalty))
+    return warm.structure_of(model_with(layer() if callable(layer) else layer, penalty))
 
 
 def test_adjustable_layers_of_a_user_do_not_change_the_structure():
@@ -216,7 +216,7 @@ def test_penalty_that_is_shared_is_another_structure_than_two():
         inputs = keras.Input((4, 4, 1))
         x = keras.layers.Dense(3, kernel_regularizer=first)(keras.layers.Flatten()(inputs))
         x = keras.layers.Dense(3, kernel_regularizer=second)(x)
-        return network.structure_of(keras.Model(inputs, classification_head(x, 2)))
+        return warm.structure_of(keras.Model(inputs, classification_head(x, 2)))
 
     shared = AdjustableL2(0.1)
     assert with_penalties(shared, shared) != with_penalties(AdjustableL2(0.1), AdjustableL2(0.1))

@@ -4,7 +4,12 @@ import keras
 import pytest
 from conftest import compose
 
-from cnn_sweeps.training.optimizers import build_optimizer, build_schedule
+from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.training.warm import build_schedule
+
+
+def build_optimizer(component, learning_rate):
+    return call_target("optimizer", component, learning_rate=learning_rate)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
 from cnn_sweeps.experiment import part as one_part
+from cnn_sweeps.experiment import recording
 from cnn_sweeps.training import loop as training
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -71,11 +72,11 @@ def uninterrupted(store, tmp_path_factory):
     ("where", "num_trained"),
     [
         ((training, "train_epoch", 2), 2),  # in the first part
-        ((one_part.Whole, "keep", 1), 2),  # it has ended and is not kept yet
-        ((one_part.Whole, "keep", 1, "after"), 1),  # between the parts
-        ((one_part, "record_start", 3), 1),  # the second part's run is there, and nothing in it
+        ((recording.Whole, "keep", 1), 2),  # it has ended and is not kept yet
+        ((recording.Whole, "keep", 1, "after"), 1),  # between the parts
+        ((recording, "record_start", 3), 1),  # the second part's run is there, and nothing in it
         ((training, "train_epoch", 4), 1),  # in the second part
-        ((one_part.Whole, "record", 1), 0),  # before the averages
+        ((recording, "average_metrics", 1), 0),
     ],
 )
 def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_not_been(
@@ -107,7 +108,7 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
 
 def test_interrupted_run_whose_evaluation_is_another_now_is_trained_again(run_train, interrupt, request):
     name = f"tracking.experiment_name={request.node.name}"
-    undo = interrupt(one_part.Whole, "keep", 1, after=True)
+    undo = interrupt(recording.Whole, "keep", 1, after=True)
     with pytest.raises(SystemExit, match="143"):
         run_train(*TINY, *QUICK, name)
     undo()

@@ -24,8 +24,7 @@ from tiny_sweeps import (
 )
 
 from cnn_sweeps import reproduce
-from cnn_sweeps.experiment.comparison import Comparison, Pair
-from cnn_sweeps.experiment.reproduction import describe_differences, pair_up
+from cnn_sweeps.experiment.reproduction import Comparison, Pair, describe_differences, pair_up
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.reading import TrainingRecord
 

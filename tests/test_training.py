@@ -17,7 +17,7 @@ from cnn_sweeps.training import loop as training
 from cnn_sweeps.training.batches import training_images
 from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.network import Network, compile_model
-from cnn_sweeps.training.warm import build_network
+from cnn_sweeps.training.warm import build_network, prepare_process
 
 
 class Run:
@@ -176,7 +176,7 @@ def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(ov
 
 def test_repeatable_kernels_are_asked_for_without_xla_alone_whatever_was_trained_before():
     for xla in (False, True, False):
-        training.prepare_process(0, "float32", xla=xla, seeds_tensorflow=False)
+        prepare_process(compose(f"training.xla={xla}"))
         assert is_op_determinism_enabled() != xla
 
 

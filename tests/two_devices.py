@@ -16,6 +16,7 @@ from cnn_sweeps.training.replicas import choose_strategy
 
 MIRRORED = "training.strategy=mirrored"
 TRIAL = [
+    *("model.filters=[4]", "model.dense_units=[4]"),  # compiling is all that takes time
     "data.num_images=65",  # so that the last batch of an epoch has one image
     "training.epochs=4",
     "training.early_stopping.enabled=true",

@@ -61,14 +61,7 @@ def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """Where a trial has left what `keep` leaves, and what the sweep knows of it.
-
-    Attributes:
-        path: of the folder.
-        number: of the trial.
-        data_fingerprint: of the images that it was trained on.
-        trusted: what its configuration may name.
-    """
+    """The folder of a trial, its number, the images' fingerprint, and what its configuration may name."""
 
     path: str
     number: int
@@ -96,10 +89,10 @@ def load_kept(kept: TrialFolder) -> KeptTrial:
             makes no sense.
     """
     folder, trusted = Path(kept.path), kept.trusted
-    what, text = f"{folder / _CONFIG_FILE}", (folder / _CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
-    tree = parse_stored(text, what)
+    file = folder / _CONFIG_FILE
+    tree = parse_stored(file.read_text(encoding="utf-8", errors="replace"), str(file))
     tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
-    config = check_values(trusted_values(tree, trusted, what, "the sweep's own configuration must name {}"), tree)
+    config = check_values(trusted_values(tree, trusted, str(file), "the sweep's own configuration must name {}"), tree)
     images = load_images_once(config)
     if images.dataset.fingerprint != kept.data_fingerprint:
         raise DataError(

@@ -1,8 +1,6 @@
 """One configuration trained several times: with other seeds, on other folds; what their mean is worth."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +15,12 @@ _LOSES_BELOW_P = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of a run's trainings; of a run with a single one, all of it.
+    """One of a run's trainings; of a run with a single one, all of it."""
 
-    Attributes:
-        config: with the training's own seed.
-        images: with the training's own validation images.
-        name: what tells it from the others; empty if there are none.
-    """
-
-    config: RunConfig
-    images: Images
-    name: str = ""
+    config: RunConfig  # with the training's own seed
+    images: Images  # with the training's own validation images
+    name: str = ""  # what tells it from the others; empty if there are none
+    is_first: bool = True
 
 
 def plan_parts(config: RunConfig, images: Images) -> list[Part]:
@@ -38,21 +31,16 @@ def plan_parts(config: RunConfig, images: Images) -> list[Part]:
     """
     if config.repeats == config.folds == 1:
         return [Part(config, images)]
-    dataset, split = images.dataset, images.split
-    folds = [split] if config.folds == 1 else split_into_folds(dataset, split, config.folds, config.split.seed)
-    return [
-        Part(
-            replace(config, seed=seed, resolved=config.resolved | {"seed": seed}),
-            replace(images, split=fold),
-            _name(seed, number, config.folds),
-        )
-        for seed in range(config.seed, config.seed + config.repeats)
-        for number, fold in enumerate(folds, 1)
-    ]
-
-
-def _name(seed: int, fold: int, num_folds: int) -> str:
-    return f"seed {seed}" if num_folds == 1 else f"seed {seed} fold {fold} of {num_folds}"
+    dataset, split, folds = images.dataset, images.split, [images.split]
+    if config.folds > 1:
+        folds = split_into_folds(dataset, split, config.folds, config.split.seed)
+    parts: list[Part] = []
+    for seed in range(config.seed, config.seed + config.repeats):
+        of_seed = replace(config, seed=seed, resolved=config.resolved | {"seed": seed})
+        for number, fold in enumerate(folds, 1):
+            name = f"seed {seed} fold {number} of {config.folds}" if config.folds > 1 else f"seed {seed}"
+            parts.append(Part(of_seed, replace(images, split=fold), name, is_first=not parts))
+    return parts
 
 
 def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -61,19 +49,13 @@ def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
     Each training is measured at its own decision threshold; of several none is given, since their mean is nobody's. The
     error takes the trainings as independent, which folds, sharing training images, are not quite.
     """
-    averaged = {}
-    for name, values in _columns(finals):
-        if name == "decision_threshold" and len(values) > 1:
-            continue
-        averaged[name] = float(values.mean())
-        if len(values) > 1:
-            averaged[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values)))
-    return averaged
-
-
-def _columns(finals: Sequence[dict[str, float]]) -> Iterator[tuple[str, np.ndarray]]:
+    if len(finals) == 1:
+        return dict(finals[0])
+    averaged: dict[str, float] = {}
     for name in finals[0]:
-        yield name, np.array([final[name] for final in finals])
+        values = np.array([final[name] for final in finals])
+        averaged |= {name: float(values.mean()), f"{name}_se": float(values.std(ddof=1) / np.sqrt(len(values)))}
+    return {name: value for name, value in averaged.items() if not name.startswith("decision_threshold")}
 
 
 def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, minimize: bool) -> bool:

@@ -1,68 +1,159 @@
-"""What a training records, whatever its role is: before its first epoch, after each, and that it goes on."""
-
-from __future__ import annotations
+"""How a run is recorded, whatever its role is: each of its parts, and the whole that several make."""
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.evaluation import results
-from cnn_sweeps.experiment.parts import Part
+from cnn_sweeps.experiment.parts import Part, average_metrics
 from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.experiment.trained import RESULTS
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import NOTE_TAG, Data
+from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_run
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import RUN_ID
+from cnn_sweeps.tracking.record import Record, short_path
+from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft, claim_checkpoint
 
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Whole:
+    """All parts of a run. Several have a record each, in folders below that of the whole."""
+
+    role: Role
+    store: str  # the tracking URI
+    finished: dict[str, dict[str, float]] = field(default_factory=dict)  # final metrics by the id of a part's record
+    run: LiveRun | None = None  # the whole's, once it has begun, if there are several parts
+    _checkpoint: Checkpoint | None = None
+    _is_resumed: bool = False
+
+    @property
+    def finals(self) -> list[dict[str, float]]:
+        """The final metrics of the finished parts, in order."""
+        return list(self.finished.values())
+
+    def left_by(self, record: Record) -> RunLeft:
+        """Give what a checkpoint says of the run of a part, or of the whole."""
+        whole = record if self.run is None else self.run.record
+        return RunLeft(record.record_id, str(short_path(record.folder)), whole.record_id)
+
+    @contextmanager
+    def open_run(self, part: Part, settings: dict[str, Any]) -> Iterator[tuple[LiveRun, Checkpoint]]:
+        """Record the block as the run of a part, or of the whole, and hold its checkpoint, which `settings` tell apart.
+
+        What an interrupted process has left goes on.
+
+        Raises:
+            ConfigError: if the checkpoint cannot be claimed.
+            TrackingError: if the store refuses the run, or is away when a run on its own begins.
+        """
+        role, checkpoints = self.role, Path(part.config.training.checkpoint_dir)
+        is_part, fingerprint = self.run is not None, part.images.dataset.fingerprint
+        is_on_its_own = not (is_part or role.is_trial)
+        log_file = output_dir() / f"{HydraConfig.get().job.name}.log"
+        with claim_checkpoint(
+            checkpoints, settings, fingerprint, resume=role.goes_on, is_trial=role.is_trial
+        ) as checkpoint:
+            folder, is_left = self._place_of(part, checkpoint)
+            run = LiveRun(folder, self.store)
+            with run.ending(log_file, is_trial=role.is_trial and not is_part):
+                if is_left:
+                    run.record.again()
+                else:
+                    tags = run_tags({"command": role.command} | ({} if is_part else role.tags))
+                    name = part.name or role.name or _describe(part)
+                    run.record.begin(part.config.tracking.experiment_name, name, self.store, tags, is_part=is_part)
+                run.record.log_params(role.params | part.config.settings)
+                run.start(may_be_away=not is_on_its_own, closes_others=is_on_its_own)
+                if not is_part:
+                    role.note_run(run)
+                if not (is_left and checkpoint.read_run()):
+                    record_start(part, role, run)
+                yield run, checkpoint
+                if not is_part and (role.is_trial or role.is_pruned):
+                    run.record.log_tags({STATE_TAG: "PRUNED" if role.is_pruned else "COMPLETE"})
+
+    def _place_of(self, part: Part, checkpoint: Checkpoint) -> tuple[Path, bool]:
+        """Give the folder of a record, and whether it goes on with what an interrupted process has left there."""
+        if self.run is not None:
+            folder = _folder_of(part.name, self.run.record.folder)
+            return folder, self._is_resumed and read_run(folder) is not None
+        left = None if self.role.is_trial else checkpoint.read_run()  # each trial has a run of its own
+        recorded = None if left is None else read_run(Path(left.folder))  # another one may be there by now, or none
+        if left is None or recorded is None or recorded.begin.record != left.record:
+            return output_dir(), False
+        self._is_resumed = True
+        return Path(left.folder), True
+
+    def keep(self, record: Record, final: dict[str, float]) -> None:
+        """Keep a finished part, so that it is not trained again if the run is interrupted."""
+        self.finished[record.record_id] = final
+        if self._checkpoint is None or self.run is None:
+            return
+        try:
+            self._checkpoint.save_parts(self.finished, self.left_by(self.run.record))
+        except DiskError as error:
+            log.warning("%s; what was trained is recorded, and would be trained again after an interruption", error)
+
+
 @contextmanager
-def open_run(part: Part, role: Role, store: str, folder: Path, *, is_left: bool) -> Iterator[LiveRun]:
-    """Record the block as one run.
+def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]:
+    """Record what several parts have in common, whose runs in the block are below its own; at the end their means."""
+    whole = Whole(role, store)
+    if len(parts) == 1:
+        yield whole
+        return
+    part = replace(parts[0], name="")  # but for fold and seed they are alike
+    config = part.config
+    measured = {"evaluation.threshold_metric": config.evaluation.threshold_metric}
+    with whole.open_run(part, config.settings_of_result | measured | {"fold": "all"}) as (run, checkpoint):
+        left, finished = checkpoint.read_run(), checkpoint.read_parts()
+        whole.run, whole._checkpoint = run, checkpoint
+        if left is not None and finished and role.takes_over():
+            whole.finished = finished
+            _move_here(parts[: len(finished)], Path(left.folder), run.record.folder)
+        if finished or config.resume:
+            told = f"{len(whole.finished)} of {len(parts)} trainings were finished before"
+            log.info("%s", told if left else "nothing to resume")
+        checkpoint.save_parts(whole.finished, whole.left_by(run.record))
+        yield whole
+        if whole.finals:
+            run.record.log_metrics(average_metrics(whole.finals), len(whole.finals))
 
-    Args:
-        part: what is trained; without a name, the whole run.
-        role: of the whole run.
-        store: the tracking URI.
-        folder: of the record.
-        is_left: whether the run that an interrupted process has left there goes on; else a new one begins.
 
-    Raises:
-        TrackingError: if the store refuses the run, or is away when a run on its own begins.
-    """
-    run, is_on_its_own = LiveRun(folder, store), not (part.name or role.is_trial)
-    with run.ending(output_dir() / f"{HydraConfig.get().job.name}.log", is_trial=role.is_trial and not part.name):
-        if is_left:
-            run.record.again()
-        else:
-            tracking = part.config.tracking
-            named = tracking.run_name if role.is_named_by_user and not part.name else None
-            tags = run_tags({"command": role.command} if part.name else role.tags)
-            name = named or part.name or role.name(part.images)
-            run.record.begin(tracking.experiment_name, name, store, tags, is_part=bool(part.name))
-        run.record.log_params(role.params | part.config.settings)
-        run.start(may_be_away=not is_on_its_own, closes_others=is_on_its_own)
-        yield run
+def _folder_of(name: str, whole: Path) -> Path:
+    return whole / name.replace(" ", "_")
+
+
+def _move_here(parts: Sequence[Part], before: Path, now: Path) -> None:
+    """Make the finished parts of a lost trial those of the one that tries it again."""
+    for part in parts:
+        folder, to = _folder_of(part.name, before), _folder_of(part.name, now)
+        if (folder / RECORD_FILE).exists() and not to.exists():
+            shutil.move(folder, to)
+            Record(to).add(Moved())
+
+
+def _describe(part: Part) -> str:
+    network = str(part.config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
+    return f"{part.images.dataset.name} {network} seed {part.config.seed}"
 
 
 def record_start(part: Part, role: Role, run: LiveRun) -> None:
-    """Record what is known before training.
-
-    Args:
-        part: what is trained; without a name, the whole run.
-        role: of the whole run.
-        run: that of the part.
-    """
+    """Record what is known before training of a part, or of the whole, which has no name."""
     record, folder = run.record, run.record.folder / RESULTS
     dataset, counts = part.images.dataset, part.images.counts
     results.write_settings(folder, part.config, role.overrides, dataset, part.images.split)
@@ -76,12 +167,10 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
 
 
 class Keeper:
-    """Keeps finished epochs while a training goes on: in its record at once, of short epochs several in the rest."""
+    """Takes finished epochs to the record at once; to the store and the checkpoint as often as time allows."""
 
     def __init__(self, run: LiveRun, save_checkpoint: Callable[[], None], max_share_of_time: float | None) -> None:
-        """Bring the first epoch to the store and the checkpoint at once, and later ones as often as takes this share
-        of the time; None: each one.
-        """
+        """Bring the first epoch on at once, later ones as often as takes this share of the time; None: each one."""
         self.run, self._save_checkpoint, self._max_share_of_time = run, save_checkpoint, max_share_of_time
         self._next_time = 0.0
         self._is_disk_full = False
@@ -96,9 +185,8 @@ class Keeper:
                 ended = time.monotonic()
                 pause_s = (ended - started) / self._max_share_of_time if self._max_share_of_time is not None else 0
                 self._next_time = ended + pause_s
+            self._is_disk_full = False
         except DiskError as error:
             if not self._is_disk_full:
                 log.warning("%s; training goes on meanwhile, and could be resumed from an earlier epoch only", error)
             self._is_disk_full = True
-        else:
-            self._is_disk_full = False

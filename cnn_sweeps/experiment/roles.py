@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,13 @@ from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
 from cnn_sweeps.tracking.address import find_store
-from cnn_sweeps.tracking.entry import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cnn_sweeps.experiment.trained import TrainedNetwork
     from cnn_sweeps.tracking.live_run import LiveRun
-    from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
+    from cnn_sweeps.training.checkpoint import TrainingProgress
 
 log = logging.getLogger(__name__)
 
@@ -37,27 +37,35 @@ HINT = (
 class Role:
     """A run on its own; what is otherwise in a trial or a reproduction, these override."""
 
-    is_trial = False
-    """Whether the run is one of many: a sweep goes on after its error, and may have an equal one at work beside it."""
-    max_share_of_time: float | None = None
-    """Of its time that keeping finished epochs may take; None: each one is kept."""
-    is_named_by_user = True
-    is_told_what_next = True
-    """Whether the end is told with the commands that use the run."""
+    is_trial = False  # of a sweep, which goes on after an error, and may have an equal one at work beside it
+    max_share_of_time: float | None = None  # that keeping finished epochs may take; None: each one is kept
+    is_told_what_next = True  # at the end, with the commands that use the run
 
     def __init__(self, config: RunConfig) -> None:
-        """Of a run with these settings."""
+        """Of a run with these settings, which all its trainings share."""
         self.config = config
-        self.is_pruned = False
+        self.name = config.tracking.run_name  # None: after its images and network
+        self.params: dict[str, Any] = {}  # what is known of it beside its settings
+        self.goes_on = config.resume  # where an interrupted process has left it
+        self.is_pruned = False  # stopped, since it is not worth going on with
 
-    # Where it comes from.
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What was set otherwise than by default, as Hydra takes it."""
+        return job_overrides()
+
+    @cached_property
+    def command(self) -> str:
+        """The command that makes the whole run again."""
+        return command_to_repeat(describe_command([]), self.overrides)
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """What tells the run from others."""
+        return {"command": self.command}
 
     def find_store(self) -> str:
-        """Give the tracking store.
-
-        Raises:
-            TrackingError: if it cannot be used.
-        """
+        """Give the tracking store's URI; raise a TrackingError if it cannot be used."""
         return find_store(self.config.tracking)
 
     def load_images(self) -> Images:
@@ -67,69 +75,21 @@ class Role:
             UserError: if they cannot be used, or are not those that they should be.
         """
         images = load_images(self.config)
-        self.tell(describe_images(images.dataset, images.split))
+        say(describe_images(images.dataset, images.split))
         return images
 
-    def tell(self, lines: Sequence[str]) -> None:
-        """Say something, line by line."""
-        for line in lines:
-            log.info("%s", line)
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether it is to go on where an interrupted process has left it."""
-        return self.config.resume
-
-    def find_left(self, checkpoint: Checkpoint) -> Path | None:
-        """Give the folder of the record that an interrupted process has left and that is to go on; None for a new one.
-
-        Another record may be there by now, or none.
-        """
-        left = checkpoint.read_run()
-        recorded = None if left is None else read_run(Path(left.folder))
-        return Path(left.folder) if left and recorded and recorded.begin.record == left.record else None
-
-    def finished_parts(self, checkpoint: Checkpoint) -> list[FinishedPart]:
-        """Give the parts that an interrupted process has finished."""
-        return checkpoint.read_parts()
-
-    # What it is called, and says of itself.
-
-    def name(self, images: Images) -> str:
-        """What the run is called."""
-        network = str(self.config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
-        return f"{images.dataset.name} {network} seed {self.config.seed}"
-
-    @property
-    def overrides(self) -> list[str]:
-        """What was set otherwise than by default, as Hydra takes it."""
-        return job_overrides()
-
-    @property
-    def command(self) -> str:
-        """The command that makes the whole run again."""
-        return command_to_repeat(describe_command([]), self.overrides)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What tells the run from others."""
-        return {"command": self.command}
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What is known of the run beside its settings."""
-        return {}
-
     def note_run(self, run: LiveRun) -> None:
-        """Note which run is the whole."""
+        """The whole run has begun, or goes on."""
 
-    # What becomes of it.
+    def takes_over(self) -> bool:
+        """Tell whether parts that an interrupted process has finished are to be trained no more."""
+        return True
 
     def begin(self, progress: TrainingProgress) -> None:
-        """A training begins, or goes on where `progress` stands."""
+        """The first training begins, or goes on where `progress` stands."""
 
     def after_epoch(self, _progress: TrainingProgress) -> bool:
-        """An epoch is finished; tell whether the training is to stop there, and the run with it."""
+        """An epoch of the first training is finished; tell whether it is to stop there, and the run with it."""
         return False
 
     def finish(self, trained: TrainedNetwork, run: LiveRun) -> dict[str, float]:
@@ -142,7 +102,7 @@ class Role:
         final = trained.measure_train(final)
         trained.log(final | evaluation.intervals)
         warnings, is_kept = [], False
-        if trained.part.config.tracking.log_model:
+        if self.config.tracking.log_model:
             try:
                 trained.log_model(evaluation.threshold)
                 is_kept = True
@@ -156,21 +116,23 @@ class Role:
         if no_better is not None:
             log.info("hint: %s", HINT)
         if self.is_told_what_next and not trained.part.name:
-            self.tell(run.describe_next(has_model=is_kept))
+            say(run.describe_next(has_model=is_kept))
         return final
 
     def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:
-        """Tell whether the parts that are left are not worth training."""
+        """Tell from the final metrics of those before whether the parts that are left are not worth training."""
         return False
-
-    def ending(self) -> dict[str, str]:
-        """Give the tags of a whole of several parts at its end."""
-        return {}
 
     def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
         """Give the objective, or objectives; none of a pruned trial that is reproduced."""
         objectives = objective_values(average_metrics(finals), self.config) if finals else []
         return objectives[0] if len(objectives) == 1 else tuple(objectives)
+
+
+def say(lines: Sequence[str]) -> None:
+    """Log something, line by line."""
+    for line in lines:
+        log.info("%s", line)
 
 
 def output_dir() -> Path:

@@ -1,7 +1,5 @@
 """A trained network with what it was trained on: measured, recorded, drawn."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +22,13 @@ RESULTS = "results"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A training that has come to its end.
+    """A training that has come to its end."""
 
-    Attributes:
-        part: its settings and images; without test images in a sweep.
-        model: with its final weights.
-        predict: gives its probabilities.
-        progress: what the epochs measured.
-        record: of its run.
-    """
-
-    part: Part
-    model: keras.Model
+    part: Part  # its settings and images; without test images in a sweep
+    model: keras.Model  # with its final weights
     predict: Predict
-    progress: TrainingProgress
-    record: Record
+    progress: TrainingProgress  # what the epochs measured
+    record: Record  # of its run
 
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
@@ -62,11 +52,7 @@ class TrainedNetwork:
         return self.record.folder / RESULTS
 
     def report(self, evaluation: Evaluation) -> list[str]:
-        """Write the evaluation as texts and, unless the settings say none, as pictures; keep them with the run.
-
-        Returns:
-            What to say of texts that cannot be written, and of pictures that cannot be drawn.
-        """
+        """Write and record texts of the evaluation and, unless the settings say none, pictures; give what failed."""
         failures, config = [], self.part.config
         try:
             results.write_report(self._folder, evaluation.held_out)
@@ -83,10 +69,7 @@ class TrainedNetwork:
         return failures
 
     def log_model(self, threshold: float | None) -> None:
-        """Keep the network with the run, of standard layers, with what using it takes.
-
-        Args:
-            threshold: the decision threshold, of two classes.
+        """Record the network, of standard layers, with what using it takes: of two classes also the threshold.
 
         Raises:
             ModelError: if the network cannot be kept as one that loads by itself; its weights are, and it says where.

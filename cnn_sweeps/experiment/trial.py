@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,11 @@ import optuna
 from hydra.core.hydra_config import HydraConfig
 from optuna.trial import FrozenTrial
 
-from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.experiment import kept
 from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values
-from cnn_sweeps.experiment.roles import Role, output_dir
+from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.console import describe_params
 from cnn_sweeps.sweep.space import by_setting
@@ -28,7 +28,7 @@ from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG
-from cnn_sweeps.training.checkpoint import Checkpoint, FinishedPart, TrainingProgress
+from cnn_sweeps.training.checkpoint import TrainingProgress
 
 if TYPE_CHECKING:
     from cnn_sweeps.experiment.trained import TrainedNetwork
@@ -92,7 +92,6 @@ class TrialRun(Role):
     """Reports epochs of the first training and the objective of each, and asks whether to go on."""
 
     is_trial = True
-    is_named_by_user = False
     max_share_of_time = 0.02  # SQLite and the disk take 50 ms, as long as many a short epoch
 
     def __init__(self, trial: JobTrial, config: RunConfig) -> None:
@@ -100,57 +99,41 @@ class TrialRun(Role):
         super().__init__(config)
         self._trial = trial
         self._objective = config.objective[0]
-        self._num_trainings = 0
+        self.name = f"trial {trial.number}: {describe_params(trial.frozen)}"
+        self.params = by_setting(trial.frozen.params)  # also groups (`optimizer`), which are no settings
+        self.goes_on = config.resume or retry_of(trial.frozen) is not None  # which may have left its checkpoint
 
     def find_store(self) -> str:
         """Give the store, which was there when the sweep began; if it is away, the record waits for it."""
         return store_of(self.config.tracking)
 
     def load_images(self) -> Images:
-        """Give the images of the trial before, unless they are others, without those to test on."""
-        images = load_images_once(self.config)
+        """Give the images of the trial before, unless they are others, without those to test on.
+
+        Raises:
+            DataError: if they are not those of the study's other trials.
+        """
+        images, study = load_images_once(self.config), self._trial.study
         told = describe_images(images.dataset, images.split)
-        self.tell(told)
-        self._check_images(images.dataset)
-        if DATA_TOLD not in self._trial.study.user_attrs:  # which the sweep's controller says
-            self._trial.study.set_user_attr(DATA_TOLD, told)
+        say(told)
+        fingerprint, known = images.dataset.fingerprint, study.user_attrs.get(DATA)
+        if known is None:
+            study.set_user_attr(DATA, fingerprint)
+        elif known != fingerprint:
+            raise DataError(
+                f"data: {images.dataset.source} holds other images than when the study {study.study_name} began; "
+                "choose another hydra.sweeper.study_name"
+            )
+        if DATA_TOLD not in study.user_attrs:  # which the sweep's controller says
+            study.set_user_attr(DATA_TOLD, told)
         return images.without_test()
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether an earlier trial of the same configuration was lost, so that its checkpoint may be there."""
-        return self.config.resume or retry_of(self._trial.frozen) is not None
-
-    def find_left(self, _checkpoint: Checkpoint) -> None:
-        """Each trial has a run of its own."""
-
-    def finished_parts(self, checkpoint: Checkpoint) -> list[FinishedPart]:
-        """Give the parts that a lost trial has finished, if what the first one left in its folder is still there.
-
-        Those are the weights to be tested at the sweep's end, and the epochs that the study is to know.
-        """
-        finished = super().finished_parts(checkpoint)
-        for folder in self._earlier_folders() if finished else []:
-            if (progress := kept.take_over(folder, output_dir())) is not None:
-                self.begin(progress)
-                return finished
-        return []
-
-    def name(self, _images: Images) -> str:
-        """What the trial is called in the record."""
-        return f"trial {self._trial.number}: {describe_params(self._trial.frozen)}"
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What is searched, by setting: also groups (`optimizer`), which are no settings."""
-        return by_setting(self._trial.frozen.params)
-
-    @property
+    @cached_property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
         return command_to_repeat(str(self._trial.study.user_attrs.get(PROGRAM, "")), self.overrides)
 
-    @property
+    @cached_property
     def tags(self) -> dict[str, str]:
         """What tells the trial's run from others; it is a part of the sweep's."""
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
@@ -163,37 +146,26 @@ class TrialRun(Role):
         self._trial.note(RECORD, run.record.record_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
 
-    def _earlier_folders(self) -> list[Path]:
-        """Give the folders of the lost trials that this one tries again, the last one first."""
-        sweep = Path(HydraConfig.get().sweep.dir)
-        return [sweep / subfolder_of(trial) for trial in self._trial.earlier_attempts()]
+    def takes_over(self) -> bool:
+        """Take over what the first training of the lost trial left in its folder; tell whether that is still there.
 
-    def _check_images(self, dataset: ImageDataset) -> None:
-        """See that the images are those of the study's other trials.
-
-        Raises:
-            DataError: if they are not.
+        Those are the weights to be tested at the sweep's end, and the epochs that the study is to know.
         """
-        known = self._trial.study.user_attrs.get(DATA)
-        if known is None:
-            self._trial.study.set_user_attr(DATA, dataset.fingerprint)
-        elif known != dataset.fingerprint:
-            raise DataError(
-                f"data: {dataset.source} holds other images than when the study {self._trial.study.study_name} began; "
-                "choose another hydra.sweeper.study_name"
-            )
+        sweep = Path(HydraConfig.get().sweep.dir)
+        for earlier in self._trial.earlier_attempts():
+            if (progress := kept.take_over(sweep / subfolder_of(earlier), output_dir())) is not None:
+                self.begin(progress)
+                return True
+        return False
 
     def begin(self, progress: TrainingProgress) -> None:
-        """Report the epochs of the lost trial that this one goes on with: of its first training, as of every trial."""
-        self._num_trainings += 1
-        if self._num_trainings == 1:
-            for epoch in range(1, progress.epochs_done + 1):
-                self._report(progress, epoch)
+        """Report the epochs of the lost trial that this one goes on with."""
+        for epoch in range(1, progress.epochs_done + 1):
+            self._report(progress, epoch)
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
-        """Report an epoch's objective, of the first training; tell whether to stop."""
-        if self._num_trainings == 1:
-            self.is_pruned = self._report(progress, progress.epochs_done)
+        """Report an epoch's objective; tell whether to stop."""
+        self.is_pruned = self._report(progress, progress.epochs_done)
         return self.is_pruned
 
     def _report(self, progress: TrainingProgress, epoch: int) -> bool:
@@ -206,11 +178,10 @@ class TrialRun(Role):
         Training images are measured, and the weights kept in the trial's folder, only where that may matter.
         """
         evaluation, final = trained.evaluate(on_test=False)
-        is_part = bool(trained.part.name)
-        needs_gap = is_part or "generalization_gap" in self.config.objective
+        needs_gap = bool(trained.part.name) or "generalization_gap" in self.config.objective
         if needs_gap:
             final = trained.measure_train(final)
-        if self.may_be_chosen(final):
+        if trained.part.is_first and self._may_be_chosen(final):
             final = final if needs_gap else trained.measure_train(final)
             kept.keep(output_dir(), trained.part.config, trained.model, trained.progress, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
@@ -218,8 +189,6 @@ class TrialRun(Role):
         if is_shown:
             for failure in trained.report(evaluation):
                 log.warning("warning: %s", failure)
-        if not is_part:
-            trained.record.log_tags({STATE_TAG: "COMPLETE"})
         return final
 
     def gives_up(self, finals: Sequence[dict[str, float]]) -> bool:
@@ -236,10 +205,6 @@ class TrialRun(Role):
         self.is_pruned = clearly_loses(values, values_of(best), minimize=minimize)
         return self.is_pruned
 
-    def ending(self) -> dict[str, str]:
-        """Say how the trial ended."""
-        return {STATE_TAG: "PRUNED" if self.is_pruned else "COMPLETE"}
-
     def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
         """Note what the trial measured, and give the objectives.
 
@@ -251,11 +216,7 @@ class TrialRun(Role):
         self._trial.note_final(average_metrics(finals))
         return super().outcome(finals)
 
-    def may_be_chosen(self, final: dict[str, float]) -> bool:
-        """Tell whether this training's weights may be asked for at the sweep's end: the first ones of a good trial."""
-        if self._num_trainings > 1:
-            return False
-        value = objective_values(final, self.config)[0]
-        return self.config.repeats * self.config.folds > 1 or self._trial.would_be_among_best(
-            value, max(1, self.config.evaluate_best)
-        )
+    def _may_be_chosen(self, final: dict[str, float]) -> bool:
+        """Tell whether the first training's weights may be asked for at the sweep's end: those of a good trial."""
+        value, num_best = objective_values(final, self.config)[0], max(1, self.config.evaluate_best)
+        return self.config.repeats * self.config.folds > 1 or self._trial.would_be_among_best(value, num_best)

@@ -5,8 +5,6 @@ that describe neither plain images without dropout nor the weights as they are; 
 stay at guessing for the whole training. Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, measure anew, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,30 +23,19 @@ def measurable_layers(model: keras.Model) -> list[layers.BatchNormalization]:
     return [layer for layer in found if layer.trainable and not layer.renorm]
 
 
-def measuring_step(model: keras.Model) -> Any:
-    """Give the function that moves the statistics of a network by `weight`, in 0 to 1, to those of a batch.
-
-    Each layer normalizes by the batch; all else is as outside training, without dropout.
-    """
-    measured = measurable_layers(model)
-
-    def step(images: tf.Tensor, weight: tf.Tensor) -> None:
-        with _moving(measured, 1.0 - weight):
-            model(images, training=False)
-
-    return step
-
-
-def forget(model: keras.Model) -> None:
+def forget(measured: list[layers.BatchNormalization]) -> None:
     """Set the statistics to 0, so that nothing of them remains, not even what is no number."""
-    for layer in measurable_layers(model):
+    for layer in measured:
         for average in (layer.moving_mean, layer.moving_variance):
             average.assign(tf.zeros_like(average))
 
 
 @contextmanager
-def _moving(measured: list[layers.BatchNormalization], momentum: tf.Tensor) -> Iterator[None]:
-    """Have layers, while a graph is made, behave as in training, with a momentum of its own."""
+def moving(measured: list[layers.BatchNormalization], momentum: tf.Tensor) -> Iterator[None]:
+    """Have layers, while a graph is made, normalize by the batch and move their statistics to its, as in training.
+
+    All else is as outside training, without dropout. The momentum, in 0 to 1, is not that of training.
+    """
     momenta = [layer.momentum for layer in measured]
     for layer in measured:
         vars(layer).update(call=_as_in_training(layer), momentum=momentum)  # past Keras, which would keep track of them

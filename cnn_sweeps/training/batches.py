@@ -1,7 +1,5 @@
 """Batches for training: a pure function of seed, epoch and step, so that a resumed run sees what it would have seen."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,36 +18,22 @@ def image_tensor(dataset: ImageDataset) -> tf.Tensor:
     """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
     images = dataset.images
     with tf.device("CPU:0"):
-        if isinstance(images, np.memmap) and images.filename is not None and _is_whole_file(images):
-            return tf.raw_ops.ImmutableConst(
-                dtype=tf.uint8, shape=images.shape, memory_region_name=str(images.filename)
-            )
+        if isinstance(images, np.memmap) and images.filename is not None and images.flags.c_contiguous:
+            file = Path(str(images.filename))
+            if images.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
+                return tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=images.shape, memory_region_name=str(file))
         return tf.constant(images)
 
 
-def _is_whole_file(images: np.memmap) -> bool:
-    """Whether the map is all of its file; a part of a map keeps the file name and offset of the whole."""
-    return bool(images.flags.c_contiguous) and images.nbytes == Path(str(images.filename)).stat().st_size
-
-
 class TrainingImages(NamedTuple):
-    """What is trained on; a tuple, so that TensorFlow takes it as an argument.
+    """What is trained on; a tuple, so that TensorFlow takes it as an argument."""
 
-    Attributes:
-        images: uint8, (N, height, width, channels).
-        labels: int32, (N, 1).
-        weights: float32, (N,), of each image in the loss; None: all 1.
-        positions: int64, (n,), which of the N images to train on.
-        seed: int64, of their order and changes.
-        batch_size: int32, images a step.
-    """
-
-    images: tf.Tensor
-    labels: tf.Tensor
-    weights: tf.Tensor | None
-    positions: tf.Tensor
-    seed: tf.Tensor
-    batch_size: tf.Tensor
+    images: tf.Tensor  # uint8, (N, height, width, channels)
+    labels: tf.Tensor  # int32, (N, 1)
+    weights: tf.Tensor | None  # float32, (N,), of each image in the loss; None: all 1
+    positions: tf.Tensor  # int64, (n,), which of the N images to train on
+    seed: tf.Tensor  # int64, of their order and changes
+    batch_size: tf.Tensor  # int32, images a step
 
 
 def training_images(
@@ -61,16 +45,7 @@ def training_images(
     seed: int,
     batch_size: int,
 ) -> TrainingImages:
-    """Give what is trained on.
-
-    Args:
-        images: uint8, (N, height, width, channels).
-        labels: int64, (N,).
-        indices: which images to train on.
-        class_weights: weight of each label in the loss; None: all 1.
-        seed: of their order and changes.
-        batch_size: images a step.
-    """
+    """Give what is trained on: of `images`, those at `indices`, whose losses count by the weights of their labels."""
     with tf.device("CPU:0"):
         weights = None
         if class_weights is not None:
@@ -92,17 +67,11 @@ def training_batch(
     epoch: tf.Tensor,
     step: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """Load and change the images of one step; the last one of an epoch may have fewer.
-
-    Args:
-        source: the images.
-        order: of the epoch; see `epoch_order`.
-        augmentation: random changes of the images.
-        epoch: int64, counted from 0.
-        step: int32, of the epoch, counted from 0.
+    """Load and change the images of one step, int32, of an epoch, int64, both counted from 0, in the epoch's order.
 
     Returns:
-        (images float32 (B, height, width, channels), 0 to 255, labels int32 (B, 1)[, weights float32 (B,)]).
+        (images float32 (B, height, width, channels), 0 to 255, labels int32 (B, 1)[, weights float32 (B,)]); the last
+        batch of an epoch may be smaller.
     """
     positions = order[step * source.batch_size : (step + 1) * source.batch_size]
     with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
@@ -118,13 +87,8 @@ def training_batch(
 def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
     """Flip, turn, shear, zoom and shift each image at random, as one resampling; edges repeat outwards.
 
-    Args:
-        images: float32, (B, height, width, channels).
-        augmentation: the ranges; values are drawn uniformly from them.
-        seed: int32, (2,).
-
-    Returns:
-        float32, of the same shape.
+    Images are float32, (B, height, width, channels), before and after; the seed is int32, (2,). Values are drawn
+    uniformly from the ranges.
     """
     return ops.image.affine_transform(images, _random_transforms(images, augmentation, seed), fill_mode="nearest")
 

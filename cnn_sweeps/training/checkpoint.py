@@ -7,8 +7,8 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -41,18 +41,11 @@ _ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
 
 @dataclass
 class TrainingProgress:
-    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on.
+    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on."""
 
-    Attributes:
-        history: one dict of metrics for each finished epoch.
-        best_epoch: counted from 1; 0 before the first.
-        best_value: the monitored metric there; None before the first.
-        best_weights: the weights there.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_value: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
+    best_epoch: int = 0  # counted from 1
+    best_value: float | None = None  # the monitored metric there
     best_weights: list[NDArray[Any]] = field(default_factory=list)
 
     @property
@@ -62,44 +55,24 @@ class TrainingProgress:
 
 
 class RunLeft(NamedTuple):
-    """Which run a checkpoint is of.
+    """Which run a checkpoint is of."""
 
-    Attributes:
-        record: the id of its record.
-        folder: of the record, as seen from the working folder.
-        whole: the id of the record of the run that it is a part of, or its own.
-    """
-
-    record: str
-    folder: str
-    whole: str
+    record: str  # the id of its record
+    folder: str  # of the record, as seen from the working folder
+    whole: str  # the id of the record of the run that it is a part of, or its own
 
 
 _EARLIER = RunLeft("of an earlier version", "", "")  # which named no record: it goes on in a new one
 
 
 @dataclass(frozen=True)
-class FinishedPart:
-    """One of a run's trainings that has come to its end.
-
-    Attributes:
-        record: the id of its record.
-        final: its final metrics.
-    """
-
-    record: str
-    final: dict[str, float]
-
-
 class Checkpoint:
-    """Where one run keeps the last epoch that it saved, or, of several trainings, those that are finished.
+    """The last epoch that a run saved, or, of several trainings, those that are finished, in a file that may not exist.
 
     `claim_checkpoint` gives it to one process at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Keep it at `path`, a file that may not exist yet."""
-        self._path = path
+    path: Path
 
     def save(self, model: keras.Model, progress: TrainingProgress, run: RunLeft) -> None:
         """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
@@ -107,44 +80,30 @@ class Checkpoint:
         Raises:
             DiskError: if the disk cannot take it; what was kept before is still there.
         """
-        about = {
-            "run": run,
-            "history": progress.history,
-            "best": [progress.best_epoch, progress.best_value],
-        }
-        arrays = {f"model_{i}": np.asarray(v) for i, v in enumerate(model.variables)}
-        arrays |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(model.optimizer.variables)}
-        arrays |= {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
-        self._write(about, arrays)
+        best = {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
+        about = {"run": run, "history": progress.history, "best": [progress.best_epoch, progress.best_value]}
+        self._write(about, _variables(model) | best)
 
-    def save_parts(self, parts: Sequence[FinishedPart], run: RunLeft) -> None:
-        """Replace what is kept by the finished trainings of a run that has several.
+    def save_parts(self, finals: Mapping[str, dict[str, float]], run: RunLeft) -> None:
+        """Do what `save` does, of the finished ones of several trainings: final metrics by the id of their record."""
+        self._write({"run": run, "parts": list(finals.items())}, {})
 
-        Raises:
-            DiskError: if the disk cannot take it; what was kept before is still there.
-        """
-        kept = [[part.record, {name: float(value) for name, value in part.final.items()}] for part in parts]
-        self._write({"run": run, "parts": kept}, {})
-
-    def _write(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about))}, **arrays)
-        with disk_errors(self._path, "the same command with resume=true"):
-            replace_whole(self._path, content.getbuffer())
+    def _write(self, about: dict[str, Any], variables: dict[str, Any]) -> None:
+        content, arrays = io.BytesIO(), {name: np.asarray(variable) for name, variable in variables.items()}
+        np.savez(content, allow_pickle=False, **{_ABOUT: np.array(json.dumps(about, default=float))}, **arrays)
+        with disk_errors(self.path, "the same command with resume=true"):
+            replace_whole(self.path, content.getbuffer())
 
     def read_run(self) -> RunLeft | None:
         """Give the run that is to go on; None for a new run."""
-        about = self._read_about()
-        return None if about is None else RunLeft(*about.get("run", _EARLIER))
+        return RunLeft(*self._read_about().get("run", _EARLIER)) if self.path.exists() else None
 
-    def read_parts(self) -> list[FinishedPart]:
-        """Give the finished trainings of the run, in their order; none for a new run."""
-        return [FinishedPart(*part) for part in (self._read_about() or {}).get("parts", [])]
+    def read_parts(self) -> dict[str, dict[str, float]]:
+        """Give what `save_parts` was given, in that order; nothing for a new run."""
+        return dict(self._read_about().get("parts", [])) if self.path.exists() else {}
 
-    def _read_about(self) -> dict[str, Any] | None:
-        if not self._path.exists():
-            return None
-        with np.load(self._path) as content:
+    def _read_about(self) -> dict[str, Any]:
+        with np.load(self.path) as content:
             about: dict[str, Any] = json.loads(str(content[_ABOUT]))
         return about
 
@@ -154,67 +113,75 @@ class Checkpoint:
         Raises:
             ConfigError: if the state is that of another network.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return TrainingProgress()
-        with np.load(self._path) as content:
-            about = json.loads(str(content[_ABOUT]))
-            variables = {f"model_{i}": variable for i, variable in enumerate(model.variables)}
-            variables |= {f"optimizer_{i}": variable for i, variable in enumerate(model.optimizer.variables)}
-            kept = {name: content[name].shape for name in content.files if name.startswith(("model_", "optimizer_"))}
-            if kept != {name: tuple(variable.shape) for name, variable in variables.items()}:
-                raise ConfigError(
-                    "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
-                    f"start anew without resume=true, or restore the code ({self._path})"
-                )
-            for name, variable in variables.items():
-                variable.assign(content[name])
-            num_best = sum(name.startswith("best_") for name in content.files)
-            best_weights = [content[f"best_{i}"] for i in range(num_best)]
+        about, variables = self._read_about(), _variables(model)
+        with np.load(self.path) as content:
+            arrays = {name: content[name] for name in content.files if name != _ABOUT}
+        best_weights = [arrays.pop(f"best_{i}") for i in range(sum(name.startswith("best_") for name in arrays))]
+        if {name: array.shape for name, array in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
+            raise ConfigError(
+                "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
+                f"start anew without resume=true, or restore the code ({self.path})"
+            )
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
         best_epoch, best_value = about["best"]
         return TrainingProgress(about["history"], best_epoch, best_value, best_weights)
+
+
+def _variables(model: keras.Model) -> dict[str, Any]:
+    groups = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
 @contextmanager
 def claim_checkpoint(
     folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, is_trial: bool = False
 ) -> Iterator[Checkpoint]:
-    """Hold a run's checkpoint while the block runs; what is kept is removed when the block ends by itself.
+    """Hold a run's checkpoint while the block runs; it is removed when the block ends by itself.
 
     Args:
         folder: of all checkpoints.
         settings: every setting that the result depends on; with the data they tell which run is the same one.
         data_fingerprint: of the data set.
         resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
-        is_trial: of a sweep, which goes on if the block fails by an error, so that nothing is kept then, and which does
-            not mind an equal one. When the block is interrupted or meets an outage the checkpoint is always kept.
+        is_trial: of a sweep, which does not mind an equal one, and goes on after an error: it is removed then, too, but
+            not after an outage, since the trial is tried again.
 
     Raises:
         ConfigError: if the same run is still going on in another process, or was interrupted under an earlier version,
             or the folder cannot be written.
     """
-    versions = [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]
-    same_run = [settings, data_fingerprint, versions]
-    if resume and not is_trial:
-        _refuse_old(folder, _key(same_run))
+    same_run = [settings, data_fingerprint, [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]]
     key = _key([*same_run, _PIXELS])
     with ExitStack() as locks:
         try:
-            path = _claim_left(folder, key, locks, or_anew=is_trial) if resume else None
-            if path is None:
-                path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
-                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False))
+            if resume and not is_trial:
+                _refuse_old(folder, _key(same_run))
+            paths = _left_of(folder, key) if resume else []
+            if is_trial or not paths:
+                paths.append(folder / f"{key}-{uuid.uuid4().hex[:8]}.npz")
+            path = next((path for path in paths if locks.enter_context(_locked(path))), None)
         except OSError as error:
             raise ConfigError(
                 f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
             ) from error
+        if path is None:
+            raise ConfigError(
+                "resume=true: the same run is still training in another process; wait for it or stop it first"
+            )
         try:
             yield Checkpoint(path)
         except Exception as error:
-            is_outage = isinstance(error, OutageError) or is_disk_full(error)
-            if is_trial and not is_outage:  # after which it is tried again
+            if is_trial and not (isinstance(error, OutageError) or is_disk_full(error)):
                 _remove(path)
             raise
         _remove(path)
+
+
+def _key(same_run: list[Any]) -> str:
+    return hashlib.blake2b(json.dumps(same_run, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def _refuse_old(folder: Path, key: str) -> None:
@@ -225,8 +192,12 @@ def _refuse_old(folder: Path, key: str) -> None:
         )
 
 
-def _key(same_run: list[Any]) -> str:
-    return hashlib.blake2b(json.dumps(same_run, sort_keys=True).encode(), digest_size=12).hexdigest()
+def _left_of(folder: Path, key: str) -> list[Path]:
+    """Give what was saved of a run, the newest first; remove what was cut off before anything was."""
+    for path in {file.with_suffix(".npz") for file in folder.glob(f"{key}-*") if _is_ours(file)}:
+        if not path.exists():
+            remove_checkpoint(path)
+    return sorted(filter(_is_ours, folder.glob(f"{key}-*.npz")), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
@@ -234,22 +205,12 @@ def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
 
     None if nothing can be resumed: the process was killed while it saved its first epoch.
     """
-    names = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
-    files = names - {name for name in names if name.exists() and not _is_ours(name)}
-    return {path: _readable_run(path) for path in sorted(files) if _is_left(path)}
-
-
-def remove_checkpoints_of(records: Collection[str], folder: Path) -> None:
-    """Remove what ended processes have left of the runs with these records' ids."""
-    for path, run in left_checkpoints(folder).items():
-        if run is not None and run.record in records:
-            remove_checkpoint(path)
-
-
-def _is_left(path: Path) -> bool:
-    lock = path.with_suffix(".lock")
-    with file_lock(lock, wait=False) if lock.exists() else nullcontext(True) as is_free:
-        return is_free
+    left: dict[Path, RunLeft | None] = {}
+    for path in {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}:
+        if _is_ours(path) or not path.exists():
+            with _locked(path) if path.with_suffix(".lock").exists() else nullcontext(True) as is_free:
+                left |= {path: _readable_run(path)} if is_free else {}
+    return dict(sorted(left.items()))
 
 
 def _readable_run(path: Path) -> RunLeft | None:
@@ -261,11 +222,14 @@ def _readable_run(path: Path) -> RunLeft | None:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint's files, unless a process is at work on it, or they are not ours."""
-    if not any(_is_ours(path.with_suffix(suffix)) for suffix in _SUFFIXES):
-        return
-    with file_lock(path.with_suffix(".lock"), wait=False) as is_free:
-        if is_free:
-            _remove(path)
+    if any(_is_ours(path.with_suffix(suffix)) for suffix in _SUFFIXES):
+        with _locked(path) as is_free:
+            if is_free:
+                _remove(path)
+
+
+def _locked(path: Path) -> AbstractContextManager[bool]:
+    return file_lock(path.with_suffix(".lock"), wait=False)
 
 
 def _remove(path: Path) -> None:
@@ -284,19 +248,3 @@ def _is_ours(file: Path) -> bool:
     with file.open("rb") as content:
         beginning = content.read(_ABOUT_AT + len(_ABOUT))
     return not beginning or beginning[_ABOUT_AT:] == _ABOUT.encode()
-
-
-def _claim_left(folder: Path, key: str, locks: ExitStack, *, or_anew: bool) -> Path | None:
-    for cut_off in filter(_is_ours, folder.glob(f"{key}-*")):  # before anything was saved
-        if not cut_off.with_suffix(".npz").exists():
-            remove_checkpoint(cut_off.with_suffix(".npz"))
-    ours = filter(_is_ours, folder.glob(f"{key}-*.npz"))
-    left = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in left:
-        if locks.enter_context(file_lock(path.with_suffix(".lock"), wait=False)):
-            return path
-    if left and not or_anew:
-        raise ConfigError(
-            "resume=true: the same run is still training in another process; wait for it or stop it first"
-        )
-    return None

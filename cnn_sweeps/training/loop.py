@@ -1,19 +1,12 @@
 """Fits a network: the loop over epochs, early stopping."""
 
-from __future__ import annotations
-
 import logging
 import math
-import os
-import random
 import time
 from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
-from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
 from tqdm import tqdm
 
 from cnn_sweeps.errors import TrainingError
@@ -25,41 +18,6 @@ from cnn_sweeps.training.network import Network, images_a_call
 log = logging.getLogger(__name__)
 
 
-def prepare_process(seed: int, precision: str, *, xla: bool, seeds_tensorflow: bool) -> None:
-    """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built.
-
-    XLA has no repeatable kernel for the gradient of max pooling, so with it none are asked for, whatever an earlier
-    training of this process has asked for.
-
-    Args:
-        seed: of Python's and NumPy's generators, from which Keras draws the seeds of its layers.
-        precision: Keras's policy.
-        xla: whether the training step is to be compiled by XLA.
-        seeds_tensorflow: TensorFlow's own generator too, which only a user's layers can need; it costs 0.4 s, since
-            TensorFlow then prepares every graph anew.
-    """
-    keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
-    keras.config.set_floatx("float32")  # whatever the user's keras.json says
-    keras.config.set_image_data_format("channels_last")
-    reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
-    if seeds_tensorflow:
-        keras.utils.set_random_seed(seed)
-    else:
-        random.seed(seed)
-        np.random.seed(seed)
-    if xla:
-        disable_op_determinism()
-    else:
-        tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_global_policy(precision)
-
-
-def device_names() -> str:
-    """Say where TensorFlow will compute."""
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
-
-
 def train(
     network: Network,
     source: TrainingImages,
@@ -68,10 +26,10 @@ def train(
     progress: TrainingProgress,
     on_epoch: Callable[[dict[str, float]], bool | None],
 ) -> None:
-    """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the model.
+    """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the network.
 
     Args:
-        network: compiled.
+        network: is trained.
         source: the images to train on.
         validate: gives `log_loss` and `accuracy` on validation images; nothing if none are left.
         config: how long and how.
@@ -81,7 +39,7 @@ def train(
     Raises:
         TrainingError: if the loss is no longer finite.
     """
-    model, num_images = network.model, len(source.positions)
+    num_images = len(source.positions)
     steps_per_epoch = math.ceil(num_images / config.batch_size)
     started, num_graphs = time.perf_counter(), network.num_graphs
     network.train_steps(source, epoch=0, first_step=0, num_steps=0)
@@ -90,17 +48,16 @@ def train(
 
     first_epoch, started = progress.epochs_done, time.perf_counter()
     while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
-        epoch = progress.epochs_done + 1
-        epoch_started = time.perf_counter()
+        epoch, epoch_started = progress.epochs_done + 1, time.perf_counter()
         train_epoch(network, source, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
         network.measure_batch_statistics(source)
-        metrics = _epoch_metrics(model, validate()) | {
-            "epoch_s": time.perf_counter() - epoch_started,
-            "images_per_s": num_images / train_s,
-        }
+        metrics = train_metrics(network.model) | {f"val_{name}": value for name, value in validate().items()}
+        if "val_log_loss" in metrics:
+            metrics["generalization_gap"] = metrics["val_log_loss"] - metrics["train_log_loss"]
+        metrics |= {"epoch_s": time.perf_counter() - epoch_started, "images_per_s": num_images / train_s}
         check_finite(metrics, epoch)
-        is_best = _update(progress, metrics, model, config)
+        is_best = _update(progress, metrics, network.model, config)
         is_to_stop = on_epoch(metrics)
         epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
         log.info("%s", _epoch_line(metrics, epoch, config.epochs, epoch_s, is_best))
@@ -108,7 +65,7 @@ def train(
             break
 
     if config.restore_best_weights and progress.best_weights:
-        model.set_weights(progress.best_weights)
+        network.model.set_weights(progress.best_weights)
 
 
 def train_epoch(network: Network, source: TrainingImages, epoch: int, num_epochs: int) -> None:
@@ -141,13 +98,6 @@ def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
             bar.update(num_steps)
 
 
-def _epoch_metrics(model: keras.Model, validation: dict[str, float]) -> dict[str, float]:
-    trained, validated = train_metrics(model), {f"val_{name}": value for name, value in validation.items()}
-    if not validated:
-        return trained
-    return trained | validated | {"generalization_gap": validated["val_log_loss"] - trained["train_log_loss"]}
-
-
 def check_finite(metrics: dict[str, float], epoch: int) -> None:
     """See that a training has not diverged.
 
@@ -169,8 +119,7 @@ def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.
         progress.best_epoch = progress.epochs_done
         return False
     value, best = metrics[config.monitor], progress.best_value
-    gain = math.inf if best is None else (best - value if config.monitor == "val_log_loss" else value - best)
-    if gain <= 0:
+    if best is not None and not (value < best if config.monitor == "val_log_loss" else value > best):
         return False
     progress.best_epoch, progress.best_value = progress.epochs_done, value
     if config.restore_best_weights:

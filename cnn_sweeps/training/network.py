@@ -1,10 +1,7 @@
 """A network with its compiled training step, which many trials can use one after another."""
 
-from __future__ import annotations
-
-import json
 import math
-from types import FunctionType
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,13 +11,10 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.models import adjustable_values as adjustable_values_of_model
-from cnn_sweeps.models import class_probabilities
+from cnn_sweeps.models import adjustable_values, class_probabilities
 from cnn_sweeps.settings.schema import AugmentationConfig
-from cnn_sweeps.training.batch_statistics import forget, measurable_layers, measuring_step
+from cnn_sweeps.training.batch_statistics import forget, measurable_layers, moving
 from cnn_sweeps.training.batches import TrainingImages, epoch_order, training_batch
-from cnn_sweeps.training.optimizers import LearningRate
-from cnn_sweeps.training.optimizers import adjustable_values as adjustable_values_of_schedule
 from cnn_sweeps.training.replicas import training_step
 
 # One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
@@ -28,7 +22,6 @@ from cnn_sweeps.training.replicas import training_step
 _PIXELS_A_CALL = 2**20
 # So many training images tell the statistics of batch normalization well enough, whatever their number.
 _MOST_MEASURED_IMAGES = 256
-_OWN_PACKAGES = ("keras", "cnn_sweeps")
 
 
 class Network:
@@ -39,27 +32,44 @@ class Network:
     """
 
     def __init__(
-        self, model: keras.Model, learning_rate: LearningRate, augmentation: AugmentationConfig, *, xla: bool
+        self, model: keras.Model, schedule: Sequence[tf.Variable], augmentation: AugmentationConfig, *, xla: bool
     ) -> None:
-        """Of a network that `compile_model` has compiled with an optimizer of this learning rate."""
+        """Of a network that `compile_model` has compiled with a learning rate of these numbers."""
         self.model = model
-        self._learning_rate = learning_rate
-        self._forward = _forward_of(model)
+        self._schedule = schedule
         self._run_steps = _training_of(model, augmentation, xla=xla)
-        self._measure = _measuring_of(model)
+        measured = measurable_layers(model)
+
+        def forward(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+            with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
+                batch = tf.gather(images, indices)
+            return model(tf.cast(batch, tf.float32), training=False)
+
+        def measure(images: tf.Tensor, indices: tf.Tensor, weight: tf.Tensor) -> None:
+            with moving(measured, 1.0 - weight):
+                forward(images, indices)
+
+        some_images = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8), tf.TensorSpec((None,), tf.int64)]
+        self._forward = tf.function(forward, input_signature=some_images)
+        self._measure = tf.function(measure, input_signature=[*some_images, tf.TensorSpec((), tf.float32)])
 
     @property
     def _state(self) -> list[Any]:
         """Every variable that a training depends on."""
-        adjustable = adjustable_values_of_model(self.model) + adjustable_values_of_schedule(self._learning_rate)
-        return [*self.model.variables, *self.model.optimizer.variables, *adjustable]
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        return [*variables, *adjustable_values(self.model), *self._schedule]
 
     @property
     def num_bytes(self) -> int:
         """What its variables take on each device."""
         return sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in self._state)
 
-    def adopt(self, fresh: Network) -> None:
+    @property
+    def num_graphs(self) -> int:
+        """How many graphs of the training step TensorFlow has made."""
+        return int(self._run_steps.experimental_get_tracing_count())
+
+    def adopt(self, fresh: "Network") -> None:
         """Become what `fresh`, of the same structure, is: its weights, optimizer, random generators and settings."""
         for mine, its in zip(self._state, fresh._state, strict=True):
             mine.assign(its)
@@ -75,18 +85,13 @@ class Network:
         Always on the same ones, at most 256, in equal parts of at least a training batch, if there are so many.
         Training does not depend on it.
         """
-        if not measurable_layers(self.model):
+        if not (measured := measurable_layers(self.model)):
             return
         order = epoch_order(source, tf.constant(0, tf.int64))[:_MOST_MEASURED_IMAGES]
         num_parts = max(1, len(order) // max(int(source.batch_size), images_a_call(source.images)))
-        forget(self.model)
+        forget(measured)
         for i, part in enumerate(np.array_split(order.numpy(), num_parts)):
             self._measure(source.images, tf.constant(part), tf.constant(1 / (i + 1), tf.float32))
-
-    @property
-    def num_graphs(self) -> int:
-        """How many graphs of the training step TensorFlow has made."""
-        return int(self._run_steps.experimental_get_tracing_count())
 
     def predict(self, images: tf.Tensor, indices: Indices) -> NDArray[np.float64]:
         """Give the probabilities of the images at `indices`, float64 (len(indices), num_classes), rows summing to 1."""
@@ -102,34 +107,6 @@ def images_a_call(images: tf.Tensor) -> int:
     """Give how many images of (N, height, width, channels) one call into TensorFlow covers."""
     _, height, width, _ = images.shape
     return int(max(1, _PIXELS_A_CALL // (height * width)))
-
-
-def _forward_of(model: keras.Model) -> Any:
-    @tf.function(input_signature=_some_images_of(model))  # type: ignore[untyped-decorator]
-    def forward(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-        return model(_plain_batch(images, indices), training=False)
-
-    return forward
-
-
-def _measuring_of(model: keras.Model) -> Any:
-    step = measuring_step(model)
-
-    @tf.function(input_signature=[*_some_images_of(model), tf.TensorSpec((), tf.float32)])  # type: ignore[untyped-decorator]
-    def measure(images: tf.Tensor, indices: tf.Tensor, weight: tf.Tensor) -> None:
-        step(_plain_batch(images, indices), weight)
-
-    return measure
-
-
-def _some_images_of(model: keras.Model) -> list[tf.TensorSpec]:
-    return [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8), tf.TensorSpec((None,), tf.int64)]
-
-
-def _plain_batch(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
-        batch = tf.gather(images, indices)
-    return tf.cast(batch, tf.float32)
 
 
 def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:
@@ -161,59 +138,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num
             f"with {'sigmoid' if units == 1 else 'softmax'}, as cnn_sweeps.models.classification_head gives"
         )
     kind = "Binary" if units == 1 else "SparseCategorical"
-    model.compile(
-        optimizer=optimizer,
-        loss=getattr(keras.losses, f"{kind}Crossentropy")(),
-        metrics=[
-            getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss"),
-            getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy"),
-        ],
-    )
+    log_loss = getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss")
+    accuracy = getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy")
+    model.compile(optimizer, getattr(keras.losses, f"{kind}Crossentropy")(), metrics=[log_loss, accuracy])
     model.optimizer.build(model.trainable_variables)
-
-
-def structure_of(model: keras.Model) -> str | None:
-    """Describe a network but for its adjustable values, so that equal texts mean equal graphs; None if nothing can.
-
-    What a layer, function or regularizer of somebody else computes may depend on more than Keras can tell of it.
-    """
-    if any(_has_hidden_state(layer) for layer in model._flatten_layers()):
-        return None
-    values = adjustable_values_of_model(model)
-    sharing = [next(i for i, other in enumerate(values) if other is value) for value in values]
-    try:
-        described: dict[str, Any] = {
-            "module": type(model).__module__,
-            "class_name": type(model).__name__,
-            "config": model.get_config(),
-        }
-        described["sharing"] = sharing
-        return json.dumps(_without_adjustable_values(described), sort_keys=True)
-    except (NotImplementedError, OSError, TypeError, ValueError):
-        return None
-
-
-def _has_hidden_state(layer: keras.layers.Layer) -> bool:
-    """Tell whether the layer uses a function that is not Keras's, of which its configuration may give the name only, or
-    constants that it has learned before training.
-    """
-    functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
-    is_foreign = any(function.__module__.split(".")[0] not in _OWN_PACKAGES for function in functions)
-    return is_foreign or hasattr(layer, "adapt")
-
-
-def _without_adjustable_values(part: Any) -> Any:
-    if isinstance(part, (list, tuple)):
-        return [_without_adjustable_values(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    kind = part.get("class_name")
-    is_own = str(part.get("module")).split(".")[0] in _OWN_PACKAGES
-    is_lambda = part.keys() == {"value"}  # its code, but not what the code refers to
-    if is_lambda or (kind is not None and kind != "__keras_tensor__" and not is_own):
-        raise TypeError(f"{kind or 'a function'} is neither Keras's nor this project's own")
-    if kind == "AdjustableL2":
-        return kind
-    if kind == "AdjustableDropout":  # without dropout there is no graph to adjust
-        part = part | {"config": part["config"] | {"rate": part["config"]["rate"] > 0}}
-    return {key: _without_adjustable_values(value) for key, value in part.items()}

@@ -1,7 +1,5 @@
 """One network on several devices of a machine, each of which trains on a part of every batch."""
 
-from __future__ import annotations
-
 import logging
 from functools import lru_cache
 from typing import Any, TypeAlias

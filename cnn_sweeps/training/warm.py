@@ -2,22 +2,29 @@
 
 import json
 import logging
-from collections.abc import Collection
+import os
+import random
 from dataclasses import asdict
+from types import FunctionType
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
+from keras.optimizers import schedules
+from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
+from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.models import is_scaling
-from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.models import adjustable_values, is_scaling
+from cnn_sweeps.settings.schema import RunConfig, ScheduleConfig
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.training.loop import device_names, prepare_process
-from cnn_sweeps.training.network import Network, compile_model, structure_of
-from cnn_sweeps.training.optimizers import build_optimizer, build_schedule
+from cnn_sweeps.training.network import Network, compile_model
 from cnn_sweeps.training.replicas import choose_strategy, synchronize
 
 log = logging.getLogger(__name__)
 
+_OWN_PACKAGES = ("keras", "cnn_sweeps")
 _NUM_KEPT_NETWORKS = 8  # what is compiled for one takes some 30 MB of the process's memory
 _MOST_KEPT_BYTES = 2**28
 """Of all kept networks together, on the accelerator, which other workers may share and where the next one trains too.
@@ -39,23 +46,75 @@ def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: in
     process where the two differ in nothing but weights and adjustable values.
 
     Raises:
-        ConfigError: if a batch cannot be divided among the devices.
+        ConfigError: if a batch cannot be divided among the devices, or the optimizer cannot be used.
         ModelError: if the function gives no network that fits the classes.
     """
-    is_own = config.model["_target_"].startswith("cnn_sweeps.models.")
-    prepare_process(config.seed, config.training.precision, xla=config.training.xla, seeds_tensorflow=not is_own)
+    prepare_process(config)
     num_classes = len(dataset.class_names)
     steps_per_epoch = -(-num_train_images // config.training.batch_size)
     with choose_strategy(config.training).scope():
         model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
         learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
-        compile_model(model, build_optimizer(config.optimizer, learning_rate), num_classes)
+        compile_model(model, call_target("optimizer", config.optimizer, learning_rate=learning_rate), num_classes)
     synchronize(model)
     if not any(map(is_scaling, model._flatten_layers())):
         log.warning("warning: model: %s", _UNSCALED)
-    log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", device_names())
-    fresh = Network(model, learning_rate, config.augmentation, xla=config.training.xla)
-    return _warm_or_fresh(fresh, _graph_id(config, model))
+    log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", _device_names())
+    numbers = [] if isinstance(learning_rate, float) else filter(tf.is_tensor, vars(learning_rate).values())
+    fresh = Network(model, list(numbers), config.augmentation, xla=config.training.xla)
+    if (graph_id := _graph_id(config, model)) is None:
+        return fresh
+    warm = _networks.pop(graph_id, fresh)
+    if warm is not fresh:
+        warm.adopt(fresh)
+        log.info("compiled before, for an earlier training of this process")
+    _networks[graph_id] = warm  # as the last one used
+    while len(_networks) > 1 and (
+        len(_networks) > _NUM_KEPT_NETWORKS or sum(each.num_bytes for each in _networks.values()) > _MOST_KEPT_BYTES
+    ):
+        del _networks[next(iter(_networks))]
+    return warm
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built."""
+    keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
+    keras.config.set_floatx("float32")  # whatever the user's keras.json says
+    keras.config.set_image_data_format("channels_last")
+    reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
+    if config.model["_target_"].startswith("cnn_sweeps.models."):
+        random.seed(config.seed)
+        np.random.seed(config.seed)  # from which Keras draws the seeds of its layers
+    else:  # a user's layers may need TensorFlow's own, after which it prepares every graph anew (0.4 s)
+        keras.utils.set_random_seed(config.seed)
+    if config.training.xla:  # has no repeatable kernel for the gradient of max pooling
+        disable_op_determinism()  # which an earlier training of this process may have asked for
+    else:
+        tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_global_policy(config.training.precision)
+
+
+def build_schedule(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Any:
+    """Build the learning rate as a function of the step, or the constant, a float.
+
+    A function reads its numbers from variables, so that another trial needs no new graph; an optimizer has a constant
+    in a variable. Cosine reaches zero after the last of the run's `epochs`.
+    """
+    if schedule.schedule == "exponential":
+        numbers = schedule.learning_rate, schedule.decay_steps or steps_per_epoch, schedule.decay_rate
+        return schedules.ExponentialDecay(*map(_variable, numbers))
+    if schedule.schedule == "cosine":
+        return schedules.CosineDecay(*map(_variable, (schedule.learning_rate, steps_per_epoch * epochs)))
+    return schedule.learning_rate
+
+
+def _variable(value: float) -> tf.Variable:
+    return tf.Variable(value, trainable=False, dtype=tf.float32)
+
+
+def _device_names() -> str:
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
 
 
 def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
@@ -69,18 +128,41 @@ def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
     return json.dumps([structure, settings], sort_keys=True)
 
 
-def _warm_or_fresh(fresh: Network, graph_id: str | None) -> Network:
-    if graph_id is None:
-        return fresh
-    warm = _networks.pop(graph_id, fresh)
-    _networks[graph_id] = warm  # as the last one used
-    while len(_networks) > 1 and _are_too_many(_networks.values()):
-        del _networks[next(iter(_networks))]
-    if warm is not fresh:
-        warm.adopt(fresh)
-        log.info("compiled before, for an earlier training of this process")
-    return warm
+def structure_of(model: keras.Model) -> str | None:
+    """Describe a network but for its adjustable values, so that equal texts mean equal graphs; None if nothing can.
+
+    What a layer, function or regularizer of somebody else computes may depend on more than Keras can tell of it.
+    """
+    if any(map(_has_hidden_state, model._flatten_layers())):
+        return None
+    values = adjustable_values(model)
+    sharing = [next(i for i, other in enumerate(values) if other is value) for value in values]
+    described = {"module": type(model).__module__, "class_name": type(model).__name__, "sharing": sharing}
+    try:
+        return json.dumps(_without_adjustable_values(described | {"config": model.get_config()}), sort_keys=True)
+    except (NotImplementedError, OSError, TypeError, ValueError):
+        return None
 
 
-def _are_too_many(networks: Collection[Network]) -> bool:
-    return len(networks) > _NUM_KEPT_NETWORKS or sum(each.num_bytes for each in networks) > _MOST_KEPT_BYTES
+def _has_hidden_state(layer: keras.layers.Layer) -> bool:
+    """Whether a layer uses a foreign function, which its configuration may only name, or learned before training."""
+    functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
+    is_foreign = any(function.__module__.split(".")[0] not in _OWN_PACKAGES for function in functions)
+    return is_foreign or hasattr(layer, "adapt")
+
+
+def _without_adjustable_values(part: Any) -> Any:
+    if isinstance(part, (list, tuple)):
+        return [_without_adjustable_values(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("class_name")
+    is_own = str(part.get("module")).split(".")[0] in _OWN_PACKAGES
+    is_lambda = part.keys() == {"value"}  # its code, but not what the code refers to
+    if is_lambda or (kind is not None and kind != "__keras_tensor__" and not is_own):
+        raise TypeError(f"{kind or 'a function'} is neither Keras's nor this project's own")
+    if kind == "AdjustableL2":
+        return kind
+    if kind == "AdjustableDropout":  # without dropout there is no graph to adjust
+        part = part | {"config": part["config"] | {"rate": part["config"]["rate"] > 0}}
+    return {key: _without_adjustable_values(value) for key, value in part.items()}

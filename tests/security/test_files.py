@@ -32,7 +32,7 @@ def write_users_files(folder):
     """Write what a person may keep in a folder, some of it under names as ours; give the bytes by name."""
     folder.mkdir(parents=True, exist_ok=True)
     precious = folder.parent / "precious.npz"
-    Checkpoint(precious).save_parts([], RunLeft("ours", "", "ours"))
+    Checkpoint(precious).save_parts({}, RunLeft("ours", "", "ours"))
     np.savez(folder / "thesis-final.npz", numbers=np.arange(3))
     np.savez(folder / f"{THEIRS}.npz", about=np.array(json.dumps({"run_id": "mine"})), numbers=np.arange(3))
     for name in ("chapter-3.unfinished", "mail-box.lock", f"{THEIRS}.lock", f"{'c' * 24}-{'0' * 8}.unfinished"):
@@ -52,7 +52,7 @@ def leave_checkpoint(folder, record, *, cut_off=False):
     """Leave what a killed process leaves: a checkpoint, or a part of its first one."""
     path = folder / f"{OURS}.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    Checkpoint(path).save_parts([], RunLeft(record, str(folder), record))
+    Checkpoint(path).save_parts({}, RunLeft(record, str(folder), record))
     path.with_suffix(".lock").touch()
     if cut_off:
         path.with_suffix(".unfinished").write_bytes(path.read_bytes()[:-20])
