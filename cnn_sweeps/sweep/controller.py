@@ -16,7 +16,7 @@ from cnn_sweeps.errors import OutageError, SweepError
 from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.sweep.failures import no_success
 from cnn_sweeps.sweep.jobs.choice import choose_executor
-from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor, JobsAhead
+from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
 from cnn_sweeps.sweep.loop import TrialLoop
 from cnn_sweeps.sweep.plan import SweepPlan, make_folder, prepare_sweep
 from cnn_sweeps.sweep.study.definition import describe_study
@@ -48,26 +48,10 @@ def run_sweep(
     def build_launcher(function: TaskFunction) -> Launcher:
         return Plugins.instance().instantiate_launcher(hydra_context, function, config)
 
-    executor = choose_executor(build_launcher, task_function, _jobs_ahead(plan))
+    executor = choose_executor(build_launcher, task_function, plan.jobs_ahead)
     with ended_after(executor.close):
         study = SweepStudy(plan.space, plan.settings, plan.total, plan.kept_settings)
-        console = Console(plan, make_folder(config))
-        return Controller(study, plan, executor, console).run()
-
-
-def _jobs_ahead(plan: SweepPlan) -> JobsAhead:
-    settings, only_here = plan.settings, plan.application.only_here()
-    if settings.address.is_only_here:
-        setting = f"hydra.sweeper.storage={settings.address.shown}"
-        fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
-        only_here = [(setting, fix), *only_here]
-    return JobsAhead(
-        settings.n_jobs,
-        at_most=plan.total,
-        timeout_s=settings.trial_timeout_s,
-        worker_module=plan.application.worker_module,
-        only_here=only_here,
-    )
+        return Controller(study, plan, executor, Console(plan, make_folder(config))).run()
 
 
 class Controller:
@@ -77,16 +61,16 @@ class Controller:
         """Have everything closed yet; the time for starting trials begins."""
         self._study, self._plan, self._executor, self._console = study, plan, executor, console
         self._loop = TrialLoop(study, plan, executor, console)
+        self._interruption = self._loop.interruption
         self._status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
 
     def run(self) -> list[FrozenTrial]:
         """Run the sweep to its end, and end all its parts; give the ranking."""
-        end, interruption = self._plan.application.end, self._loop.interruption
-        parts = [self._executor.close, self._loop.abandon, lambda: end(self._status), self._console.close]
-        with ended_after(*parts):
+        end = self._plan.application.end
+        with ended_after(self._executor.close, self._loop.abandon, lambda: end(self._status), self._console.close):
             try:
                 self._begin()
-                with interruption.in_order():
+                with self._interruption.in_order():
                     ranking = self._run_and_report()
                 self._status = "FINISHED" if self._is_over else "KILLED"
             except (KeyboardInterrupt, SystemExit):
@@ -94,21 +78,21 @@ class Controller:
                 raise
             except OutageError as error:
                 raise type(error)(f"{error}: {self._command_to_go_on}") from error
-        if interruption.is_asked_for and not self._is_over:
+        if self._interruption.is_asked_for and not self._is_over:
             raise KeyboardInterrupt
         return ranking
 
     def _begin(self) -> None:
-        plan, study = self._plan, self._study
-        self._executor.open(self._console.say)
+        plan, study, say = self._plan, self._study, self._console.say
+        self._executor.open(say)
         about = describe_study(plan.settings, plan.space)
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         plan.application.begin(study, about | {"command": command}, self._console.folder)
         study.enqueue(plan.points)
-        self._console.say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
+        say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):
-                self._console.say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
+                say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
 
     @property
     def _is_over(self) -> bool:
@@ -126,35 +110,34 @@ class Controller:
 
     def _run_and_report(self) -> list[FrozenTrial]:
         """Run trials, say what came out, and have the best ones tested; give the ranking."""
+        stopped: SweepError | None = None
         try:
             self._loop.run()
-        except SweepError:
-            self._say_commands(self._console.report(self._study))
-            raise
+        except SweepError as error:
+            stopped = error
         ranking = self._console.report(self._study)
         try:
+            if stopped is not None:
+                raise stopped
             if self._is_over and not ranking:
                 raise no_success(self._study, self._plan.settings)
             if self._is_over:
                 self._finish()
         finally:
-            self._say_commands(ranking)
+            self._console.say_commands(ranking, "" if self._has_total else self._command_to_go_on)
         return ranking
-
-    def _say_commands(self, ranking: list[FrozenTrial]) -> None:
-        self._console.say_commands(ranking, "" if self._has_total else self._command_to_go_on)
 
     def _finish(self) -> None:
         """Have the best trials tested as soon as no other controller does so; others may claim trials meanwhile."""
         is_waiting_told = False
         while True:
-            with self._loop.interruptible():
+            with self._interruption.allowed():
                 with self._study.selecting() as is_free:
                     if is_free:
                         for line in self._plan.application.finish(self._study, self._executor):
                             self._console.say(line)
                         return
-                if self._loop.interruption.is_asked_for:
+                if self._interruption.is_asked_for:
                     raise KeyboardInterrupt
                 if not is_waiting_told:
                     self._console.say("waiting for another controller, which tests the best trials; Ctrl-C ends it")

@@ -40,7 +40,7 @@ class FailureLimits:
     def check(
         self, outcome: Outcome, number: int, *, is_retried: bool, counts: Mapping[str, int], total: int
     ) -> Verdict | None:
-        """Take a trial's outcome; say whether the sweep is to stop.
+        """Take the outcome of the trial of a number; say whether the sweep is to stop.
 
         Args:
             outcome: of the trial.
@@ -55,19 +55,17 @@ class FailureLimits:
         failure_id = outcome.failure_id or ("" if has_worked else outcome.kind)
         self._ended.append((failure_id, number))
         last = self._ended[-self._num_identical :]
-        is_row = len(last) == self._num_identical and {each for each, _ in last} == {failure_id}
-        if failure_id and is_row:
+        if failure_id and [each for each, _ in last] == [failure_id] * self._num_identical:
             how = "failed at the same place" if outcome.failure_id else "failed alike and none has completed"
             return Verdict(
                 f"{self._num_identical} trials in a row {how} ({outcome.error})",
                 ", or raise hydra.sweeper.max_identical_failures",
                 [number for _, number in last],
             )
-        num_failed = counts["FAIL"]
-        if outcome.state == TrialState.FAIL and num_failed > self._rate * total:
+        if outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
             return Verdict(
-                f"{num_failed} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} allows; "
-                f"the last one: {outcome.error}",
+                f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} "
+                f"allows; the last one: {outcome.error}",
                 "",
                 [number for failure_id, number in self._ended if failure_id],
             )
@@ -83,8 +81,7 @@ def why_to_stop(limits: FailureLimits, study: SweepStudy, outcome: Outcome, tria
     verdict = limits.check(outcome, trial.number, is_retried=is_retried, counts=counts, total=study.total)
     if verdict is None:
         return None
-    every = [each.number for each in study.failed]
-    study.set_aside(verdict.to_try_again if counts["COMPLETE"] else every)
+    study.set_aside(verdict.to_try_again if counts["COMPLETE"] else [each.number for each in study.failed])
     advice = f"correct the cause and give the same command with hydra.sweeper.study_name={study.name}"
     return SweepError(f"{verdict.reason}; {advice}{verdict.or_else}")
 

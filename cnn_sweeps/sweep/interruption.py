@@ -15,9 +15,10 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interruption:
     """Signals that end a sweep in order: the first Ctrl-C asks for it; all others do so at the next safe moment."""
 
-    def __init__(self) -> None:
-        """Have none asked for."""
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        """Have none asked for; `on_first` is called in a safe moment after the first Ctrl-C."""
         self.is_asked_for = False
+        self._on_first, self._is_answered = on_first, False
         self._is_allowed, self._signal = False, 0
 
     @contextmanager
@@ -31,8 +32,8 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():  # which alone gets signals
             yield
             return
-        is_ignored = {number: signal.getsignal(number) == signal.SIG_IGN for number in _ENDING_SIGNALS}
-        before = {number: signal.signal(number, self._note) for number in _ENDING_SIGNALS if not is_ignored[number]}
+        noted = [number for number in _ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+        before = {number: signal.signal(number, self._note) for number in noted}
         try:
             yield
         finally:
@@ -40,13 +41,8 @@ class Interruption:
                 signal.signal(number, handler)
 
     @contextmanager
-    def allowed(self, on_first: Callable[[], None]) -> Iterator[None]:
-        """Let a signal end the block, which leaves nothing half-told.
-
-        Args:
-            on_first: is called after the block if the first Ctrl-C came in it.
-        """
-        was_asked_for = self.is_asked_for
+    def allowed(self) -> Iterator[None]:
+        """Let a signal end the block, which leaves nothing half-told."""
         self._is_allowed = True
         try:
             if self._signal:
@@ -54,8 +50,9 @@ class Interruption:
             yield
         finally:
             self._is_allowed = False
-            if self.is_asked_for and not was_asked_for:
-                on_first()
+            if self.is_asked_for and not self._is_answered:
+                self._is_answered = True
+                self._on_first()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and not self.is_asked_for:

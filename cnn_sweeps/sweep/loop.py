@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 
 from hydra.core.utils import JobReturn
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.errors import OutageError
+from cnn_sweeps.errors import OutageError, StudyOutageError
 from cnn_sweeps.sweep.console import Console, describe_trial
 from cnn_sweeps.sweep.failures import FailureLimits, why_to_stop
 from cnn_sweeps.sweep.interruption import Interruption
 from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
 from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.plan import SweepPlan
-from cnn_sweeps.sweep.recording import Recording
-from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.ledger import owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.system.patience import Backoff, patiently
+
+_UPDATE_EVERY_S = 5.0
 
 
 class TrialLoop:
@@ -29,13 +30,14 @@ class TrialLoop:
     def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
         """Have no trial yet; the time for starting some begins."""
         self._study, self._plan, self._executor, self._console = study, plan, executor, console
-        self.interruption, self._limits = Interruption(), FailureLimits(plan.settings)
-        self._recording = Recording(plan.application, study, console.say)
+        self._application, self._limits = plan.application, FailureLimits(plan.settings)
+        self.interruption = Interruption(self._say_what_is_finished)
         self._starting: list[Trial] = []  # one, or none
         self._running: dict[Future[JobReturn], Trial] = {}
-        limit_s = plan.settings.timeout_s
-        self._deadline = math.inf if limit_s is None else time.monotonic() + limit_s
-        self._is_waiting_told = False
+        self._duplicates: list[tuple[Trial, FrozenTrial]] = []  # with what they repeat; not recorded yet
+        self._backoff, self._is_outage_told, self._is_waiting_told = Backoff(), False, False
+        self._updated = time.monotonic()
+        self._deadline = self._updated + (plan.settings.timeout_s or math.inf)
 
     @property
     def is_time_over(self) -> bool:
@@ -44,29 +46,29 @@ class TrialLoop:
 
     def abandon(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
-        under_way = [*self._starting, *self._running.values(), *self._recording.waiting]
+        under_way = [*self._starting, *self._running.values(), *(trial for trial, _ in self._duplicates)]
         with suppress(OutageError):  # who goes on with the study finds them left
-            self._plan.application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
+            self._application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
 
     def run(self) -> None:
         """Run trials until the study has its total, the time is over, or Ctrl-C was pressed."""
-        self._recording.update()
+        self._update_record()
         self._recover()
         while True:
             self._fill_slots()
-            self._recording.tell_duplicates()
+            self._tell_duplicates()
             self._console.show(self._study, self._executor.num_slots)
             if self._running:
-                with self.interruptible():
+                with self.interruption.allowed():
                     wait(self._running, POLL_S, FIRST_COMPLETED)
-            elif self._recording.waiting:
-                with self.interruptible():
-                    self._recording.wait_for_first()
+            elif self._duplicates:
+                with self.interruption.allowed():
+                    patiently(self._tell_first_duplicate, self._console.say)
             elif self._may_start() and (self._lacks_slots() or self._study.ledger.counts["RUNNING"]):
                 self._wait_for_others()
             else:
                 return
-            self._recording.update()
+            self._update_record()
             self._tell_what_is_done()
 
     def _may_start(self) -> bool:
@@ -75,6 +77,14 @@ class TrialLoop:
     def _lacks_slots(self) -> bool:
         """Tell whether there are trials to start and no place to run them, for now."""
         return self._executor.num_slots == 0 and self._study.ledger.num_started < self._study.total
+
+    def _update_record(self) -> None:
+        """Say what is new, and now and then bring the application's record up to date."""
+        for line in self._application.news(self._study):
+            self._console.say(line)
+        if time.monotonic() - self._updated > _UPDATE_EVERY_S:
+            self._application.update(self._study)
+            self._updated = time.monotonic()
 
     def _fill_slots(self) -> None:
         while len(self._running) < self._executor.num_slots and self._may_start():
@@ -93,12 +103,33 @@ class TrialLoop:
         if plan.extend is not None and (refused := study.extend(trial, plan.extend)) is not None:
             self._console.say(describe_trial(refused))
         elif plan.settings.deterministic and (original := study.finished_duplicate(trial)) is not None:
-            self._recording.add_duplicate(trial, original)
+            self._duplicates.append((trial, original))
+            self._tell_duplicates()
         else:
-            overrides = [*(override_text(key, value) for key, value in trial.params.items()), *plan.space.fixed]
-            with self.interruptible():  # a job may run at once, in this process
-                future = self._executor.submit(overrides, trial.number)
+            with self.interruption.allowed():  # a job may run at once, in this process
+                future = self._executor.submit(plan.space.overrides_of(trial.params), trial.number)
             self._running[future] = trial
+
+    def _tell_duplicates(self) -> None:
+        """Record and tell trials that repeat finished ones; those that cannot be recorded for now wait."""
+        while self._duplicates and self._backoff.is_over:
+            try:
+                with self._backoff.noting_outages():
+                    self._tell_first_duplicate()
+            except StudyOutageError:
+                raise
+            except OutageError as error:
+                if not self._is_outage_told:
+                    self._console.say(f"{error}; trials that equal others wait for it, those that run go on")
+                self._is_outage_told = True
+
+    def _tell_first_duplicate(self) -> None:
+        trial, original = self._duplicates[0]
+        self._application.record_duplicate(trial, original)
+        told = self._study.tell_duplicate(trial, original)
+        del self._duplicates[0]
+        self._is_outage_told = False
+        self._console.say(describe_trial(told))
 
     def _tell_what_is_done(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""
@@ -117,7 +148,7 @@ class TrialLoop:
         if outcome.traceback:
             self._console.keep_traceback(result, told.number, outcome.traceback)
         if not isinstance(result, JobReturn):
-            self._plan.application.close_lost([told])
+            self._application.close_lost([told])
         self._console.say(describe_trial(told))
         return outcome, told
 
@@ -129,19 +160,15 @@ class TrialLoop:
             where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
             self._console.say(f"waiting for {len(running)} trials of {'; '.join(sorted(where))}; Ctrl-C ends it")
             self._is_waiting_told = True
-        with self.interruptible():
+        with self.interruption.allowed():
             time.sleep(POLL_S)
         self._recover()
 
     def _recover(self) -> None:
         recovered = self._study.recover()
-        self._plan.application.close_lost(recovered)
+        self._application.close_lost(recovered)
         for trial in recovered:
             self._console.say(describe_trial(trial))
-
-    def interruptible(self) -> AbstractContextManager[None]:
-        """Let a signal end the block."""
-        return self.interruption.allowed(self._say_what_is_finished)
 
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)

@@ -41,6 +41,10 @@ class SearchSpace:
         sizes = [num_values(distribution) for distribution in self.distributions.values()]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
+    def overrides_of(self, point: Mapping[str, Any]) -> list[str]:
+        """Give the overrides of a trial."""
+        return [*(override_text(key, value) for key, value in point.items()), *self.fixed]
+
     def grid(self) -> Iterator[dict[str, Any]]:
         """Give every point, the last key varying fastest.
 

@@ -20,7 +20,7 @@ from test_study import open_study
 from waiting import wait_until
 
 from cnn_sweeps.errors import SweepError, TrackingOutageError
-from cnn_sweeps.sweep import controller, loop, recording
+from cnn_sweeps.sweep import controller, loop
 from cnn_sweeps.sweep.jobs.executor import POLL_S
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 from cnn_sweeps.sweep.study import recovery
@@ -443,14 +443,13 @@ def test_living_controller_takes_over_the_trials_of_a_dead_one(tmp_path, others,
 
     others(die)
     swept.run()
-    dead._heartbeat._under_way.clear()
     assert states(tmp_path) == {"COMPLETE": 2}
     assert [trial.user_attrs.get("retry_of") for trial in trials_in(tmp_path)] == [None, None, 0]
 
 
 def test_record_is_brought_up_to_date_now_and_then_and_what_is_new_is_said_once(tmp_path, monkeypatch):
     clock, application = SimpleNamespace(now=0.0), Noting()
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
     updates, news = [], iter([["of the images"]])
     monkeypatch.setattr(application, "update", lambda study: updates.append(clock.now), raising=False)
     monkeypatch.setattr(application, "news", lambda study: next(news, []), raising=False)

@@ -142,7 +142,7 @@ def test_first_sign_of_life_that_does_not_arrive_ends_nothing():
     storage = AnswersLost()
     storage.lost.add("create")
     study = optuna.create_study(storage=storage)
-    Heartbeat(storage, study._study_id).begin(0)
+    Heartbeat(storage, study._study_id).begin()
     assert storage.lost == {"create", "sign"}
 
 

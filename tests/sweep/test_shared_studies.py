@@ -124,7 +124,6 @@ def leave_a_trial(open_at):
     with on_another_host():
         study = open_at(total=2)
         study.claim()
-    study._heartbeat._under_way.clear()
 
 
 def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, clock):
@@ -150,9 +149,11 @@ def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, c
 
 def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_at, clock):
     mine = open_at()
+    before = threading.enumerate()
     with on_another_host():
         theirs = open_at()
         trial = theirs.claim()
+    (signs,) = (each for each in threading.enumerate() if each not in before)
     for _ in range(12):  # two of the times after which silence would be taken for death
         sign = sign_of(mine, mine.trials[0])
         clock.signs.release()
@@ -160,16 +161,17 @@ def test_trial_of_another_host_that_gives_signs_of_life_is_left_alone(open_at, c
         clock.now += 25
         assert mine.recover() == []
     complete(theirs, trial)
+    del theirs
     last = sign_of(mine, mine.trials[0])
     clock.signs.release()
-    wait_until(lambda: not theirs._heartbeat._is_beating, "the end of the signs")  # it has nothing to give them for
+    signs.join()
     assert sign_of(mine, mine.trials[0]) == last
 
 
 def test_silence_is_not_judged_where_there_never_were_signs_of_life(open_at, clock):
     """As of a controller of an earlier version, whose trials in files had none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heartbeat.Heartbeat, "_beat", lambda _heartbeat: None)
+        patch.setattr(heartbeat.Heartbeat, "beat", lambda _heartbeat: None)
         leave_a_trial(open_at)
     study = open_at(total=1)
     for clock.now in range(0, 1000, 25):

@@ -7,10 +7,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from optuna.distributions import distribution_to_json
-from pydantic import BaseModel, ValidationError
+from optuna.distributions import (
+    CategoricalDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+    json_to_distribution,
+)
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
-from cnn_sweeps.errors import StudyError
+from cnn_sweeps.errors import StudyError, describe_error
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 
@@ -18,27 +24,16 @@ DEFINITION = "definition"
 """The study's attribute that holds it."""
 
 
-class _Attributes(BaseModel):
-    choices: list[Any] | None = None
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    step: float | None = None
+class StudyDefinition(TypedDict):
+    """What makes a sweep another one, in JSON types: directions, space, and the settings that all trials share."""
 
-
-class _Distribution(BaseModel):
-    name: str
-    attributes: _Attributes
-
-
-class _Definition(BaseModel):
     directions: list[str]
-    space: dict[str, _Distribution]
+    space: dict[str, dict[str, Any]]
     settings: dict[str, Any]
 
 
-def define_study(space: SearchSpace, directions: Sequence[str], kept_settings: dict[str, Any]) -> dict[str, Any]:
-    """Give what makes a sweep another one, in JSON types: directions, space, and the settings that all trials share."""
+def define_study(space: SearchSpace, directions: Sequence[str], kept_settings: dict[str, Any]) -> StudyDefinition:
+    """Give the definition of a sweep's study."""
     return {
         "directions": list(directions),
         "space": {key: json.loads(distribution_to_json(each)) for key, each in space.distributions.items()},
@@ -53,12 +48,11 @@ def check_definition(study_name: str, definition: Any) -> None:
         StudyError: if it is not.
     """
     try:
-        _Definition.model_validate(definition)
-    except ValidationError as error:
-        reason = error.errors()[0]
-        place = ".".join(map(str, reason["loc"][:1]))
+        for each in TypeAdapter(StudyDefinition).validate_python(definition)["space"].values():
+            json_to_distribution(json.dumps(each))
+    except (LookupError, TypeError, ValueError) as error:
         raise StudyError(
-            f"{study_name}: the study's attribute {DEFINITION} makes no sense ({place}: {reason['msg']}); "
+            f"{study_name}: the study's attribute {DEFINITION} makes no sense ({describe_error(error)}); "
             "name another study"
         ) from error
 
@@ -68,7 +62,7 @@ def settings_id_of(settings: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def why_not_continued(before: dict[str, Any], now: dict[str, Any], on_change: str) -> str | None:
+def why_not_continued(before: StudyDefinition, now: StudyDefinition, on_change: str) -> str | None:
     """Say what keeps a sweep from going on with a study, and what to do; None if nothing does.
 
     Args:
@@ -79,34 +73,37 @@ def why_not_continued(before: dict[str, Any], now: dict[str, Any], on_change: st
     changes, obstacles = _differences(before, now), _obstacles(before, now)
     if not changes or (on_change == "continue" and not obstacles):
         return None
-    advice = (
-        f"Optuna cannot continue with another {' or '.join(obstacles)}; choose another hydra.sweeper.study_name"
-        if obstacles
-        else "choose another hydra.sweeper.study_name, or hydra.sweeper.on_change=continue"
-    )
+    advice = "choose another hydra.sweeper.study_name"
+    if obstacles:
+        advice = f"Optuna cannot continue with another {' or '.join(obstacles)}; {advice}"
+    else:
+        advice += ", or hydra.sweeper.on_change=continue"
     return f"was made for another sweep ({'; '.join(changes)}); {advice}"
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _differences(before: StudyDefinition, now: StudyDefinition) -> list[str]:
+    parts: list[tuple[dict[str, Any], dict[str, Any], Any]] = [
+        ({"direction": before["directions"]}, {"direction": now["directions"]}, ", ".join),
+        (before["space"], now["space"], _show_distribution),
+        (before["settings"], now["settings"], str),
+    ]
     changes = []
-    if before["directions"] != now["directions"]:
-        changes.append(f"direction: {', '.join(before['directions'])} -> {', '.join(now['directions'])}")
-    for part, show in (("space", _show_distribution), ("settings", str)):
-        for key in sorted(before[part].keys() | now[part].keys()):
-            old, new = before[part].get(key), now[part].get(key)
-            if old != new:
-                changes.append(f"{key}: {'-' if old is None else show(old)} -> {'-' if new is None else show(new)}")
+    for old, new, show in parts:
+        for key in sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+            was, becomes = ("-" if each.get(key) is None else show(each[key]) for each in (old, new))
+            changes.append(f"{key}: {was} -> {becomes}")
     return changes
 
 
-def _obstacles(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _obstacles(before: StudyDefinition, now: StudyDefinition) -> list[str]:
     """Name what Optuna cannot change in a study."""
     obstacles = ["direction"] if before["directions"] != now["directions"] else []
     for key in before["space"].keys() & now["space"].keys():
-        old, new = before["space"][key], now["space"][key]
-        is_list = "CategoricalDistribution" in (old["name"], new["name"])
-        is_other_type = (old["name"], old["attributes"].get("log")) != (new["name"], new["attributes"].get("log"))
-        if old != new and (is_list or is_other_type):
+        old, new = (json_to_distribution(json.dumps(each["space"][key])) for each in (before, now))
+        try:
+            check_distribution_compatibility(old, new)
+        except ValueError:
+            is_list = any(isinstance(each, CategoricalDistribution) for each in (old, new))
             obstacles.append(f"list of values of {key}" if is_list else f"type of {key}")
     return obstacles
 
@@ -122,11 +119,9 @@ def _show_distribution(distribution: dict[str, Any]) -> str:
 
 def describe_study(settings: SweepSettings, space: SearchSpace) -> dict[str, str]:
     """Say in plain words what a sweep searches, how and where it is kept."""
+    searched = define_study(space, settings.direction, {})["space"]
     return {
-        "search space": "; ".join(
-            f"{key} in {_show_distribution(json.loads(distribution_to_json(each)))}"
-            for key, each in space.distributions.items()
-        ),
+        "search space": "; ".join(f"{key} in {_show_distribution(each)}" for key, each in searched.items()),
         "sampler": str(settings.sampler.get("_target_")),
         "pruner": str(settings.pruner.get("_target_")),
         "direction": ", ".join(settings.direction),

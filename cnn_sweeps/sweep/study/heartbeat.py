@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -25,45 +26,37 @@ def sign_key(owner: Mapping[str, Any]) -> str:
 
 
 class Heartbeat:
-    """Writes the time to the study, again and again, while this process has trials of it under way.
+    """Writes the time to the study, again and again, from this controller's first trial to its end.
 
     One attribute a controller, however many trials it has: each sign makes a journal file 0.2 KB longer, 0.6 MB a day.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
-        """Have no trials yet."""
+        """Give no sign yet."""
         self._storage, self._study_id, self._key = storage, study_id, sign_key(owner_tags())
-        self._under_way: set[Hashable] = set()
-        self._changes = threading.Lock()
         self._is_beating = False
 
-    def begin(self, trial: Hashable) -> None:
-        """Go on giving signs until this trial has ended too; give one at once if none were given."""
-        with self._changes:
-            self._under_way.add(trial)
-            is_first, self._is_beating = not self._is_beating, True
-        if is_first:
-            self._beat()
-            threading.Thread(target=self._go_on, daemon=True, name="heartbeat").start()
+    def begin(self) -> None:
+        """Give a sign at once and from then on, as long as this object is there, unless they are given already."""
+        if not self._is_beating:
+            self._is_beating = True
+            self.beat()
+            threading.Thread(target=_go_on, args=(weakref.ref(self),), daemon=True, name="heartbeat").start()
 
-    def end(self, trial: Hashable) -> None:
-        """Leave a trial."""
-        with self._changes:
-            self._under_way.discard(trial)
-
-    def _go_on(self) -> None:
-        while True:
-            time.sleep(EVERY_S)
-            with self._changes:
-                self._is_beating = bool(self._under_way)
-                if not self._is_beating:
-                    return
-            self._beat()
-
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Give one sign."""
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
         with suppress(Exception):  # a server that does not answer now may do so in time for the next beat
             self._storage.set_study_user_attr(self._study_id, self._key, now)
+
+
+def _go_on(heartbeat: weakref.ref[Heartbeat]) -> None:
+    while True:
+        time.sleep(EVERY_S)
+        if (needed := heartbeat()) is None:
+            return
+        needed.beat()
+        del needed
 
 
 class Listener:
@@ -86,10 +79,11 @@ class Listener:
         """
         now = time.monotonic()
         known = self._heard if now - self._last_look < EVERY_S else {}
-        self._last_look, self._heard = now, {}
         keys = {trial.number: sign_key(owner_of(trial)) for trial in trials}
-        for key in set(keys.values()) & study_attrs.keys():
-            sign, before = str(study_attrs[key]), known.get(key)
-            self._heard[key] = before if before is not None and before[0] == sign else (sign, now)
+        signs = {key: str(study_attrs[key]) for key in set(keys.values()) & study_attrs.keys()}
+        self._last_look = now
+        self._heard = {
+            key: known[key] if key in known and known[key][0] == sign else (sign, now) for key, sign in signs.items()
+        }
         silent = {key for key, (_, since) in self._heard.items() if now - since > EVERY_S * _SILENT_AFTER}
         return [trial for trial in trials if keys[trial.number] in silent]

@@ -13,19 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyOutageError
+from cnn_sweeps.sweep.study import ledger
 from cnn_sweeps.sweep.study.address import StudyAddress, parse_address
-from cnn_sweeps.sweep.study.ledger import (
-    DUPLICATE_OF,
-    FINAL,
-    SETTINGS_ID,
-    earlier_attempts,
-    has_settings,
-    owner_of,
-    trial_tags,
-)
 from cnn_sweeps.sweep.study.samplers import build_pruner
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system.patience import Backoff, patiently
@@ -70,19 +63,14 @@ class JobTrial:
         """The trial as it was when the job began."""
         return self.study._storage.get_trial(self._trial._trial_id)
 
-    @cached_property
-    def user_attrs(self) -> dict[str, Any]:
-        """What was known of the trial when the job began."""
-        return self.frozen.user_attrs
-
-    @cached_property
+    @property
     def tags(self) -> dict[str, str]:
         """What tells the trial from others in a record."""
-        return trial_tags(self.study.study_name, self.number, self.user_attrs)
+        return ledger.trial_tags(self.study.study_name, self.number, self.frozen.user_attrs)
 
     def earlier_attempts(self) -> list[FrozenTrial]:
         """Give the trials that this one tries again, the last one first."""
-        return earlier_attempts(self.frozen, self.study.get_trials(deepcopy=False))
+        return ledger.earlier_attempts(self.frozen, self.study.get_trials(deepcopy=False))
 
     def note(self, key: str, value: Any) -> None:
         """Keep something with the trial, JSON types, that it cannot do without.
@@ -104,7 +92,7 @@ class JobTrial:
         JSON knows neither NaN nor infinity, and PostgreSQL refuses them: such a metric is left out.
         """
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        self.note_if_possible(FINAL, finite)
+        self.note_if_possible(ledger.FINAL, finite)
 
     def report(self, value: float, step: int) -> bool:
         """Report the objective after a step; tell whether the pruner would stop here. Never with several objectives.
@@ -138,13 +126,8 @@ class JobTrial:
     def _is_among_best(self, value: float, num_best: int) -> bool:
         if self._untold:
             self._report()
-        mine = (self._sign * value, self.number)
-        better = [
-            trial
-            for trial in self._completed()
-            if DUPLICATE_OF not in trial.user_attrs and (self._rank(trial), trial.number) < mine
-        ]
-        return len(better) < num_best
+        others = [self._rank(trial) for trial in self._completed() if ledger.DUPLICATE_OF not in trial.user_attrs]
+        return sum(other < (self._loss(value), self.number) for other in others) < num_best
 
     def _unless_away(self, act: Callable[[], Answer], otherwise: Answer) -> Answer:
         if not self._backoff.is_over:
@@ -157,14 +140,13 @@ class JobTrial:
             return otherwise
 
     def _completed(self) -> list[FrozenTrial]:
-        settings_id = owner_of(self.frozen).get(SETTINGS_ID, "")
+        settings_id = ledger.owner_of(self.frozen).get(ledger.SETTINGS_ID, "")
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [trial for trial in complete if has_settings(trial, settings_id)]
+        return [trial for trial in complete if ledger.has_settings(trial, settings_id)]
 
-    @property
-    def _sign(self) -> float:
-        return 1.0 if self.study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
-
-    def _rank(self, trial: FrozenTrial) -> float:
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
         assert trial.value is not None
-        return self._sign * trial.value
+        return self._loss(trial.value), trial.number
+
+    def _loss(self, value: float) -> float:
+        return value if self.study.direction == StudyDirection.MINIMIZE else -value

@@ -1,4 +1,4 @@
-"""What the trials of a study add up to."""
+"""What the trials of a study add up to, and which of them counts in whose place."""
 
 from __future__ import annotations
 
@@ -19,45 +19,42 @@ ERROR, DUPLICATE_OF, SETTINGS_ID, FINAL = "error", "duplicate_of", "settings", "
 
 
 class TrialLedger:
-    """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more."""
+    """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more.
+
+    Attributes:
+        best: the completed trial of the best objective, the first of equals; None of several objectives.
+        total_duration_s: of all finished trials.
+        num_durations: of how many.
+    """
 
     def __init__(self, *, minimize: bool | None, settings_id: str) -> None:
-        """Take a new look at a study.
-
-        Args:
-            minimize: None for several objectives, of which none is best.
-            settings_id: only trials with these settings are compared.
-        """
-        self._settings_id = settings_id
+        """Compare only trials with these settings; `minimize` is None for several objectives."""
         self.best: FrozenTrial | None = None
         self.total_duration_s, self.num_durations = 0.0, 0
-        self._minimize = minimize
-        self._settled: Counter[str] = Counter()
-        self._open: Counter[str] = Counter()
-        self._open_numbers: list[int] = []
-        self._num_seen = 0
+        self._minimize, self._settings_id = minimize, settings_id
+        self._ended: Counter[str] = Counter()  # but those that failed
         self._failed: set[int] = set()
-        self._tried_again: set[int] = set()
+        self._retried: set[int] = set()
+        self._open: list[FrozenTrial] = []
+        self._num_seen = 0
         self._finished_points: dict[str, int] = {}
 
     def read(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in what has changed; `trials` are all of the study, by number."""
-        numbers = [*self._open_numbers, *range(self._num_seen, len(trials))]
-        self._tried_again |= {number for each in trials[self._num_seen :] if (number := retry_of(each)) is not None}
+        new = trials[self._num_seen :]
         self._num_seen = len(trials)
-        self._open_numbers, self._open = [], Counter()
-        for trial in (trials[number] for number in numbers):
+        self._retried |= {number for trial in new if (number := retry_of(trial)) is not None}
+        changed = [*(trials[trial.number] for trial in self._open), *new]
+        self._open = [trial for trial in changed if not trial.state.is_finished()]
+        for trial in changed:
             if trial.state.is_finished():
                 self._settle(trial)
-            else:
-                self._open_numbers.append(trial.number)
-                self._open[trial.state.name] += 1
 
     @property
     def counts(self) -> Counter[str]:
-        """Number of trials by state; those that were tried again are RETRIED."""
-        num_set_aside = len(self._failed & self._tried_again)  # some time after they failed, by any controller
-        return self._settled + self._open + Counter(RETRIED=num_set_aside) - Counter(FAIL=num_set_aside)
+        """Number of trials by state; failed ones that were tried again are RETRIED."""
+        failed = Counter(FAIL=len(self._failed - self._retried), RETRIED=len(self._failed & self._retried))
+        return self._ended + Counter(trial.state.name for trial in self._open) + failed
 
     @property
     def num_started(self) -> int:
@@ -69,28 +66,24 @@ class TrialLedger:
         return self._finished_points.get(point_key(params))
 
     def _settle(self, trial: FrozenTrial) -> None:
-        is_retried = trial.user_attrs.get(RETRIED)
-        self._settled["RETRIED" if is_retried else trial.state.name] += 1
-        if trial.state == TrialState.FAIL and not is_retried:
+        if trial.state == TrialState.FAIL:
             self._failed.add(trial.number)
+            self._retried |= {trial.number} if trial.user_attrs.get(RETRIED) else set()
+        else:
+            self._ended[trial.state.name] += 1
         if trial.duration is not None:
             self.total_duration_s += trial.duration.total_seconds()
             self.num_durations += 1
-        if not has_settings(trial, self._settings_id):
+        if trial.state == TrialState.FAIL or not has_settings(trial, self._settings_id):
             return
-        is_original = DUPLICATE_OF not in trial.user_attrs
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and is_original:
+        if DUPLICATE_OF not in trial.user_attrs:
             self._finished_points.setdefault(point_key(trial.params), trial.number)
-        if trial.state == TrialState.COMPLETE and self._minimize is not None and self._beats_best(trial):
-            self.best = trial
+        if trial.state == TrialState.COMPLETE and self._minimize is not None:
+            self.best = min([self.best or trial, trial], key=self._rank)
 
-    def _beats_best(self, trial: FrozenTrial) -> bool:
-        if self.best is None:
-            return True
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
         assert trial.value is not None
-        assert self.best.value is not None
-        sign = 1 if self._minimize else -1
-        return (sign * trial.value, trial.number) < (sign * self.best.value, self.best.number)
+        return trial.value if self._minimize else -trial.value, trial.number
 
 
 def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> dict[str, str]:
@@ -123,6 +116,10 @@ def owner_of(trial: FrozenTrial) -> dict[str, str]:
     return owner if is_owner else {}
 
 
+def _is_number(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def error_of(trial: FrozenTrial) -> str:
     """Give why a trial failed; empty if that is not known."""
     error = trial.user_attrs.get(ERROR, "")
@@ -134,7 +131,11 @@ def final_of(trial: FrozenTrial) -> dict[str, float]:
     noted: Any = trial.user_attrs.get(FINAL)
     if not isinstance(noted, dict):
         return {}
-    return {name: float(each) for name, each in noted.items() if _is_finite(each)}
+    return {name: float(each) for name, each in noted.items() if _is_real(each) and math.isfinite(each)}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def numbers_in(value: Any) -> list[int]:
@@ -164,14 +165,6 @@ def senseless_attributes(trial: FrozenTrial) -> list[str]:
         ERROR: not isinstance(trial.user_attrs.get(ERROR), str),
     }
     return [name for name, is_wrong in wrong.items() if is_wrong and name in trial.user_attrs]
-
-
-def _is_number(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
@@ -238,5 +231,4 @@ def _is_searched(key: str, value: Any, trial: FrozenTrial, distributions: Mappin
         return False
     if isinstance(searched, CategoricalDistribution):
         return value in searched.choices
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and bool(searched.low <= value <= searched.high)
+    return _is_real(value) and bool(searched.low <= value <= searched.high)

@@ -9,20 +9,9 @@ from datetime import UTC, datetime, timedelta
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cnn_sweeps.sweep.study import ledger
 from cnn_sweeps.sweep.study.address import StudyAddress
 from cnn_sweeps.sweep.study.heartbeat import Listener
-from cnn_sweeps.sweep.study.ledger import (
-    ATTEMPT,
-    ERROR,
-    RETRIED,
-    RETRY_OF,
-    attempt_of,
-    is_to_be_retried,
-    known_params,
-    numbers_in,
-    owner_of,
-    retry_of,
-)
 from cnn_sweeps.sweep.study.storage import controllers_lock, selection_lock
 from cnn_sweeps.system.owners import owner_state
 
@@ -49,7 +38,7 @@ class SharedStudy:
         """All trials by number; not to be changed."""
         return self.optuna_study.get_trials(deepcopy=False)
 
-    def exclusively(self) -> AbstractContextManager[None]:
+    def exclusively(self) -> AbstractContextManager[bool]:
         """Keep the study's other controllers waiting while the block runs, if the storage has a lock."""
         return controllers_lock(self._address)
 
@@ -59,7 +48,7 @@ class SharedStudy:
 
     @property
     def _set_aside(self) -> list[int]:
-        return numbers_in(self.optuna_study.user_attrs.get(SET_ASIDE))
+        return ledger.numbers_in(self.optuna_study.user_attrs.get(SET_ASIDE))
 
     def recover(self, dead_hosts: Collection[str] = ()) -> list[FrozenTrial]:
         """Fail the running trials whose controller is dead and queue them again as new ones; give them.
@@ -69,7 +58,7 @@ class SharedStudy:
         """
         with self.exclusively():
             running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
-            elsewhere = [trial for trial in running if owner_state(owner_of(trial)) == "elsewhere"]
+            elsewhere = [trial for trial in running if owner_state(ledger.owner_of(trial)) == "elsewhere"]
             silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
             causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
             abandoned = [trial for trial in running if is_abandoned(trial, self._address, dead_hosts)]
@@ -80,22 +69,23 @@ class SharedStudy:
 
     def _queue_what_is_left_to_retry(self) -> None:
         trials, set_aside = self.trials, self._set_aside
-        tried_again = {retry_of(trial) for trial in trials}
+        tried_again = set(map(ledger.retry_of, trials))
         for trial in trials:
-            if is_to_be_retried(trial, set_aside) and trial.number not in tried_again:
-                self._queue_again(trial, 0 if trial.number in set_aside else attempt_of(trial.user_attrs))
+            if ledger.is_to_be_retried(trial, set_aside) and trial.number not in tried_again:
+                self._queue_again(trial, 0 if trial.number in set_aside else ledger.attempt_of(trial.user_attrs))
 
     def _fail_and_queue_again(self, trial: FrozenTrial, error: str, *, is_lost: bool = False) -> FrozenTrial:
         """In an order in which nothing is lost, or done twice, if this process is killed in between."""
         storage = self.optuna_study._storage
-        storage.set_trial_user_attr(trial._trial_id, RETRIED, value=True)
-        storage.set_trial_user_attr(trial._trial_id, ERROR, error)
-        self._queue_again(trial, attempt_of(trial.user_attrs) + is_lost)
+        storage.set_trial_user_attr(trial._trial_id, ledger.RETRIED, value=True)
+        storage.set_trial_user_attr(trial._trial_id, ledger.ERROR, error)
+        if trial.number not in map(ledger.retry_of, self.trials):
+            self._queue_again(trial, ledger.attempt_of(trial.user_attrs) + is_lost)
         return self._tell(trial.number, TrialState.FAIL, None)
 
     def _queue_again(self, trial: FrozenTrial, attempt: int) -> None:
-        if all(retry_of(other) != trial.number for other in self.trials):
-            self.optuna_study.enqueue_trial(known_params(trial), {RETRY_OF: trial.number, ATTEMPT: attempt})
+        attributes = {ledger.RETRY_OF: trial.number, ledger.ATTEMPT: attempt}
+        self.optuna_study.enqueue_trial(ledger.known_params(trial), attributes)
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
         return self.optuna_study.tell(trial, values, state, skip_if_finished=True)
@@ -108,7 +98,7 @@ def is_abandoned(trial: FrozenTrial, address: StudyAddress, dead_hosts: Collecti
     """Tell whether a trial is running and its controller dead, as seen by who holds the controllers' lock."""
     if trial.state != TrialState.RUNNING:
         return False
-    state = owner_state(owner_of(trial), dead_hosts)
+    state = owner_state(ledger.owner_of(trial), dead_hosts)
     if state != "unknown":
         return state == "dead"
     if trial.datetime_start is None:

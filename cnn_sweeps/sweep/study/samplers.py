@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from hydra.errors import InstantiationException
@@ -18,6 +18,7 @@ from cnn_sweeps.settings.targets import build
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 
+Built = TypeVar("Built", BaseSampler, BasePruner)
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
 
@@ -32,9 +33,9 @@ def check_sampler(settings: SweepSettings, space: SearchSpace) -> None:
     for sampler, package in _NEEDED_PACKAGES.items():
         if target.endswith(sampler) and importlib.util.find_spec(package) is None:
             raise ConfigError(f"hydra.sweeper.sampler._target_={target}: needs {package}; pip install {package}")
-    sampler_of_first_trial = build_sampler(settings.sampler, 0)
+    first = build_sampler(settings.sampler, 0)
     try:
-        optuna.create_study(directions=settings.direction, sampler=sampler_of_first_trial).ask(space.distributions)
+        optuna.create_study(directions=settings.direction, sampler=first).ask(space.distributions)
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -52,10 +53,7 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
         ConfigError: if it cannot be built.
     """
     reseed = not str(config.get("_target_")).endswith(_CONSTANT_SEED)
-    sampler = _build("sampler", _reseeded(config, num_started) if reseed else config)
-    if not isinstance(sampler, BaseSampler):
-        raise ConfigError(f"hydra.sweeper.sampler._target_={config.get('_target_')}: is no Optuna sampler")
-    return sampler
+    return _build("sampler", BaseSampler, _reseeded(config, num_started) if reseed else config)  # type: ignore[type-abstract]
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:
@@ -64,22 +62,20 @@ def build_pruner(config: dict[str, Any]) -> BasePruner:
     Raises:
         ConfigError: if it cannot be built.
     """
-    pruner = _build("pruner", config)
-    if not isinstance(pruner, BasePruner):
-        raise ConfigError(f"hydra.sweeper.pruner._target_={config.get('_target_')}: is no Optuna pruner")
-    return pruner
+    return _build("pruner", BasePruner, config)  # type: ignore[type-abstract]
 
 
-def _build(kind: str, config: dict[str, Any]) -> Any:
+def _build(role: str, kind: type[Built], config: dict[str, Any]) -> Built:
+    told = f"hydra.sweeper.{role}._target_={config.get('_target_')}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return build({key: value for key, value in config.items() if value is not None})
+            built = build({key: value for key, value in config.items() if value is not None})
     except InstantiationException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ConfigError(
-            f"hydra.sweeper.{kind}._target_={config.get('_target_')}: cannot be built ({reason})"
-        ) from error
+        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
+    if not isinstance(built, kind):
+        raise ConfigError(f"{told}: is no Optuna {role}")
+    return built
 
 
 def _reseeded(config: dict[str, Any], num_started: int) -> dict[str, Any]:

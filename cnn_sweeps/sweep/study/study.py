@@ -9,43 +9,20 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import StudyError, UserError
 from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
-from cnn_sweeps.sweep.study.definition import (
-    DEFINITION,
-    check_definition,
-    define_study,
-    settings_id_of,
-    why_not_continued,
-)
+from cnn_sweeps.sweep.study import definition, ledger
 from cnn_sweeps.sweep.study.heartbeat import Heartbeat
-from cnn_sweeps.sweep.study.ledger import (
-    DUPLICATE_OF,
-    ERROR,
-    OWNER,
-    RETRIED,
-    SETTINGS_ID,
-    TrialLedger,
-    attempt_of,
-    check_trials,
-    has_settings,
-    known_params,
-    point_key,
-    queued_params,
-    unsearched,
-)
+from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler, check_sampler
 from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage
 from cnn_sweeps.sweep.study.waiting import MARK, PatientStorage
 from cnn_sweeps.system.owners import owner_tags
-
-_CLAIMING = "claiming"  # what the heartbeat is told instead of a trial that has no number yet
 
 
 class SweepStudy(SharedStudy):
@@ -65,41 +42,43 @@ class SweepStudy(SharedStudy):
             ConfigError: if sampler or pruner cannot be built.
         """
         self._space, self._settings, self.total = space, settings, total
-        definition = define_study(space, settings.direction, kept_settings)
-        self._settings_id = settings_id_of(definition["settings"])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         check_sampler(settings, space)
-        pruner = build_pruner(settings.pruner)
-        address = settings.address
+        pruner, address = build_pruner(settings.pruner), settings.address
         storage = open_storage(address)
         patient_storage = PatientStorage(storage, address.shown)  # type: ignore[abstract]
         with controllers_lock(address):
-            optuna_study = optuna.create_study(
-                study_name=address.name,
-                storage=patient_storage,
-                directions=_known_directions(patient_storage, address.name) or settings.direction,
-                pruner=pruner,
-                load_if_exists=True,
-            )
-            super().__init__(optuna_study, address)
-            self._check_definition(definition)
-            check_trials(self.name, self.trials)
-            self._ledger = TrialLedger(
-                minimize=settings.direction == ["minimize"] if len(settings.direction) == 1 else None,
-                settings_id=self._settings_id,
-            )
-        self._heartbeat = Heartbeat(storage, optuna_study._study_id)
+            try:  # first, since Optuna refuses other directions before the difference can be told
+                study = optuna.load_study(study_name=address.name, storage=patient_storage, pruner=pruner)
+            except KeyError:
+                study = optuna.create_study(
+                    study_name=address.name,
+                    storage=patient_storage,
+                    directions=settings.direction,
+                    pruner=pruner,
+                    load_if_exists=True,
+                )
+            super().__init__(study, address)
+            defined = definition.define_study(space, settings.direction, kept_settings)
+            self._check_definition(defined)
+            ledger.check_trials(self.name, self.trials)
+        self._settings_id = definition.settings_id_of(defined["settings"])
+        self._ledger = TrialLedger(
+            minimize=settings.direction == ["minimize"] if len(settings.direction) == 1 else None,
+            settings_id=self._settings_id,
+        )
+        self._heartbeat = Heartbeat(storage, study._study_id)
 
-    def _check_definition(self, definition: dict[str, Any]) -> None:
+    def _check_definition(self, now: definition.StudyDefinition) -> None:
         study = self.optuna_study
-        before = study.user_attrs.get(DEFINITION)
+        before = study.user_attrs.get(definition.DEFINITION)
         if before is None:  # a new study, or one that another program made
-            before = definition | {"directions": [each.name.lower() for each in study.directions]}
-        check_definition(study.study_name, before)
-        if reason := why_not_continued(before, definition, self._settings.on_change):
-            raise StudyError(f"hydra.sweeper.study_name={study.study_name}: {reason}")
-        if study.user_attrs.get(DEFINITION) != definition:
-            study.set_user_attr(DEFINITION, definition)
+            before = now | {"directions": [each.name.lower() for each in study.directions]}
+        definition.check_definition(self.name, before)
+        if reason := definition.why_not_continued(before, now, self._settings.on_change):
+            raise StudyError(f"hydra.sweeper.study_name={self.name}: {reason}")
+        if study.user_attrs.get(definition.DEFINITION) != now:
+            study.set_user_attr(definition.DEFINITION, now)
 
     def set_aside(self, numbers: Sequence[int]) -> None:
         """Count failed trials no longer, and queue them again: their cause is to be corrected."""
@@ -112,7 +91,7 @@ class SweepStudy(SharedStudy):
         """The failed trials that are not tried again as others."""
         known = self._set_aside
         failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
-        return [trial for trial in failed if not trial.user_attrs.get(RETRIED) and trial.number not in known]
+        return [trial for trial in failed if not trial.user_attrs.get(ledger.RETRIED) and trial.number not in known]
 
     @property
     def ledger(self) -> TrialLedger:
@@ -123,24 +102,19 @@ class SweepStudy(SharedStudy):
     def enqueue(self, points: Iterable[dict[str, Any]]) -> None:
         """Queue the points that are not in the study yet, to be tried before the sampler is asked."""
         with self.exclusively():
-            known = {point_key(known_params(trial)) for trial in self.trials}
-            known |= {point_key(queued_params(trial)) for trial in self.trials}
+            looks = [look(trial) for trial in self.trials for look in (ledger.known_params, ledger.queued_params)]
+            known = set(map(ledger.point_key, looks))
             for point in points:
-                if point_key(point) not in known:
+                if (key := ledger.point_key(point)) not in known:
                     self.optuna_study.enqueue_trial(point)
-                    known.add(point_key(point))
+                    known.add(key)
 
     def claim(self) -> Trial | FrozenTrial | None:
         """Start the next trial and give it; None if as many as the study's total have been started.
 
         One that somebody else has queued with what this sweep does not search is given failed.
         """
-        try:
-            return self._claim()
-        finally:
-            self._heartbeat.end(_CLAIMING)
-
-    def _claim(self) -> Trial | FrozenTrial | None:
+        searched = self._space.distributions
         while True:
             with self.exclusively():
                 num_started = self.ledger.num_started
@@ -149,35 +123,34 @@ class SweepStudy(SharedStudy):
                 if (refused := self._refuse_next()) is not None:
                     return refused
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
-                self._heartbeat.begin(_CLAIMING)  # before it signs, so that no trial is without signs of life
+                self._heartbeat.begin()  # before it signs, so that no trial is without signs of life
                 trial = self._ask()
                 if self._drop_if_doubled(trial):
                     continue
-                if trial.params.keys() - self._space.distributions.keys():  # it was queued this very moment
-                    return self._refuse(self._frozen(trial), unsearched(self._frozen(trial), self._space.distributions))
+                if trial.params.keys() - searched.keys():  # it was queued this very moment
+                    return self._refuse(trial, ledger.unsearched(self._frozen(trial), searched))
                 try:
-                    trial.set_user_attr(OWNER, owner_tags() | {SETTINGS_ID: self._settings_id})
+                    trial.set_user_attr(ledger.OWNER, owner_tags() | {ledger.SETTINGS_ID: self._settings_id})
                 except UpdateFinishedTrialError:  # the lock ended with the server, and another controller failed it
                     continue
                 if self.ledger.num_started <= self.total:
-                    self._heartbeat.begin(trial.number)
                     return trial
                 self._fail_and_queue_again(self._frozen(trial), "another controller was faster")
             time.sleep(random.uniform(0.1, 1.0))
 
     def _refuse_next(self) -> FrozenTrial | None:
         """Fail the next waiting trial if its values would end the sampler, or its parameters be others."""
-        waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[:1]
-        for trial in waiting:
-            wrong = unsearched(trial, self._space.distributions)
+        for trial in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[:1]:
+            wrong = ledger.unsearched(trial, self._space.distributions)
             if wrong and self.optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return self._refuse(trial, wrong)
         return None
 
-    def _refuse(self, trial: FrozenTrial, wrong: Sequence[str]) -> FrozenTrial:
+    def _refuse(self, trial: Trial | FrozenTrial, wrong: Sequence[str]) -> FrozenTrial:
         """End a trial that somebody else has queued: its parameters would become any overrides of a command."""
         reason = f"was queued in the study with {', '.join(wrong)}, which this command does not search"
-        self.optuna_study._storage.set_trial_user_attr(trial._trial_id, ERROR, f"{reason}; queue it without"[:2000])
+        storage = self.optuna_study._storage
+        storage.set_trial_user_attr(trial._trial_id, ledger.ERROR, f"{reason}; queue it without"[:2000])
         return self._tell(trial.number, TrialState.FAIL, None)
 
     def extend(self, trial: Trial, suggest: Callable[[Trial], None]) -> FrozenTrial | None:
@@ -188,25 +161,24 @@ class SweepStudy(SharedStudy):
         try:
             suggest(trial)
             frozen = self._frozen(trial)
-            wrong = unsearched(frozen, frozen.distributions)
+            wrong = ledger.unsearched(frozen, frozen.distributions)
         except UserError:
             raise
         except Exception:  # of Optuna or of the user's function, which asks for such a value
             wrong = [f"{key}={queued[key]!r:.40}" for key in queued.keys() - self._space.distributions.keys()]
             if not wrong:
                 raise
-        return self._refuse(self._frozen(trial), wrong) if queued and wrong else None
+        return self._refuse(trial, wrong) if queued and wrong else None
 
     def _drop_if_doubled(self, trial: Trial) -> bool:
         """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
-        frozen, trials = self._frozen(trial), self.trials
-        mark = frozen.system_attrs.get(MARK)
-        first = next((each.number for each in trials if each.system_attrs.get(MARK) == mark), trial.number)
+        mark = self._frozen(trial).system_attrs.get(MARK)
+        first = next((each.number for each in self.trials if each.system_attrs.get(MARK) == mark), trial.number)
         if mark is None or first == trial.number:
             return False
-        trial.set_user_attr(DUPLICATE_OF, first)
-        trial.set_user_attr(RETRIED, value=True)
-        trial.set_user_attr(ERROR, f"the request for trial {first} was sent twice")
+        trial.set_user_attr(ledger.DUPLICATE_OF, first)
+        trial.set_user_attr(ledger.RETRIED, value=True)
+        trial.set_user_attr(ledger.ERROR, f"the request for trial {first} was sent twice")
         self._tell(trial, TrialState.FAIL, None)
         return True
 
@@ -215,7 +187,7 @@ class SweepStudy(SharedStudy):
             return self.optuna_study.ask(self._space.distributions)
         except Exception as error:  # leave no trial behind that nobody runs
             for trial in self.trials:
-                if trial.state == TrialState.RUNNING and OWNER not in trial.user_attrs:
+                if trial.state == TrialState.RUNNING and ledger.OWNER not in trial.user_attrs:
                     self._fail_and_queue_again(trial, "the sampler failed")
             if isinstance(error, ValueError) and "distribution" in str(error):
                 raise StudyError(
@@ -231,7 +203,7 @@ class SweepStudy(SharedStudy):
 
     def tell_duplicate(self, trial: Trial, original: FrozenTrial) -> FrozenTrial:
         """End the trial as the finished one that it repeats."""
-        trial.set_user_attr(DUPLICATE_OF, original.number)
+        trial.set_user_attr(ledger.DUPLICATE_OF, original.number)
         if original.state == TrialState.PRUNED and original.last_step is not None:
             trial.report(original.intermediate_values[original.last_step], original.last_step)
         values = original.values if original.state == TrialState.COMPLETE else None
@@ -243,12 +215,11 @@ class SweepStudy(SharedStudy):
         What another controller has taken over meanwhile stays as it is.
         """
         if (known := self._frozen(trial)).state.is_finished():
-            self._heartbeat.end(trial.number)
             return known
         if outcome.error:
-            trial.set_user_attr(ERROR, outcome.error[:2000])
-        attempt = attempt_of(trial.user_attrs)
-        if outcome is INTERRUPTED or (outcome.is_lost and attempt < self._settings.max_retries):
+            trial.set_user_attr(ledger.ERROR, outcome.error[:2000])
+        is_lost = outcome.is_lost and ledger.attempt_of(trial.user_attrs) < self._settings.max_retries
+        if outcome is INTERRUPTED or is_lost:
             with self.exclusively():
                 is_lost = outcome is not INTERRUPTED
                 return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=is_lost)
@@ -256,14 +227,12 @@ class SweepStudy(SharedStudy):
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
         try:
-            told = super()._tell(trial, state, values)
+            return super()._tell(trial, state, values)
         except RuntimeError as error:
             if "Study.stop" not in str(error):
                 raise
             self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
-            told = self._frozen(trial)
-        self._heartbeat.end(told.number)
-        return told
+            return self._frozen(trial)
 
     def ranking(self) -> list[FrozenTrial]:
         """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""
@@ -271,7 +240,7 @@ class SweepStudy(SharedStudy):
         losses = {  # lower is better
             trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)]
             for trial in self.trials
-            if trial.state == TrialState.COMPLETE and has_settings(trial, self._settings_id)
+            if trial.state == TrialState.COMPLETE and ledger.has_settings(trial, self._settings_id)
         }
         if len(signs) > 1:
             every = list(losses.values())
@@ -283,11 +252,3 @@ class SweepStudy(SharedStudy):
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
     """Tell whether a trial is nowhere worse than another one, and somewhere better."""
     return losses != others and all(mine <= its for mine, its in zip(losses, others, strict=True))
-
-
-def _known_directions(storage: optuna.storages.BaseStorage, name: str) -> Sequence[StudyDirection] | None:
-    """Give the directions of the study if it exists, since Optuna refuses others before the difference can be told."""
-    for study in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        if study.study_name == name:
-            return study.directions
-    return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import OptunaError
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study.address import StudyAddress
@@ -45,7 +45,7 @@ class StudyRecord:
     def objectives(self) -> list[str]:
         """The objectives' names."""
         named = self.user_attrs[DEFINITION]["settings"].get("objective", [])
-        return [named] if isinstance(named, str) else [str(each) for each in named] if isinstance(named, list) else []
+        return list(map(str, named)) if isinstance(named, list) else [str(named)]
 
     @property
     def set_aside(self) -> list[int]:
@@ -53,16 +53,11 @@ class StudyRecord:
         return numbers_in(self.user_attrs.get(SET_ASIDE))
 
     @property
-    def settings_id(self) -> str:
-        """Of the settings that the study is for now."""
-        return settings_id_of(self.user_attrs[DEFINITION]["settings"])
-
-    @property
     def ledger(self) -> TrialLedger:
         """What the trials add up to."""
         ledger = TrialLedger(
             minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
-            settings_id=self.settings_id,
+            settings_id=settings_id_of(self.user_attrs[DEFINITION]["settings"]),
         )
         ledger.read(self.trials)
         return ledger
@@ -95,7 +90,7 @@ def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> Study
         raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
     check_definition(name, user_attrs[DEFINITION])
     check_trials(name, trials)
-    running = [trial for trial in trials if trial.state == optuna.trial.TrialState.RUNNING]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     signed_or_left = [trial for trial in running if owner_of(trial) or is_nobody_deciding]
     return StudyRecord(
         name=name,

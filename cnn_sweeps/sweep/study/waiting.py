@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, get_storage
@@ -19,6 +20,7 @@ from cnn_sweeps.system.patience import patiently
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
 # By name, since few studies are behind Optuna's gRPC proxy, which says so too if its database is away.
 _OUTAGE = "grpc.RpcError"
 _METHODS = {name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")}
@@ -51,47 +53,28 @@ class PatientStorage(BaseStorage):
         """Make a trial, once, however often that must be asked for."""
         mark, template = uuid.uuid4().hex, copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
         template.system_attrs = template.system_attrs | {MARK: mark}
-        is_repeated = False
 
-        def once() -> int:
-            nonlocal is_repeated
-            if is_repeated:
-                for trial in self._storage.get_all_trials(study_id, deepcopy=False):
-                    if trial.system_attrs.get(MARK) == mark:
-                        return trial._trial_id
-            is_repeated = True
-            return self._storage.create_new_trial(study_id, template)
+        def make(*, is_repeated: bool) -> int:
+            trials = self._storage.get_all_trials(study_id, deepcopy=False) if is_repeated else []
+            made = [trial._trial_id for trial in trials if trial.system_attrs.get(MARK) == mark]
+            return made[0] if made else self._storage.create_new_trial(study_id, template)
 
-        made: int = self._patiently(once)
-        return made
+        return self._patiently(make)
 
-    def _request(self, name: str, *arguments: Any, **named: Any) -> Any:
-        is_repeated = False
+    def _patiently(self, request: Callable[..., Answer]) -> Answer:
+        """Make a request, which is told whether it is repeated, until it is answered or patience is used up."""
+        attempts = itertools.count()
 
-        def once() -> Any:
-            nonlocal is_repeated
+        def once() -> Answer:
             try:
-                return getattr(self._storage, name)(*arguments, **named)
-            except UpdateFinishedTrialError:
-                if is_repeated and name == "set_trial_state_values":
-                    return True  # the answer to the first request was lost
-                raise
-            finally:
-                is_repeated = True
-
-        return self._patiently(once)
-
-    def _patiently(self, request: Callable[[], Any]) -> Any:
-        def once() -> Any:
-            try:
-                return request()
+                return request(is_repeated=next(attempts) > 0)
             except Exception as error:
                 if not may_pass(error):
                     raise
-                reason = describe_database_error(error)
                 raise StudyOutageError(
-                    f"hydra.sweeper.storage={self._description}: cannot be used for now ({reason}); "
-                    "start it, or make space for it, and go on with the same command"
+                    f"hydra.sweeper.storage={self._description}: cannot be used for now "
+                    f"({describe_database_error(error)}); start it, or make space for it, and go on with the same "
+                    "command"
                 ) from error
 
         if not self._is_waiting:
@@ -104,10 +87,18 @@ class PatientStorage(BaseStorage):
 
 
 def _requesting(name: str) -> Callable[..., Any]:
-    def request(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return self._request(name, *arguments, **named)
+    def method(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        def request(*, is_repeated: bool) -> Any:
+            try:
+                return getattr(self._storage, name)(*arguments, **named)
+            except UpdateFinishedTrialError:
+                if is_repeated and name == "set_trial_state_values":
+                    return True  # the answer to the first request was lost
+                raise
 
-    return request
+        return self._patiently(request)
+
+    return method
 
 
 for _name in _METHODS - vars(PatientStorage).keys():
