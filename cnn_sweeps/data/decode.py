@@ -119,12 +119,8 @@ def _check_size(size: tuple[int, int], num_pixels: int) -> None:
     shown = f"{size[0]:,} x {size[1]:,} pixels"
     if max(size) > _LONGEST_SIDE:
         raise DataError(f"is too large ({shown}; at most {_LONGEST_SIDE:,} a side)")
-    if num_pixels > (most := _most_pixels()):
+    if num_pixels > (most := Image.MAX_IMAGE_PIXELS or math.inf):
         raise DataError(f"is too large ({shown}; at most {most:,} in all)")
-
-
-def _most_pixels() -> float:
-    return math.inf if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS
 
 
 def _is_decoded_in_part(image: Image.Image) -> bool:
@@ -152,7 +148,8 @@ class _PixelsInFlight:
     def holding(self, count: int) -> Iterator[None]:
         """Wait until there is room for as many, and take it in the block."""
         with self._turn, self._changed:  # one after another, so that none waits for ever
-            self._changed.wait_for(lambda: not self._count or self._count + count <= _most_pixels())
+            most = Image.MAX_IMAGE_PIXELS or math.inf
+            self._changed.wait_for(lambda: not self._count or self._count + count <= most)
             self._count += count
         try:
             yield

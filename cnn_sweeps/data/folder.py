@@ -115,9 +115,10 @@ def _list_classes(root: Path, follow_links: bool) -> list[ImageFile]:
         split_of_class = {each: split_of[folder] for folder in tops for each in _subfolders(folder)}
     else:
         split_of_class = dict.fromkeys(tops, "")
-    if links := [] if follow_links else [each for each in {*tops, *split_of_class} if _leads_out(each, inside)]:
-        told = "; ".join(f"{each.relative_to(root)} {_leads_out(each, inside)}" for each in sorted(links))
-        raise DataError(f"data.root={root}: {told}; put the images into the folder{_ALLOW_LINKS}")
+    folders = sorted({*tops, *split_of_class})
+    links = [f"{each.relative_to(root)} {reason}" for each in folders if (reason := _leads_out(each, inside))]
+    if links and not follow_links:
+        raise DataError(f"data.root={root}: {'; '.join(links)}; put the images into the folder{_ALLOW_LINKS}")
     files = [
         ImageFile(path, class_folder.name, split, reason)
         for class_folder, split in split_of_class.items()

@@ -45,7 +45,7 @@ def draw_learning_curves(
             if values := [row[prefix + metric] for row in history if prefix + metric in row]:
                 axes.plot(range(1, len(values) + 1), values, ".-", color=colour, label=label)
         if metric == "accuracy":
-            commonest = validation.beside["accuracy_of_commonest_class"]
+            commonest = validation.values["accuracy_of_commonest_class"]
             axes.axhline(commonest, color="0.5", linestyle="-.", linewidth=1, label="commonest class")
         axes.axvline(best_epoch, color="0.5", linestyle="--", linewidth=1)
         if stopped_early:

@@ -63,27 +63,23 @@ class Measured:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Each metric at the threshold."""
-        return metrics.measure(self.probabilities, self.labels, self.threshold)
+        """Each metric at the threshold; of two classes also at 0.5; and the accuracy of naming the commonest class."""
+        values = metrics.measure(self.probabilities, self.labels, self.threshold)
+        values["accuracy_of_commonest_class"] = accuracy_of_commonest_class(self.labels)
+        if self.threshold is None:
+            return values
+        at_half = metrics.measure(self.probabilities, self.labels)
+        return values | {f"{name}_at_half": at_half[name] for name in metrics.DECISIONS}
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """The same with their intervals, which cost more than all else here: only for what a person is shown."""
+        """Those of `measure` with their intervals, which cost more than all else here: for what a person is shown."""
         return metrics.estimate(self.probabilities, self.labels, self.threshold)
-
-    @cached_property
-    def beside(self) -> dict[str, float]:
-        """What has no interval: accuracy of naming the commonest class and, of two classes, metrics at 0.5."""
-        commonest = {"accuracy_of_commonest_class": accuracy_of_commonest_class(self.labels)}
-        if self.threshold is None:
-            return commonest
-        at_half = metrics.measure(self.probabilities, self.labels)
-        return commonest | {f"{name}_at_half": at_half[name] for name in metrics.DECISIONS}
 
     @property
     def metrics(self) -> dict[str, float]:
         """All of them by their full names, e.g. `test_accuracy`, `test_accuracy_at_half`."""
-        return {f"{self.prefix}_{name}": value for name, value in (self.values | self.beside).items()}
+        return {f"{self.prefix}_{name}": value for name, value in self.values.items()}
 
     @property
     def intervals(self) -> dict[str, float]:
@@ -99,8 +95,8 @@ class Measured:
         """Give the most important metrics, and what accuracy is to be held against."""
         shown = self.estimates if with_intervals else self.values
         parts = [f"log loss {shown['log_loss']:.4f}", f"accuracy {shown['accuracy']:.3f}"]
-        parts += [f"{self.beside['accuracy_at_half']:.3f} at 0.5"] if self.threshold is not None else []
-        return f"{', '.join(parts)}, {self.beside['accuracy_of_commonest_class']:.3f} by naming the commonest class"
+        parts += [f"{self.values['accuracy_at_half']:.3f} at 0.5"] if self.threshold is not None else []
+        return f"{', '.join(parts)}, {self.values['accuracy_of_commonest_class']:.3f} by naming the commonest class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +203,14 @@ def write_report(folder: Path, measured: Measured) -> None:
 
     Both at the decision threshold, where there is one.
     """
-    lines = ["metric,value,low,high", *(f"{name},{','.join(map(repr, e))}" for name, e in measured.estimates.items())]
-    beside = measured.beside | ({} if measured.threshold is None else {"decision_threshold": measured.threshold})
-    lines += [f"{name},{value!r},," for name, value in beside.items()]
+    estimates, values = measured.estimates, measured.values
+    if measured.threshold is not None:
+        values = values | {"decision_threshold": measured.threshold}
+    lines = ["metric,value,low,high", *(f"{name},{','.join(map(repr, each))}" for name, each in estimates.items())]
+    lines += [f"{name},{value!r},," for name, value in values.items() if name not in estimates]
     _write(folder / f"{measured.prefix}_metrics.csv", "\n".join(lines))
     report = per_class_report(measured)
-    report += f"\naccuracy of naming the commonest class: {measured.beside['accuracy_of_commonest_class']:.3f}\n"
+    report += f"\naccuracy of naming the commonest class: {measured.values['accuracy_of_commonest_class']:.3f}\n"
     if measured.threshold is not None:
         second = for_terminal(measured.dataset.class_names[1])
         report = f"{second} from a probability of {measured.threshold:g} on\n\n{report}"
