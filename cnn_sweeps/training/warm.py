@@ -83,8 +83,8 @@ def prepare_process(config: RunConfig) -> None:
     keras.config.set_image_data_format("channels_last")
     reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
     if config.model["_target_"].startswith("cnn_sweeps.models."):
-        random.seed(config.seed)
-        np.random.seed(config.seed)  # from which Keras draws the seeds of its layers
+        random.seed(config.seed)  # from which Keras draws the seeds of its layers
+        np.random.seed(config.seed)
     else:  # a user's layers may need TensorFlow's own, after which it prepares every graph anew (0.4 s)
         keras.utils.set_random_seed(config.seed)
     if config.training.xla:  # has no repeatable kernel for the gradient of max pooling
