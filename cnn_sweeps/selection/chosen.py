@@ -130,25 +130,11 @@ def _describe_metric(config: RunConfig, num_classes: int) -> str:
     return f"{metric}, mean of {config.folds} folds" if config.folds > 1 else metric
 
 
-class _Retraining(Role):
-    """Ends after as many epochs as the trial's weights had."""
-
-    max_share_of_time = 0.02
-
-    def __init__(self, config: RunConfig, num_epochs: int) -> None:
-        super().__init__(config)
-        self.num_epochs = num_epochs
-
-    def after_epoch(self, progress: TrainingProgress) -> bool:
-        return progress.epochs_done == self.num_epochs
-
-
 def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_model: bool) -> Done:
     """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
 
     Nothing is left to validate on, so neither an epoch nor a decision threshold is chosen: both are those of the trial,
-    which is what is measured and kept. The learning rate goes as it did over the epochs. `tags`, which name its parent,
-    are of the new run.
+    which is what is measured and kept. The new run gets the tags, which name its parent.
 
     Raises:
         DataError: if the images are others now.
@@ -158,17 +144,21 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
         part, progress, threshold = load_kept(kept)
         config, split = part.config, part.images.split
         both = np.sort(np.concatenate([split.train, split.val]))
-        part = replace(part, images=replace(part.images, split=replace(split, train=both, val=split.val[:0])))
         num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
-        store, role = store_of(config.tracking), _Retraining(config, num_epochs)
+        part = replace(
+            part,
+            config=replace(config, training=replace(config.training, epochs=num_epochs)),
+            images=replace(part.images, split=replace(split, train=both, val=split.val[:0])),
+        )
+        store = store_of(config.tracking)
         run, name = LiveRun(Path(kept.path) / "retrained", store), f"trial {number} retrained on train + validation"
         with run.ending(log_file):
             run.record.begin(config.tracking.experiment_name, name, store, run_tags(tags))
             run.record.log_params(config.settings)
             run.start(may_be_away=True)
-            network = build_network(config, part.images.dataset, len(both))
-            keeper = Keeper(run, lambda: None, role.max_share_of_time)
-            trained = train_part(part, role, network, TrainingProgress(), keeper)
+            network = build_network(config, part.images.dataset, len(both))  # its learning rate goes as the trial's did
+            keeper = Keeper(run, lambda: None, max_share_of_time=0.02)
+            trained = train_part(part, Role(config), network, TrainingProgress(), keeper)
             lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
             lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
             lines += _keep_retrained(trained, number, threshold, run) if keep_model else []

@@ -24,7 +24,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE
+from cnn_sweeps.tracking.entry import PARENT_TAG
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,6 @@ class Finishing:
                     f"trial {number}: its weights are on {owner.get('owner.host')}; the same command there tests it"
                 ]
             return [f"trial {number}: its weights were not kept; train it again to test it"]
-        if not (folder / RECORD_FILE).is_file():
-            return [f"trial {number}: its record is not there; train it again to test it"]
         tags = {"study": self.study.name, "trial.number": str(number)}
         act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], on_test, keep_model)
         return patiently(act, log.warning)  # what is cut off is done again
