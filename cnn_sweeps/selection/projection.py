@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class Sweep:
         """Give the folder of a trial's files."""
         return self.folder / subfolder_of(trial)
 
-    @property
+    @cached_property
     def about_run(self) -> AboutRun:
         """What a controller has noted; nothing if that makes no sense."""
         try:
@@ -66,7 +66,7 @@ class Sweep:
         except ValidationError:
             return AboutRun()
 
-    @property
+    @cached_property
     def searched(self) -> list[str]:
         """The keys that are searched, to which a conditional space adds."""
         return list(dict.fromkeys(key for trial in self.trials for key in by_setting(trial.params)))
