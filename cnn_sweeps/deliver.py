@@ -8,9 +8,14 @@ from pathlib import Path
 
 from cnn_sweeps.errors import ConfigError, TrackingError, UserError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
+from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.position import num_waiting, store_of_record
+from cnn_sweeps.tracking.record import close_if_died, find_records, refuse_outboxes
 
 _HELP = """\
 Bring to the tracking store what it did not get of runs since it was away: metrics with their times, tags, files, models
@@ -44,11 +49,7 @@ def deliver(arguments: Sequence[str]) -> None:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
     outlive_display()
-    from cnn_sweeps.system.libraries import prepare_libraries
-
     prepare_libraries()
-    from cnn_sweeps.tracking.record import find_records, refuse_outboxes
-
     records = list(dict.fromkeys(record for folder in folders for record in find_records(folder.absolute())))
     told = [_deliver(record, settings.get("tracking.uri")) for record in records]
     left = [each for each in told if isinstance(each, UserError)]
@@ -63,12 +64,6 @@ def deliver(arguments: Sequence[str]) -> None:
 
 def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
     """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
-    from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
-    from cnn_sweeps.tracking.entry import read_run
-    from cnn_sweeps.tracking.position import num_waiting, store_of_record
-    from cnn_sweeps.tracking.projection import project
-    from cnn_sweeps.tracking.record import close_if_died
-
     uri = user_uri(named_uri)
     try:
         if (recorded := read_run(folder)) is None:
@@ -84,7 +79,10 @@ def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
                 f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
                 f"if the former is yours, too, give {command}"
             )
-        project(folder, find_existing_store(uri))
+        store = find_existing_store(uri)
+        from cnn_sweeps.tracking.projection import project
+
+        project(folder, store)
     except UserError as error:
         return error
     print(f"{for_terminal(folder)}: {num_entries} entries delivered to {hide_passwords(uri)}")

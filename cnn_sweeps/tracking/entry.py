@@ -41,21 +41,15 @@ Uri = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 
 
 class Begin(BaseModel):
-    """The run begins.
-
-    Attributes:
-        run_id: of a run of the store that is gone on with; None: it is made.
-        is_part: whether the run is a part of the one whose record is in the folder above.
-        uri: of the store, without a password; a file of the working folder is named as seen from the record's folder.
-    """
+    """The run begins."""
 
     kind: Literal["begin"] = "begin"
     record: RecordId
-    run_id: RunId | None = None
+    run_id: RunId | None = None  # of a run of the store that is gone on with; None: it is made
     experiment: str
     name: str
-    is_part: bool = False
-    uri: Uri
+    is_part: bool = False  # of the run whose record is in the folder above
+    uri: Uri  # of the store, without a password; of a file of the working folder as seen from the record's folder
     time: _Milliseconds
     tags: dict[str, str]
 
@@ -172,20 +166,14 @@ def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
 
 @dataclass
 class Recorded:
-    """What a record says as a whole.
-
-    Attributes:
-        metrics: the values of each metric by epoch, in the order in which they came.
-        status: of its end; None: it is open.
-        last_time: of the last entry that has one, in ms since 1970.
-    """
+    """What a record says as a whole."""
 
     begin: Begin
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
-    status: Status | None = None
-    last_time: int = 0
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # by name and epoch, in the order of coming
+    status: Status | None = None  # of its end; None: it is open
+    last_time: int = 0  # of an entry, in ms since 1970
 
     @property
     def newest(self) -> dict[str, float]:

@@ -39,19 +39,12 @@ KERAS_FILE = f"artifacts/{MODEL_FILE}"
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What using a model takes beside the network; kept with it.
+    """What using a model takes beside the network; kept with it."""
 
-    Attributes:
-        class_names: at least two; with exactly two, the network gives the probability of the second.
-        image_shape: height, width, channels (1 or 3).
-        decision_threshold: of two classes the second is chosen from this probability on, 0 to 1; None: from 0.5.
-        pixels: what the network takes, which scales them itself. Those of before took 0 to 1, and do not say so.
-    """
-
-    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
-    image_shape: tuple[int, int, int]
-    decision_threshold: Annotated[float, Field(ge=0, le=1)] | None
-    pixels: Literal["0 to 255"]
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]  # of two, the network gives the second's probability
+    image_shape: tuple[int, int, int]  # height, width, channels (1 or 3)
+    decision_threshold: Annotated[float, Field(ge=0, le=1)] | None  # from which the second of two is chosen; None: 0.5
+    pixels: Literal["0 to 255"]  # which the network scales itself; those of before took 0 to 1, and do not say so
 
 
 def log_model(record: Record, model: keras.Model, about: ModelRecord, example: NDArray[np.uint8]) -> None:

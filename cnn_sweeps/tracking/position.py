@@ -16,27 +16,17 @@ _MOST_BYTES = 2**16
 
 
 class Position(BaseModel):
-    """How far a record has been brought to a store.
-
-    Attributes:
-        record: the record's id; None if its run was there before.
-        run_id: of its run; None: it is not made yet.
-        whole_id: of the run that it is a part of, or its own.
-        offset: of the first entry that the store does not have, in bytes.
-        has_ended: whether the last entry that it has ends the run.
-        is_gone: whether somebody has deleted the run there.
-        is_doubtful: whether it was asked to make the run and has not answered: it may still do so.
-    """
+    """How far a record has been brought to a store."""
 
     uri: Uri
-    record: RecordId | None = None
-    run_id: RunId | None = None
+    record: RecordId | None = None  # None: its run was there before
+    run_id: RunId | None = None  # None: it is not made yet
     experiment_id: RunId | None = None
-    whole_id: RunId | None = None
-    offset: Annotated[int, Field(ge=0)] = 0
-    has_ended: bool = False
-    is_gone: bool = False
-    is_doubtful: bool = False
+    whole_id: RunId | None = None  # of the run that it is a part of, or its own
+    offset: Annotated[int, Field(ge=0)] = 0  # of the first entry that the store does not have, in bytes
+    has_ended: bool = False  # with the last entry that it has
+    is_gone: bool = False  # somebody has deleted the run there
+    is_doubtful: bool = False  # it was asked to make the run and has not answered: it may still do so
 
 
 def read_position(folder: Path, uri: str) -> Position:

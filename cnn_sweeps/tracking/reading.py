@@ -28,37 +28,27 @@ class _Data(BaseModel):
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What one training measured: its validation log loss by epoch, counted from 1, and metrics of the final weights.
+    """What one training measured."""
 
-    The latter are empty if it did not come to its end.
-    """
-
-    val_log_loss: dict[int, float]
-    final: dict[str, float]
+    val_log_loss: dict[int, float]  # by epoch, counted from 1
+    final: dict[str, float]  # metrics of the final weights; none if it did not come to its end
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, or one trial of a sweep.
-
-    Attributes:
-        config: the composed configuration, YAML.
-        overrides: of the command line, YAML.
-        num_images: of each split.
-        measured: of its only training under "", or of each of several under its name.
-    """
+    """One run, or one trial of a sweep."""
 
     run_id: str
     name: str
     experiment_name: str
     status: str
     tags: dict[str, str]
-    config: str
-    overrides: str
+    config: str  # composed, as YAML
+    overrides: str  # of the command line, as YAML
     data_source: str
     data_fingerprint: str
-    num_images: dict[str, int]
-    measured: dict[str, TrainingRecord]
+    num_images: dict[str, int]  # of each split
+    measured: dict[str, TrainingRecord]  # its only training under "", or each of several under its name
 
     @property
     def was_pruned(self) -> bool:

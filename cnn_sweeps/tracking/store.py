@@ -25,7 +25,7 @@ from cnn_sweeps.tracking.address import SQLITE, database_file
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
 for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks of what `store_errors` tells
-    logging.getLogger(_loud).setLevel(logging.CRITICAL)
+    logging.getLogger(_loud).addFilter(lambda _record: False)  # a level is reset by Hydra, which sets up logging anew
 
 
 def check_place_of_files(address: str) -> None:

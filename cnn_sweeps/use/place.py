@@ -15,17 +15,11 @@ ABOUT_FILE = "MLmodel"
 
 
 class ModelPlace(NamedTuple):
-    """Where a model is.
+    """Where a model is."""
 
-    Attributes:
-        name: as the command line has it: an alias, an address as MLflow has it, or a folder.
-        folder: of an MLflow model, which goes before everything else; None: it is in the store.
-        store: its address; for a folder none is needed.
-    """
-
-    name: str
-    folder: Path | None
-    store: str = ""
+    name: str  # as the command line has it: an alias, an address as MLflow has it, or a folder
+    folder: Path | None  # of an MLflow model, which goes before everything else; None: it is in the store
+    store: str = ""  # its address; for a folder none is needed
 
 
 def find_place(name: str, uri: str | None) -> ModelPlace:
