@@ -59,7 +59,7 @@ class SweepApplication:
         """Record a trial that is not run since it repeats a finished one, before the study is told.
 
         Raises:
-            OutageError: if it cannot be recorded for now; it is called again then.
+            OutageError: if it cannot be recorded for now; it is called again then, for a minute.
         """
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:

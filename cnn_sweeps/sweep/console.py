@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -46,14 +45,20 @@ class Console:
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
 
     def show(self, study: SweepStudy, num_slots: int) -> None:
-        """Change the live line, at most twice a second."""
+        """Change the live line, at most twice a second: trials by state, the best one, the time left at this pace."""
         if time.monotonic() - self._shown < _SHOW_EVERY_S:
             return
         self._shown, ledger = time.monotonic(), study.ledger
-        left = study.total - ledger.num_started + ledger.counts["RUNNING"]
-        mean_s = ledger.total_duration_s / ledger.num_durations if ledger.num_durations else None
-        left_s = None if mean_s is None else left * mean_s / max(1, num_slots)
-        self._bar.set_description_str(for_terminal(live_line(ledger.counts, study.total, ledger.best, left_s)))
+        counts, best = ledger.counts, ledger.best
+        ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
+        parts = [f"{ended}/{study.total} trials: {describe_counts(counts)}"]
+        if best is not None:
+            parts.append(f"best {_describe_values(best)} (#{best.number} {describe_params(best)})")
+        if ledger.num_durations:
+            num_left = study.total - ledger.num_started + counts["RUNNING"]
+            left_s = round(num_left * ledger.total_duration_s / ledger.num_durations / max(1, num_slots))
+            parts.append(f"about {left_s // 60}:{left_s % 60:02d} left")
+        self._bar.set_description_str(for_terminal("; ".join(parts)))
 
     def keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
         """Leave the traceback of a trial in its folder."""
@@ -66,15 +71,19 @@ class Console:
 
     def report(self, study: SweepStudy) -> list[FrozenTrial]:
         """Say what came out, and leave it in `optimization_results.yaml`; give the ranking."""
-        ranking, num_objectives = study.ranking(), len(self._plan.settings.direction)
+        ranking, is_single = study.ranking(), len(self._plan.settings.direction) == 1
         self.say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
         if not ranking:
             self.say("no trial completed; the reasons are above and in the trials' folders")
             return ranking
-        self.say(describe_ranking(ranking, num_objectives))
+        self.say(describe_ranking(ranking, "Ranking" if is_single else "Pareto front"))
         if self._plan.application.about_ranking:
             self.say(self._plan.application.about_ranking)
-        _write_results(ranking, num_objectives, self.folder / "optimization_results.yaml")
+        best = ranking[0]
+        results: dict[str, Any] = {"best_params": best.params, "best_value": best.values[0], "best_trial": best.number}
+        if not is_single:
+            results = {"solutions": [{"params": trial.params, "values": list(trial.values)} for trial in ranking]}
+        OmegaConf.save(OmegaConf.create({"name": "optuna"} | results), self.folder / "optimization_results.yaml")
         return ranking
 
     def say_commands(self, ranking: Sequence[FrozenTrial], to_go_on: str) -> None:
@@ -92,22 +101,8 @@ class Console:
         self._bar.close()
 
 
-def _write_results(ranking: Sequence[FrozenTrial], num_objectives: int, file: Path) -> None:
-    results: dict[str, Any] = {"name": "optuna"}
-    if num_objectives == 1:
-        results |= {"best_params": ranking[0].params, "best_value": ranking[0].value, "best_trial": ranking[0].number}
-    else:
-        results["solutions"] = [{"params": trial.params, "values": list(trial.values)} for trial in ranking]
-    OmegaConf.save(OmegaConf.create(results), file)
-
-
 def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Give the numbers and the texts that a record of the sweep has of its trials.
-
-    Args:
-        ledger: of the trials.
-        objective: the first one's name.
-    """
+    """Give the numbers and the texts that a record of the sweep has of its trials; `objective` is the first one's."""
     metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
     tags = {"trials": describe_counts(ledger.counts)}
     if ledger.best is not None:
@@ -116,45 +111,25 @@ def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], di
     return metrics, tags
 
 
-def live_line(counts: Counter[str], total: int, best: FrozenTrial | None, left_s: float | None) -> str:
-    """Say how far a sweep is: trials by state, the best one, and the time left at the pace so far."""
-    ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
-    parts = [f"{ended}/{total} trials: {describe_counts(counts)}"]
-    if best is not None:
-        parts.append(f"best {describe_values(best)} (#{best.number} {describe_params(best)})")
-    if left_s is not None:
-        parts.append(f"about {round(left_s) // 60}:{round(left_s) % 60:02d} left")
-    return "; ".join(parts)
-
-
-def describe_counts(counts: Counter[str]) -> str:
+def describe_counts(counts: Mapping[str, int]) -> str:
     """Say how many trials are in which state."""
     named = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "RETRIED": "tried again"}
-    always = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
-    return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state in always)
+    return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state != "RETRIED")
 
 
 def describe_trial(trial: FrozenTrial) -> str:
     """Say in one line how a trial ended."""
     seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
     state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
-    notes = [error] if (error := error_of(trial)) else []
+    value = _describe_values(trial) if trial.state == TrialState.COMPLETE else ""
+    columns = [f"trial {trial.number:3d}", f"{state:8s}", f"{value:>10s}", f"{seconds:>8s}", describe_params(trial)]
+    columns += [error] if (error := error_of(trial)) else []
     if DUPLICATE_OF in trial.user_attrs:
-        notes.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
-    value = describe_values(trial) if trial.state == TrialState.COMPLETE else ""
-    columns = [
-        f"trial {trial.number:3d}",
-        f"{state:8s}",
-        f"{value:>10s}",
-        f"{seconds:>8s}",
-        describe_params(trial),
-        *notes,
-    ]
+        columns.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
     return "  ".join(columns)
 
 
-def describe_values(trial: FrozenTrial) -> str:
-    """Give the objectives to four significant digits."""
+def _describe_values(trial: FrozenTrial) -> str:
     return ", ".join(f"{value:.4g}" for value in trial.values)
 
 
@@ -164,12 +139,12 @@ def describe_params(trial: FrozenTrial) -> str:
     return " ".join(override_text(key, value) for key, value in rounded.items())
 
 
-def describe_ranking(ranking: Sequence[FrozenTrial], num_objectives: int) -> str:
+def describe_ranking(ranking: Sequence[FrozenTrial], title: str) -> str:
     """Give the best trials, one a line."""
-    title = "Ranking" if num_objectives == 1 else "Pareto front"
-    values = [describe_values(trial) for trial in ranking[:_RANKED]]
-    width = max((len(value) for value in values), default=0)
-    lines = [f"{title}, {min(_RANKED, len(ranking))} of {len(ranking)} completed trials:"]
-    for rank, (trial, value) in enumerate(zip(ranking, values, strict=False), 1):
+    shown = ranking[:_RANKED]
+    width = max(len(_describe_values(trial)) for trial in shown)
+    lines = [f"{title}, {len(shown)} of {len(ranking)} completed trials:"]
+    for rank, trial in enumerate(shown, 1):
+        value = _describe_values(trial)
         lines.append(f"{rank:4d}.  {value:>{width}s}  trial {trial.number:3d}  {describe_params(trial)}")
     return "\n".join(lines)

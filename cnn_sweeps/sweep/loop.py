@@ -6,11 +6,12 @@ import math
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
+from functools import partial
 
 from hydra.core.utils import JobReturn
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.errors import OutageError, StudyOutageError
+from cnn_sweeps.errors import OutageError
 from cnn_sweeps.sweep.console import Console, describe_trial
 from cnn_sweeps.sweep.failures import FailureLimits, why_to_stop
 from cnn_sweeps.sweep.interruption import Interruption
@@ -19,7 +20,7 @@ from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.study.ledger import owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
-from cnn_sweeps.system.patience import Backoff, patiently
+from cnn_sweeps.system.patience import patiently
 
 _UPDATE_EVERY_S = 5.0
 
@@ -34,8 +35,7 @@ class TrialLoop:
         self.interruption = Interruption(self._say_what_is_finished)
         self._starting: list[Trial] = []  # one, or none
         self._running: dict[Future[JobReturn], Trial] = {}
-        self._duplicates: list[tuple[Trial, FrozenTrial]] = []  # with what they repeat; not recorded yet
-        self._backoff, self._is_outage_told, self._is_waiting_told = Backoff(), False, False
+        self._is_waiting_told = False
         self._updated = time.monotonic()
         self._deadline = self._updated + (plan.settings.timeout_s or math.inf)
 
@@ -46,8 +46,8 @@ class TrialLoop:
 
     def abandon(self) -> None:
         """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
-        under_way = [*self._starting, *self._running.values(), *(trial for trial, _ in self._duplicates)]
         with suppress(OutageError):  # who goes on with the study finds them left
+            under_way = [*self._starting, *self._running.values()]
             self._application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
 
     def run(self) -> None:
@@ -56,14 +56,10 @@ class TrialLoop:
         self._recover()
         while True:
             self._fill_slots()
-            self._tell_duplicates()
             self._console.show(self._study, self._executor.num_slots)
             if self._running:
                 with self.interruption.allowed():
                     wait(self._running, POLL_S, FIRST_COMPLETED)
-            elif self._duplicates:
-                with self.interruption.allowed():
-                    patiently(self._tell_first_duplicate, self._console.say)
             elif self._may_start() and (self._lacks_slots() or self._study.ledger.counts["RUNNING"]):
                 self._wait_for_others()
             else:
@@ -103,33 +99,13 @@ class TrialLoop:
         if plan.extend is not None and (refused := study.extend(trial, plan.extend)) is not None:
             self._console.say(describe_trial(refused))
         elif plan.settings.deterministic and (original := study.finished_duplicate(trial)) is not None:
-            self._duplicates.append((trial, original))
-            self._tell_duplicates()
+            with self.interruption.allowed():
+                patiently(partial(self._application.record_duplicate, trial, original), self._console.say)
+            self._console.say(describe_trial(study.tell_duplicate(trial, original)))
         else:
             with self.interruption.allowed():  # a job may run at once, in this process
                 future = self._executor.submit(plan.space.overrides_of(trial.params), trial.number)
             self._running[future] = trial
-
-    def _tell_duplicates(self) -> None:
-        """Record and tell trials that repeat finished ones; those that cannot be recorded for now wait."""
-        while self._duplicates and self._backoff.is_over:
-            try:
-                with self._backoff.noting_outages():
-                    self._tell_first_duplicate()
-            except StudyOutageError:
-                raise
-            except OutageError as error:
-                if not self._is_outage_told:
-                    self._console.say(f"{error}; trials that equal others wait for it, those that run go on")
-                self._is_outage_told = True
-
-    def _tell_first_duplicate(self) -> None:
-        trial, original = self._duplicates[0]
-        self._application.record_duplicate(trial, original)
-        told = self._study.tell_duplicate(trial, original)
-        del self._duplicates[0]
-        self._is_outage_told = False
-        self._console.say(describe_trial(told))
 
     def _tell_what_is_done(self) -> None:
         """Tell what became of the jobs that are done, all of them before anything else is made of it."""

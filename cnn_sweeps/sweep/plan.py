@@ -11,19 +11,17 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import InstantiationException
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.trial import Trial
 
 from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.settings.environment import move_passwords
-from cnn_sweeps.settings.targets import build
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
-from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
+from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, build_setting, check_settings
 from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, parse_search_space, setting_name
-from cnn_sweeps.sweep.study.address import parse_address
+from cnn_sweeps.sweep.study.address import is_only_here, parse_address
 
 _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
 
@@ -56,7 +54,7 @@ class SweepPlan:
     def jobs_ahead(self) -> JobsAhead:
         """What is asked of whoever runs the trials."""
         address, only_here = self.settings.address, self.application.only_here()
-        if address.is_only_here:
+        if address.target is None and is_only_here(address.place):
             fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
             only_here = [(f"hydra.sweeper.storage={address.shown}", fix), *only_here]
         return JobsAhead(
@@ -83,7 +81,9 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     space = parse_search_space(kept, settings.params, loader, is_preset_chosen=len(kept) < len(arguments))
     extend = _load_extension(settings, space, config)
     points = _points_to_try_first(settings, space, is_extended=extend is not None)
-    application = _build_application(settings)
+    application = SweepApplication()
+    if settings.application is not None:
+        application = build_setting("application", settings.application, SweepApplication, "SweepApplication")
 
     def compose(point: dict[str, Any]) -> DictConfig:
         return loader.load_sweep_config(config, space.overrides_of(point))
@@ -202,21 +202,6 @@ def _current_point(space: SearchSpace, composed: DictConfig) -> list[dict[str, A
         except ValueError:
             return []
     return [point] if point else []
-
-
-def _build_application(settings: SweepSettings) -> SweepApplication:
-    if settings.application is None:
-        return SweepApplication()
-    try:
-        application = build(settings.application)
-    except InstantiationException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ConfigError(f"hydra.sweeper.application: cannot be built ({reason})") from error
-    if not isinstance(application, SweepApplication):
-        raise ConfigError(
-            f"hydra.sweeper.application._target_={settings.application.get('_target_')}: is no SweepApplication"
-        )
-    return application
 
 
 def _check_trials(

@@ -12,10 +12,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from omegaconf import OmegaConf
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cnn_sweeps.errors import ConfigError
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 _LARGEST_GRID = 10_000
 
 
@@ -30,7 +31,7 @@ class SearchSpace:
         listed: the values of keys whose values were all listed, in their order.
     """
 
-    distributions: dict[str, BaseDistribution]
+    distributions: dict[str, Distribution]
     fixed: list[str]
     is_named: bool
     listed: dict[str, list[Any]]
@@ -38,8 +39,8 @@ class SearchSpace:
     @property
     def num_points(self) -> int | None:
         """Number of different points; None if a key has a continuous interval."""
-        sizes = [num_values(distribution) for distribution in self.distributions.values()]
-        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+        sizes = [size for each in self.distributions.values() if (size := _num_values(each)) is not None]
+        return math.prod(sizes) if len(sizes) == len(self.distributions) else None
 
     def overrides_of(self, point: Mapping[str, Any]) -> list[str]:
         """Give the overrides of a trial."""
@@ -52,7 +53,7 @@ class SearchSpace:
             ConfigError: if a key has a continuous interval, or there are more than 10,000 points.
         """
         if self.num_points is None:
-            continuous = [key for key, values in self.distributions.items() if num_values(values) is None]
+            continuous = [key for key, values in self.distributions.items() if _num_values(values) is None]
             raise ConfigError(
                 f"{', '.join(continuous)}: a grid needs listed values, not an interval; "
                 "use range(start,stop,step) or choice(...), or another hydra/sweeper/sampler"
@@ -62,17 +63,16 @@ class SearchSpace:
                 f"{', '.join(self.distributions)}: a grid of {self.num_points:,} trials; allowed: {_LARGEST_GRID:,}; "
                 "list fewer values, or set hydra.sweeper.n_trials to have a sampler choose"
             )
-        values = [self.listed.get(key) or _values(values) for key, values in self.distributions.items()]
+        values = [
+            self.listed.get(key) or [each.low + i * each.step for i in range(_num_values(each) or 0)]  # type: ignore[union-attr, operator]
+            for key, each in self.distributions.items()
+        ]
         for point in itertools.product(*values):
             yield dict(zip(self.distributions, point, strict=True))
 
 
 def parse_search_space(
-    arguments: Sequence[str],
-    params: Mapping[str, Any],
-    config_loader: ConfigLoader,
-    *,
-    is_preset_chosen: bool,
+    arguments: Sequence[str], params: Mapping[str, Any], config_loader: ConfigLoader, *, is_preset_chosen: bool
 ) -> SearchSpace:
     """Read what to vary: the keys that the command line gives several values or, without any, the configuration's.
 
@@ -86,38 +86,29 @@ def parse_search_space(
         ConfigError: if a key's values are empty, or contradict themselves.
     """
     parser = OverridesParser.create(config_loader)
-    parsed = parser.parse_overrides(list(arguments))
-    given = list(
-        {(each.key_or_group, each.package, each.is_delete()): each for each in parsed}.values()
-    )  # the last one counts
-    swept = {override.get_key_element(): override for override in given if override.is_sweep_override()}
-    fixed = [override for override in given if not override.is_sweep_override()]
-    fixed_keys = {override.key_or_group for override in fixed}
-
+    last = {(each.key_or_group, each.package, each.is_delete()): each for each in parser.parse_overrides([*arguments])}
+    given = list(last.values())
     configured = parser.parse_overrides([f"{key}={_as_text(value)}" for key, value in params.items()])
-    given_keys = {override.key_or_group for override in given}
+    swept = {each.get_key_element(): each for each in given if each.is_sweep_override()}
+    is_named, given_keys = bool(swept), {each.key_or_group for each in given}
+    fixed = [each for each in given if not each.is_sweep_override()]
+    fixed_keys = {each.key_or_group for each in fixed}
     fixed += [each for each in configured if not each.is_sweep_override() and each.key_or_group not in given_keys]
     if is_preset_chosen or not swept:
-        preset = {each.get_key_element(): each for each in configured if each.is_sweep_override()}
-        swept = {key: each for key, each in preset.items() if each.key_or_group not in fixed_keys} | swept
+        preset = [each for each in configured if each.is_sweep_override() and each.key_or_group not in fixed_keys]
+        swept = {each.get_key_element(): each for each in preset} | swept
     return SearchSpace(
-        distributions={key: _distribution(override) for key, override in swept.items()},
-        fixed=[str(override.input_line) for override in fixed],
-        is_named=any(override.is_sweep_override() for override in given),
-        listed={
-            key: _plain_values(override.sweep_iterator())
-            for key, override in swept.items()
-            if override.is_discrete_sweep()
-        },
+        distributions={key: _distribution(each) for key, each in swept.items()},
+        fixed=[str(each.input_line) for each in fixed],
+        is_named=is_named,
+        listed={key: _plain_values(each.sweep_iterator()) for key, each in swept.items() if each.is_discrete_sweep()},
     )
 
 
 def override_text(key: str, value: Any) -> str:
     """Give the override that sets a key to a value of its distribution."""
-    if value is None:
-        return f"{key}=null"
-    if isinstance(value, bool):
-        return f"{key}={str(value).lower()}"
+    if value is None or isinstance(value, bool):
+        return f"{key}={'null' if value is None else str(value).lower()}"
     return f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}"
 
 
@@ -131,7 +122,7 @@ def by_setting(point: Mapping[str, Any]) -> dict[str, Any]:
     return {setting_name(key): value for key, value in point.items()}
 
 
-def find_value(value: Any, distribution: BaseDistribution) -> Any:
+def find_value(value: Any, distribution: Distribution) -> Any:
     """Give the distribution's own form of a configuration's value.
 
     Raises:
@@ -139,10 +130,11 @@ def find_value(value: Any, distribution: BaseDistribution) -> Any:
     """
     if isinstance(distribution, CategoricalDistribution):
         for choice in distribution.choices:
-            if _is_same(override_value(choice), value):
+            is_text = isinstance(choice, str)
+            meaning = OverridesParser.create().parse_override(f"key={choice}").value() if is_text else choice
+            if meaning == value and isinstance(meaning, bool) == isinstance(value, bool):
                 return choice
         raise ValueError(f"{value} is not among {', '.join(str(choice) for choice in distribution.choices)}")
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not distribution.low <= value <= distribution.high:
         raise ValueError(f"{value} is not in {distribution.low} to {distribution.high}")
@@ -152,33 +144,17 @@ def find_value(value: Any, distribution: BaseDistribution) -> Any:
     return int(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
-def override_value(choice: Any) -> Any:
-    """Give the configuration's value that a choice stands for."""
-    return OverridesParser.create().parse_override(f"key={choice}").value() if isinstance(choice, str) else choice
-
-
-def extreme_values(distribution: BaseDistribution) -> list[Any]:
+def extreme_values(distribution: Distribution) -> list[Any]:
     """Give the values that stand for all: both ends of numbers, every choice."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
     return list(dict.fromkeys([distribution.low, distribution.high]))
 
 
-def num_values(distribution: BaseDistribution) -> int | None:
-    """Count the values of a distribution; None if it is continuous."""
+def _num_values(distribution: Distribution) -> int | None:
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
     return None if distribution.step is None else round((distribution.high - distribution.low) / distribution.step) + 1
-
-
-def _values(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    assert distribution.step is not None
-    return [distribution.low + i * distribution.step for i in range(num_values(distribution) or 0)]
 
 
 def _as_text(value: Any) -> str:
@@ -187,11 +163,11 @@ def _as_text(value: Any) -> str:
     return Transformer.str(OmegaConf.to_container(OmegaConf.create([value]))[0])  # type: ignore[index]
 
 
-def _distribution(override: Override) -> BaseDistribution:
+def _distribution(override: Override) -> Distribution:
     value = override.value()
     if isinstance(value, IntervalSweep):
         return _interval(override, value)
-    values = _listed_values(override)
+    values = _listed_values(override, value)
     if not values:
         raise ConfigError(f"{override.input_line}: holds no value; name at least one")
     if not isinstance(value, RangeSweep) or len(values) == 1:
@@ -202,10 +178,10 @@ def _distribution(override: Override) -> BaseDistribution:
     return FloatDistribution(low, high, step=float(step))
 
 
-def _interval(override: Override, interval: IntervalSweep) -> BaseDistribution:
-    assert interval.start is not None
-    assert interval.end is not None
+def _interval(override: Override, interval: IntervalSweep) -> Distribution:
     low, high, log = interval.start, interval.end, "log" in interval.tags
+    assert low is not None
+    assert high is not None
     if not (math.isfinite(low) and math.isfinite(high)) or low > high:
         raise ConfigError(
             f"{override.input_line}: an empty interval; it goes from the lower to the higher finite number"
@@ -217,9 +193,8 @@ def _interval(override: Override, interval: IntervalSweep) -> BaseDistribution:
     return FloatDistribution(low, high, log=log)
 
 
-def _listed_values(override: Override) -> list[Any]:
+def _listed_values(override: Override, value: Any) -> list[Any]:
     """Give the values in the order in which they were listed, also if they are to be tried in another one."""
-    value = override.value()
     if isinstance(value, RangeSweep):
         ends = (value.start, value.stop, value.step)
         if not all(end is not None and math.isfinite(end) for end in ends) or value.step == 0:
@@ -229,17 +204,10 @@ def _listed_values(override: Override) -> list[Any]:
 
 
 def _plain_values(elements: Iterable[Any]) -> list[Any]:
-    """Give each value once; `true` and 1 are two."""
-    values = [_plain(element) for element in elements]
+    """Give each value once, `true` and 1 being two; what is no number, truth value or null, as its override's text."""
+    values = [element if _is_plain(element) else Transformer.str(element) for element in elements]
     return list({(isinstance(value, bool), value): value for value in values}.values())
 
 
-def _plain(element: Any) -> Any:
-    """Keep numbers, truth values and null; give all else as the text that stands for it in an override."""
-    if element is None or isinstance(element, (bool, int, float)):
-        return element
-    return Transformer.str(element)
-
-
-def _is_same(meaning: Any, value: Any) -> bool:
-    return bool(meaning == value) and isinstance(meaning, bool) == isinstance(value, bool)
+def _is_plain(element: Any) -> bool:
+    return element is None or isinstance(element, (bool, int, float))

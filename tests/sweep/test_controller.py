@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 from cnn_sweeps.sweep.study import recovery
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
-from cnn_sweeps.system.patience import Backoff
+from cnn_sweeps.system import patience
 
 DEAD = LostWorkerError("the worker process died (exit code -9)")
 
@@ -145,8 +146,8 @@ def test_trial_that_repeats_a_finished_one_is_not_run_again(tmp_path):
     assert len(run(tmp_path, space=space, total=15, deterministic=False)) == 3
 
 
-def test_trial_that_repeats_another_one_waits_for_the_record_and_those_that_run_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(Backoff, "_SHORTEST_PAUSE_S", 0.0)
+def test_trial_that_repeats_another_one_waits_until_it_can_be_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _s: None))
     application, away = Noting(), iter([True, True])
 
     def record_duplicate(trial, original):
@@ -156,7 +157,7 @@ def test_trial_that_repeats_another_one_waits_for_the_record_and_those_that_run_
     monkeypatch.setattr(application, "record_duplicate", record_duplicate, raising=False)
     run(tmp_path, space={"x": IntDistribution(0, 1)}, total=6, application=application)
     assert states(tmp_path) == {"COMPLETE": 6}
-    assert log_in(tmp_path).count("trials that equal others wait for it") == 1
+    assert log_in(tmp_path).count("waiting up to 60 s: the store is away") == 1
 
 
 def test_no_slot_for_now_is_waited_for_and_none_for_good_ends_the_sweep(tmp_path):

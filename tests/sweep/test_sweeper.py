@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from optuna.storages.journal import JournalFileBackend
 from servers import started_study_proxy
 from sweep_app import (
     last_trials,
@@ -197,6 +198,44 @@ def test_what_cannot_work_is_refused_before_there_is_a_study(app, overrides, mes
         pass
     assert not (app / "studies" / "study.journal").exists()
     assert list((app / "swept").iterdir()) == []
+
+
+CHECKING = """\
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.application import SweepApplication
+
+
+class Checking(SweepApplication):
+    def check(self, config, directions):
+        with open("checked.txt", "a") as file:
+            print(config.x, config.y, file=file)
+        if config.y == 5 and config.x in (3, 8):
+            raise ConfigError(f"x={config.x}: cannot be with y=5")
+        if config.x == 9:
+            raise ConfigError("x=9: is too large")
+        return {"x": config.x, "y": config.y, "of all": 1, "of y": config.y}
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "checked", "told"),
+    [
+        ("x=range(1,3)", ["1 4", "2 5"], ""),
+        ("x=range(1,4)", ["1 4", "3 5", "1 4", "3 4", "1 5"], ""),  # which the sampler may not choose together
+        ("x=range(1,10)", ["1 4", "9 5", "1 4", "9 4"], "x=9: is too large"),
+        ("x=8,9", ["8 4", "9 5", "8 4", "9 4"], "x=9: is too large"),
+    ],
+)
+def test_values_are_checked_together_and_one_at_a_time_where_they_are_refused(app, values, checked, told):
+    (app / "checking.py").write_text(CHECKING)
+    application = "hydra.sweeper.application={_target_:checking.Checking}"
+    output = sweep_here(app, values, "y=range(4,6)", "hydra.sweeper.n_trials=1", application, succeeds=not told)
+    assert (app / "checked.txt").read_text().splitlines() == checked
+    assert told in output
+    if not told:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(app / "studies/study.journal")))
+        study = optuna.load_study(study_name="study", storage=storage)
+        assert study.user_attrs["definition"]["settings"] == {"of all": 1}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class StudyAddress:
     Attributes:
         name: of the study; empty where only its storage is meant.
         kind: `database`: any other that SQLAlchemy knows; `target`: an Optuna storage that is built.
-        place: the journal's path, or a URL; of a `target` its URL, empty if it has none.
+        place: the journal's path, or a URL, if there is one.
         target: what a `target` is built of.
     """
 
@@ -68,11 +68,6 @@ class StudyAddress:
         """Whether the controllers of the study exclude each other: by a file, or in PostgreSQL."""
         return self.file is not None or self.is_postgresql
 
-    @property
-    def is_only_here(self) -> bool:
-        """Whether no other machine can use it; False if that is not known."""
-        return self.target is None and is_only_here(self.place)
-
 
 def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> StudyAddress:
     """Read `hydra.sweeper.storage`; None: the journal in the sweep's folder, as `conf/config.yaml` has it."""
@@ -80,11 +75,9 @@ def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> Study
         storage = str(sweep_folder(name) / _JOURNAL)
     if isinstance(storage, dict):
         return StudyAddress(name, "target", str(storage.get("url", "")), storage)
-    if "://" not in storage:
-        return StudyAddress(name, "journal", storage)
-    if storage.startswith(_SQLITE):
-        return StudyAddress(name, "sqlite", storage)
-    return StudyAddress(name, "grpc" if storage.startswith("grpc://") else "database", storage)
+    if storage.startswith((_SQLITE, "grpc://")):
+        return StudyAddress(name, "sqlite" if storage.startswith(_SQLITE) else "grpc", storage)
+    return StudyAddress(name, "database" if "://" in storage else "journal", storage)
 
 
 def is_only_here(address: str) -> bool:
@@ -99,12 +92,10 @@ def sweep_folder(study_name: str) -> Path:
 
 
 def trial_subfolder(number: int, noted: Any) -> str:
-    """Give the folder of a trial's files, relative to the sweep's.
+    """Give the folder of a trial's files, relative to the sweep's: its number.
 
-    Args:
-        number: of the trial, which names its folder.
-        noted: another name that the study says; it counts only if it can be one, and lies below the sweep's folder,
-            wherever that is: others may write to the study, too.
+    Another name that the study notes counts only if it can be one, and lies below the sweep's folder, wherever that is:
+    others may write to the study, too.
     """
     parts = PurePath(noted).parts if isinstance(noted, str) and noted.isprintable() else ()
     is_below = parts and ".." not in parts and not PurePath(noted).is_absolute()

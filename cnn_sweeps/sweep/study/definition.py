@@ -63,21 +63,16 @@ def settings_id_of(settings: dict[str, Any]) -> str:
 
 
 def why_not_continued(before: StudyDefinition, now: StudyDefinition, on_change: str) -> str | None:
-    """Say what keeps a sweep from going on with a study, and what to do; None if nothing does.
+    """Say what keeps a sweep from going on with a study that was made `before`; None if nothing does.
 
-    Args:
-        before: what the study was made for.
-        now: what the sweep is for.
-        on_change: "refuse" or "continue", which goes on where Optuna can.
+    With `on_change="continue"` it goes on where Optuna can.
     """
     changes, obstacles = _differences(before, now), _obstacles(before, now)
     if not changes or (on_change == "continue" and not obstacles):
         return None
     advice = "choose another hydra.sweeper.study_name"
-    if obstacles:
-        advice = f"Optuna cannot continue with another {' or '.join(obstacles)}; {advice}"
-    else:
-        advice += ", or hydra.sweeper.on_change=continue"
+    cannot = f"Optuna cannot continue with another {' or '.join(obstacles)}; {advice}"
+    advice = cannot if obstacles else f"{advice}, or hydra.sweeper.on_change=continue"
     return f"was made for another sweep ({'; '.join(changes)}); {advice}"
 
 

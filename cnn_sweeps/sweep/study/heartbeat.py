@@ -63,7 +63,7 @@ class Listener:
     """Tells which controllers have been silent for as long as several beats, by its own clock alone."""
 
     def __init__(self) -> None:
-        """Begin to listen."""
+        """Have heard nobody."""
         self._heard: dict[str, tuple[str, float]] = {}
         self._last_look = -float("inf")
 
@@ -72,10 +72,6 @@ class Listener:
 
         A controller that has never given a sign, as those of earlier versions, is not called silent. After a longer
         break, as when the server was away for all, the counting begins anew.
-
-        Args:
-            trials: of controllers that cannot be seen.
-            study_attrs: the study's user attributes.
         """
         now = time.monotonic()
         known = self._heard if now - self._last_look < EVERY_S else {}

@@ -21,10 +21,7 @@ ERROR, DUPLICATE_OF, SETTINGS_ID, FINAL = "error", "duplicate_of", "settings", "
 class TrialLedger:
     """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more.
 
-    Attributes:
-        best: the completed trial of the best objective, the first of equals; None of several objectives.
-        total_duration_s: of all finished trials.
-        num_durations: of how many.
+    `best` is None for several objectives; of equals it is the first. `total_duration_s` is of `num_durations` trials.
     """
 
     def __init__(self, *, minimize: bool | None, settings_id: str) -> None:

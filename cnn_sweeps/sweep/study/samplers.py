@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import warnings
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-from hydra.errors import InstantiationException
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.targets import build
-from cnn_sweeps.sweep.settings import SweepSettings
+from cnn_sweeps.sweep.settings import SweepSettings, build_setting
 from cnn_sweeps.sweep.space import SearchSpace
 
-Built = TypeVar("Built", BaseSampler, BasePruner)
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
 
@@ -35,7 +30,7 @@ def check_sampler(settings: SweepSettings, space: SearchSpace) -> None:
             raise ConfigError(f"hydra.sweeper.sampler._target_={target}: needs {package}; pip install {package}")
     first = build_sampler(settings.sampler, 0)
     try:
-        optuna.create_study(directions=settings.direction, sampler=first).ask(space.distributions)
+        optuna.create_study(directions=settings.direction, sampler=first).ask(dict(space.distributions))
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -53,7 +48,9 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
         ConfigError: if it cannot be built.
     """
     reseed = not str(config.get("_target_")).endswith(_CONSTANT_SEED)
-    return _build("sampler", BaseSampler, _reseeded(config, num_started) if reseed else config)  # type: ignore[type-abstract]
+    given = _given(_reseeded(config, num_started) if reseed else config)
+    sampler: BaseSampler = build_setting("sampler", given, BaseSampler, "Optuna sampler")
+    return sampler
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:
@@ -62,20 +59,12 @@ def build_pruner(config: dict[str, Any]) -> BasePruner:
     Raises:
         ConfigError: if it cannot be built.
     """
-    return _build("pruner", BasePruner, config)  # type: ignore[type-abstract]
+    pruner: BasePruner = build_setting("pruner", _given(config), BasePruner, "Optuna pruner")
+    return pruner
 
 
-def _build(role: str, kind: type[Built], config: dict[str, Any]) -> Built:
-    told = f"hydra.sweeper.{role}._target_={config.get('_target_')}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            built = build({key: value for key, value in config.items() if value is not None})
-    except InstantiationException as error:
-        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
-    if not isinstance(built, kind):
-        raise ConfigError(f"{told}: is no Optuna {role}")
-    return built
+def _given(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _reseeded(config: dict[str, Any], num_started: int) -> dict[str, Any]:

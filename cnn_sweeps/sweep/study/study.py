@@ -184,7 +184,7 @@ class SweepStudy(SharedStudy):
 
     def _ask(self) -> Trial:
         try:
-            return self.optuna_study.ask(self._space.distributions)
+            return self.optuna_study.ask(dict(self._space.distributions))
         except Exception as error:  # leave no trial behind that nobody runs
             for trial in self.trials:
                 if trial.state == TrialState.RUNNING and ledger.OWNER not in trial.user_attrs:
@@ -237,16 +237,18 @@ class SweepStudy(SharedStudy):
     def ranking(self) -> list[FrozenTrial]:
         """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""
         signs = [1 if direction == "minimize" else -1 for direction in self._settings.direction]
-        losses = {  # lower is better
-            trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-            for trial in self.trials
-            if trial.state == TrialState.COMPLETE and ledger.has_settings(trial, self._settings_id)
-        }
-        if len(signs) > 1:
-            every = list(losses.values())
-            losses = {number: own for number, own in losses.items() if not any(_dominates(each, own) for each in every)}
-        trials = self.trials
-        return [trials[number] for number in sorted(losses, key=lambda number: (losses[number][0], number))]
+
+        def losses(trial: FrozenTrial) -> list[float]:  # lower is better
+            return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+
+        completed = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        completed = [trial for trial in completed if ledger.has_settings(trial, self._settings_id)]
+        completed.sort(key=lambda trial: (losses(trial)[0], trial.number))
+        if len(signs) == 1:
+            return completed
+        every = [losses(trial) for trial in completed]
+        is_beaten = [any(_dominates(each, own) for each in every) for own in every]
+        return [trial for trial, beaten in zip(completed, is_beaten, strict=True) if not beaten]
 
 
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:

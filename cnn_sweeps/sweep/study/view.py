@@ -26,8 +26,6 @@ class StudyRecord:
     """What Optuna holds of a sweep.
 
     Attributes:
-        name: of the study.
-        user_attrs: of the study.
         directions: `minimize` or `maximize` for each objective.
         trials: by number.
         owners: of the running trials, by number.
@@ -64,11 +62,7 @@ class StudyRecord:
 
 
 def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> StudyRecord:
-    """Read a study as it is.
-
-    Args:
-        address: of the study; a journal exists.
-        dead_hosts: hosts all of whose processes are taken to be dead.
+    """Read a study as it is; of `dead_hosts` all processes are taken to be dead.
 
     Raises:
         StudyError: if the storage cannot be read, or holds no such study, or one that no sweep made.
