@@ -29,7 +29,7 @@ _HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal[
 
 
 def keep(folder: Path, trained: TrainedNetwork, threshold: float | None) -> None:
-    """Leave in a trial's folder what testing and retraining it later need; also the decision threshold, of two classes."""
+    """Leave in a trial's folder what testing and retraining it later need; the threshold is for two classes."""
     progress = trained.progress
     OmegaConf.save(OmegaConf.create(trained.part.config.resolved), folder / _CONFIG_FILE)
     (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold, _PIXELS]))
