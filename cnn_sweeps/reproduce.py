@@ -84,7 +84,7 @@ def main() -> None:
         from cnn_sweeps.experiment.experiment import run_experiment
 
         run_experiment(reproduction.config, reproduction)
-        if not reproduction.compare(tolerance).agrees:
+        if not reproduction.compare(tolerance):
             sys.exit(_DOES_NOT_AGREE)
 
     run_application(reproduce)

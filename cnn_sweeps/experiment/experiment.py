@@ -28,10 +28,9 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     images = role.load_images()  # the data
     parts = plan_parts(config, images)
     with native_messages_off():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
-        from cnn_sweeps.experiment.part import run_part
-        from cnn_sweeps.experiment.recording import open_whole
-    with open_whole(parts, role, store) as whole:
+        from cnn_sweeps.experiment import part, recording
+    with recording.open_whole(parts, role, store) as whole:
         while not role.gives_up(whole.finals) and len(whole.finals) < len(parts):
-            if not run_part(parts[len(whole.finals)], whole):  # network, training, evaluation, record
+            if not part.run_part(parts[len(whole.finals)], whole):  # network, training, evaluation, record
                 break
     return role.outcome(whole.finals)

@@ -14,13 +14,12 @@ from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.experiment.parts import Part, plan_parts
 from cnn_sweeps.settings.config import check_values
-from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.files import replace_whole
 from cnn_sweeps.training.checkpoint import TrainingProgress
 
 if TYPE_CHECKING:
-    import keras
+    from cnn_sweeps.experiment.trained import TrainedNetwork
 
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
@@ -29,13 +28,12 @@ _PIXELS: Literal["0 to 255"] = "0 to 255"  # what the network of the weights tak
 _HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal["0 to 255"]])
 
 
-def keep(
-    folder: Path, config: RunConfig, model: keras.Model, progress: TrainingProgress, threshold: float | None
-) -> None:
-    """Leave in a trial's folder what testing and retraining it later need."""
-    OmegaConf.save(OmegaConf.create(config.resolved), folder / _CONFIG_FILE)
+def keep(folder: Path, trained: TrainedNetwork, threshold: float | None) -> None:
+    """Leave in a trial's folder what testing and retraining it later need; the threshold is for two classes."""
+    progress = trained.progress
+    OmegaConf.save(OmegaConf.create(trained.part.config.resolved), folder / _CONFIG_FILE)
     (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold, _PIXELS]))
-    model.save_weights(folder / WEIGHTS_FILE)
+    trained.model.save_weights(folder / WEIGHTS_FILE)
 
 
 def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
@@ -70,10 +68,7 @@ class TrialFolder:
 
 
 class KeptTrial(NamedTuple):
-    """What `keep` left of a trial's first training, but for the weights; with the images, test images included.
-
-    The threshold is the decision threshold, of two classes.
-    """
+    """What `keep` left of a trial's first training, but for the weights; with the images, test images included."""
 
     part: Part
     progress: TrainingProgress

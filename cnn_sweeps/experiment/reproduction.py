@@ -5,7 +5,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,39 +57,19 @@ class Pair(NamedTuple):
         return self.name, then, now, "0" if self.recorded == self.now else f"{self.now - self.recorded:+.1e}"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What two trainings measured, and how large a relative difference, at least 0, still counts as agreement."""
-
-    pairs: Sequence[Pair]
-    tolerance: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing differs by more than the tolerance, and there is something to compare."""
-        return bool(self.pairs) and max(pair.relative_difference for pair in self.pairs) <= self.tolerance
-
-    @property
-    def verdict(self) -> str:
-        """The outcome in one line."""
-        if not self.pairs:
-            return "does not agree (nothing is recorded that could be compared)"
-        largest = max(self.pairs, key=lambda pair: pair.relative_difference)
-        relative = largest.relative_difference
-        if relative == 0:
-            return "agrees bit for bit"
-        name, then, now, _ = largest.row()
-        why = f"largest relative difference {relative:.1e}, of {name}"
-        if math.isinf(relative):
-            why = f"{name}: recorded {then}, now {now}"
-        return f"agrees within {self.tolerance:g} ({why})" if self.agrees else f"does not agree ({why})"
-
-    @property
-    def table(self) -> str:
-        """One line a pair, under a heading."""
-        rows = [("", "recorded", "now", "difference"), *(pair.row() for pair in self.pairs)]
-        width = max(len(name) for name, *_ in rows)
-        return "\n".join(f"{name:{width}}  {then:>13}  {now:>13}  {change:>10}" for name, then, now, change in rows)
+def judge(pairs: Sequence[Pair], tolerance: float) -> tuple[bool, str]:
+    """Tell whether there is something to compare and no relative difference above a tolerance; say it in one line."""
+    if not pairs:
+        return False, "does not agree (nothing is recorded that could be compared)"
+    largest = max(pairs, key=lambda pair: pair.relative_difference)
+    relative, (name, then, now, _) = largest.relative_difference, largest.row()
+    if relative == 0:
+        return True, "agrees bit for bit"
+    why = f"largest relative difference {relative:.1e}, of {name}"
+    if math.isinf(relative):
+        why = f"{name}: recorded {then}, now {now}"
+    agrees = relative <= tolerance
+    return agrees, f"agrees within {tolerance:g} ({why})" if agrees else f"does not agree ({why})"
 
 
 class Reproduction(Role):
@@ -140,20 +119,24 @@ class Reproduction(Role):
         self.is_pruned = bool(self._pruned_after) and progress.epochs_done >= self._pruned_after
         return self.is_pruned
 
-    def compare(self, tolerance: float) -> Comparison:
-        """Compare what both runs measured, say it, and record it with the new run."""
+    def compare(self, tolerance: float) -> bool:
+        """Compare what both runs measured, say it and record it with the new run; tell whether they agree."""
         record = self._run.record
-        comparison = Comparison(list(pair_up(self._record.measured, measured_in(record.folder))), tolerance)
-        report = f"{comparison.table}\n{self._record.name}: {comparison.verdict}"
+        pairs = list(pair_up(self._record.measured, measured_in(record.folder)))
+        rows = [("", "recorded", "now", "difference"), *(pair.row() for pair in pairs)]
+        width = max(len(name) for name, *_ in rows)
+        table = [f"{name:{width}}  {then:>13}  {now:>13}  {difference:>10}" for name, then, now, difference in rows]
+        agrees, verdict = judge(pairs, tolerance)
+        report = "\n".join([*table, f"{self._record.name}: {verdict}"])
         log.info("%s", report)
         record.again()
         file = record.folder / "reproduction.txt"
         file.write_text(report, encoding="utf-8")
         record.log_files([file])
-        record.log_tags({"reproduction.verdict": comparison.verdict})
+        record.log_tags({"reproduction.verdict": verdict})
         record.end("FINISHED")
         self._run.catch_up(at_once=True)
-        return comparison
+        return agrees
 
 
 def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> Reproduction:

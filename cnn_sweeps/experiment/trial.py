@@ -183,7 +183,7 @@ class TrialRun(Role):
             final = trained.measure_train(final)
         if trained.part.is_first and self._may_be_chosen(final):
             final = final if needs_gap else trained.measure_train(final)
-            kept.keep(output_dir(), trained.part.config, trained.model, trained.progress, evaluation.threshold)
+            kept.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
         trained.log(final | (evaluation.intervals if is_shown else {}))
         if is_shown:

@@ -157,12 +157,16 @@ def claim_checkpoint(
     key = _key([*same_run, _PIXELS])
     with ExitStack() as locks:
         try:
-            if resume and not is_trial:
-                _refuse_old(folder, _key(same_run))
+            if resume and not is_trial and (old := next(folder.glob(f"{_key(same_run)}-*.npz"), None)):
+                raise ConfigError(
+                    "resume=true: the run was interrupted under an earlier version of cnn-sweeps, whose networks take "
+                    f"pixels in 0 to 1; start anew without resume=true ({old})"
+                )
             paths = _left_of(folder, key) if resume else []
-            if is_trial or not paths:
-                paths.append(folder / f"{key}-{uuid.uuid4().hex[:8]}.npz")
             path = next((path for path in paths if locks.enter_context(_locked(path))), None)
+            if path is None and (is_trial or not paths):
+                path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
+                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=True))  # others may look if it is left
         except OSError as error:
             raise ConfigError(
                 f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
@@ -184,14 +188,6 @@ def _key(same_run: list[Any]) -> str:
     return hashlib.blake2b(json.dumps(same_run, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _refuse_old(folder: Path, key: str) -> None:
-    for left in folder.glob(f"{key}-*.npz"):
-        raise ConfigError(
-            "resume=true: the run was interrupted under an earlier version of cnn-sweeps, whose networks take pixels "
-            f"in 0 to 1; start anew without resume=true ({left})"
-        )
-
-
 def _left_of(folder: Path, key: str) -> list[Path]:
     """Give what was saved of a run, the newest first; remove what was cut off before anything was."""
     for path in {file.with_suffix(".npz") for file in folder.glob(f"{key}-*") if _is_ours(file)}:
@@ -205,12 +201,12 @@ def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
 
     None if nothing can be resumed: the process was killed while it saved its first epoch.
     """
+    saved = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
     left: dict[Path, RunLeft | None] = {}
-    for path in {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}:
-        if _is_ours(path) or not path.exists():
-            with _locked(path) if path.with_suffix(".lock").exists() else nullcontext(True) as is_free:
-                left |= {path: _readable_run(path)} if is_free else {}
-    return dict(sorted(left.items()))
+    for path in sorted(path for path in saved if _is_ours(path) or not path.exists()):
+        with _locked(path) if path.with_suffix(".lock").exists() else nullcontext(True) as is_free:
+            left |= {path: _readable_run(path)} if is_free else {}
+    return left
 
 
 def _readable_run(path: Path) -> RunLeft | None:
