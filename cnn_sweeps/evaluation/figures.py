@@ -149,7 +149,12 @@ def draw_scores(measured: Measured) -> Figure:
     figure, axes = _begin((6, 4.2), measured.title, xlabel=label, ylabel="images")
     edges = np.linspace(0, 1, 26).tolist()
     for is_one, name, colour in ((~is_second, names[0], TRAIN_COLOUR), (is_second, names[1], VAL_COLOUR)):
-        style = {"histtype": "stepfilled", "facecolor": (colour, 0.3), "edgecolor": colour, "linewidth": 1.5}
+        style: dict[str, Any] = {
+            "histtype": "stepfilled",
+            "facecolor": (colour, 0.3),
+            "edgecolor": colour,
+            "linewidth": 1.5,
+        }
         axes.hist(scores[is_one], edges, **style, label=f"{name} ({is_one.sum()})")
     if (threshold := measured.threshold) is not None:
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")

@@ -158,12 +158,11 @@ def measure_test(predict: Predict, dataset: ImageDataset, split: Split, threshol
 def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[str, float]:
     """Give how long the training went, and how large the network is."""
     log.info("best epoch %d of %d; final weights:", progress.best_epoch, progress.epochs_done)
-    numbers = {
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epochs_done,
-        "num_parameters": model.count_params(),
+    return {
+        "best_epoch": float(progress.best_epoch),
+        "epochs": float(progress.epochs_done),
+        "num_parameters": float(model.count_params()),
     }
-    return {name: float(number) for name, number in numbers.items()}
 
 
 def evaluate_on_train(
