@@ -80,7 +80,7 @@ class SweepRun:
         self.run_id, self._experiment_id = str(position.run_id), str(position.experiment_id)
         self._listed: dict[str, Any] | None = None
 
-    def update(self, sweep: Sweep, exclusively: Callable[[], AbstractContextManager[None]]) -> None:
+    def update(self, sweep: Sweep, exclusively: Callable[[], AbstractContextManager[Any]]) -> None:
         """Record what is new, and bring it as soon as the store answers.
 
         `exclusively` keeps the study's other controllers waiting, since MLflow fails where two write the same new tag.
