@@ -104,3 +104,15 @@ def test_fast_rooms_import_nothing_slow():
     code = f"import importlib, sys; [importlib.import_module(each) for each in {fast}]; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert not {name.partition(".")[0] for name in shown.split()} & SLOW
+
+
+def test_controller_of_a_sweep_and_the_doctor_import_no_tensorflow():
+    left, seen = [f"cnn_sweeps.{name}" for name in ("selection.sweep_run", "selection.finishing", "doctor.mend")], set()
+    while left:
+        module = left.pop()
+        seen.add(module)
+        names = set().union(
+            *(_imported(node) for node in TREES[module].body if isinstance(node, ast.Import | ast.ImportFrom))
+        )
+        assert not {name.partition(".")[0] for name in names} & {"tensorflow", "keras"}, module
+        left += names & MODULES.keys() - seen

@@ -12,9 +12,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from cnn_sweeps.evaluation.figures import COLOURS, DPI
 from cnn_sweeps.evaluation.metrics import Estimate
 
+_COLOURS, _DPI = (
+    ("#0072B2", "#D55E00"),
+    110,
+)  # as of evaluation/figures, which imports TensorFlow; a controller does not
 SHOWN = {
     "final_val_log_loss": "validation log loss",
     "final_val_accuracy": "validation accuracy",
@@ -166,17 +169,17 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
     """Draw each metric of each arm: every seed a dot, the mean with its interval beside."""
     metrics = next(iter(arms.values()))
     rows = -(-len(metrics) // 3)
-    figure = Figure(figsize=(11, 3.1 * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(11, 3.1 * rows), dpi=_DPI, layout="constrained")
     all_axes = figure.subplots(rows, 3, squeeze=False, sharey=True).ravel()
     for axes in all_axes[len(metrics) :]:
         axes.axis("off")
     for axes, metric in zip(all_axes, metrics, strict=False):
         for row, (arm, summary) in enumerate(arms.items()):
             values = [each.metrics[metric] for each in trainings if each.arm == arm]
-            axes.plot(values, [row + 0.15] * len(values), ".", color=COLOURS[0], alpha=0.5)
+            axes.plot(values, [row + 0.15] * len(values), ".", color=_COLOURS[0], alpha=0.5)
             mean = summary[metric]
-            axes.plot([mean.low, mean.high], [row - 0.15] * 2, color=COLOURS[1], linewidth=2)
-            axes.plot(mean.value, row - 0.15, "o", color=COLOURS[1])
+            axes.plot([mean.low, mean.high], [row - 0.15] * 2, color=_COLOURS[1], linewidth=2)
+            axes.plot(mean.value, row - 0.15, "o", color=_COLOURS[1])
         if (commonest := _of_commonest_class(trainings, metric)) is not None:
             axes.axvline(commonest, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
