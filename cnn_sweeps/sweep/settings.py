@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, Literal, TypeVar
 
-from hydra.errors import InstantiationException
-from optuna.exceptions import ExperimentalWarning
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.targets import build
 from cnn_sweeps.sweep.jobs.machine import is_count
 from cnn_sweeps.sweep.study.address import StudyAddress, parse_address
 
@@ -91,21 +87,3 @@ def check_values(kind: type[Settings], values: dict[str, Any], prefix: str) -> S
 def _problem(detail: Any, prefix: str) -> str:
     key = ".".join([prefix, *map(str, detail["loc"][:1])])
     return f"{key}={detail['input']}: {detail['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"
-
-
-def build_setting(name: str, values: dict[str, Any], kind: type, what: str) -> Any:
-    """Build what the setting of a name below `hydra.sweeper` describes.
-
-    Raises:
-        ConfigError: if it cannot be built, or is not of the kind, called `what`.
-    """
-    told = f"hydra.sweeper.{name}._target_={values.get('_target_')}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            built = build(values)
-    except InstantiationException as error:
-        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
-    if not isinstance(built, kind):
-        raise ConfigError(f"{told}: is no {what}")
-    return built
