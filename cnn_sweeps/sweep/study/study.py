@@ -211,11 +211,10 @@ class SweepStudy(SharedStudy):
             return known
         if outcome.error:
             trial.set_user_attr(ledger.ERROR, outcome.error[:2000])
-        is_lost = outcome.is_lost and ledger.attempt_of(trial.user_attrs) < self._settings.max_retries
-        if outcome is INTERRUPTED or is_lost:
+        is_left = outcome.is_lost and ledger.attempt_of(trial.user_attrs) < self._settings.max_retries
+        if (is_interrupted := outcome is INTERRUPTED) or is_left:
             with self.exclusively():
-                is_lost = outcome is not INTERRUPTED
-                return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=is_lost)
+                return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=not is_interrupted)
         return self._tell(trial, outcome.state, outcome.values)
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:
