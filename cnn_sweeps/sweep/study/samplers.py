@@ -58,11 +58,7 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:
-    """Build the pruner.
-
-    Raises:
-        ConfigError: if it cannot be built.
-    """
+    """Build the pruner, likewise."""
     pruner: BasePruner = build_setting("pruner", _given(config), BasePruner, "Optuna pruner")
     return pruner
 

@@ -179,11 +179,7 @@ def controllers_lock(address: StudyAddress) -> AbstractContextManager[bool]:
 
 
 def selection_lock(address: StudyAddress) -> AbstractContextManager[bool]:
-    """Let one controller of a study at a time test its best trials; give at once whether it is this one.
-
-    Raises:
-        StudyError: if the server does not answer, nor after some patience.
-    """
+    """Let one controller of a study at a time test its best trials, likewise; give at once whether it is this one."""
     return _lock(address, "selection", "selection", wait=False)
 
 
