@@ -114,7 +114,8 @@ class JobTrial:
         """Give the best completed trial so far; None if none is known, or with several objectives."""
         if self._has_several_objectives:
             return None
-        return min(self._unless_away(self._completed, otherwise=[]), key=self._rank, default=None)
+        nothing_known: list[FrozenTrial] = []
+        return min(self._unless_away(self._completed, nothing_known), key=self._rank, default=None)
 
     def would_be_among_best(self, value: float, num_best: int) -> bool:
         """Tell whether an objective is among the best so far; True with several objectives, or if that is not known."""
