@@ -42,7 +42,9 @@ def test_what_a_trial_measured_in_the_end_is_kept_in_the_study(study, job):
     assert final_of(study.trials[0]) == {"val_accuracy": 1.0, "test_accuracy": 0.25}
 
 
-@pytest.mark.parametrize("noted", [None, 1, "x", [0.5], {"val_accuracy": "0.5", "val_log_loss": None, "ece": True}])
+@pytest.mark.parametrize(
+    "noted", [None, 1, "x", [0.5], {"val_accuracy": "0.5", "val_log_loss": None, "ece": True, "loss": 10**400}]
+)
 def test_final_metrics_that_make_no_sense_are_as_if_not_there(study, noted):
     study.ask().set_user_attr(FINAL, noted)
     assert final_of(study.trials[0]) == {}

@@ -40,12 +40,9 @@ class SweepApplication:
         return []
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
-        """Prepare the record of a sweep that starts or goes on.
+        """Prepare the record of a sweep that starts or goes on, whose files are in a folder.
 
-        Args:
-            study: of its trials.
-            about: what it searches and how, and the `command` that makes it again.
-            folder: of its files.
+        `about` says what it searches and how, and the `command` that makes it again.
         """
 
     def update(self, study: SweepStudy) -> None:

@@ -16,13 +16,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 
 
 class Verdict(NamedTuple):
-    """Why a sweep stops.
-
-    Attributes:
-        reason: for a person.
-        or_else: what else may be done than to correct the cause; empty: nothing.
-        to_try_again: numbers of those failed trials that are to be tried again once the cause is corrected.
-    """
+    """Why a sweep stops, what else than correcting the cause may be done, and which trials are then tried again."""
 
     reason: str
     or_else: str
@@ -42,12 +36,7 @@ class FailureLimits:
     ) -> Verdict | None:
         """Take the outcome of the trial of a number; say whether the sweep is to stop.
 
-        Args:
-            outcome: of the trial.
-            number: of the trial.
-            is_retried: whether another trial tries the same again.
-            counts: of the study's trials, by state.
-            total: number of trials that the study is for.
+        The study is for `total` trials and has `counts` of each state; `is_retried`: another one tries the same again.
         """
         if is_retried and not outcome.failure_id:  # its last attempt counts
             return None
@@ -57,18 +46,14 @@ class FailureLimits:
         last = self._ended[-self._num_identical :]
         if failure_id and [each for each, _ in last] == [failure_id] * self._num_identical:
             how = "failed at the same place" if outcome.failure_id else "failed alike and none has completed"
-            return Verdict(
-                f"{self._num_identical} trials in a row {how} ({outcome.error})",
-                ", or raise hydra.sweeper.max_identical_failures",
-                [number for _, number in last],
-            )
+            reason = f"{self._num_identical} trials in a row {how} ({outcome.error})"
+            return Verdict(reason, ", or raise hydra.sweeper.max_identical_failures", [number for _, number in last])
         if outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
-            return Verdict(
-                f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} "
-                f"allows; the last one: {outcome.error}",
-                "",
-                [number for failure_id, number in self._ended if failure_id],
+            too_many = (
+                f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
             )
+            failed = [number for failure_id, number in self._ended if failure_id]
+            return Verdict(f"{too_many} allows; the last one: {outcome.error}", "", failed)
         return None
 
 

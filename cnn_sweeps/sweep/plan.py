@@ -19,9 +19,10 @@ from cnn_sweeps.errors import ConfigError, StudyError
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
-from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, build_setting, check_settings
+from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
 from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, parse_search_space, setting_name
 from cnn_sweeps.sweep.study.address import is_only_here, parse_address
+from cnn_sweeps.sweep.study.samplers import build_setting
 
 _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, Literal, TypeVar
 
-from hydra.errors import InstantiationException
-from optuna.exceptions import ExperimentalWarning
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.targets import build
-from cnn_sweeps.sweep.jobs.machine import is_count
 from cnn_sweeps.sweep.study.address import StudyAddress, parse_address
 
 Direction = Literal["minimize", "maximize"]
+NumJobs = int | Literal["auto"]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 DEFAULT_NUM_TRIALS = 20
@@ -23,12 +19,12 @@ Settings = TypeVar("Settings")
 
 
 def _check_num_jobs(value: Any) -> Any:
-    if value != "auto" and not is_count(value):
+    if value != "auto" and not (type(value) is int and value >= 1):
         raise ValueError("should be auto or a number of trials at once, at least 1")
     return value
 
 
-NumJobsSetting = Annotated[Any, PlainValidator(_check_num_jobs)]
+NumJobsSetting = Annotated[NumJobs, PlainValidator(_check_num_jobs)]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -91,21 +87,3 @@ def check_values(kind: type[Settings], values: dict[str, Any], prefix: str) -> S
 def _problem(detail: Any, prefix: str) -> str:
     key = ".".join([prefix, *map(str, detail["loc"][:1])])
     return f"{key}={detail['input']}: {detail['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"
-
-
-def build_setting(name: str, values: dict[str, Any], kind: type, what: str) -> Any:
-    """Build what the setting of a name below `hydra.sweeper` describes.
-
-    Raises:
-        ConfigError: if it cannot be built, or is not of the kind, called `what`.
-    """
-    told = f"hydra.sweeper.{name}._target_={values.get('_target_')}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            built = build(values)
-    except InstantiationException as error:
-        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
-    if not isinstance(built, kind):
-        raise ConfigError(f"{told}: is no {what}")
-    return built

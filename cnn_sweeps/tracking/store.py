@@ -61,9 +61,8 @@ def _may_pass(error: Exception) -> bool:
         return True
     if isinstance(error, MlflowException):  # after a failed request it has no better code than "internal error"
         return error.error_code in _PASSING or isinstance(error.__context__, OSError)
-    response = getattr(error, "response", None)
-    is_refused = response is not None and response.status_code < 500 and response.status_code not in _PASSING_STATUSES
-    return isinstance(error, OSError) and not is_refused
+    status = getattr(getattr(error, "response", None), "status_code", 500)
+    return isinstance(error, OSError) and (status >= 500 or status in _PASSING_STATUSES)
 
 
 def is_unknown(error: MlflowException) -> bool:

@@ -72,8 +72,7 @@ def _write_tflite(network: keras.Model, target: Path) -> None:
 
 
 def _load_tflite(path: Path) -> Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it will move to a package of its own, some day
+    with warnings.catch_warnings(action="ignore"):  # it will move to a package of its own, some day
         interpreter = tf.lite.Interpreter(str(path))
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -89,8 +88,7 @@ def _load_tflite(path: Path) -> Run:
 
 def _write_onnx(network: keras.Model, target: Path) -> None:
     """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras looks for old names in NumPy
+    with warnings.catch_warnings(action="ignore"):  # Keras looks for old names in NumPy
         network.export(target, format="onnx", verbose=False)
 
 

@@ -366,18 +366,38 @@ def test_second_ctrl_c_or_another_signal_stops_at_once_and_the_same_command_goes
     assert sorted(retried) == [0, 1]
 
 
-def test_signal_that_comes_while_a_trial_is_told_ends_the_sweep_afterwards(tmp_path, monkeypatch):
-    executor = ScriptedExecutor()
-    swept = controller_of(tmp_path, executor, points=range(3))
+def controller_that_gets(number, folder, executor, monkeypatch):
+    """Build a controller that gets a signal while it tells what became of its first trial."""
+    swept = controller_of(folder, executor, points=range(3))
     study = swept._loop._study
     tell = study.tell
 
     def tell_slowly(trial, outcome):
         monkeypatch.setattr(study, "tell", tell)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return tell(trial, outcome)
 
     monkeypatch.setattr(study, "tell", tell_slowly)
+    return swept
+
+
+def test_ctrl_c_that_comes_while_a_trial_is_told_is_answered_too(tmp_path, monkeypatch, others):
+    slow = Future()
+
+    def end_the_other_one():
+        wait_until(lambda: "finishing 1 running trials" in log_in(tmp_path), "the answer")
+        slow.set_result(returned(1.0))
+
+    executor = ScriptedExecutor(lambda x: slow if x else x, num_slots=2)
+    swept = controller_that_gets(signal.SIGINT, tmp_path, executor, monkeypatch)
+    others(end_the_other_one)
+    with pytest.raises(KeyboardInterrupt):
+        swept.run()
+    assert states(tmp_path) == {"COMPLETE": 2, "WAITING": 1}
+
+
+def test_signal_that_comes_while_a_trial_is_told_ends_the_sweep_afterwards(tmp_path, monkeypatch):
+    swept = controller_that_gets(signal.SIGTERM, tmp_path, ScriptedExecutor(), monkeypatch)
     with pytest.raises(SystemExit) as ended:
         swept.run()
     assert ended.value.code == 143

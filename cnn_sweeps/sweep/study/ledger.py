@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -128,7 +128,8 @@ def final_of(trial: FrozenTrial) -> dict[str, float]:
     noted: Any = trial.user_attrs.get(FINAL)
     if not isinstance(noted, dict):
         return {}
-    return {name: float(each) for name, each in noted.items() if _is_real(each) and math.isfinite(each)}
+    largest = sys.float_info.max  # also JSON's whole numbers may be larger
+    return {name: float(each) for name, each in noted.items() if _is_real(each) and -largest <= each <= largest}
 
 
 def _is_real(value: Any) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from typing import Any
 
 import optuna
+from hydra.errors import InstantiationException
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.settings import SweepSettings, build_setting
+from cnn_sweeps.settings.targets import build
+from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
@@ -54,13 +58,27 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:
-    """Build the pruner.
-
-    Raises:
-        ConfigError: if it cannot be built.
-    """
+    """Build the pruner, likewise."""
     pruner: BasePruner = build_setting("pruner", _given(config), BasePruner, "Optuna pruner")
     return pruner
+
+
+def build_setting(name: str, values: dict[str, Any], kind: type, what: str) -> Any:
+    """Build what the setting of a name below `hydra.sweeper` describes.
+
+    Raises:
+        ConfigError: if it cannot be built, or is not of the kind, called `what`.
+    """
+    told = f"hydra.sweeper.{name}._target_={values.get('_target_')}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            built = build(values)
+    except InstantiationException as error:
+        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
+    if not isinstance(built, kind):
+        raise ConfigError(f"{told}: is no {what}")
+    return built
 
 
 def _given(config: dict[str, Any]) -> dict[str, Any]:

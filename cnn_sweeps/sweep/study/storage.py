@@ -175,23 +175,19 @@ def controllers_lock(address: StudyAddress) -> AbstractContextManager[bool]:
     Raises:
         StudyError: if the server does not answer, nor after some patience.
     """
-    return _lock(address, "controllers", wait=True)
+    return _lock(address, "controllers", "study", wait=True)
 
 
 def selection_lock(address: StudyAddress) -> AbstractContextManager[bool]:
-    """Let one controller of a study at a time test its best trials; give at once whether it is this one.
-
-    Raises:
-        StudyError: if the server does not answer, nor after some patience.
-    """
-    return _lock(address, "selection", wait=False)
+    """Let one controller of a study at a time test its best trials, likewise; give at once whether it is this one."""
+    return _lock(address, "selection", "selection", wait=False)
 
 
-def _lock(address: StudyAddress, purpose: str, *, wait: bool) -> AbstractContextManager[bool]:
-    if (file := address.lock_file(purpose)) is not None:
+def _lock(address: StudyAddress, file_of: str, lock_of: str, *, wait: bool) -> AbstractContextManager[bool]:
+    if (file := address.lock_file(file_of)) is not None:
         return file_lock(file, wait=wait)
     if address.is_postgresql:
-        return _advisory_lock(address, f"{purpose} {address.name}", wait=wait)
+        return _advisory_lock(address, f"{lock_of} {address.name}", wait=wait)
     return nullcontext(enter_result=True)
 
 

@@ -47,26 +47,19 @@ class SweepStudy(SharedStudy):
         pruner, address = build_pruner(settings.pruner), settings.address
         storage = open_storage(address)
         patient_storage = PatientStorage(storage, address.shown)  # type: ignore[abstract]
+        known: dict[str, Any] = {"study_name": address.name, "storage": patient_storage, "pruner": pruner}
         with controllers_lock(address):
             try:  # first, since Optuna refuses other directions before the difference can be told
-                study = optuna.load_study(study_name=address.name, storage=patient_storage, pruner=pruner)
+                study = optuna.load_study(**known)
             except KeyError:
-                study = optuna.create_study(
-                    study_name=address.name,
-                    storage=patient_storage,
-                    directions=settings.direction,
-                    pruner=pruner,
-                    load_if_exists=True,
-                )
+                study = optuna.create_study(**known, directions=settings.direction, load_if_exists=True)
             super().__init__(study, address)
             defined = definition.define_study(space, settings.direction, kept_settings)
             self._check_definition(defined)
             ledger.check_trials(self.name, self.trials)
         self._settings_id = definition.settings_id_of(defined["settings"])
-        self._ledger = TrialLedger(
-            minimize=settings.direction == ["minimize"] if len(settings.direction) == 1 else None,
-            settings_id=self._settings_id,
-        )
+        minimize = settings.direction[0] == "minimize" if len(settings.direction) == 1 else None
+        self._ledger = TrialLedger(minimize=minimize, settings_id=self._settings_id)
         self._heartbeat = Heartbeat(storage, study._study_id)
 
     def _check_definition(self, now: definition.StudyDefinition) -> None:
@@ -218,11 +211,10 @@ class SweepStudy(SharedStudy):
             return known
         if outcome.error:
             trial.set_user_attr(ledger.ERROR, outcome.error[:2000])
-        is_lost = outcome.is_lost and ledger.attempt_of(trial.user_attrs) < self._settings.max_retries
-        if outcome is INTERRUPTED or is_lost:
+        is_left = outcome.is_lost and ledger.attempt_of(trial.user_attrs) < self._settings.max_retries
+        if (is_interrupted := outcome is INTERRUPTED) or is_left:
             with self.exclusively():
-                is_lost = outcome is not INTERRUPTED
-                return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=is_lost)
+                return self._fail_and_queue_again(self._frozen(trial), outcome.error, is_lost=not is_interrupted)
         return self._tell(trial, outcome.state, outcome.values)
 
     def _tell(self, trial: Trial | int, state: TrialState, values: list[float] | None) -> FrozenTrial:

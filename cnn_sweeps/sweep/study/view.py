@@ -53,10 +53,9 @@ class StudyRecord:
     @property
     def ledger(self) -> TrialLedger:
         """What the trials add up to."""
-        ledger = TrialLedger(
-            minimize=self.directions[0] == "minimize" if len(self.directions) == 1 else None,
-            settings_id=settings_id_of(self.user_attrs[DEFINITION]["settings"]),
-        )
+        minimize = self.directions[0] == "minimize" if len(self.directions) == 1 else None
+        settings_id = settings_id_of(self.user_attrs[DEFINITION]["settings"])
+        ledger = TrialLedger(minimize=minimize, settings_id=settings_id)
         ledger.read(self.trials)
         return ledger
 
