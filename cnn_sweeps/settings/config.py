@@ -5,11 +5,10 @@ Nothing slow is imported, so that a bad value is refused at once.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.trees import with_texts_changed
 
+Checked = TypeVar("Checked")
 _DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
 _VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
 
@@ -35,7 +36,7 @@ def check_config(composed: DictConfig) -> RunConfig:
         raise ConfigError(" ".join(str(error).split())) from error
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no value given; add {missing[0]}=VALUE to the command")
-    return check_values(plain, name_variables(OmegaConf.to_container(composed, resolve=False), copy.deepcopy(plain)))
+    return check_values(plain, name_variables(OmegaConf.to_container(composed, resolve=False), plain))
 
 
 def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunConfig:
@@ -52,13 +53,11 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
     schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
     own = {key: optimizer[key] for key in optimizer if key not in schedule}
     plain = plain | {"optimizer": own, "schedule": schedule, "resolved": for_the_record}
-
-    problems = _problems(ScheduleConfig, schedule, "optimizer.")
+    config, problems = _validated(RunConfig, plain)
     for group in ("data", "model", "optimizer"):
         problems += _target_problems(group, plain[group])
-    if problems := _problems(RunConfig, plain | {"schedule": {"learning_rate": 1}}, "") + problems:
+    if config is None or problems:
         raise ConfigError("; ".join(problems))
-    config = RunConfig(**plain)
     _check_fractions(config)
     _check_strategy(config)
     size = config.data.get("image_size")
@@ -84,19 +83,15 @@ def _named(raw: Any, resolved: Any, held: dict[str, str]) -> Any:
         return [_named(*pair, held) for pair in zip(raw, resolved, strict=True)]
     if not (isinstance(raw, str) and "${" in raw):
         return resolved
-    return raw if isinstance(resolved, str) and _VARIABLE.search(raw) else _without_values(resolved, held)
+    if isinstance(resolved, str) and _VARIABLE.search(raw):
+        return raw
 
-
-def _without_values(resolved: Any, held: dict[str, str]) -> Any:
-    """Replace in all texts what variables hold by their names."""
-    if isinstance(resolved, dict):
-        return {key: _without_values(value, held) for key, value in resolved.items()}
-    if isinstance(resolved, list):
-        return [_without_values(value, held) for value in resolved]
-    if isinstance(resolved, str):
+    def name_values(text: str) -> str:
         for value in sorted(held, key=len, reverse=True):
-            resolved = resolved.replace(value, f"${{oc.env:{held[value]}}}")
-    return resolved
+            text = text.replace(value, f"${{oc.env:{held[value]}}}")
+        return text
+
+    return with_texts_changed(resolved, name_values)
 
 
 def smallest_cnn_image(num_blocks: int, padding: str) -> int:
@@ -107,16 +102,16 @@ def smallest_cnn_image(num_blocks: int, padding: str) -> int:
     return side
 
 
-def _problems(schema: type, values: dict[str, Any], prefix: str) -> list[str]:
+def _validated(schema: type[Checked], values: dict[str, Any], prefix: str = "") -> tuple[Checked | None, list[str]]:
+    """Give what a schema makes of values, or what is wrong with them."""
     try:
-        TypeAdapter(schema).validate_python(values)
+        return TypeAdapter(schema).validate_python(values), []
     except ValidationError as error:
-        return list(dict.fromkeys(_problem(detail, prefix) for detail in error.errors()))
-    return []
+        return None, list(dict.fromkeys(_problem(detail, prefix) for detail in error.errors()))
 
 
 def _problem(detail: Any, prefix: str) -> str:
-    key = prefix + ".".join(str(part) for part in detail["loc"])
+    key = re.sub(r"^schedule\.", "optimizer.", prefix + ".".join(map(str, detail["loc"])))  # where it is composed
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):  # of a group, of a target
         return f"{key}: no such setting here; remove it"
     if detail["type"] == "missing":
@@ -136,7 +131,7 @@ def _target_problems(group: str, component: Any) -> list[str]:
         ]
     arguments = {key: value for key, value in component.items() if key != "_target_"}
     schema = TARGET_ARGUMENTS.get(target)
-    return _problems(schema, arguments, f"{group}.") if schema else []
+    return _validated(schema, arguments, f"{group}.")[1] if schema else []
 
 
 def _check_fractions(config: RunConfig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from cnn_sweeps.settings.trees import nodes, with_texts_changed
 from cnn_sweeps.text.passwords import (
     Replacement,
     hide_passwords,
@@ -49,20 +51,20 @@ def move_passwords(config: DictConfig) -> None:
     becomes an override, since each job composes its configuration again.
     """
     overrides = config.hydra.overrides
-    names: dict[str, None] = {}
+    names: dict[str, str] = {}
     with read_write(config), open_dict(config), read_write(config.hydra):
         given, typed = set(), {}
         for words in (overrides.hydra, overrides.task):
             for position, word in enumerate(_raw(words)):
                 given.add(_key_of(word))
                 typed[word.lstrip("+")] = hide_passwords_of_word(word).lstrip("+")
-                words[position] = hide_passwords_of_word(word, _Mover(_key_of(word), names))
-        for key, value in list(_leaves(_raw(config))):
+                words[position] = hide_passwords_of_word(word, _mover(_key_of(word), names))
+        for key, value in nodes(_raw(config)):
             is_derived = key.startswith(_DERIVED)
-            if is_derived:
-                moved = _hide_typed(value, typed) if isinstance(value, str) else value
-            else:
-                moved = _without_secrets(value, _Mover(key, names))
+            if isinstance(value, dict) or (is_derived and not isinstance(value, str)):
+                continue
+            move = partial(hide_passwords_of_value, replacement=_mover(key, names))
+            moved = with_texts_changed(value, partial(_hide_typed, typed=typed) if is_derived else move)
             if moved == value:
                 continue
             OmegaConf.update(config, key, moved)
@@ -84,31 +86,11 @@ def _key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
 
 
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the texts and lists of nested dicts with their dotted keys."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, (str, list)):
-            yield f"{prefix}{key}", value
-
-
 def _hide_typed(text: str, typed: dict[str, str]) -> str:
     """Hide the secrets of a text that holds overrides as they were typed."""
     for word, hidden in typed.items():
         text = text.replace(word, hidden)
     return hide_passwords(text)
-
-
-def _without_secrets(value: Any, move: Replacement) -> Any:
-    """Give a value with names in place of the secrets in its texts."""
-    if isinstance(value, str):
-        return hide_passwords_of_value(value, move)
-    if isinstance(value, list):
-        return [_without_secrets(each, move) for each in value]
-    if isinstance(value, dict):
-        return {key: _without_secrets(each, move) for key, each in value.items()}
-    return value
 
 
 def _override_value(value: Any) -> str:
@@ -121,22 +103,19 @@ def _override_value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-class _Mover:
-    """Moves the secrets of one setting into environment variables; gives what names them."""
+def _mover(key: str, names: dict[str, str]) -> Replacement:
+    """Give what moves the secrets of one setting into environment variables, but for parts that are named already."""
+    first, numbers = f"{key.replace('.', '_').upper()}_PASSWORD", count(1)
 
-    def __init__(self, key: str, all_names: dict[str, None]) -> None:
-        """Of a setting; the names are added to those of all settings."""
-        self._name, self._num_names, self._all_names = f"{key.replace('.', '_').upper()}_PASSWORD", 0, all_names
+    def move_part(secret: str) -> str:
+        number = next(numbers)
+        name = first if number == 1 else f"{first}_{number}"
+        os.environ[name] = names[name] = secret
+        return f"${{oc.env:{name}}}"
 
-    def __call__(self, secret: str) -> str:
-        """Move a secret, but for the parts of it that are named already."""
+    def move(secret: str) -> str:
         parts = split_names(secret)
-        parts[::2] = [self._move(part) if part else "" for part in parts[::2]]
+        parts[::2] = [move_part(part) if part else "" for part in parts[::2]]
         return "".join(parts)
 
-    def _move(self, secret: str) -> str:
-        self._num_names += 1
-        name = f"{self._name}_{self._num_names}" if self._num_names > 1 else self._name
-        os.environ[name] = secret
-        self._all_names[name] = None
-        return f"${{oc.env:{name}}}"
+    return move

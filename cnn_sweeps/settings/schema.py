@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator, Strict, create_model
 from pydantic.dataclasses import dataclass
 
+from cnn_sweeps.settings.trees import nodes
+
 SPLIT_NAMES = ("train", "val", "test")
 OBJECTIVES = {
     "val_log_loss": "minimize",
@@ -16,6 +18,11 @@ OBJECTIVES = {
 }
 """What a sweep may optimise, and in which direction."""
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
+_BESIDE_THE_RESULT = (
+    *("resume", "evaluate_best", "retrain_best", "evaluation.", "tracking."),
+    *("training.checkpoint_dir", "data.cache_dir"),
+)
+_BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
 
 
 def _check_objective(value: Any) -> list[str]:
@@ -208,39 +215,18 @@ class RunConfig:
     @property
     def settings(self) -> dict[str, Any]:
         """Every leaf under the dotted key that a user types: `{"model.l2": 0.001, ...}`."""
-        return dict(_flatten(self.resolved))
+        return {key: value for key, value in nodes(self.resolved) if not isinstance(value, dict) or not value}
 
     @property
     def settings_of_weights(self) -> dict[str, Any]:
         """Those settings that the weights of one training depend on."""
-        beside = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
-        return {key: value for key, value in self.settings_of_result.items() if key not in beside}
+        return {key: value for key, value in self.settings_of_result.items() if key not in _BESIDE_THE_WEIGHTS}
 
     @property
     def settings_of_result(self) -> dict[str, Any]:
         """Those settings that the objective depends on."""
-        beside = (
-            "resume",
-            "evaluate_best",
-            "retrain_best",
-            "evaluation.",
-            "tracking.",
-            "training.checkpoint_dir",
-            "data.cache_dir",
-        )
         known = self.settings
-        settings = {key: value for key, value in known.items() if not key.startswith(beside)}
+        settings = {key: value for key, value in known.items() if not key.startswith(_BESIDE_THE_RESULT)}
         if "val_accuracy" in self.objective:  # which is at the threshold
             settings[_THRESHOLD_METRIC] = known[_THRESHOLD_METRIC]
         return settings
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """List the leaves of nested dicts as (dotted key, value)."""
-    leaves = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            leaves += _flatten(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", value))
-    return leaves

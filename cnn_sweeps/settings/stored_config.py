@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.targets import OFFERED, named_targets
+from cnn_sweeps.settings.trees import everything_in
 
 MAX_CHARACTERS = 100_000
 """Of a stored configuration; those that this program writes have 2,000."""
@@ -52,18 +53,12 @@ def trusted_of(config: RunConfig, *others: str) -> Trusted:
 def parse_stored(text: str, what: str, most_characters: int = MAX_CHARACTERS) -> Any:
     """Read YAML of plain values: no aliases, of which a few lines can make gigabytes, no tags, nothing large.
 
-    Args:
-        text: YAML.
-        what: it is, for a message.
-        most_characters: that it may have.
-
     Raises:
-        ConfigError: if it is anything else.
+        ConfigError: if it is anything else; it says `what` that is.
     """
     if len(text) > most_characters:
-        raise ConfigError(
-            f"{what}: has {len(text):,} characters; a stored configuration has at most {most_characters:,}"
-        )
+        told = f"has {len(text):,} characters; a stored configuration has at most {most_characters:,}"
+        raise ConfigError(f"{what}: {told}")
     try:
         _check_events(text, what)
         return yaml.safe_load(text)
@@ -83,16 +78,11 @@ def _check_events(text: str, what: str) -> None:
 
 
 def trusted_values(tree: Any, trusted: Trusted, what: str, advice: str) -> dict[str, Any]:
-    """Give a stored configuration's values, with those of interpolations that the user's own one has, too.
-
-    Args:
-        tree: as `parse_stored` gives it.
-        trusted: what it may name.
-        what: it is, for a message.
-        advice: what to do about a function that it may not; `{}` stands for its name.
+    """Give the values of what `parse_stored` gave, with those of interpolations that the user's own one has, too.
 
     Raises:
-        ConfigError: if it names anything else.
+        ConfigError: if it names anything else; it says `what` that is and, of a function, the advice, in which `{}`
+            stands for its name.
     """
     if not isinstance(tree, dict):
         raise ConfigError(f"{what}: is no configuration")
@@ -127,11 +117,4 @@ def _is_allowed(target: str, allowed: Collection[str]) -> bool:
 
 def _interpolated(tree: Any) -> Iterator[str]:
     """Give the texts, keys too, in which OmegaConf finds an interpolation."""
-    if isinstance(tree, dict):
-        for pair in tree.items():
-            yield from _interpolated(list(pair))
-    elif isinstance(tree, list):
-        for each in tree:
-            yield from _interpolated(each)
-    elif isinstance(tree, str) and "${" in tree:
-        yield tree
+    return (each for each in everything_in(tree) if isinstance(each, str) and "${" in each)

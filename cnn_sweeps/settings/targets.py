@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
+from cnn_sweeps.settings.trees import everything_in
 
 _KERAS_OPTIMIZERS = (
     *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam"),
@@ -57,14 +58,7 @@ def targets_in_folder(folder: Path) -> Iterator[str]:
 
 def named_targets(tree: Any) -> Iterator[str]:
     """Give every `_target_` of nested dicts and lists."""
-    if isinstance(tree, dict):
-        if "_target_" in tree:
-            yield str(tree["_target_"])
-        for value in tree.values():
-            yield from named_targets(value)
-    elif isinstance(tree, (list, tuple)):
-        for value in tree:
-            yield from named_targets(value)
+    return (str(each["_target_"]) for each in everything_in(tree) if isinstance(each, dict) and "_target_" in each)
 
 
 def build(component: dict[str, Any]) -> Any:
@@ -100,24 +94,21 @@ def call_target(group: str, component: dict[str, Any], **given: Any) -> Any:
             reason = " ".join(str(error.__cause__ or error).split())
             raise ConfigError(f"{group}._target_={target}: cannot be used: {reason}") from error
         bound = partial(found.func, *found.args, **found.keywords)  # Hydra's own lets no function return a network
-        _check_arguments(group, target, bound, given)
+        _check_arguments(f"{group}: {target}", bound, given)
         return bound(**given)
 
 
-def _check_arguments(group: str, target: str, bound: partial[Any], given: dict[str, Any]) -> None:
-    try:
+def _check_arguments(target: str, bound: partial[Any], given: dict[str, Any]) -> None:
+    with suppress(ValueError):  # some types written in C have no signature; they tell by themselves
         signature = inspect.signature(bound.func)
-    except ValueError:  # some types written in C have none; they tell by themselves
-        return
-    try:
-        signature.bind(**bound.keywords, **given)
-    except TypeError as error:
-        raise ConfigError(f"{group}: {target} {error}; it takes: {', '.join(signature.parameters)}") from error
+        try:
+            signature.bind(**bound.keywords, **given)
+        except TypeError as error:
+            raise ConfigError(f"{target} {error}; it takes: {', '.join(signature.parameters)}") from error
 
 
-def _is_bug_in_module(error: InstantiationException) -> bool:
+def _is_bug_in_module(error: BaseException) -> bool:
     """Tell whether the module was found and failed by itself, as opposed to not being there."""
-    cause: BaseException | None = error
-    while cause is not None and cause.__cause__ is not None:
-        cause = cause.__cause__
-    return not isinstance(cause, (ImportError, AttributeError, InstantiationException))
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return not isinstance(error, (ImportError, AttributeError, InstantiationException))
