@@ -12,6 +12,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnn_sweeps.errors import UserError
+from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
+from cnn_sweeps.settings.trees import nodes
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.system.output import outlive_display, shown_whole
 from cnn_sweeps.system.signals import exit_on_signals
@@ -39,6 +42,7 @@ CONF_DIR = str(next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf
 VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Which defaults Hydra is to use: before 1.4 it asks for that, from 1.4 on it advises against it."""
 
+_HELP_FLAGS = {"--help", "-h"}
 _HELP = """\
 Train a CNN on a folder of images, with every setting composed by Hydra and every run recorded in MLflow.
 
@@ -68,77 +72,42 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
     exit_on_signals()
-    task_began = False
+    has_begun = bool({"--multirun", "-m"} & set(sys.argv))  # a sweep's tasks begin elsewhere
+
+    def tell(error: Exception) -> None:
+        told = None if wants_traceback else _explain(error, has_begun=has_begun)
+        if told is not None:
+            sys.exit(f"error: {told}")
 
     @functools.wraps(task)
     def run_task(config: DictConfig) -> Any:
-        nonlocal task_began
-        task_began = True
+        nonlocal has_begun
+        has_begun = True
         outlive_display()
         gc.enable()
         try:
             return task(config)
         except Exception as error:
-            # of a sweep the sweeper must see it
-            is_told = HydraConfig.get().mode == RunMode.RUN and not wants_traceback
-            told = _explain_failure(error) if is_told else None
-            if told is None:
-                raise
-            sys.exit(f"error: {told}")
+            if HydraConfig.get().mode == RunMode.RUN:  # of a sweep the sweeper must see it
+                tell(error)
+            raise
 
     try:
         _run_with_hydra(run_task)
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        if wants_traceback or _is_bug(error):
-            raise
-        sys.exit(f"error: {hide_passwords(_explain(error))}")
-    except (ValueError, yaml.YAMLError, OSError) as error:
-        has_begun = task_began or bool({"--multirun", "-m"} & set(sys.argv))  # a sweep's tasks begin elsewhere
-        told = None if wants_traceback else _explain_start(error, has_begun=has_begun)
-        if told is None:
-            raise
-        sys.exit(f"error: {told}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        tell(error)
+        raise
 
 
 def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
     search_path = _search_path()
     with shown_whole():
-        if {"--help", "-h"} & set(sys.argv):
+        if _HELP_FLAGS & set(sys.argv):
             _show_help(search_path)
         with trusting(_named_by_user(search_path)):
             hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(task)()
-
-
-def _explain_failure(error: Exception) -> str | None:
-    """Say in one line what a user can do about a failure of the task; None if that is not known."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and is_disk_full(error):
-        return _explain_full_disk(error, HydraConfig.get().runtime.output_dir)
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return f"there is not enough memory ({' '.join(str(error).split())[:_MOST_CHARACTERS]}); {_FIX_MEMORY}"
-    return None
-
-
-def _explain_start(error: Exception, *, has_begun: bool) -> str | None:
-    """Say in one line why Hydra could not start; None if it is no matter of that."""
-    if isinstance(error, OSError) and is_disk_full(error):
-        return _explain_full_disk(error, os.curdir)
-    if has_begun:
-        return None
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH"
-    return " ".join(str(error).split())
-
-
-def _explain_full_disk(error: OSError, output_dir: str) -> str:
-    """Name the file or, where the error does not, the folders in use whose disk is full."""
-    folders = dict.fromkeys([output_dir, str(Path.cwd()), tempfile.gettempdir()])
-    full = [folder for folder in folders if shutil.disk_usage(folder).free < _HARDLY_ANY_BYTES]
-    place = error.filename or " or ".join(full) or output_dir
-    return f"{place}: {os.strerror(errno.ENOSPC)}; make space there and give the same command again"
 
 
 def _search_path() -> str:
@@ -149,7 +118,7 @@ def _search_path() -> str:
     if known.config_dir is None:
         return CONF_DIR
     if not Path(known.config_dir).is_dir():
-        sys.exit(f"error: --config-dir={known.config_dir}: no such folder; give one that holds config groups")
+        raise ConfigError(f"--config-dir={known.config_dir}: no such folder; give one that holds config groups")
     sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
     return str(Path(known.config_dir).absolute())
 
@@ -163,18 +132,43 @@ def _named_by_user(search_path: str) -> Iterator[str]:
 
 
 def _show_help(search_path: str) -> None:
-    """Print all but the settings, which `--cfg job` then does; Hydra's own --help takes twice as long."""
-    options: dict[str, set[str]] = {}
-    for folder in (search_path, CONF_DIR):
-        for file in Path(folder).glob("*/*.yaml"):
-            options.setdefault(file.parent.name, set()).add(file.stem)
-    print(
-        _HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(options[group]))}" for group in sorted(options)))
-    )
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in ("--help", "-h")] + [
-        "--cfg",
-        "job",
-    ]
+    """Print all but the settings, which `--cfg job` then does.
+
+    Hydra's own --help copies all that plugins have registered for each group: 0.8 s of CPU time instead of 0.3.
+    """
+    files = [file for folder in {search_path, CONF_DIR} for file in Path(folder).glob("*/*.yaml")]
+    options = groupby(sorted({(file.parent.name, file.stem) for file in files}), key=itemgetter(0))
+    groups = [f"  {group}: {', '.join(option for _, option in known)}" for group, known in options]
+    print(_HELP.format(groups="\n".join(groups)))
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in _HELP_FLAGS), "--cfg", "job"]
+
+
+def _explain(error: Exception, *, has_begun: bool) -> str | None:
+    """Say in one line what a user can do about what went wrong; None if that is not known.
+
+    Before the task has begun, it is what Hydra reads and makes that can be wrong in any way.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None if _is_bug(error) else hide_passwords(_explain_composition(error))
+    if is_disk_full(error):
+        return _explain_full_disk(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"there is not enough memory ({_in_one_line(error)[:_MOST_CHARACTERS]}); {_FIX_MEMORY}"
+    if isinstance(error, OSError) and not has_begun:
+        return f"{error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH"
+    is_of_a_value = isinstance(error, (ValueError, yaml.YAMLError)) and not has_begun
+    return _in_one_line(error) if is_of_a_value else None
+
+
+def _explain_full_disk(error: OSError) -> str:
+    """Name the file or, where the error does not, the folders in use whose disk is full."""
+    output_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else os.curdir
+    folders = dict.fromkeys([output_dir, str(Path.cwd()), tempfile.gettempdir()])
+    full = [folder for folder in folders if shutil.disk_usage(folder).free < _HARDLY_ANY_BYTES]
+    place = error.filename or " or ".join(full) or output_dir
+    return f"{place}: {os.strerror(errno.ENOSPC)}; make space there and give the same command again"
 
 
 def _is_bug(error: Exception) -> bool:
@@ -186,42 +180,25 @@ def _is_bug(error: Exception) -> bool:
     )
 
 
-def _explain(error: Exception) -> str:
+def _explain_composition(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
-        return _explain_missing_option(error)
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options)
+        return f"{group}={option}: no such option{_nearest(option, options)}; allowed: {', '.join(options)}"
     if "Could not override 'hydra/sweeper/pruner'" in str(error):
         return "hydra/sweeper: allowed: optuna, whose sweeps are grids where every key lists its values; leave it out"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
-        return _explain_unknown_key(cause)
-    return " ".join(str(error if str(error) else cause).split())
-
-
-def _explain_missing_option(error: MissingConfigException) -> str:
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or ())
-    return f"{group}={option}: no such option{_nearest(option, options)}; allowed: {', '.join(options)}"
-
-
-def _explain_unknown_key(cause: OmegaConfBaseException) -> str:
-    root = cause.parent_node._get_root()
-    keys = _dotted_keys(root)
-    return f"{cause.full_key}: no such setting{_nearest(str(cause.full_key), keys)}; --cfg job shows all"
-
-
-def _dotted_keys(root: Any) -> list[str]:
-    keys: list[str] = []
-
-    def collect(node: Any, prefix: str) -> None:
-        for key, value in node.items():
-            keys.append(f"{prefix}{key}")
-            if isinstance(value, dict):
-                collect(value, f"{prefix}{key}.")
-
-    collect(OmegaConf.to_container(root, resolve=False), "")
-    return keys
+        composed: Any = OmegaConf.to_container(cause.parent_node._get_root(), resolve=False)
+        hint = _nearest(str(cause.full_key), [key for key, _ in nodes(composed)])
+        return f"{cause.full_key}: no such setting{hint}; --cfg job shows all"
+    return _in_one_line(error if str(error) else cause)
 
 
 def _nearest(name: str, candidates: list[str]) -> str:
     matches = difflib.get_close_matches(name, candidates, n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 from cnn_sweeps.errors import ConfigError, DiskError, UserError
 from cnn_sweeps.system.output import open_lossy
@@ -27,7 +28,7 @@ def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
         raise ConfigError(f"{setting}={target}: the folder {target.parent} is not there, or cannot be written to")
 
 
-def is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
