@@ -13,7 +13,7 @@ import pytest
 
 from cnn_sweeps import reproduce, train
 from cnn_sweeps.settings import command_line
-from cnn_sweeps.system.signals import exit_on_signals
+from cnn_sweeps.system.ends import exit_on_signals
 
 SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
 

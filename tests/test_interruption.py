@@ -60,7 +60,7 @@ def final_weights(run):
 def test_process_that_is_told_to_end_while_it_cleans_up_ends_all_the_same_and_without_a_traceback():
     code = """if True:
         import os, signal, time
-        from cnn_sweeps.system.signals import exit_on_signals
+        from cnn_sweeps.system.ends import exit_on_signals
         class Cleaned:
             def __del__(self):
                 os.kill(os.getpid(), signal.SIGTERM)

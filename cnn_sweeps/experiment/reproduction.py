@@ -18,8 +18,7 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
-from cnn_sweeps.system.libraries import prepare_libraries
-from cnn_sweeps.system.threads import count_threads, thread_settings
+from cnn_sweeps.system.libraries import count_threads, prepare_libraries, thread_settings
 from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.system.ends import exit_on_signals
 from cnn_sweeps.system.output import outlive_display, shown_whole
-from cnn_sweeps.system.signals import exit_on_signals
 
 _SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 SEE_HELP = "--help shows what there is"

@@ -28,9 +28,9 @@ from omegaconf.errors import OmegaConfBaseException
 from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.settings.trees import nodes
+from cnn_sweeps.system.ends import exit_on_signals
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.system.output import outlive_display, shown_whole
-from cnn_sweeps.system.signals import exit_on_signals
 from cnn_sweeps.text.passwords import hide_passwords
 
 _PACKAGE = Path(__file__).parents[1]

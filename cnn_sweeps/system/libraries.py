@@ -15,6 +15,7 @@ _ENVIRONMENT = {  # what the user has set stays
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
     "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
 }
+_THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def prepare_libraries() -> None:
@@ -36,6 +37,26 @@ def keep_git_from_helpers() -> None:
             os.environ |= {f"GIT_CONFIG_KEY_{position}": key, f"GIT_CONFIG_VALUE_{position}": text}
         os.environ["GIT_CONFIG_COUNT"] = str(number + len(settings))
     os.environ["GIT_NO_LAZY_FETCH"] = "1"
+
+
+def thread_settings(num_threads: int) -> dict[str, str]:
+    """Give the environment that has TensorFlow, once it is imported, compute with so many threads.
+
+    How sums are divided, and with that their last bits, depends on it.
+    """
+    return dict.fromkeys(_THREADS, str(num_threads))
+
+
+def current_thread_settings() -> dict[str, str]:
+    """Give those settings that this process's environment has."""
+    return {key: os.environ[key] for key in _THREADS if key in os.environ}
+
+
+def count_threads() -> int:
+    """Give how many threads TensorFlow computes with here: as set, else one for each core that it may use."""
+    if setting := os.environ.get("TF_NUM_INTRAOP_THREADS"):
+        return int(setting)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

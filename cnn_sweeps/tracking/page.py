@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.system.threads import current_thread_settings
+from cnn_sweeps.system.libraries import current_thread_settings
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
 

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cnn_sweeps.system.libraries import count_threads
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.text.passwords import hide_passwords_of_word
 
 THREADS_TAG = "cpu.threads"

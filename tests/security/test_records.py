@@ -28,9 +28,9 @@ from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
 from cnn_sweeps.sweep.study.recovery import SharedStudy
 from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.system.files import replace_whole
+from cnn_sweeps.system.libraries import count_threads
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import owner_state, owner_tags
-from cnn_sweeps.system.threads import count_threads
 from cnn_sweeps.tracking import record_folder
 from cnn_sweeps.tracking.delivery import project_all
 from cnn_sweeps.tracking.entry import RECORD_FILE

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import cnn_sweeps
 from cnn_sweeps.sweep.jobs.machine import memory_share_mb, own_memory_mb
 from cnn_sweeps.sweep.jobs.process import answer, start_process
-from cnn_sweeps.system.threads import thread_settings
+from cnn_sweeps.system.libraries import thread_settings
 
 _PACKAGES = ("distributed", "hydra-core", "keras", "numpy", "optuna", "tensorflow")
 _POLL_S = 0.2

@@ -16,8 +16,8 @@ from hydra.errors import CompactHydraException
 from cnn_sweeps.errors import SweepError, UserError
 from cnn_sweeps.sweep.jobs.loss import is_lost_worker
 from cnn_sweeps.sweep.jobs.machine import NumJobs
+from cnn_sweeps.system.ends import is_exit_on_signal
 from cnn_sweeps.system.output import outlive_display
-from cnn_sweeps.system.signals import is_exit_on_signal
 
 POLL_S = 0.5  # longer, and a signal may have to wait
 _END_S = 10.0

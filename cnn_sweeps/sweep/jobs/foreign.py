@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import TaskFunction
 
-from cnn_sweeps.system.signals import is_exit_on_signal
+from cnn_sweeps.system.ends import is_exit_on_signal
 
 _OF_A_CALL = ["hydra.sweep.subdir=selection", "hydra.job.chdir=false"]
 BuildLauncher = Callable[[TaskFunction], Launcher]

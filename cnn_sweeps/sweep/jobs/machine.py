@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psutil
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.system.threads import thread_settings
+from cnn_sweeps.system.libraries import thread_settings
 
 NumJobs = int | Literal["auto"]
 
