@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import shutil
 import sys
 import time
@@ -143,24 +144,46 @@ def test_scale(capsys):
 
 def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
     benchmark = import_module("peers")
-    execute = benchmark.execute
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "SWEEP_RUN_ID"):
+        monkeypatch.setenv(name, "")  # and be as it was afterwards
+    monkeypatch.syspath_prepend(benchmark.PEERS)
 
     def execute_here(command, folder, variables, run):
-        if command[2] != "cnn_sweeps.train":
-            execute(command, folder, variables, run)
-            return
         run.started = time.time()
-        train_here(command, folder, *SMALL, IN_THIS_PROCESS)
-        run.wall_s = time.time() - run.started
-        run.cpu_s, run.peak_mib = 1.0, 1.0
+        if command[2] == "cnn_sweeps.train":
+            others = [word for word in command if not word.startswith(("data=", "training.epochs="))]
+            train_here(others, folder, *TINY_DATA, *SMALL, IN_THIS_PROCESS)
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setattr(sys, "argv", command[1:])
+                patch.setattr("keras.backend.clear_session", lambda: None)  # other tests' networks are here
+                patch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+                patch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+                runpy.run_path(command[1], run_name="__main__")
+        run.wall_s, run.cpu_s, run.peak_mib = time.time() - run.started, 1.0, 1.0
 
     monkeypatch.setattr(benchmark, "execute", execute_here)
-    work = benchmark.Workload(size=28, trials=1, epochs=1)
+    write_arrays = benchmark.write_arrays
+    monkeypatch.setattr(benchmark, "write_arrays", lambda file, _options: write_arrays(file, TINY_DATA))
+    work = benchmark.Workload(size=16, trials=1, epochs=1)
     runs = benchmark.compare("digits", work, ["plain_careful", "ours_1"], {"plain": sys.executable, "": None}, 1)
     assert [run.error for run in runs] == ["", ""]
     assert all(0 < when < run.wall_s + 1 for run in runs for when, _ in run.trials)
     benchmark.print_table("digits", work, runs, 1)
     assert "ours_1" in capsys.readouterr().out
+
+
+def test_peers_are_measured_or_say_why_they_failed(tmp_path):
+    benchmark = import_module("peers")
+    good, bad = benchmark.Run("any", 0, "plain_careful"), benchmark.Run("any", 0, "plain_careful")
+    works = "import os, time; sum(range(10**6)); time.sleep(1); print(os.environ['MINE'])"
+    benchmark.execute([sys.executable, "-c", works], tmp_path, {"MINE": "told"}, good)
+    assert (tmp_path / "output.log").read_text() == "told\n"
+    assert good.error == ""
+    assert min(good.wall_s, good.cpu_s, good.peak_mib) > 0
+    benchmark.execute([sys.executable, "-c", "1 / 0"], tmp_path, {}, bad)
+    assert "ZeroDivisionError" in bad.error
 
 
 @pytest.mark.parametrize(("script", "package"), [("keras_tuner_sweep", "keras_tuner"), ("ray_tune_sweep", "ray")])
