@@ -34,12 +34,10 @@ class PasswordsToEnvironment(Callback):
     """What Hydra calls for it, under `hydra.callbacks`."""
 
     def on_run_start(self, config: DictConfig, **_more: Any) -> None:
-        """Move them, of one run."""
+        """Move them; of a sweep its jobs then get overrides without them."""
         move_passwords(config)
 
-    def on_multirun_start(self, config: DictConfig, **_more: Any) -> None:
-        """Move them, of a sweep; its jobs get overrides without them."""
-        move_passwords(config)
+    on_multirun_start = on_run_start
 
 
 def move_passwords(config: DictConfig) -> None:
