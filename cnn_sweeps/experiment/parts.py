@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr
 
 from cnn_sweeps.data.images import Images
 from cnn_sweeps.data.split import split_into_folds
@@ -89,7 +89,9 @@ def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, mini
     worse = differences if minimize else -differences
     if np.ptp(worse) == 0:
         return bool(worse[0] > 0)
-    return bool(stats.ttest_1samp(worse, 0.0, alternative="greater").pvalue < _LOSES_BELOW_P)
+    # scipy.stats would test it, too, but takes a sweep's controller 0.3 s to import
+    t = worse.mean() / (worse.std(ddof=1) / np.sqrt(num_pairs))
+    return bool(stdtr(num_pairs - 1, -t) < _LOSES_BELOW_P)
 
 
 def final_metric(objective: str) -> str:
