@@ -58,11 +58,7 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
         problems += _target_problems(group, plain[group])
     if config is None or problems:
         raise ConfigError("; ".join(problems))
-    _check_fractions(config)
-    _check_strategy(config)
-    size = config.data.get("image_size")
-    if size is not None and config.data["_target_"] in TARGET_ARGUMENTS:
-        check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
+    _check_together(config)
     return config
 
 
@@ -134,27 +130,26 @@ def _target_problems(group: str, component: Any) -> list[str]:
     return _validated(schema, arguments, f"{group}.")[1] if schema else []
 
 
-def _check_fractions(config: RunConfig) -> None:
-    total = config.split.val_fraction + config.split.test_fraction
-    if total >= 1:
+def _check_together(config: RunConfig) -> None:
+    val, test = config.split.val_fraction, config.split.test_fraction
+    if val + test >= 1:
         raise ConfigError(
-            f"split.val_fraction={config.split.val_fraction} and split.test_fraction={config.split.test_fraction} "
-            f"leave nothing to train on; their sum must be below 1"
+            f"split.val_fraction={val} and split.test_fraction={test} leave nothing to train on; their sum must be "
+            "below 1"
         )
-
-
-def _check_strategy(config: RunConfig) -> None:
-    if config.training.strategy == "single":
-        return
-    if config.training.xla:
+    for_several_devices = config.training.strategy != "single"
+    if for_several_devices and config.training.xla:
         raise ConfigError(
             "training.xla=true: XLA compiles for one device, training.strategy=mirrored is for several; leave one out"
         )
-    if config.training.precision == "mixed_float16":
+    if for_several_devices and config.training.precision == "mixed_float16":
         raise ConfigError(
             "training.precision=mixed_float16: scales its loss for one device, training.strategy=mirrored is for "
             "several; set training.precision=mixed_bfloat16 or float32, or training.strategy=single"
         )
+    size = config.data.get("image_size")
+    if size is not None and config.data["_target_"] in TARGET_ARGUMENTS:
+        check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
 
 
 def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:

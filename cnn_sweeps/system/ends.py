@@ -14,10 +14,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +37,7 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _exit_again(dropped: UnraisableHookArgs) -> None:
+def _exit_again(dropped: sys.UnraisableHookArgs) -> None:
     """Ask again for an exit that came in a finalizer or a callback of the garbage collector, where Python drops it."""
     if isinstance(dropped.exc_value, SystemExit) and dropped.exc_value.code in _ENDS:
         threading.Timer(0.05, os.kill, (os.getpid(), _ENDS[dropped.exc_value.code])).start()
