@@ -20,7 +20,9 @@ _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS
 
 def prepare_libraries() -> None:
     """Set what the libraries read from the environment when they are imported."""
-    os.environ |= _ENVIRONMENT | os.environ | {"KERAS_BACKEND": "tensorflow"}
+    for name, text in _ENVIRONMENT.items():
+        os.environ.setdefault(name, text)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     keep_git_from_helpers()
 
 
