@@ -11,8 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
     with shown_whole():
         if _HELP_FLAGS & set(sys.argv):
             _show_help(search_path)
-        with trusting(_named_by_user(search_path)):
+        words = [target for word in sys.argv[1:] for target in targets_in_text(word)]
+        files = targets_in_folder(Path(search_path)) if search_path != CONF_DIR else ()
+        with trusting(chain(words, files)):  # what the user names for Hydra itself to call
             hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(task)()
 
 
@@ -121,14 +123,6 @@ def _search_path() -> str:
         raise ConfigError(f"--config-dir={known.config_dir}: no such folder; give one that holds config groups")
     sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
     return str(Path(known.config_dir).absolute())
-
-
-def _named_by_user(search_path: str) -> Iterator[str]:
-    """Give what the user's own command line and folder of config groups name for Hydra itself to call."""
-    for word in sys.argv[1:]:
-        yield from targets_in_text(word)
-    if search_path != CONF_DIR:
-        yield from targets_in_folder(Path(search_path))
 
 
 def _show_help(search_path: str) -> None:

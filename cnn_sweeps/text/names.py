@@ -42,14 +42,14 @@ def for_picture(name: object) -> str:
 def for_markdown(name: object) -> str:
     """Give a name as code in a line of Markdown, in which neither Markdown nor HTML means anything."""
     text = for_terminal(name)
-    fence = "`" * (_longest_run_of_backticks(text) + 1)
+    fence = _fence(text, 1)
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"
 
 
 def block_for_markdown(command: str) -> str:
     """Give a command as a block of Markdown, to be copied from it as it is."""
-    fence = "`" * max(3, _longest_run_of_backticks(command) + 1)
+    fence = _fence(command, 3)
     return f"{fence}bash\n{lines_for_terminal(command)}\n{fence}"
 
 
@@ -61,5 +61,7 @@ class OnlyPrintable(logging.Formatter):
         return lines_for_terminal(super().format(record))
 
 
-def _longest_run_of_backticks(text: str) -> int:
-    return max((len(run) for run in re.findall("`+", text)), default=0)
+def _fence(text: str, least: int) -> str:
+    """Give more backticks than follow each other in a text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(least, longest + 1)
