@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 from hydra.core.plugins import Plugins
@@ -50,10 +51,12 @@ def run_sweep(
         return Plugins.instance().instantiate_launcher(hydra_context, function, config)
 
     executor = choose_executor(build_launcher, task_function, _jobs_ahead(plan))
-    with ended_after(executor.close):
+    with ExitStack() as undone:
+        undone.callback(executor.close)
         study = SweepStudy(plan.space, plan.settings, plan.total, plan.kept_settings)
-        console = Console(plan, make_folder(config))
-        return Controller(study, plan, executor, console).run()
+        controller = Controller(study, plan, executor, Console(plan, make_folder(config)))
+        undone.pop_all()  # the controller does it
+    return controller.run()
 
 
 def _jobs_ahead(plan: SweepPlan) -> JobsAhead:

@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict,
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.jobs.machine import is_count
 
 Direction = Literal["minimize", "maximize"]
+NumJobs = int | Literal["auto"]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 DEFAULT_NUM_TRIALS = 20
@@ -18,12 +18,12 @@ Settings = TypeVar("Settings")
 
 
 def _check_num_jobs(value: Any) -> Any:
-    if value != "auto" and not is_count(value):
+    if value != "auto" and not (type(value) is int and value >= 1):
         raise ValueError("should be auto or a number of trials at once, at least 1")
     return value
 
 
-NumJobsSetting = Annotated[Any, PlainValidator(_check_num_jobs)]
+NumJobsSetting = Annotated[NumJobs, PlainValidator(_check_num_jobs)]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

@@ -8,7 +8,7 @@ from concurrent.futures import BrokenExecutor
 
 # By name, since neither TensorFlow nor joblib is imported here.
 _OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
-_LOST_WORKER = {"TerminatedWorkerError", "BrokenProcessPool", "ShutdownExecutorError"}
+_LOST_BY_ANOTHER_JOB = "ShutdownExecutorError"
 # What Python says of C code, TensorFlow's among it, that got no memory and did not say so; and what the C library says.
 _NO_MEMORY = (
     "error return without exception set",
@@ -27,8 +27,13 @@ class JobTimeoutError(Exception):
 
 def is_lost_worker(error: BaseException) -> bool:
     """Tell whether what ended a call is that its worker died, or got no memory."""
-    is_dead = isinstance(error, BrokenExecutor) or type(error).__name__ in _LOST_WORKER
+    is_dead = isinstance(error, BrokenExecutor) or type(error).__name__ == _LOST_BY_ANOTHER_JOB
     return is_dead or is_out_of_memory(error)
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Tell whether a worker whose call ended so runs no other job."""
+    return isinstance(error, (LostWorkerError, JobTimeoutError)) or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
