@@ -25,7 +25,7 @@ from cnn_sweeps.errors import SweepError
 from cnn_sweeps.sweep.jobs.dask_fleet import RESULT_S, Fleet, Worker, connected, local_cluster
 from cnn_sweeps.sweep.jobs.dask_worker import OtherSweepError, run_job
 from cnn_sweeps.sweep.jobs.executor import POLL_S, JobsAhead
-from cnn_sweeps.sweep.jobs.loss import LostWorkerError, ends_worker
+from cnn_sweeps.sweep.jobs.loss import LostWorkerError, is_lost_worker
 from cnn_sweeps.sweep.jobs.machine import memory_share_mb, plan_workers
 from cnn_sweeps.sweep.jobs.process import Program, answer, pack_setup, read_answer, run_one_job
 from cnn_sweeps.sweep.jobs.settings import DaskSettings, WorkersSettings
@@ -200,7 +200,7 @@ class DaskExecutor:
             is_spent = True
         except BaseException as error:  # SystemExit, too: the job's own
             job.future.set_exception(error)
-            is_spent = ends_worker(error)
+            is_spent = is_lost_worker(error)
         if is_spent:
             self._fleet.dismiss(job.worker)
 

@@ -21,7 +21,7 @@ import cloudpickle
 from hydra.core.utils import JobReturn
 
 from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor
-from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, ends_worker
+from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_lost_worker
 from cnn_sweeps.sweep.jobs.machine import plan_workers
 from cnn_sweeps.sweep.jobs.process import Program, pack_setup, read_answer, run_one_job, serve, start_process
 from cnn_sweeps.sweep.jobs.settings import WorkersSettings
@@ -86,7 +86,7 @@ class LocalSlot:
         try:
             result, worker_mb = worker.call(function, arguments, timeout_s)
         except BaseException as error:
-            if ends_worker(error):
+            if is_lost_worker(error):
                 self._end_worker()
             raise
         if worker_mb > self._max_worker_mb:

@@ -21,19 +21,14 @@ class LostWorkerError(BrokenExecutor):
     """A worker was lost, with what it was running."""
 
 
-class JobTimeoutError(Exception):
-    """A job ran longer than it may, and was ended."""
+class JobTimeoutError(LostWorkerError):
+    """A job ran longer than it may, and its worker was ended."""
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Tell whether what ended a call is that its worker died, or got no memory."""
+    """Tell whether what ended a call is that its worker died, or got no memory, so that it runs no other one."""
     is_dead = isinstance(error, BrokenExecutor) or type(error).__name__ == _LOST_BY_ANOTHER_JOB
     return is_dead or is_out_of_memory(error)
-
-
-def ends_worker(error: BaseException) -> bool:
-    """Tell whether a worker whose call ended so runs no other job."""
-    return isinstance(error, (LostWorkerError, JobTimeoutError)) or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
