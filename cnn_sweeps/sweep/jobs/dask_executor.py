@@ -218,6 +218,8 @@ class DaskExecutor:
             for worker in self._fleet.workers.values():
                 if worker.is_used and worker not in busy:
                     self._fleet.dismiss(worker)
-            while any(each.is_leaving for each in self._fleet.workers.values()) and time.monotonic() < deadline:
+            while time.monotonic() < deadline and any(
+                each.leaving is not None and each.leaving.status == "pending" for each in self._fleet.workers.values()
+            ):  # until they are told
                 time.sleep(_POLL_S)
                 self._fleet.look()

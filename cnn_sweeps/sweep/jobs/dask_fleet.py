@@ -112,11 +112,6 @@ class Worker:
     leaving: DaskFuture = None  # its end, which Dask drops if nobody wants to know of it
     is_used: bool = False
 
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it is still to be told to end."""
-        return self.leaving is not None and self.leaving.status == "pending"
-
 
 class Fleet:
     """The workers of a cluster, as far as known now."""
