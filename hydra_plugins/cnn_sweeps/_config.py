@@ -19,6 +19,7 @@ _WARNS = {"independent_sampler": None, "warn_independent_sampling": True}
 _GENETIC = {"seed": 0, "population_size": 50, "crossover_prob": 0.9, "swapping_prob": 0.5} | _unset(
     "mutation_prob", "constraints_func"
 )
+_PERCENTILE = {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}
 
 # Optuna's samplers and pruners, with their arguments.
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,11 +56,8 @@ _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("NopPruner", {}),
-    "median": ("MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}),
-    "percentile": (
-        "PercentilePruner",
-        {"percentile": 25.0, "n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1},
-    ),
+    "median": ("MedianPruner", _PERCENTILE),
+    "percentile": ("PercentilePruner", {"percentile": 25.0} | _PERCENTILE),
     "successive_halving": (
         "SuccessiveHalvingPruner",
         {"min_resource": "auto", "reduction_factor": 4, "min_early_stopping_rate": 0, "bootstrap_count": 0},
@@ -68,10 +66,7 @@ _PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
         "HyperbandPruner",
         {"min_resource": 1, "max_resource": "auto", "reduction_factor": 3, "bootstrap_count": 0},
     ),
-    "threshold": (
-        "ThresholdPruner",
-        {"lower": None, "upper": None, "n_warmup_steps": 0, "interval_steps": 1},
-    ),
+    "threshold": ("ThresholdPruner", {"lower": None, "upper": None, "n_warmup_steps": 0, "interval_steps": 1}),
     "patient": (
         "PatientPruner",
         {"wrapped_pruner": {"_target_": "optuna.pruners.MedianPruner"}, "patience": 3, "min_delta": 0.0},
