@@ -29,7 +29,7 @@ class Cluster:
             self.processes[name] = subprocess.Popen(
                 [*command, sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments],
                 cwd=self.folder,
-                env=os.environ | environment,
+                env=os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"} | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

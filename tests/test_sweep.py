@@ -43,7 +43,7 @@ from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.models import class_probabilities
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.sweep.jobs.foreign import InThisProcess
+from cnn_sweeps.sweep.jobs.choice import InThisProcess
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock

@@ -10,88 +10,45 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from omegaconf import MISSING
 
+
+def _unset(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names)
+
+
+_WARNS = {"independent_sampler": None, "warn_independent_sampling": True}
+_GENETIC = {"seed": 0, "population_size": 50, "crossover_prob": 0.9, "swapping_prob": 0.5} | _unset(
+    "mutation_prob", "constraints_func"
+)
+_PERCENTILE = {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}
+
 # Optuna's samplers and pruners, with their arguments.
 _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tpe": (
         "TPESampler",
-        {
-            "seed": 0,
-            "n_startup_trials": 10,
-            "n_ei_candidates": 24,
-            "multivariate": None,
-            "group": False,
-            "constant_liar": True,
-            "consider_prior": None,
-            "prior_weight": None,
-            "consider_magic_clip": None,
-            "consider_endpoints": None,
-            "warn_independent_sampling": None,
-        },
+        {"seed": 0, "n_startup_trials": 10, "n_ei_candidates": 24, "group": False, "constant_liar": True}
+        | _unset("multivariate", "consider_prior", "prior_weight", "consider_magic_clip", "consider_endpoints")
+        | _unset("warn_independent_sampling"),
     ),
     "random": ("RandomSampler", {"seed": 0}),
     "grid": ("GridSampler", {}),  # all points in order; needs listed values
     "brute_force": ("BruteForceSampler", {"seed": 0}),  # all points, conditional ones too; needs listed values
     "cmaes": (
         "CmaEsSampler",
-        {
-            "seed": 0,
-            "x0": None,
-            "sigma0": None,
-            "n_startup_trials": 1,
-            "independent_sampler": None,
-            "warn_independent_sampling": True,
-            "consider_pruned_trials": False,
-            "use_separable_cma": False,
-            "with_margin": False,
-            "lr_adapt": False,
-            "source_trials": None,
-        },
+        {"seed": 0, "n_startup_trials": 1, "consider_pruned_trials": False, "use_separable_cma": False}
+        | {"with_margin": False, "lr_adapt": False}
+        | _unset("x0", "sigma0", "source_trials")
+        | _WARNS,
     ),
     "gp": (  # needs PyTorch: pip install torch
         "GPSampler",
-        {
-            "seed": 0,
-            "n_startup_trials": 10,
-            "deterministic_objective": False,
-            "independent_sampler": None,
-            "constraints_func": None,
-            "warn_independent_sampling": True,
-        },
+        {"seed": 0, "n_startup_trials": 10, "deterministic_objective": False, "constraints_func": None} | _WARNS,
     ),
     "qmc": (
         "QMCSampler",
-        {
-            "seed": 0,
-            "qmc_type": "sobol",
-            "scramble": False,
-            "independent_sampler": None,
-            "warn_asynchronous_seeding": False,
-            "warn_independent_sampling": True,
-        },
+        {"seed": 0, "qmc_type": "sobol", "scramble": False, "warn_asynchronous_seeding": False} | _WARNS,
     ),
-    "nsgaii": (
-        "NSGAIISampler",
-        {
-            "seed": 0,
-            "population_size": 50,
-            "mutation_prob": None,
-            "crossover_prob": 0.9,
-            "swapping_prob": 0.5,
-            "constraints_func": None,
-        },
-    ),
-    "nsgaiii": (
-        "NSGAIIISampler",
-        {
-            "seed": 0,
-            "population_size": 50,
-            "mutation_prob": None,
-            "crossover_prob": 0.9,
-            "swapping_prob": 0.5,
-            "constraints_func": None,
-            "dividing_parameter": 3,
-        },
-    ),
+    "nsgaii": ("NSGAIISampler", _GENETIC),
+    "nsgaiii": ("NSGAIIISampler", _GENETIC | {"dividing_parameter": 3}),
     "partial_fixed": (
         "PartialFixedSampler",
         {"fixed_params": {}, "base_sampler": {"_target_": "optuna.samplers.TPESampler", "seed": 0}},
@@ -99,11 +56,8 @@ _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("NopPruner", {}),
-    "median": ("MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1}),
-    "percentile": (
-        "PercentilePruner",
-        {"percentile": 25.0, "n_startup_trials": 5, "n_warmup_steps": 0, "interval_steps": 1, "n_min_trials": 1},
-    ),
+    "median": ("MedianPruner", _PERCENTILE),
+    "percentile": ("PercentilePruner", {"percentile": 25.0} | _PERCENTILE),
     "successive_halving": (
         "SuccessiveHalvingPruner",
         {"min_resource": "auto", "reduction_factor": 4, "min_early_stopping_rate": 0, "bootstrap_count": 0},
@@ -112,10 +66,7 @@ _PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
         "HyperbandPruner",
         {"min_resource": 1, "max_resource": "auto", "reduction_factor": 3, "bootstrap_count": 0},
     ),
-    "threshold": (
-        "ThresholdPruner",
-        {"lower": None, "upper": None, "n_warmup_steps": 0, "interval_steps": 1},
-    ),
+    "threshold": ("ThresholdPruner", {"lower": None, "upper": None, "n_warmup_steps": 0, "interval_steps": 1}),
     "patient": (
         "PatientPruner",
         {"wrapped_pruner": {"_target_": "optuna.pruners.MedianPruner"}, "patience": 3, "min_delta": 0.0},

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from cnn_sweeps.sweep.jobs.executor import Executor, JobsAhead
@@ -22,11 +20,13 @@ class ExecutorLauncher(Launcher):
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings; `n_jobs` is for sweepers that do not say how many."""
-        self.settings = settings
+        self.settings: dict[str, Any] = OmegaConf.to_object(OmegaConf.create(settings))  # type: ignore[assignment]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        from cnn_sweeps.sweep.jobs.process import Program
+
+        self.program = Program(hydra_context, config, task_function)
 
     @abstractmethod
     def plan_executor(self, jobs: JobsAhead) -> Executor:
@@ -48,14 +48,9 @@ class WorkersLauncher(ExecutorLauncher):
 
     def plan_executor(self, jobs: JobsAhead) -> Executor:
         """Give what runs jobs, not yet opened."""
-        from cnn_sweeps.sweep.jobs.local import local_executor
-        from cnn_sweeps.sweep.jobs.machine import plan_workers
-        from cnn_sweeps.sweep.jobs.process import pack_setup
+        from cnn_sweeps.sweep.jobs.local import plan_local_executor
 
-        settings = self.settings | {"n_jobs": jobs.n_jobs}
-        plan = plan_workers(**settings, at_most=jobs.at_most)
-        setup = pack_setup(self.hydra_context, self.config, self.task_function, jobs.worker_module)
-        return local_executor(plan, setup, jobs)
+        return plan_local_executor(self.settings, jobs, self.program)
 
 
 class DaskLauncher(ExecutorLauncher):
@@ -64,28 +59,10 @@ class DaskLauncher(ExecutorLauncher):
     def plan_executor(self, jobs: JobsAhead) -> Executor:
         """Give what runs jobs, connected to the cluster and not yet opened."""
         from cnn_sweeps.errors import ConfigError
-        from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
-        from cnn_sweeps.sweep.jobs.process import pack_setup
 
-        settings = check_dask_settings(self.settings)
         try:
             from cnn_sweeps.sweep.jobs.dask_executor import plan_dask_executor
-        except ModuleNotFoundError as error:
-            if error.name not in ("dask", "distributed"):
-                raise
-            raise ConfigError("hydra/launcher=dask: Dask is not installed; pip install 'cnn-sweeps[dask]'") from error
-        setup = pack_setup(
-            self.hydra_context,
-            self.config,
-            self.task_function,
-            jobs.worker_module,
-            variables={name: os.environ.get(name) for name in settings.environment},
-            is_for_children=False,
-        )
-        return plan_dask_executor(settings, jobs, setup, Path(self.config.hydra.sweep.dir).absolute(), self._needed())
 
-    def _needed(self) -> list[str]:
-        """Give the folders that every job composes its configuration from, and works in."""
-        path = self.hydra_context.config_loader.get_search_path().get_path()
-        folders = [each.path.removeprefix("file://") for each in path if str(each.path).startswith("file://")]
-        return [str(Path.cwd()), *(str(Path(folder).absolute()) for folder in folders if Path(folder).is_dir())]
+            return plan_dask_executor(self.settings, jobs, self.program)
+        except ImportError as error:
+            raise ConfigError(f"hydra/launcher=dask: {error}; pip install 'cnn-sweeps[dask]'") from error

@@ -150,7 +150,7 @@ KILL_DASK_WORKER = Fault(
     "kill -9 Dask worker",
     lambda sweep: [(sweep.cluster, name) for name in sweep.cluster.processes if name != "scheduler"],
     _kill_in_cluster,
-    lambda killed: killed[0].start_worker(killed[1], "--no-nanny"),
+    lambda killed: killed[0].start_worker(killed[1]),
     lasts_s=5,
 )
 KILL_DASK_SCHEDULER = Fault(

@@ -16,8 +16,9 @@ from waiting import LONGEST_S, wait_until
 pytest.importorskip("distributed")
 from distributed import Client, Security
 
-from cnn_sweeps.sweep.jobs import dask_connection
+from cnn_sweeps.sweep.jobs.dask_fleet import connected, local_cluster
 from cnn_sweeps.sweep.jobs.machine import plan_workers
+from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,11 @@ def cluster(tmp_path_factory):
     """A cluster of one worker, its client, the folder of its temporary files, and the ports that were open before."""
     temporary = tmp_path_factory.mktemp("temporary")
     open_before = listening_ports()  # of servers that other tests share
-    plan = plan_workers(1, gpus=[], jobs_per_gpu=1, max_worker_mb=None, at_most=1)
+    plan = plan_workers(WorkersSettings(1, gpus=[]), at_most=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr("tempfile.tempdir", None)
-        with dask_connection.local_cluster(plan, {}) as cluster, dask_connection.connected(cluster) as client:
+        with local_cluster(plan, {}) as cluster, connected(cluster) as client:
             client.wait_for_workers(1)
             yield cluster, client, temporary, open_before
 

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -18,6 +19,7 @@ import cloudpickle
 import psutil
 import pytest
 from clusters import a_cluster
+from omegaconf import OmegaConf
 from sweep_app import (
     last_trials,
     processes_in,
@@ -33,9 +35,10 @@ from sweep_app import (
 from waiting import LONGEST_S, wait_until
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.jobs.dask_settings import check_dask_settings
-from cnn_sweeps.sweep.jobs.executor import JobsAhead
-from cnn_sweeps.sweep.jobs.process import answer, read_answer
+from cnn_sweeps.sweep.jobs.executor import JobsAhead, call_until_worker_lasts
+from cnn_sweeps.sweep.jobs.loss import LostWorkerError
+from cnn_sweeps.sweep.jobs.process import Program, answer
+from cnn_sweeps.sweep.jobs.settings import DaskSettings
 from cnn_sweeps.sweep.study.address import is_only_here
 
 pytest.importorskip("distributed")
@@ -56,8 +59,8 @@ def app(tmp_path):
     write_app(tmp_path / "app")
     file = tmp_path / "app" / "app.py"
     begin = 'if __name__ == "__main__":\n'
-    patient = "from cnn_sweeps.sweep.jobs import dask_connection, dask_executor, dask_fleet"
-    waits = "dask_connection._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._ANSWER_S = dask_executor._RESULT_S"
+    patient = "from cnn_sweeps.sweep.jobs import dask_executor, dask_fleet"
+    waits = "dask_fleet._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
     file.write_text(file.read_text().replace(begin, f"{begin}    {patient}\n    {waits} = {LONGEST_S}\n"))
     return tmp_path / "app"
 
@@ -186,13 +189,34 @@ def test_hydras_own_sweeper_uses_a_cluster_too(cluster, app):
 # What the executor alone shows.
 
 
-@contextmanager
-def opened(cluster, folder, **given):
+USUAL = {
+    "address": None,
+    "n_jobs": 1,
+    "resources": {},
+    "workers": None,
+    "wait_s": 1.0,
+    "max_worker_mb": None,
+    "environment": [],
+}
+
+
+def planned(folder, **given):
+    """An executor for a program that nobody composes jobs of."""
     from cnn_sweeps.sweep.jobs.dask_executor import plan_dask_executor
 
-    setup = cloudpickle.dumps((str(folder), sys.path, {}, b"no jobs"))
-    address = settings(address=cluster.address, wait_s=LONGEST_S, **given)
-    executor = plan_dask_executor(address, JobsAhead(1, 1), setup, folder, [])
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder / "out")}}})
+    return plan_dask_executor(USUAL | given, JobsAhead(1, 1), Program(Mock(), config, print))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_but_the_mark_is_needed(monkeypatch):
+    monkeypatch.setattr(Program, "folders", [])
+
+
+@contextmanager
+def opened(cluster, folder, **given):
+    executor = planned(folder, address=cluster.address, wait_s=LONGEST_S, **given)
+    (folder / "out").mkdir(exist_ok=True)  # as a sweep does, before its jobs
     try:
         executor.open(print)
         yield executor
@@ -221,7 +245,7 @@ def test_process_with_more_memory_than_it_may_keep_is_replaced_after_its_job(clu
 
 def test_process_of_another_sweep_is_replaced_and_no_job_lost(cluster, tmp_path):
     with opened(cluster, tmp_path, workers=["poor"]) as first, opened(cluster, tmp_path, workers=["poor"]) as second:
-        of_first = first.call(about_process).result(LONGEST_S)[0]
+        of_first = call_until_worker_lasts(first, about_process)[0]  # it may be one that is about to leave
         assert second.call(about_process).result(LONGEST_S)[0] != of_first
 
 
@@ -232,85 +256,98 @@ def test_task_that_dask_starts_again_or_elsewhere_is_not_run(monkeypatch):
     worker = SimpleNamespace(
         get_current_task=lambda: "key",
         address="tcp://here",
-        memory_manager=SimpleNamespace(memory_limit=None),
+        local_directory="mine",
         state=SimpleNamespace(tasks={"key": SimpleNamespace(state="executing")}),
         status=SimpleNamespace(name="running"),
     )
-    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    monkeypatch.setattr(dask_worker, "get_worker", lambda: worker)
 
-    def run(process_id):
-        call = cloudpickle.dumps((max, (1, 2)))
-        return dask_worker.run_job(dask_worker.DaskJob(process_id, "mine", b"", call, None, None))
+    def run(process):
+        return dask_worker.run_job(process, "mine", b"", cloudpickle.dumps((max, (1, 2))), None)
 
-    with pytest.raises(dask_worker.WrongWorkerError):
+    with pytest.raises(LostWorkerError):
         run("of another process")
-    assert read_answer(run(dask_worker._PROCESS_ID).content) == 2
-    with pytest.raises(dask_worker.WrongWorkerError):
-        run(dask_worker._PROCESS_ID)
+    assert run("mine") == 2
+    with pytest.raises(LostWorkerError):
+        run("mine")
 
 
-def test_call_is_made_once_by_one_worker_alone_and_goes_as_bytes_which_the_scheduler_does_not_read():
-    from cnn_sweeps.sweep.jobs.dask_connection import submit_to
-
-    sent = []
-    client = SimpleNamespace(submit=lambda function, *arguments, **how: sent.append((function, arguments, how)))
-    for _ in range(2):
-        submit_to(client, "tcp://there", max, 1, 2)
-    (function, (content,), how), (*_, again) = sent
-    assert isinstance(content, bytes)
-    assert function(content) == 2
-    assert how["key"] != again["key"]  # an equal one is another call
-    assert (how["workers"], how["allow_other_workers"]) == (["tcp://there"], False)
-    assert (how["retries"], how["pure"]) == (0, False)
-
-
-def test_result_that_was_taken_is_not_left_with_dask():
-    """Which would have the call made again when the worker that has it dies."""
-    from cnn_sweeps.sweep.jobs import dask_executor
-    from cnn_sweeps.sweep.jobs.dask_worker import DaskAnswer
-
-    content = answer(cloudpickle.dumps((max, (1, 2))))
-    task = Mock(status="finished", result=lambda timeout: DaskAnswer("done", content, is_spent=False))
-    fleet = SimpleNamespace(usable=list, is_present=lambda _worker: True)
-    executor = dask_executor.DaskExecutor(fleet, JobsAhead(1, 1), b"", ExitStack())
-    job = dask_executor._Job(b"", None, Future(), "tcp://there", task)
-    assert executor._is_over(job)
-    assert job.future.result() == 2
-    task.release.assert_called_once_with()
-
-
-def test_all_workers_of_a_large_cluster_are_found(monkeypatch):
-    """Dask tells of the first five only, unless it is asked for all."""
-    from cnn_sweeps.sweep.jobs import dask_fleet
+def a_fleet(monkeypatch, num_workers, **client):
+    """A fleet of a cluster of so many workers, and its first one."""
+    from cnn_sweeps.sweep.jobs.dask_fleet import Fleet
 
     about = {"name": "w", "host": "here", "resources": {}, "nanny": "tcp://here:0", "status": "running"}
-    workers = {f"tcp://here:{port}": about for port in range(1, 31)}
+    workers = {f"tcp://here:{port}": about | {"local_directory": "its"} for port in range(num_workers)}
 
     def scheduler_info(n_workers=5):
         return {"workers": dict(list(workers.items())[: None if n_workers == -1 else n_workers])}
 
     address = SimpleNamespace(address="tcp://here:0")
-    client = SimpleNamespace(scheduler=address, status="running", scheduler_info=scheduler_info)
-    asked = SimpleNamespace(status="finished", result=lambda timeout: dask_fleet.report())
-    monkeypatch.setattr(dask_fleet, "submit_to", lambda *_: asked)
-    fleet = dask_fleet.Fleet(client, settings(), [], [])
+    client = SimpleNamespace(scheduler=address, status="running", scheduler_info=scheduler_info, **client)
+    return Fleet(client, DaskSettings(**USUAL), [])
+
+
+def asked(function, call, **_how):
+    return Mock(status="finished", done=lambda: True, result=lambda timeout: function(call))
+
+
+def test_all_workers_of_a_large_cluster_are_found(monkeypatch):
+    """Dask tells of the first five only, unless it is asked for all."""
+    fleet = a_fleet(monkeypatch, 30, submit=asked)
     assert fleet.look() == []
-    assert set(fleet.usable()) == workers.keys()
+    assert len(fleet.usable) == 30
+
+
+def test_call_is_made_once_by_one_worker_alone_and_goes_as_bytes_which_the_scheduler_does_not_read(monkeypatch):
+    sent = []
+    fleet = a_fleet(monkeypatch, 1, submit=lambda *call, **how: (sent.append((call, how)), asked(*call))[1])
+    fleet.look()
+    (worker,) = fleet.usable
+    sent.clear()
+    for _ in range(2):
+        fleet.submit_to(worker, max, 1, 2)
+    ((function, content), how), (_, again) = sent
+    assert isinstance(content, bytes)
+    assert function(content) == 2
+    unpickle = "import pickle, sys; sys.modules['cnn_sweeps'] = None; pickle.load(sys.stdin.buffer)"
+    subprocess.run([sys.executable, "-c", unpickle], input=cloudpickle.dumps(function), check=True)
+    assert how["key"] != again["key"]  # an equal one is another call
+    assert (how["workers"], how["allow_other_workers"]) == (["tcp://here:0"], False)
+    assert (how["retries"], how["pure"]) == (0, False)
+
+
+def test_result_that_was_taken_is_not_left_with_dask(monkeypatch):
+    """Which would have the call made again when the worker that has it dies."""
+    from cnn_sweeps.sweep.jobs import dask_executor
+
+    fleet = a_fleet(monkeypatch, 1, submit=asked)
+    fleet.look()
+    (worker,) = fleet.usable
+    worker.about["memory_limit"] = 0
+    executor = dask_executor.DaskExecutor(fleet, JobsAhead(1, 1), b"", ExitStack())
+    task = Mock(status="finished", result=lambda timeout: answer(partial(max, 1, 2)))
+    job = dask_executor._Job(b"", None, Future(), worker, task)
+    assert executor._is_over(job)
+    assert job.future.result() == 2
+    task.release.assert_called_once_with()
 
 
 def test_file_in_the_sweeps_folder_or_above_it_tells_workers_that_share_it_from_others(tmp_path, monkeypatch):
     from cnn_sweeps.sweep.jobs import dask_executor
 
+    class Fleet:
+        def __init__(self, *_about):
+            pass
+
+        def assemble(self):
+            needed.extend((path, Path(path).is_file()) for path in self.needed)
+            raise ConfigError("that is all")
+
     needed = []
-
-    def fleet(_client, _settings, paths, _only_here):
-        needed.extend((path, Path(path).is_file()) for path in paths)
-        raise ConfigError("that is all")
-
     monkeypatch.setattr(dask_executor, "connected", nullcontext)
-    monkeypatch.setattr(dask_executor, "Fleet", fleet)
-    assert plan(tmp_path / "not there yet", ["/work"], address="tcp://here:1") == "that is all"
-    _, (mark, is_there) = needed
+    monkeypatch.setattr(dask_executor, "Fleet", Fleet)
+    assert plan(tmp_path / "not there yet", address="tcp://here:1") == "that is all"
+    ((mark, is_there),) = needed
     assert (Path(mark).parent, is_there) == (tmp_path, True)
     assert list(tmp_path.iterdir()) == []
 
@@ -318,17 +355,10 @@ def test_file_in_the_sweeps_folder_or_above_it_tells_workers_that_share_it_from_
 # What is refused before the first trial.
 
 
-def settings(**given):
-    usual = {"address": None, "n_jobs": 1, "resources": {}, "workers": None, "wait_s": 1.0, "max_worker_mb": None}
-    return check_dask_settings(usual | {"environment": []} | given)
-
-
-def plan(folder, needed=(), **given):
+def plan(folder, **given):
     """Connect as a sweep does, in vain."""
-    from cnn_sweeps.sweep.jobs.dask_executor import plan_dask_executor
-
     with pytest.raises(ConfigError) as refused:
-        plan_dask_executor(settings(**given), JobsAhead(1, 1), b"", folder / "out", needed).close()
+        planned(folder, **given).close()
     assert len(str(refused.value).splitlines()) == 1
     return str(refused.value)
 
@@ -345,9 +375,8 @@ def plan(folder, needed=(), **given):
         ({"max_worker_mb": 0}, "hydra.launcher.max_worker_mb=0: should be greater than or equal to 1"),
     ],
 )
-def test_wrong_settings_are_named(given, message):
-    with pytest.raises(ConfigError, match="^" + message.replace(".", r"\.")):
-        settings(**given)
+def test_wrong_settings_are_named(tmp_path, given, message):
+    assert plan(tmp_path, **given).startswith(message)
 
 
 def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
@@ -359,9 +388,9 @@ def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
 
 @pytest.mark.parametrize("kind", ["nothing", "something else"])
 def test_address_where_no_scheduler_answers_is_refused(tmp_path, monkeypatch, kind):
-    from cnn_sweeps.sweep.jobs import dask_connection
+    from cnn_sweeps.sweep.jobs import dask_fleet
 
-    monkeypatch.setattr(dask_connection, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(dask_fleet, "_CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1] if kind == 'something else' else 9}"
         assert f"hydra.launcher.address={address}: no Dask scheduler can be used there" in plan(
@@ -373,18 +402,23 @@ def test_tls_address_without_certificates_is_refused(tmp_path):
     import dask.config
 
     address = "tls://127.0.0.1:9"
-    assert "needs certificates, and none are named" in plan(tmp_path, address=address)
+    assert "DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in plan(tmp_path, address=address)
     files = {"ca-file": "/nowhere/ca.pem", "client.cert": "/nowhere/cert.pem"}
     with dask.config.set({f"distributed.comm.tls.{key}": file for key, file in files.items()}):
-        assert "needs certificates, and [Errno 2] No such file" in plan(tmp_path, address=address)
+        assert "[Errno 2] No such file" in plan(tmp_path, address=address)
 
 
-def test_cluster_without_the_right_worker_is_refused(cluster, tmp_path):
-    missing = plan(tmp_path, needed=["/nowhere"], address=cluster.address, wait_s=LONGEST_S)
+def test_cluster_without_the_right_worker_is_refused(cluster, tmp_path, monkeypatch):
+    without = plan(tmp_path, address=cluster.address, resources={"TPU": 1})
+    assert re.search(
+        r"no worker in 1 s; (rich, poor|poor, rich): .* hydra.launcher.resources=.*--resources TPU=1", without
+    )
+    unnamed = plan(tmp_path, address=cluster.address, workers=["other"])
+    assert re.search(r"no worker in 1 s; (rich, poor|poor, rich): .* hydra.launcher.workers=\['other'\]", unnamed)
+    monkeypatch.setattr(Program, "folders", ["/nowhere"])
+    missing = plan(tmp_path, address=cluster.address, wait_s=LONGEST_S)
     assert re.search(r"worker (rich|poor) at tcp://", missing)
     assert "does not see /nowhere" in missing
-    assert "no worker with TPU=1 in 1 s" in plan(tmp_path, address=cluster.address, resources={"TPU": 1})
-    assert "no such worker in 1 s; there are" in plan(tmp_path, address=cluster.address, workers=["other"])
 
 
 def test_cluster_without_a_worker_or_with_one_that_has_no_nanny_is_refused(tmp_path, capsys):
@@ -436,9 +470,10 @@ def test_files_and_servers_of_this_machine_are_known_as_such(address, expected):
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     from hydra_plugins.cnn_sweeps.launchers import DaskLauncher
 
-    for name in ("dask_executor", "dask_connection"):
+    for name in ("dask_executor", "dask_fleet", "dask_worker"):
         monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.jobs.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    launcher = DaskLauncher(**vars(settings()))
+    launcher = DaskLauncher(**USUAL)
+    launcher.program = None
     with pytest.raises(ConfigError, match=r"pip install 'cnn-sweeps\[dask\]'"):
         launcher.plan_executor(JobsAhead(1, 1))

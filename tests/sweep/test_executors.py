@@ -12,12 +12,11 @@ from waiting import LONGEST_S
 
 from cnn_sweeps.errors import SweepError
 from cnn_sweeps.sweep.jobs import local
-from cnn_sweeps.sweep.jobs.choice import choose_executor
+from cnn_sweeps.sweep.jobs.choice import InThisProcess, LauncherSlot, choose_executor
 from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor, call_until_worker_lasts
-from cnn_sweeps.sweep.jobs.foreign import InThisProcess
 from cnn_sweeps.sweep.jobs.local import LocalSlot
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
-from cnn_sweeps.sweep.jobs.process import _Task
+from cnn_sweeps.sweep.jobs.process import way_to_task
 
 
 class FakeLauncher:
@@ -105,7 +104,7 @@ def test_signal_that_comes_while_a_job_runs_in_this_process_is_not_taken_for_the
         raise error
 
     with pytest.raises(type(error)):
-        InThisProcess(FakeLauncher(job)).submit([], 0)
+        InThisProcess([LauncherSlot(FakeLauncher, job, 1)]).submit([], 0)
 
 
 def test_job_that_leaves_this_process_fails_alone():
@@ -114,7 +113,7 @@ def test_job_that_leaves_this_process_fails_alone():
     def job(_number):
         raise error
 
-    assert InThisProcess(FakeLauncher(job)).submit([], 0).exception() is error
+    assert InThisProcess([LauncherSlot(FakeLauncher, job, 1)]).submit([], 0).exception() is error
 
 
 def test_function_is_called_again_while_its_worker_is_lost_and_not_for_ever():
@@ -156,7 +155,7 @@ def test_worker_that_a_slot_starts_while_it_is_closed_does_not_outlive_the_sweep
             ended.append(self)
 
     monkeypatch.setattr(local, "_WorkerProcess", Worker)
-    executor = SlotExecutor([LocalSlot(b"", {}, max_worker_mb=1)])
+    executor = SlotExecutor([LocalSlot(b"", {}, JobsAhead(1, 1), max_worker_mb=1)])
     executor.open(print)
     assert starting.wait(LONGEST_S)
     closing = threading.Thread(target=executor.close)
@@ -198,12 +197,12 @@ def plain_task(config):
 )
 def test_task_that_can_be_imported_is_found_by_its_name_below_as_many_decorators_as_here(function, found):
     """Not a copy of it, nor what its decorators make of it: Hydra's would read the command line."""
-    assert cloudpickle.loads(cloudpickle.dumps(_Task(function, is_for_children=True))).resolve() is found
+    assert cloudpickle.loads(cloudpickle.dumps(way_to_task(function, is_for_children=True)))() is found
 
 
 def test_task_that_cannot_be_imported_is_sent_itself():
-    sent = cloudpickle.loads(cloudpickle.dumps(_Task(lambda config: config + 1, is_for_children=True)))
-    assert sent.resolve()(1) == 2
+    sent = cloudpickle.loads(cloudpickle.dumps(way_to_task(lambda config: config + 1, is_for_children=True)))
+    assert sent()(1) == 2
 
 
 def test_worker_is_started_again_if_what_it_is_to_be_a_fork_of_dies_in_that_moment(monkeypatch):

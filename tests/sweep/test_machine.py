@@ -5,6 +5,7 @@ import pytest
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs import machine
 from cnn_sweeps.sweep.jobs.machine import count_cores, plan_workers
+from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 
 
 @pytest.fixture
@@ -21,8 +22,7 @@ def this_machine(monkeypatch, tmp_path):
 
 
 def plan(n_jobs="auto", at_most=1000, **settings):
-    defaults = {"gpus": None, "jobs_per_gpu": 1, "gpus_per_job": 1, "max_worker_mb": None}
-    return plan_workers(n_jobs, at_most=at_most, **defaults | settings)
+    return plan_workers(WorkersSettings(n_jobs, **settings), at_most)
 
 
 @pytest.mark.parametrize(

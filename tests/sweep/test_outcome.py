@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from joblib.externals.loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from cnn_sweeps.errors import ConfigError, TrainingError
+from cnn_sweeps.errors import ConfigError, SweepError, TrainingError
 from cnn_sweeps.sweep.failures import FailureLimits
 from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError
 from cnn_sweeps.sweep.jobs.outcome import read_outcome
@@ -20,10 +21,6 @@ from cnn_sweeps.sweep.jobs.outcome import read_outcome
 
 class ResourceExhaustedError(Exception):
     """TensorFlow's, by its name."""
-
-
-class TerminatedWorkerError(Exception):
-    """joblib's, by its name."""
 
 
 def returned(value):
@@ -109,6 +106,8 @@ def test_pruned_is_pruned(wrap):
         (raised(OSError(12, "Cannot allocate memory")), "OSError: [Errno 12] Cannot allocate memory"),
         (raised(ImportError("x.so: failed to map segment from shared object")), "ImportError: x.so: failed to map"),
         (TerminatedWorkerError("SIGKILL(-9)"), "TerminatedWorkerError: SIGKILL(-9)"),
+        (ShutdownExecutorError("after shutdown"), "ShutdownExecutorError: after shutdown"),
+        (SweepError("there is no worker any more"), "interrupted"),
         (concurrent.futures.CancelledError(), "interrupted"),
     ],
 )

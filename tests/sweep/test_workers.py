@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from sweep_app import last_trials, run_here, runs, states, sweep, trials, write_app, xs
 from waiting import LONGEST_S, wait_until
 
+from cnn_sweeps.sweep.jobs.executor import JobsAhead
 from cnn_sweeps.sweep.jobs.local import LocalSlot
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
 
@@ -144,9 +145,9 @@ class Setup:
 
 
 @contextmanager
-def a_slot(folder, act=os.getpid, *arguments, **settings):
+def a_slot(folder, act=os.getpid, *arguments, **jobs):
     setup = cloudpickle.dumps((str(folder), [], {}, cloudpickle.dumps(Setup(act, *arguments))))
-    slot = LocalSlot(setup, {}, max_worker_mb=10_000, **settings)
+    slot = LocalSlot(setup, {}, JobsAhead(1, 1, **jobs), max_worker_mb=10_000)
     try:
         yield slot
     finally:
@@ -205,6 +206,21 @@ def test_slot_that_is_closed_ends_its_worker_and_what_that_has_started(tmp_path)
             slot.call(os.getpid, [])
     child = int(file.read_text())
     wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie", "the child's end")
+
+
+def kill_what_this_is_a_fork_of():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(LONGEST_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
+def test_worker_that_is_lost_with_what_it_was_a_fork_of_is_killed_and_named_as_such(tmp_path):
+    with a_slot(tmp_path, worker_module="json") as slot:
+        pid = slot.call(os.getpid, [])
+        with pytest.raises(LostWorkerError, match=r"died \(killed, as the process that it was a fork of\)"):
+            slot.call(kill_what_this_is_a_fork_of, [])
+        wait_until(lambda: not psutil.pid_exists(pid), "its end")
+        assert slot.call(os.getpid, []) != pid
 
 
 def raise_with(reason):

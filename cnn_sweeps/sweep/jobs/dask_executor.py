@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
+import math
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import cloudpickle
@@ -19,73 +22,56 @@ from distributed import Future as DaskFuture
 from hydra.core.utils import JobReturn
 
 from cnn_sweeps.errors import SweepError
-from cnn_sweeps.sweep.jobs.dask_connection import connected, local_cluster, silence_dask, submit_to, wait_for_dask
-from cnn_sweeps.sweep.jobs.dask_fleet import Fleet
-from cnn_sweeps.sweep.jobs.dask_settings import DaskSettings
-from cnn_sweeps.sweep.jobs.dask_worker import DaskAnswer, DaskJob, leave, run_job
-from cnn_sweeps.sweep.jobs.executor import JobsAhead
-from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_out_of_memory
-from cnn_sweeps.sweep.jobs.machine import plan_workers
-from cnn_sweeps.sweep.jobs.process import read_answer, run_one_job
+from cnn_sweeps.sweep.jobs.dask_fleet import RESULT_S, Fleet, Worker, connected, local_cluster
+from cnn_sweeps.sweep.jobs.dask_worker import OtherSweepError, run_job
+from cnn_sweeps.sweep.jobs.executor import POLL_S, JobsAhead
+from cnn_sweeps.sweep.jobs.loss import LostWorkerError, is_lost_worker
+from cnn_sweeps.sweep.jobs.machine import memory_share_mb, plan_workers
+from cnn_sweeps.sweep.jobs.process import Program, answer, pack_setup, read_answer, run_one_job
+from cnn_sweeps.sweep.jobs.settings import DaskSettings, WorkersSettings
+from cnn_sweeps.sweep.settings import check_values
 
-_POLL_S = 0.5
-_ANSWER_S = 10.0
-_RESULT_S = 2.0  # during which all other jobs wait
-_LOST = ("KilledWorker", "NoValidWorkerError", "NoWorkerError", "WrongWorkerError")
+_END_S = 10.0
+_POLL_S = 0.05
+
+
+def plan_dask_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Program) -> DaskExecutor:
+    """Give what runs jobs on a cluster, which is there or started on this machine, once it has a worker.
+
+    Each worker must see the folders that a job is composed from, and share the one that it writes to, which need not
+    exist yet. `values` are those of `hydra.launcher`.
+
+    Raises:
+        ConfigError: if one of them is wrong, there is no such cluster, it has no fit worker, or versions differ.
+    """
+    settings = check_values(DaskSettings, {**values}, "hydra.launcher")
+    variables = {name: os.environ.get(name) for name in settings.environment}
+    setup = pack_setup(program, jobs.worker_module, variables=variables, is_for_children=False)
+    target = Path(program.config.hydra.sweep.dir).absolute()
+    with ExitStack() as resources, ExitStack() as marks:
+        place: Any = settings.address
+        if place is None:
+            shared = 1 if jobs.n_jobs == "auto" else jobs.n_jobs
+            like = WorkersSettings(jobs.n_jobs, jobs_per_gpu=shared, max_worker_mb=settings.max_worker_mb)
+            place = resources.enter_context(local_cluster(plan_workers(like, jobs.at_most), settings.resources))
+        fleet = Fleet(resources.enter_context(connected(place)), settings, jobs.only_here)
+        existing = next(folder for folder in (target, *target.parents) if folder.is_dir())
+        fleet.needed = [*program.folders]
+        with suppress(OSError):  # that it cannot be written to is told later
+            mark = marks.enter_context(NamedTemporaryFile(dir=existing, prefix=".cnn_sweeps_"))
+            fleet.needed.append(mark.name)  # which another machine sees only if it shares the folder
+        fleet.assemble()
+        fleet.needed = [*program.folders, str(target)]
+        return DaskExecutor(fleet, jobs, setup, resources.pop_all())
 
 
 @dataclass
 class _Job:
-    """A call, and the worker and Dask's future that it has once it is started."""
-
     call: bytes
     timeout_s: float | None
     future: Future[Any]
-    worker: str = ""
-    dask: DaskFuture = None
-
-
-def plan_dask_executor(
-    settings: DaskSettings, jobs: JobsAhead, setup: bytes, sweep_folder: Path, needed: Sequence[str]
-) -> DaskExecutor:
-    """Connect to the cluster, or start one on this machine, and wait for a first worker.
-
-    Args:
-        settings: which cluster, which of its workers.
-        jobs: what it is to be good for.
-        setup: what `process.pack_setup` gave.
-        sweep_folder: where jobs write; it need not exist yet.
-        needed: further paths that a worker must see.
-
-    Raises:
-        ConfigError: if there is no such cluster, it has no fit worker, or versions differ.
-    """
-    silence_dask()
-    with ExitStack() as resources:
-        place: Any = settings.address
-        if place is None:
-            shared, max_mb = 1 if jobs.n_jobs == "auto" else jobs.n_jobs, settings.max_worker_mb
-            plan = plan_workers(jobs.n_jobs, gpus=None, jobs_per_gpu=shared, max_worker_mb=max_mb, at_most=jobs.at_most)
-            place = resources.enter_context(local_cluster(plan, settings.resources))
-        client = resources.enter_context(connected(place))
-        with _mark(sweep_folder) as mark:
-            fleet = Fleet(client, settings, [*needed, *mark], jobs.only_here)
-            fleet.check_scheduler()
-            fleet.assemble(lambda line: print(line, flush=True))
-        fleet.needed = [*needed, str(sweep_folder)]
-        return DaskExecutor(fleet, jobs, setup, resources.pop_all())
-
-
-@contextmanager
-def _mark(folder: Path) -> Iterator[list[str]]:
-    """Put a file where another machine sees it only if it shares the folder; that cannot be written is told later."""
-    while not folder.is_dir():
-        folder = folder.parent
-    files = []
-    with ExitStack() as opened:
-        with suppress(OSError):
-            files = [opened.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".cnn_sweeps_")).name]
-        yield files
+    worker: Worker
+    dask: DaskFuture
 
 
 class DaskExecutor:
@@ -94,18 +80,15 @@ class DaskExecutor:
     def __init__(self, fleet: Fleet, jobs: JobsAhead, setup: bytes, resources: ExitStack) -> None:
         """Use the workers of `fleet`; closing ends what is in `resources`."""
         self._fleet, self._jobs, self._setup, self._resources = fleet, jobs, setup, resources
-        self._limit = None if jobs.n_jobs == "auto" else min(jobs.n_jobs, jobs.at_most)
+        self._limit = math.inf if jobs.n_jobs == "auto" else min(jobs.n_jobs, jobs.at_most)
         self._sweep_id = uuid.uuid4().hex
-        self._waiting: SimpleQueue[_Job] = SimpleQueue()
-        # What follows is the watching thread's.
-        self._running: list[_Job] = []
-        self._used: dict[str, None] = {}  # workers, in order
-        self._leaving: list[DaskFuture] = []  # kept, since Dask drops what nobody wants to know
+        self._waiting: SimpleQueue[tuple[Future[Any], bytes, float | None]] = SimpleQueue()
+        self._running: list[_Job] = []  # the watching thread's, as the fleet is
         self._had_worker = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._news, self._is_closed = threading.Event(), False
-        self._error: Exception | None = None
         self._num_slots = self._count_slots()
+        self._error: Exception | None = None
+        self._news, self._is_closed = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._say: Callable[[str], None] = print
 
     @property
@@ -120,30 +103,22 @@ class DaskExecutor:
         return self._num_slots
 
     def _count_slots(self) -> int:
-        num_slots = len(self._running) + len(self._free_workers())
-        return num_slots if self._limit is None else min(self._limit, num_slots)
+        return int(min(self._limit, len(self._running) + len(self._free_workers())))
 
-    def _free_workers(self) -> list[str]:
-        busy = {job.worker for job in self._running}
-        free = [worker for worker in self._fleet.usable() if worker not in busy]
-        return sorted(free, key=lambda worker: worker not in self._used)
+    def _free_workers(self) -> list[Worker]:
+        busy = [job.worker for job in self._running]
+        return [worker for worker in self._fleet.usable if worker not in busy]
 
     def open(self, say: Callable[[str], None]) -> None:
         """Say where the jobs will run."""
-        self._say = say
-        hosts = sorted({report.host for report in self._fleet.ready.values()})
-        limit = "as many as there are" if self._limit is None else f"{self._limit} trials at once, at the most"
-        number = len(self._fleet.ready)
-        say(f"Dask cluster at {self._fleet.address}: {number} workers on {', '.join(hosts)}; {limit}")
+        self._say, workers = say, self._fleet.usable
+        hosts = ", ".join(sorted({worker.host for worker in workers}))
+        limit = "as many as there are" if self._limit == math.inf else f"{self._limit} trials at once, at the most"
+        say(f"Dask cluster at {self._fleet.address}: {len(workers)} workers on {hosts}; {limit}")
         self._thread.start()
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
-        """Start a job on a free worker.
-
-        Raises (from the future):
-            LostWorkerError: the Dask worker is gone, or the job's process on it died.
-            JobTimeoutError: the job ran too long and was killed.
-        """
+        """Take a job; its future may raise a LostWorkerError or a JobTimeoutError."""
         return self._take(run_one_job, (list(overrides), job_number), self._jobs.timeout_s)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -151,81 +126,83 @@ class DaskExecutor:
         return self._take(function, arguments, None)
 
     def _take(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float | None) -> Future[Any]:
-        job = _Job(cloudpickle.dumps((function, arguments)), timeout_s, Future())
-        self._waiting.put(job)
+        future: Future[Any] = Future()
+        self._waiting.put((future, cloudpickle.dumps((function, arguments)), timeout_s))
         self._news.set()
-        return job.future
+        return future
 
     def _watch(self) -> None:
-        """Look which workers are there, and start and end jobs, whenever there is news, and now and then."""
-        try:
-            while not self._is_closed:
-                for line in self._fleet.look():
-                    self._say(f"{line}; it gets no trials")
-                self._running = [job for job in self._running if not self._is_over(job)]
-                self._leaving = [each for each in self._leaving if each.status == "pending"]
-                while (free := self._free_workers()) and not self._waiting.empty():
-                    self._start(self._waiting.get(), free[0])
-                self._num_slots = self._count_slots()
-                self._check_workers()
-                self._news.wait(_POLL_S)
-                self._news.clear()
-        except Exception as error:
-            self._error = error
+        """Look who is there, and start and end jobs, whenever there is news, and now and then."""
+        while not self._is_closed:
+            try:
+                if self._error is None:
+                    self._step()
+            except Exception as error:
+                self._error = error
+            if self._error is not None:
+                waiting = [self._waiting.get()[0] for _ in range(self._waiting.qsize())]
+                for future in [*waiting, *(job.future for job in self._running)]:
+                    if not future.done():
+                        future.set_exception(self._error)
+            self._news.wait(POLL_S)
+            self._news.clear()
 
-    def _start(self, job: _Job, worker: str) -> None:
-        process_id, settings = self._fleet.ready[worker].process_id, self._fleet.settings
-        content = DaskJob(process_id, self._sweep_id, self._setup, job.call, job.timeout_s, settings.max_worker_mb)
-        job.worker, self._used[worker] = worker, None
-        job.dask = submit_to(self._fleet.client, worker, run_job, content, resources=settings.resources)
-        job.dask.add_done_callback(lambda _done: self._news.set())
-        self._running.append(job)
+    def _step(self) -> None:
+        for problem in self._fleet.look():
+            self._say(f"{problem}; it gets no trials")
+        self._running = [job for job in self._running if not self._is_over(job)]
+        while len(self._running) < self._count_slots() and not self._waiting.empty():
+            self._start(self._free_workers()[0], *self._waiting.get())
+        self._num_slots = self._count_slots()
+        if self._running or self._fleet.usable:
+            self._had_worker = time.monotonic()
+        elif time.monotonic() - self._had_worker > self._fleet.settings.wait_s:
+            raise SweepError(f"{self._fleet.nobody()}, and give the same command (above) to go on")
+
+    def _start(self, worker: Worker, future: Future[Any], call: bytes, timeout_s: float | None) -> None:
+        run = partial(run_job, worker.folder, self._sweep_id, self._setup, call, timeout_s)
+        dask = self._fleet.submit_to(worker, answer, run, resources=self._fleet.settings.resources)
+        dask.add_done_callback(lambda _done: self._news.set())
+        worker.is_used = True
+        self._running.append(_Job(call, timeout_s, future, worker, dask))
 
     def _is_over(self, job: _Job) -> bool:
         """Give a job's future its result, if it has one or will have none."""
-        if not self._fleet.is_present(job.worker):
+        if job.worker not in self._fleet.workers.values():
+            job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker.address} is gone"))
             job.dask.cancel()
-            job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker} is gone"))
+            return True
+        if job.dask.status == "cancelled":
+            raise self._fleet.scheduler_gone()
+        if job.dask.status == "error":  # Dask's own: those of jobs are in their answers
+            kind = type(job.dask.exception()).__name__
+            job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker.address} died ({kind})"))
+            self._fleet.dismiss(job.worker)
         elif job.dask.status == "finished":
             try:
-                answer = job.dask.result(timeout=_RESULT_S)
+                packed = job.dask.result(timeout=RESULT_S)
             except Exception:  # the worker or the scheduler may be gone, which the next look tells
                 return False
-            self._take_answer(job, answer)
-        elif job.dask.status == "error":
-            error = job.dask.exception(timeout=_ANSWER_S)
-            if type(error).__name__ in _LOST:
-                self._fleet.forget(job.worker)
-                error = LostWorkerError(f"the Dask worker at {job.worker} died")
-            job.future.set_exception(error)
-        elif job.dask.status == "cancelled":
-            raise self._fleet.scheduler_gone()
+            self._read_answer(job, packed)
         else:
             return False
         job.dask.release()  # else Dask would run it again when its worker dies
         return True
 
-    def _take_answer(self, job: _Job, answer: DaskAnswer) -> None:
-        is_spent = answer.is_spent
-        if answer.kind == "not begun":  # another sweep has used the process
-            self._waiting.put(job)
-        elif answer.kind == "late":
-            job.future.set_exception(JobTimeoutError())
-        else:
-            try:
-                job.future.set_result(read_answer(answer.content))
-            except BaseException as error:  # SystemExit, too: the job's own
-                is_spent = is_spent or is_out_of_memory(error)
-                job.future.set_exception(error)
+    def _read_answer(self, job: _Job, packed: bytes) -> None:
+        limit_bytes = job.worker.about["memory_limit"] or math.inf
+        try:
+            result, worker_mb = read_answer(packed)
+            job.future.set_result(result)
+            is_spent = worker_mb > (self._fleet.settings.max_worker_mb or memory_share_mb(limit_bytes / 2**20))
+        except OtherSweepError:
+            self._waiting.put((job.future, job.call, job.timeout_s))
+            is_spent = True
+        except BaseException as error:  # SystemExit, too: the job's own
+            job.future.set_exception(error)
+            is_spent = is_lost_worker(error)
         if is_spent:
-            self._fleet.forget(job.worker)
-            self._leaving.append(submit_to(self._fleet.client, job.worker, leave))
-
-    def _check_workers(self) -> None:
-        if self._running or self._fleet.usable():
-            self._had_worker = time.monotonic()
-        elif time.monotonic() - self._had_worker > self._fleet.settings.wait_s:
-            raise SweepError(f"{self._fleet.nobody()}, and give the same command (above) to go on")
+            self._fleet.dismiss(job.worker)
 
     def close(self) -> None:
         """End the jobs that are still running and their processes, and leave the cluster."""
@@ -233,10 +210,16 @@ class DaskExecutor:
         self._news.set()
         if self._thread.is_alive():
             self._thread.join()
-        with self._resources:
-            if self._fleet.client.status == "running":
-                for job in self._running:  # whose process ends itself then
-                    job.dask.cancel()
-                idle = self._used.keys() & self._fleet.ready.keys() - {job.worker for job in self._running}
-                self._leaving += [submit_to(self._fleet.client, worker, leave) for worker in idle]
-                wait_for_dask(self._fleet.client, self._leaving, _ANSWER_S)
+        busy, deadline = [job.worker for job in self._running], time.monotonic() + _END_S
+        with self._resources, suppress(SweepError):
+            self._fleet.look()
+            for job in self._running:  # whose process ends itself then
+                job.dask.cancel()
+            for worker in self._fleet.workers.values():
+                if worker.is_used and worker not in busy:
+                    self._fleet.dismiss(worker)
+            while time.monotonic() < deadline and any(
+                each.leaving is not None and each.leaving.status == "pending" for each in self._fleet.workers.values()
+            ):  # until they are told
+                time.sleep(_POLL_S)
+                self._fleet.look()

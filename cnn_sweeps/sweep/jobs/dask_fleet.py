@@ -1,63 +1,150 @@
-"""The workers of a Dask cluster that may run a sweep's jobs: found, checked, and watched as they come and go."""
+"""A Dask cluster and its workers that may run a sweep's jobs: found, checked, and watched as they come and go."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
-from distributed import Client
+import cloudpickle
+import dask.config
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 from distributed import Future as DaskFuture
+from distributed.versions import VersionMismatchWarning
 
-from cnn_sweeps.errors import ConfigError, SweepError
-from cnn_sweeps.sweep.jobs.dask_connection import submit_to
-from cnn_sweeps.sweep.jobs.dask_settings import DaskSettings
-from cnn_sweeps.sweep.jobs.dask_worker import WorkerReport, report
+from cnn_sweeps.errors import ConfigError, SweepError, describe_error
+from cnn_sweeps.sweep.jobs.dask_worker import leave, report
+from cnn_sweeps.sweep.jobs.executor import settle
+from cnn_sweeps.sweep.jobs.local import without_ctrl_c
+from cnn_sweeps.sweep.jobs.machine import WorkerPlan, count_cores
+from cnn_sweeps.sweep.jobs.settings import DaskSettings
 
+RESULT_S = 2.0  # for a result that is there; all others wait
 _ANSWER_S = 10.0
+_CONNECT_S = 10.0
 _LOOK_EVERY_S = 1.0
 _POLL_S = 0.1
 _TELL_AFTER_S = 2.0
 
 
+@contextmanager
+def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[SpecCluster]:
+    """Start a cluster on this machine, its workers as planned, with the resources named.
+
+    Other users of the machine reach its ports: certificates that exist only in the memory of its processes, and while
+    they start in folders that nobody else can read, keep them out. It answers no web pages.
+
+    Raises:
+        ImportError: if the package is missing that makes certificates.
+    """
+    options = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.nanny.pre-spawn-environ": {},
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+        "distributed.worker.profile.enabled": False,  # a look at the jobs' thread every 10 ms
+    }
+    place = {"host": "127.0.0.1", "protocol": "tls://", "security": Security.temporary(), "dashboard": False}
+    quiet = {"silence_logs": logging.CRITICAL}
+    with dask.config.set(options), without_ctrl_c():
+        share = {"nthreads": max(1, count_cores() // plan.num_workers), "resources": resources}
+        alike = place | share | quiet | {"config": deepcopy(dask.config.config)}  # for workers that are begun anew, too
+        workers = {
+            slot: {"cls": Nanny, "options": alike | {"env": environment}}
+            for slot, environment in enumerate(plan.environments)
+        }
+        scheduler = {"cls": Scheduler, "options": place | {"dashboard_address": "127.0.0.1:0"}}
+        cluster = SpecCluster(scheduler=scheduler, workers=workers, security=place["security"], **quiet)
+    with cluster:
+        yield cluster
+
+
+@contextmanager
+def connected(place: str | SpecCluster) -> Iterator[Client]:
+    """Give a client of the cluster.
+
+    Raises:
+        ConfigError: if no scheduler answers at the address, or certificates are missing.
+    """
+    for name in ("distributed", "distributed.client"):  # which has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is told in one line
+    warnings.simplefilter("ignore", VersionMismatchWarning)  # of versions that the fleet compares
+    made: Future[Client] = Future()  # by a thread, since Dask waits for ever for what is no scheduler
+    make = partial(Client, place, timeout=_CONNECT_S, set_as_default=False)
+    threading.Thread(target=settle, args=(made, make), daemon=True).start()
+    try:
+        client = made.result(2 * _CONNECT_S)
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split()) or "what is there does not answer as one"
+        raise ConfigError(
+            f"hydra.launcher.address={place}: no Dask scheduler can be used there ({reason}, within {_CONNECT_S:g} s); "
+            "start one with `dask scheduler`, correct the address, or leave it out for a cluster on this machine; "
+            "certificates for a tls:// address are named in Dask's settings, "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..__CLIENT__CERT and ..__CLIENT__KEY"
+        ) from error
+    try:
+        yield client
+    finally:
+        client.close(timeout=_CONNECT_S)
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process of a Dask worker, and what is known of it."""
+
+    address: str
+    folder: str  # for its temporary files; the next process at the address has another one
+    about: dict[str, Any]  # by the scheduler
+    asked: DaskFuture = None  # for a report, until it has answered
+    host: str = ""  # of one that is fit
+    problem: str = ""  # of one that is not
+    leaving: DaskFuture = None  # its end, which Dask drops if nobody wants to know of it
+    is_used: bool = False
+
+
 class Fleet:
-    """Those workers of a cluster that fit the settings, as far as known now."""
+    """The workers of a cluster, as far as known now."""
 
-    def __init__(
-        self, client: Client, settings: DaskSettings, needed: Sequence[str], only_here: Sequence[tuple[str, str]]
-    ) -> None:
-        """Know no worker yet.
-
-        Args:
-            client: of the cluster.
-            settings: which workers may be used, and how long one is waited for.
-            needed: paths that a worker must see.
-            only_here: settings that a worker on another machine could not use, each with what to do about it.
-        """
-        self.client, self.settings, self.needed = client, settings, needed
+    def __init__(self, client: Client, settings: DaskSettings, only_here: Sequence[tuple[str, str]]) -> None:
+        """Know no worker yet; `only_here` are settings of no use on other hosts, each with what to do about it."""
+        self.client, self.settings, self._only_here = client, settings, only_here
         self.address: str = client.scheduler.address
-        self.ready: dict[str, WorkerReport] = {}
-        self.unfit: dict[str, str] = {}
-        self._only_here, self._here = only_here, report()
-        self._asked: dict[str, DaskFuture] = {}
-        self._left: set[str] = set()  # processes, by their ids, that get no job any more
-        self._present: dict[str, dict[str, Any]] = {}
+        self.needed: list[str] = []  # paths that a worker must see
+        self.workers: dict[tuple[str, str], Worker] = {}
+        self._host, _, self._versions = report()
         self._looked = 0.0
 
-    def is_present(self, worker: str) -> bool:
-        """Tell whether a worker is in the cluster, whether it takes jobs or not."""
-        return worker in self._present
+    def submit_to(self, worker: Worker, function: Callable[..., Any], *arguments: Any, **how: Any) -> DaskFuture:
+        """Have one worker run an importable function, once; the scheduler does not unpickle it."""
 
-    def usable(self) -> list[str]:
-        """Give the addresses of the workers that take jobs."""
-        return [worker for worker in self.ready if self._present[worker]["status"] == "running"]
+        def make_call(call: bytes) -> Any:  # sent as code: the scheduler need not have this package
+            function, arguments = cloudpickle.loads(call)
+            return function(*arguments)
 
-    def forget(self, worker: str) -> None:
-        """Use a worker no more, until it is another process."""
-        if worker in self.ready:
-            self._left.add(self.ready.pop(worker).process_id)
+        key, call = f"cnn_sweeps-{uuid.uuid4().hex}", cloudpickle.dumps((function, arguments))
+        how |= {"workers": [worker.address], "allow_other_workers": False, "retries": 0, "pure": False}
+        return self.client.submit(make_call, call, key=key, **how)
+
+    @property
+    def usable(self) -> list[Worker]:
+        """Those workers that take jobs, when they have none, in the order in which they came."""
+        fit = [each for each in self.workers.values() if each.host and each.leaving is None]
+        return [each for each in fit if each.about["status"] == "running"]
+
+    def dismiss(self, worker: Worker) -> None:
+        """Use a process no more, and have its nanny start another one."""
+        worker.leaving = worker.leaving or self.submit_to(worker, leave, worker.folder)
 
     def look(self) -> list[str]:
         """Learn which workers have come and gone, at most every second; say what is wrong with new ones.
@@ -69,106 +156,88 @@ class Fleet:
             raise self.scheduler_gone()
         if time.monotonic() - self._looked > _LOOK_EVERY_S:
             try:
-                self._present = dict(self.client.scheduler_info(n_workers=-1)["workers"])
+                present = self.client.scheduler_info(n_workers=-1)["workers"]
             except (OSError, RuntimeError, CancelledError) as error:
                 raise self.scheduler_gone() from error
             self._looked = time.monotonic()
-            for known in (self.ready, self.unfit, self._asked):
-                for worker in known.keys() - self._present:
-                    del known[worker]
-            for worker in self._present.keys() - self.ready.keys() - self.unfit.keys() - self._asked.keys():
-                about = self._present[worker]
-                if self._is_named(worker, about) and self._has_resources(about):
-                    self._asked[worker] = submit_to(self.client, worker, report, self.needed)
-        return self._take_reports()
+            self._note({(address, about["local_directory"]): about for address, about in present.items()})
+        answered = [each for each in self.workers.values() if each.asked is not None and each.asked.done()]
+        for worker in answered:
+            self._read_report(worker)
+        return [f"worker {each.about['name']} at {each.address}: {each.problem}" for each in answered if each.problem]
 
-    def _is_named(self, worker: str, about: dict[str, Any]) -> bool:
-        names = (str(about["name"]), about["host"], worker)
-        patterns = self.settings.workers
-        return patterns is None or any(fnmatch(name, pattern) for pattern in patterns for name in names)
+    def _note(self, present: dict[tuple[str, str], dict[str, Any]]) -> None:
+        self.workers = {process: self.workers.get(process, Worker(*process, {})) for process in present}
+        for process, worker in self.workers.items():
+            is_new, worker.about = not worker.about, present[process]
+            if is_new:
+                worker.problem = self._why_not_meant(worker)
+                worker.asked = None if worker.problem else self.submit_to(worker, report, self.needed)
 
-    def _has_resources(self, about: dict[str, Any]) -> bool:
-        return all(about["resources"].get(name, 0) >= amount for name, amount in self.settings.resources.items())
+    def _why_not_meant(self, worker: Worker) -> str:
+        about, patterns, resources = worker.about, self.settings.workers, self.settings.resources
+        names = (str(about["name"]), about["host"], worker.address)
+        if patterns is not None and not any(fnmatch(name, pattern) for pattern in patterns for name in names):
+            return f"not one of hydra.launcher.workers={patterns}"
+        if any(about["resources"].get(name, 0) < amount for name, amount in resources.items()):
+            wanted = ",".join(f"{name}={amount:g}" for name, amount in resources.items())
+            return f"does not have hydra.launcher.resources={resources}; start one with --resources {wanted}"
+        return ""
 
-    def _take_reports(self) -> list[str]:
-        told = []
-        for worker, asked in [each for each in self._asked.items() if each[1].status in ("finished", "error")]:
-            del self._asked[worker]
-            try:
-                answer: WorkerReport = asked.result(timeout=_ANSWER_S)
-                problems = self._problems(worker, answer)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                problems = [f"cannot run this cnn_sweeps ({reason}); install the same everywhere"]
-            if problems:
-                self.unfit[worker] = f"worker {self._present[worker]['name']} at {worker}: {'; '.join(problems)}"
-                told.append(self.unfit[worker])
-            elif answer.process_id not in self._left:
-                self.ready[worker] = answer
-        return told
+    def _read_report(self, worker: Worker) -> None:
+        try:
+            host, missing, versions = worker.asked.result(timeout=RESULT_S)
+        except (TimeoutError, CancelledError):  # it is slow, or gone
+            return
+        except Exception as error:
+            host, problems = "", [f"cannot run this cnn_sweeps ({describe_error(error)}); install the same everywhere"]
+        else:
+            problems = [f"does not see {path} of {self._host}; use a folder that all share" for path in missing]
+            problems += self._differences(versions)
+            if not worker.about["nanny"]:
+                problems.append("has no nanny, which starts it anew if a trial ends it; start it without --no-nanny")
+            if host != self._host:
+                is_of = f"of {self._host} alone"
+                problems += [f"is on {host}, and {setting} is {is_of}; {fix}" for setting, fix in self._only_here]
+        worker.asked, worker.problem, worker.host = None, "; ".join(problems), "" if problems else host
 
-    def _problems(self, worker: str, answer: WorkerReport) -> list[str]:
-        problems = [f"does not see {path} of {self._here.host}; use a folder that all share" for path in answer.missing]
-        if not self._present[worker]["nanny"]:
-            problems.append("has no nanny, which starts it anew if a trial ends it; start it without --no-nanny")
-        if differences := _differences(self._here.versions, answer.versions):
-            problems.append(f"{differences}; install the same versions everywhere")
-        if answer.host != self._here.host:
-            problems += [
-                f"is on {answer.host}, and {setting} is of {self._here.host} alone; {fix}"
-                for setting, fix in self._only_here
-            ]
-        return problems
+    def _differences(self, there: dict[str, str]) -> list[str]:
+        different = [(name, here) for name, here in self._versions.items() if there.get(name) != here]
+        told = ", ".join(f"{name} is {there.get(name)} there and {here} here" for name, here in different)
+        return [f"{told}; install the same versions everywhere"] if told else []
 
-    def check_scheduler(self) -> None:
-        """Compare the scheduler's versions.
-
-        Raises:
-            ConfigError: if they are not those of this process.
-        """
-        versions = self.client.get_versions()["scheduler"]
-        python, packages = versions["host"]["python"].split("."), versions["packages"]
-        there = {"python": ".".join(python[:2]), "distributed": packages["distributed"]}
-        if differences := _differences({key: self._here.versions[key] for key in there}, there):
-            raise ConfigError(
-                f"hydra.launcher.address={self.address}: the scheduler: {differences}; "
-                "install the same versions everywhere"
-            )
-
-    def assemble(self, say: Callable[[str], None]) -> None:
+    def assemble(self) -> None:
         """Wait until there is a worker, and all that are there have been checked.
 
         Raises:
-            ConfigError: if there is none in time, or one is not fit.
+            ConfigError: if there is none in time, one is not fit, or the scheduler's versions are others than here.
         """
+        packages = self.client.get_versions()["scheduler"]["packages"]
+        python = ".".join(packages["python"].split(".")[:2])
+        for told in self._differences(self._versions | {"python": python, "distributed": packages["distributed"]}):
+            raise ConfigError(f"hydra.launcher.address={self.address}: the scheduler: {told}")
         began, is_told, wait_s = time.monotonic(), False, self.settings.wait_s
-        while not self.ready or self._asked:
-            self.look()
+        while not (problems := self.look()):
             waited_s = time.monotonic() - began
-            if self.unfit or (waited_s > wait_s and not self.ready):
-                raise ConfigError(self.nobody())
-            if self.ready and waited_s > _ANSWER_S:  # the others are busy with something else
+            is_all_known = not any(each.asked for each in self.workers.values())
+            if self.usable and (is_all_known or waited_s > _ANSWER_S):  # the others are busy with something else
                 return
+            if waited_s > wait_s and not self.usable:
+                raise ConfigError(self.nobody())
             if waited_s > _TELL_AFTER_S and not is_told:
-                say(f"waiting for a worker at {self.address}, {wait_s:g} s at most")
+                print(f"waiting for a worker at {self.address}, {wait_s:g} s at most", flush=True)
                 is_told = True
             time.sleep(_POLL_S)
+        raise ConfigError(f"hydra.launcher.address={self.address}: {' | '.join(problems)}")
 
     def nobody(self) -> str:
         """Say why there is no worker."""
-        wait_s, start = self.settings.wait_s, f"start one with `dask worker {self.address}`"
-        if not self._present:
-            return f"hydra.launcher.address={self.address}: no worker in {wait_s:g} s; {start}"
-        if self.unfit:
-            return f"hydra.launcher.address={self.address}: {' | '.join(self.unfit.values())}"
-        names = ", ".join(str(about["name"]) for about in self._present.values())
-        named = [about for worker, about in self._present.items() if self._is_named(worker, about)]
-        if not named:
-            return f"hydra.launcher.workers={self.settings.workers}: no such worker in {wait_s:g} s; there are {names}"
-        if not any(self._has_resources(about) for about in named):
-            wanted = ",".join(f"{name}={amount:g}" for name, amount in self.settings.resources.items())
-            return f"hydra.launcher.resources: no worker with {wanted} in {wait_s:g} s; {start} --resources {wanted}"
-        return f"hydra.launcher.address={self.address}: {names} had no time for a job in {wait_s:g} s; wait for them"
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for worker in self.workers.values():
+            reasons[worker.problem or "had no time for a job; wait for it"].append(str(worker.about["name"]))
+        there = " | ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        advice = there or f"start one with `dask worker {self.address}`"
+        return f"hydra.launcher.address={self.address}: no worker in {self.settings.wait_s:g} s; {advice}"
 
     def scheduler_gone(self) -> SweepError:
         """Give the error for a scheduler that was there before."""
@@ -176,8 +245,3 @@ class Fleet:
             f"the Dask scheduler at {self.address} is gone, and with it what its workers were running; "
             "start it again, and give the same command (above) to go on"
         )
-
-
-def _differences(here: dict[str, str], there: dict[str, str]) -> str:
-    different = [name for name, version in here.items() if there.get(name) != version]
-    return ", ".join(f"{name} is {there.get(name)} there and {here[name]} here" for name in different)

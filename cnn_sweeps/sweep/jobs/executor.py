@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -15,8 +16,7 @@ from hydra.errors import CompactHydraException
 
 from cnn_sweeps.errors import SweepError, UserError
 from cnn_sweeps.sweep.jobs.loss import is_lost_worker
-from cnn_sweeps.sweep.jobs.machine import NumJobs
-from cnn_sweeps.system.ends import is_exit_on_signal
+from cnn_sweeps.sweep.settings import NumJobs
 from cnn_sweeps.system.output import outlive_display
 
 POLL_S = 0.5  # longer, and a signal may have to wait
@@ -44,7 +44,7 @@ class JobsAhead:
 
 
 class Executor(Protocol):
-    """Runs jobs, and gives a future for each.
+    """Runs jobs, and gives a future for each, which a SweepError ends if there will be no slot any more.
 
     A launcher of this project gives one with `plan_executor(jobs: JobsAhead)`, or raises a UserError if it cannot do
     what it is asked for; until it is opened, it leaves no trace.
@@ -62,7 +62,7 @@ class Executor(Protocol):
         """
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
-        """Take a job; there must be a free slot."""
+        """Take a job; where all slots are taken, it waits."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have a function called where jobs run."""
@@ -101,18 +101,14 @@ class SlotExecutor:
         """Make the slots ready, without waiting for them."""
         if self._about:
             say(self._about)
-        for slot in self._slots:
-            thread = threading.Thread(target=self._serve, args=(slot,), daemon=True)
+        self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots]
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
     def _serve(self, slot: Slot) -> None:
         slot.open()
         for future, act in iter(self._work.get, None):
-            try:
-                future.set_result(act(slot))
-            except BaseException as error:  # SystemExit, too: a job's own
-                future.set_exception(error)
+            settle(future, partial(act, slot))
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
         """Take a job; where all slots are taken, it waits."""
@@ -136,22 +132,26 @@ class SlotExecutor:
             thread.join(_END_S)
 
 
+def settle(future: Future[Any], act: Callable[[], Any]) -> None:
+    """End a future with what a call gives or raises: SystemExit, too, which may be a job's own."""
+    try:
+        future.set_result(act())
+    except BaseException as error:
+        future.set_exception(error)
+
+
 def call_until_worker_lasts(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function where jobs run, and again if its worker died or got no memory; give its result.
 
     Raises:
-        SweepError: if that happens each time.
+        SweepError: if that happens each time, or there will be no worker any more.
     """
     for _ in range(_NUM_CALLS):
         future = executor.call(function, *arguments)
-        try:
-            while not wait([future], POLL_S).done:
-                _ = executor.num_slots  # which raises if there will be none any more
+        error = future.exception()
+        if error is None or not (is_lost_worker(error) or isinstance(error, SystemExit)):  # some code's that ran there
             return future.result()
-        except (Exception, SystemExit) as error:  # some code's that ran there
-            if is_exit_on_signal(error) or not (is_lost_worker(error) or isinstance(error, SystemExit)):
-                raise
-            last = " ".join(f"{type(error).__name__}: {error}".split())
+        last = " ".join(f"{type(error).__name__}: {error}".split())
     raise SweepError(
         f"after all trials were told, {_NUM_CALLS} workers were lost, one after another (the last one: {last}); "
         "if a machine has too little memory, free some; then give the same command"
@@ -173,31 +173,16 @@ def launch(
     """
     outlive_display()
     try:
-        executor = plan_executor(JobsAhead(n_jobs, len(job_overrides)))
-        try:
+        with closing(plan_executor(JobsAhead(n_jobs, len(job_overrides)))) as executor:
             executor.open(print)
-            futures = _run_all(executor, list(enumerate(job_overrides, first_job_number)))
-        finally:
-            executor.close()
+            futures = [executor.submit(each, number) for number, each in enumerate(job_overrides, first_job_number)]
+            return [_result_or_failure(future) for future in futures]
     except UserError as error:
         raise CompactHydraException(str(error)) from error
-    return [_result_or_failure(future) for future in futures]
-
-
-def _run_all(executor: Executor, left: list[tuple[int, Sequence[str]]]) -> list[Future[JobReturn]]:
-    futures: list[Future[JobReturn]] = []
-    while left or not all(future.done() for future in futures):
-        running = [future for future in futures if not future.done()]
-        if len(running) < executor.num_slots and left:
-            job_number, overrides = left.pop(0)
-            futures.append(executor.submit(overrides, job_number))
-        elif running:
-            wait(running, POLL_S, FIRST_COMPLETED)
-        else:
-            time.sleep(POLL_S)
-    return futures
 
 
 def _result_or_failure(future: Future[JobReturn]) -> JobReturn:
     error = future.exception()
-    return future.result() if error is None else JobReturn(status=JobStatus.FAILED, _return_value=error)
+    if error is None or isinstance(error, SweepError):
+        return future.result()
+    return JobReturn(status=JobStatus.FAILED, _return_value=error)

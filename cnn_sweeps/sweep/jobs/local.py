@@ -14,57 +14,54 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext
 from typing import Any
 
 import cloudpickle
 from hydra.core.utils import JobReturn
 
 from cnn_sweeps.sweep.jobs.executor import JobsAhead, SlotExecutor
-from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_out_of_memory
-from cnn_sweeps.sweep.jobs.machine import WorkerPlan
-from cnn_sweeps.sweep.jobs.process import read_answer, run_one_job, serve, start_process
+from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_lost_worker
+from cnn_sweeps.sweep.jobs.machine import plan_workers
+from cnn_sweeps.sweep.jobs.process import Program, pack_setup, read_answer, run_one_job, serve, start_process
+from cnn_sweeps.sweep.jobs.settings import WorkersSettings
+from cnn_sweeps.sweep.settings import check_values
 from cnn_sweeps.system.libraries import native_messages_off
 
 _LOOK_EVERY_S = 1.0  # what a job has forked holds its dead worker's pipes open
 _END_S = 10.0
 _START_AGAIN_S = 0.05
 _GPUS = "CUDA_VISIBLE_DEVICES"
+_NOT_KNOWN = 255  # multiprocessing's code for a fork whose server was killed before it could tell how the fork ended
 _preparing = threading.Lock()
 
 
-def local_executor(plan: WorkerPlan, setup: bytes, jobs: JobsAhead) -> SlotExecutor:
-    """Give what runs jobs in the planned workers, each of which gets `setup`, as `process.pack_setup` gives it."""
-    slots = [
-        LocalSlot(setup, environment, jobs.worker_module, max_worker_mb=plan.max_worker_mb, timeout_s=jobs.timeout_s)
-        for environment in plan.environments
-    ]
+def plan_local_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Program) -> SlotExecutor:
+    """Give what runs a program's jobs in workers of this machine; `values` are those of `hydra.launcher`.
+
+    Raises:
+        ConfigError: if one of them is wrong, or the machine does not have what is asked for.
+    """
+    settings = check_values(WorkersSettings, {**values, "n_jobs": jobs.n_jobs}, "hydra.launcher")
+    plan, setup = plan_workers(settings, jobs.at_most), pack_setup(program, jobs.worker_module)
+    slots = [LocalSlot(setup, environment, jobs, plan.max_worker_mb) for environment in plan.environments]
     return SlotExecutor(slots, plan.reason if jobs.n_jobs == "auto" else "")
 
 
 class LocalSlot:
     """A worker process, and after it another one."""
 
-    def __init__(
-        self,
-        setup: bytes,
-        environment: dict[str, str],
-        worker_module: str | None = None,
-        *,
-        max_worker_mb: float,
-        timeout_s: float | None = None,
-    ) -> None:
+    def __init__(self, setup: bytes, environment: Mapping[str, str], jobs: JobsAhead, max_worker_mb: float) -> None:
         """Have no worker yet.
 
         Args:
             setup: what `process.pack_setup` gave.
             environment: what a worker gets to see, unless this process's own says something else.
-            worker_module: what workers import before their first job.
-            max_worker_mb: resident memory of its own beyond which it is replaced after its job.
-            timeout_s: seconds after which a job is ended; None: no limit.
+            jobs: how long one may run, and what workers import before the first one.
+            max_worker_mb: resident memory of its own beyond which a worker is replaced after its job.
         """
-        self._setup, self._environment, self._worker_module = setup, environment, worker_module
-        self._max_worker_mb, self._timeout_s = max_worker_mb, timeout_s
+        own = {name: text for name, text in environment.items() if name not in os.environ or name == _GPUS}
+        self._setup, self._environment, self._jobs, self._max_worker_mb = setup, own, jobs, max_worker_mb
         self._worker: _WorkerProcess | None = None
         self._starting, self._is_closed = threading.Lock(), False
 
@@ -74,29 +71,25 @@ class LocalSlot:
             self._ready_worker()
 
     def run(self, overrides: Sequence[str], job_number: int) -> JobReturn:
-        """Run a job.
+        """Run a job, for the time that it may take."""
+        result: JobReturn = self.call(run_one_job, (list(overrides), job_number), self._jobs.timeout_s)
+        return result
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None = None) -> Any:
+        """Call an importable function in the worker, which is replaced if it dies, takes too long or lacks memory.
 
         Raises:
             LostWorkerError: the worker died.
-            MemoryError, or what else `loss.is_out_of_memory` knows: the worker is replaced before its next job.
-            JobTimeoutError: the job ran too long and its worker was killed.
+            JobTimeoutError: it has not answered in time, and was killed.
         """
-        result: JobReturn = self._call(run_one_job, (list(overrides), job_number), self._timeout_s)
-        return result
-
-    def call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """Call an importable function in the worker, without a limit of time."""
-        return self._call(function, arguments, None)
-
-    def _call(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None) -> Any:
         worker = self._ready_worker()
         try:
-            result = worker.call(function, arguments, timeout_s)
+            result, worker_mb = worker.call(function, arguments, timeout_s)
         except BaseException as error:
-            if isinstance(error, (LostWorkerError, JobTimeoutError)) or is_out_of_memory(error):
+            if is_lost_worker(error):
                 self._end_worker()
             raise
-        if getattr(result, "worker_mb", 0) > self._max_worker_mb:
+        if worker_mb > self._max_worker_mb:
             self._end_worker()
         return result
 
@@ -106,10 +99,9 @@ class LocalSlot:
                 raise CancelledError
             if self._worker is not None and self._worker.is_alive:
                 return self._worker
-            self._worker = worker = _start_worker(self._worker_module, self._environment)
-        own = {name: text for name, text in self._environment.items() if name not in os.environ or name == _GPUS}
+            self._worker = worker = _start_worker(self._jobs.worker_module, self._environment)
         try:
-            worker.call(start_process, (self._setup, dict(os.environ) | own), None)
+            worker.call(start_process, (self._setup, dict(os.environ) | self._environment))
         except BaseException:
             self._end_worker()
             raise
@@ -132,7 +124,6 @@ class _WorkerProcess:
     """A process that answers one call after another."""
 
     def __init__(self, context: SpawnContext | ForkServerContext) -> None:
-        """Start it, without waiting for it."""
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,))
         with without_ctrl_c():
@@ -141,16 +132,12 @@ class _WorkerProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it may answer."""
         return self._process.is_alive()
 
-    def call(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None) -> Any:
-        """Call a function there; give what it gives, or raise what it raises.
-
-        Raises:
-            LostWorkerError: the process died.
-            JobTimeoutError: it has not answered in time.
-        """
+    def call(
+        self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None = None
+    ) -> tuple[Any, int]:
+        """Call a function there; give what it gives and how many MB the process keeps, or raise what it raises."""
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         with suppress(OSError):  # of a dead one, which the next line finds
             self._connection.send_bytes(cloudpickle.dumps((function, arguments)))
@@ -159,19 +146,21 @@ class _WorkerProcess:
             if time.monotonic() >= deadline:
                 raise JobTimeoutError
         try:
-            answer = self._connection.recv_bytes() if self._connection.poll() else b""
+            packed = self._connection.recv_bytes() if self._connection.poll() else b""
         except (EOFError, OSError):
-            answer = b""
-        if not answer:
-            self._process.join(_END_S)
-            raise LostWorkerError(f"the worker process died (exit code {self._process.exitcode})")
-        return read_answer(answer)
+            packed = b""
+        if packed:
+            return read_answer(packed)
+        self._process.join(_END_S)
+        is_known = self._process.exitcode != _NOT_KNOWN or not isinstance(self._process, ForkServerProcess)
+        how = f"exit code {self._process.exitcode}" if is_known else "killed, as the process that it was a fork of"
+        raise LostWorkerError(f"the worker process died ({how})")
 
     def end(self) -> None:
         """Kill the process and what its jobs have started."""
         pid = self._process.pid
-        if pid is not None and self.is_alive:
-            with suppress(ProcessLookupError):  # it has no group of its own yet
+        if pid is not None and self._process.exitcode in (None, _NOT_KNOWN):
+            with suppress(ProcessLookupError):  # it has no group of its own yet, or no more
                 os.killpg(pid, signal.SIGKILL)
             self._process.kill()
         self._process.join()
@@ -201,7 +190,7 @@ def _start_context(worker_module: str | None, environment: Mapping[str, str]) ->
     context = multiprocessing.get_context("forkserver")
     with _preparing, without_ctrl_c(), native_messages_off():  # it has nothing to say that the workers do not
         context.set_forkserver_preload([worker_module])
-        added = {name: text for name, text in environment.items() if name not in os.environ and name != _GPUS}
+        added = {name: text for name, text in environment.items() if name != _GPUS}
         os.environ.update(added)
         try:
             forkserver.ensure_running()

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
 
 import psutil
 
 from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 from cnn_sweeps.system.libraries import thread_settings
-
-NumJobs = int | Literal["auto"]
 
 _EXPECTED_WORKER_MB = 2000  # TensorFlow and MLflow alone are 800; training 128x128 images in batches of 32, 1,300
 _SHARE_OF_MEMORY = 0.8
@@ -33,7 +31,7 @@ class WorkerPlan:
     """
 
     environments: list[dict[str, str]]
-    max_worker_mb: int
+    max_worker_mb: float
     reason: str
 
     @property
@@ -42,112 +40,77 @@ class WorkerPlan:
         return len(self.environments)
 
 
-def plan_workers(
-    n_jobs: NumJobs,
-    *,
-    gpus: Sequence[int] | None,
-    jobs_per_gpu: int,
-    gpus_per_job: int = 1,
-    max_worker_mb: int | None,
-    at_most: int,
-) -> WorkerPlan:
-    """Divide this machine among workers.
+def plan_workers(settings: WorkersSettings, at_most: int) -> WorkerPlan:
+    """Divide this machine among workers for so many jobs.
 
-    Args:
-        n_jobs: number of workers; "auto": as many as GPUs take or, without one, as there are cores and memory for.
-        gpus: numbers of the GPUs to use, among those that this process may see; None: all of them; empty: none.
-        jobs_per_gpu: workers that share one GPU, at the most.
-        gpus_per_job: GPUs that each worker has to itself; GPUs left over are not used.
-        max_worker_mb: see `WorkerPlan`; None: each worker's share of 80 % of the memory.
-        at_most: number of jobs there are.
+    `n_jobs=auto` are as many as GPUs take or, without one, as there are cores and memory for.
 
     Raises:
-        ConfigError: if a number is out of range, a GPU is not there, or there are too few.
+        ConfigError: if a GPU is not there, or there are too few.
     """
-    _check_numbers(n_jobs, gpus, jobs_per_gpu, gpus_per_job, max_worker_mb)
-    chosen = _group(_choose_gpus(gpus), gpus_per_job)
-    num_cores = count_cores()
-    most, reason = _most_workers(chosen, jobs_per_gpu, gpus_per_job, num_cores)
-    if n_jobs != "auto" and chosen and n_jobs > most:
-        share = f"jobs_per_gpu={math.ceil(n_jobs / len(chosen))} to share them"
+    gpus, num_cores = _gpus_for_workers(settings), count_cores()
+    most, reason = _most_workers(gpus, settings, num_cores)
+    wanted = most if settings.n_jobs == "auto" else settings.n_jobs
+    if gpus and wanted > most:
+        share = f"jobs_per_gpu={math.ceil(wanted / len(gpus))} to share them"
         raise ConfigError(
-            f"n_jobs={n_jobs}: {reason} take {most}; "
-            f"set hydra.launcher.{share if gpus_per_job == 1 else 'gpus_per_job=1'}, lower n_jobs, "
+            f"n_jobs={wanted}: {reason} take {most}; "
+            f"set hydra.launcher.{share if settings.gpus_per_job == 1 else 'gpus_per_job=1'}, lower n_jobs, "
             "or set hydra.launcher.gpus=[] to use none"
         )
-    num_workers = min(most if n_jobs == "auto" else n_jobs, at_most)
+    num_workers = min(wanted, at_most)
     num_threads = max(1, num_cores // num_workers)
-    threads = thread_settings(num_threads) if num_workers > 1 else {}
-    environments = [threads | _gpu_environment(chosen, slot, jobs_per_gpu) for slot in range(num_workers)]
-    workers, threads_each = _count(num_workers, "worker"), _count(num_threads, "thread")
+    environment = thread_settings(num_threads) if num_workers > 1 else {}
+    if settings.jobs_per_gpu > 1 and gpus:
+        environment |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else the first one takes all memory
+    seen = gpus or (["-1"] if _visible_gpus() else [])  # -1 is none of them
+    names = [{"CUDA_VISIBLE_DEVICES": seen[slot % len(seen)]} if seen else {} for slot in range(num_workers)]
     return WorkerPlan(
-        environments,
-        max_worker_mb=max_worker_mb or memory_share_mb(_total_memory_mb() / num_workers),
-        reason=f"n_jobs=auto: {workers} of {threads_each}; {reason}",
+        [environment | name for name in names],
+        max_worker_mb=settings.max_worker_mb or memory_share_mb(_total_memory_mb() / num_workers),
+        reason=f"n_jobs=auto: {_count(num_workers, 'worker')} of {_count(num_threads, 'thread')}; {reason}",
     )
 
 
-def memory_share_mb(total_mb: float) -> int:
+def memory_share_mb(total_mb: float) -> float:
     """Give how much resident memory a worker may keep after its job, of what there is for it."""
-    return max(int(_SHARE_OF_MEMORY * total_mb), _EXPECTED_WORKER_MB)
-
-
-def _check_numbers(n_jobs: Any, gpus: Any, jobs_per_gpu: Any, gpus_per_job: Any, max_worker_mb: Any) -> None:
-    if n_jobs != "auto" and not is_count(n_jobs):
-        raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: should be auto or a number of jobs at once, at least 1")
-    is_list = isinstance(gpus, Sequence) and not isinstance(gpus, str)
-    if gpus is not None and not (is_list and all(type(each) is int for each in gpus) and len(set(gpus)) == len(gpus)):
-        raise ConfigError(f"hydra.launcher.gpus={gpus}: should be a list of numbers, e.g. [0,1], or null for all")
-    counts = {"jobs_per_gpu": jobs_per_gpu, "gpus_per_job": gpus_per_job, "max_worker_mb": max_worker_mb}
-    for key, value in counts.items():
-        if value is not None and not is_count(value):
-            raise ConfigError(f"hydra.launcher.{key}={value}: should be a whole number, at least 1")
-    if jobs_per_gpu > 1 and gpus_per_job > 1:
-        raise ConfigError(
-            f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: is for jobs that share a GPU, and "
-            f"hydra.launcher.gpus_per_job={gpus_per_job} for jobs with several; set one of them to 1"
-        )
-
-
-def is_count(value: Any) -> bool:
-    """Tell whether a setting is a whole number, at least 1."""
-    return type(value) is int and value >= 1
+    return max(_SHARE_OF_MEMORY * total_mb, _EXPECTED_WORKER_MB)
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _most_workers(gpus: Sequence[str], jobs_per_gpu: int, gpus_per_job: int, num_cores: int) -> tuple[int, str]:
-    if gpus and gpus_per_job > 1:
-        return len(gpus), f"GPUs {' and '.join(gpus)} with hydra.launcher.gpus_per_job={gpus_per_job}"
+def _most_workers(gpus: Sequence[str], settings: WorkersSettings, num_cores: int) -> tuple[int, str]:
+    """Give how many workers there can be, and what decides it."""
+    if gpus and settings.gpus_per_job > 1:
+        return len(gpus), f"GPUs {' and '.join(gpus)} with hydra.launcher.gpus_per_job={settings.gpus_per_job}"
     if gpus:
-        return len(gpus) * jobs_per_gpu, f"GPUs {', '.join(gpus)} with hydra.launcher.jobs_per_gpu={jobs_per_gpu}"
+        number = len(gpus) * settings.jobs_per_gpu
+        return number, f"GPUs {', '.join(gpus)} with hydra.launcher.jobs_per_gpu={settings.jobs_per_gpu}"
     free_mb = _free_memory_mb()
     reason = f"{num_cores} cores, {free_mb:,} MB of free memory at {_EXPECTED_WORKER_MB:,} MB a worker"
     return max(1, min(num_cores, free_mb // _EXPECTED_WORKER_MB)), reason
 
 
-def _choose_gpus(wanted: Sequence[int] | None) -> list[str]:
-    visible = _visible_gpus()
-    if wanted is None:
-        return visible
+def _gpus_for_workers(settings: WorkersSettings) -> list[str]:
+    """Give which GPUs a worker may see: one choice for each worker, or for as many as share a GPU."""
+    visible, each = _visible_gpus(), settings.gpus_per_job
+    wanted = range(len(visible)) if settings.gpus is None else settings.gpus
     if missing := [number for number in wanted if not 0 <= number < len(visible)]:
         there = f"0 to {len(visible) - 1}" if visible else "none"
         raise ConfigError(
-            f"hydra.launcher.gpus={list(wanted)}: there is no GPU {missing[0]} here; this process may use: {there}"
+            f"hydra.launcher.gpus={settings.gpus}: there is no GPU {missing[0]} here; this process may use: {there}"
         )
-    return [visible[number] for number in wanted]
-
-
-def _group(gpus: Sequence[str], gpus_per_job: int) -> list[str]:
-    """Give what each worker sees: so many of the GPUs."""
-    if gpus_per_job > max(1, len(gpus)):
+    if each > 1 and settings.jobs_per_gpu > 1:
         raise ConfigError(
-            f"hydra.launcher.gpus_per_job={gpus_per_job}: this process may use {len(gpus)} GPUs; lower it"
+            f"hydra.launcher.jobs_per_gpu={settings.jobs_per_gpu}: is for jobs that share a GPU, and "
+            f"hydra.launcher.gpus_per_job={each} for jobs with several; set one of them to 1"
         )
-    starts = range(0, len(gpus) - gpus_per_job + 1, gpus_per_job)
-    return [",".join(gpus[start : start + gpus_per_job]) for start in starts]
+    if each > max(1, len(wanted)):
+        raise ConfigError(f"hydra.launcher.gpus_per_job={each}: this process may use {len(wanted)} GPUs; lower it")
+    gpus = [visible[number] for number in wanted]
+    return [",".join(gpus[start : start + each]) for start in range(0, len(gpus) - each + 1, each)]
 
 
 def _visible_gpus() -> list[str]:
@@ -160,13 +123,6 @@ def _visible_gpus() -> list[str]:
 
 def _is_gpu_name(name: str) -> bool:
     return name.isdigit() or name.startswith(("GPU-", "MIG-"))
-
-
-def _gpu_environment(gpus: Sequence[str], slot: int, jobs_per_gpu: int) -> dict[str, str]:
-    if not gpus:
-        return {"CUDA_VISIBLE_DEVICES": "-1"} if _visible_gpus() else {}
-    growth = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if jobs_per_gpu > 1 else {}  # else the first one takes all memory
-    return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} | growth
 
 
 def count_cores() -> int:
@@ -196,9 +152,3 @@ def _read_limit(name: str) -> str:
         return (_CGROUP / name).read_text().strip()
     except OSError:
         return ""
-
-
-def own_memory_mb() -> int:
-    """Give this process's resident memory, without the files that it maps and shares."""
-    memory = psutil.Process().memory_info()
-    return int(memory.rss - getattr(memory, "shared", 0)) // 2**20

@@ -7,13 +7,14 @@ import re
 import traceback
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 
 from hydra.core.utils import JobReturn, JobStatus
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from cnn_sweeps.errors import OutageError, TrainingError, UserError
+from cnn_sweeps.errors import OutageError, SweepError, TrainingError, UserError
 from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_lost_worker
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.text.passwords import hide_passwords
@@ -44,70 +45,51 @@ class Outcome:
     is_lost: bool = False
 
 
-INTERRUPTED = Outcome(TrialState.FAIL, error="interrupted", is_lost=True)
+_fail = partial(Outcome, TrialState.FAIL)
+INTERRUPTED = _fail(error="interrupted", is_lost=True)
 
 
 def read_outcome(result: JobReturn | BaseException, num_objectives: int) -> Outcome:
     """Tell how a job ended from what its executor gave back."""
-    if isinstance(result, JobReturn):
-        if result.status == JobStatus.COMPLETED:
-            return _read_value(result.return_value, num_objectives)
+    if isinstance(result, (CancelledError, SweepError)):  # there is no worker any more
+        return INTERRUPTED
+    if isinstance(result, BaseException):
+        return _read_exception(result, "")
+    if result.status != JobStatus.COMPLETED:
         return _read_exception(result._return_value, getattr(result, "traceback", ""))
-    return _read_exception(result, "")
+    return _read_value(result.return_value, num_objectives)
 
 
 def _read_value(value: object, num_objectives: int) -> Outcome:
     try:
         values = [float(each) for each in (value if isinstance(value, (list, tuple)) else [value])]  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return _fail(f"the job returned {value!r}; it must return a number, or a tuple of numbers", "returned")
+        error = f"the job returned {value!r}; it must return a number, or a tuple of numbers"
+        return _fail(error=error, failure_id="returned")
     if len(values) != num_objectives:
-        return _fail(
-            f"the job returned {len(values)} values and hydra.sweeper.direction names {num_objectives}; "
-            "give one direction for each value",
-            "number of values",
-        )
+        error = f"the job returned {len(values)} values and hydra.sweeper.direction names {num_objectives}"
+        return _fail(error=f"{error}; give one direction for each value", failure_id="number of values")
     if not all(math.isfinite(each) for each in values):
-        return _fail(f"the objective is {', '.join(str(each) for each in values)}", "", kind="not finite")
-    return Outcome(TrialState.COMPLETE, values=values)
+        return _fail(error=f"the objective is {', '.join(str(each) for each in values)}", kind="not finite")
+    return Outcome(TrialState.COMPLETE, values)
 
 
 def _read_exception(error: BaseException, text: str) -> Outcome:
+    """Read what ended a job; `text` is its traceback, unless it is the one that the exception has here."""
     name, message = type(error).__name__, hide_passwords(" ".join(str(error).split()))
+    told, text = f"{name}: {message}", hide_passwords(text or "".join(traceback.format_exception(error)))
     if isinstance(error, TrialPruned):
         return Outcome(TrialState.PRUNED)
-    if isinstance(error, CancelledError):
-        return INTERRUPTED
     if isinstance(error, UpdateFinishedTrialError):
-        return _fail("another controller took the trial over", "")
-    if (lost := _read_lost(error, f"{name}: {message}", text)) is not None:
-        return lost
+        return _fail(error="another controller took the trial over")
     if isinstance(error, JobTimeoutError):
-        return _fail("ran longer than hydra.sweeper.trial_timeout_s", "", kind="too long")
-    text = hide_passwords(text or "".join(traceback.format_exception(error)))
-    places = re.findall(r'File ".*", line \d+, in .*', text)
-    kind = "not finite" if isinstance(error, TrainingError) else ""
-    return Outcome(
-        TrialState.FAIL,
-        error=f"{name}: {message}",
-        traceback=text,
-        failure_id="" if kind else "\n".join([name, *(places or [message])]),
-        kind=kind,
-        is_told=isinstance(error, UserError),
-    )
-
-
-def _read_lost(error: BaseException, told: str, text: str) -> Outcome | None:
-    """Read what the machine did, not the trial."""
-    if isinstance(error, LostWorkerError):
-        return Outcome(TrialState.FAIL, error=str(error), kind="lost", is_lost=True)
+        return _fail(error="ran longer than hydra.sweeper.trial_timeout_s", kind="too long")
     if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
-        return Outcome(TrialState.FAIL, error=told, failure_id=type(error).__name__, is_lost=True)
-    if is_lost_worker(error):
-        text = hide_passwords(text or "".join(traceback.format_exception(error)))
-        return Outcome(TrialState.FAIL, error=told, traceback=text, kind="lost", is_lost=True)
-    return None
-
-
-def _fail(error: str, failure_id: str, kind: str = "") -> Outcome:
-    return Outcome(TrialState.FAIL, error=error, failure_id=failure_id, kind=kind)
+        return _fail(error=told, failure_id=name, is_lost=True)
+    if isinstance(error, LostWorkerError):
+        told, text = message, ""
+    is_lost, is_told = is_lost_worker(error), isinstance(error, UserError)
+    kind = "lost" if is_lost else "not finite" if isinstance(error, TrainingError) else ""
+    places = re.findall(r'File ".*", line \d+, in .*', text) or [message]
+    failure_id = "" if kind else "\n".join([name, *places])
+    return _fail(error=told, traceback=text, failure_id=failure_id, kind=kind, is_told=is_told, is_lost=is_lost)
