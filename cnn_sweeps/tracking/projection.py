@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import mlflow
@@ -61,7 +62,10 @@ class _Projection:
     def __init__(self, folder: Path, uri: str, position: Position) -> None:
         self._folder, self._uri, self._position = folder, uri, position
         mlflow.set_tracking_uri(uri)
-        self._client = mlflow.MlflowClient()
+
+    @cached_property
+    def _client(self) -> mlflow.MlflowClient:  # which makes a database that is not there, so after `connected`
+        return mlflow.MlflowClient()
 
     def bring(self) -> None:
         """Bring what is not there; how far that got is kept, whatever ends it."""
