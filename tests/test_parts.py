@@ -89,7 +89,9 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
         run_train(*TINY, *QUICK, name)
     undo()
     trained, train = [], one_part.train_part
-    monkeypatch.setattr(one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
+    monkeypatch.setattr(
+        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
+    )
     run_train(*TINY, *QUICK, name, "resume=true")
     assert trained == [0, 1][2 - num_trained :]
     (whole,) = runs_of(request.node.callspec.id)
@@ -140,7 +142,9 @@ def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
     trained, train = [], one_part.train_part
-    monkeypatch.setattr(one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
+    monkeypatch.setattr(
+        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
+    )
     run_train(*interrupted_trial)
     assert trained == [1]
     lost, trial = study_in(tmp_path).trials
@@ -165,7 +169,9 @@ def test_trial_whose_first_trainings_weights_are_gone_trains_it_again(
 ):
     (sweep_folder(tmp_path) / "0" / "final.weights.h5").unlink()
     trained, train = [], one_part.train_part
-    monkeypatch.setattr(one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
+    monkeypatch.setattr(
+        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
+    )
     run_train(*interrupted_trial)
     assert trained == [0, 1]
     assert "test_accuracy" in run_of(study_in(tmp_path).trials[1]).data.metrics

@@ -8,6 +8,7 @@ import pytest
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.tracking import record
 from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_run
 from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
@@ -82,11 +83,20 @@ def test_what_stands_between_an_end_and_its_going_on_does_not_count(tmp_path):
     assert recorded.status is None
 
 
-def test_end_of_another_process_replaces_the_own_one(tmp_path):
-    begun(tmp_path).end("FINISHED")
-    Record(tmp_path).close("KILLED", {"error": "the worker process died"})
+@pytest.mark.parametrize("own", ["FINISHED", None])
+def test_end_that_another_process_gives_later_replaces_the_own_one_and_is_as_of_the_last_entry(
+    own, tmp_path, monkeypatch
+):
+    run = begun(tmp_path)
+    if own is not None:
+        run.end(own)
+    last = read_run(tmp_path).last_time
+    monkeypatch.setattr(record, "_now", lambda: last + 86_400_000)
+    for _ in range(2):
+        Record(tmp_path).close("KILLED", {"error": "the worker process died"})
     recorded = read_run(tmp_path)
     assert (recorded.status, recorded.tags["error"]) == ("KILLED", "the worker process died")
+    assert recorded.last_time == last
 
 
 @pytest.mark.parametrize(("owner", "is_closed"), [(dead_owner, True), (owner_tags, False), (dict, False)])

@@ -153,7 +153,7 @@ def _due_end_of(sweep: Sweep, place: Path, trial: FrozenTrial | None) -> Change 
     """Give the end that a record lacks: its trial's, or that of a process that died."""
     if (recorded := _read(place)) is None:
         return None
-    close = partial(Record(place).close, ended=recorded.last_time if recorded.status is None else None)
+    close = Record(place).close
     if trial is not None and recorded.tags.get("trial.number") == str(trial.number):
         where = f"and the record in {place}"
         if (change := _end_as_trial(sweep, trial, recorded.status, recorded.tags, where, close)) is not None:

@@ -102,14 +102,14 @@ class Record:
             self.add(entries.Again(time=_now(), tags=self._place_tags()))
         return recorded
 
-    def close(self, status: Status, tags: Mapping[str, str], ended: int | None = None) -> None:
-        """Give an end to the run of another process, whatever end it had; `ended` in ms since 1970, None: now."""
+    def close(self, status: Status, tags: Mapping[str, str]) -> None:
+        """Give an end to the run of another process, whatever end it had, as of its last entry."""
         with self._reopened() as recorded:
             if recorded.status is not None:
                 self.add(entries.Again(time=recorded.last_time, tags={}))
             if tags:
                 self.log_tags(tags)
-            self.add(entries.End(status=status, time=ended or _now()))
+            self.add(entries.End(status=status, time=recorded.last_time))
 
     @contextmanager
     def _reopened(self) -> Iterator[Recorded]:
@@ -168,7 +168,7 @@ def close_if_died(folder: Path) -> bool:
     recorded = read_run(folder)
     if recorded is None or recorded.owner_state() != "dead":
         return False
-    Record(folder).close("KILLED", {}, recorded.last_time)
+    Record(folder).close("KILLED", {})
     return True
 
 
