@@ -27,11 +27,11 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """The network cannot be built for these images."""
+    """The network cannot be built for these images, or cannot be kept."""
 
 
 class TrackingError(UserError):
-    """The tracking server or its store cannot be used."""
+    """The tracking store, or a record for it, cannot be used."""
 
 
 class TrainingError(UserError):
@@ -43,7 +43,7 @@ class StudyError(UserError):
 
 
 class SweepError(UserError):
-    """A sweep was stopped by its trials' failures."""
+    """A sweep was stopped: its trials fail, or nothing is left that runs them."""
 
 
 class OutageError(UserError):

@@ -19,7 +19,7 @@ def train(composed: DictConfig) -> float | tuple[float, ...]:
 
 def main() -> None:
     """Run `train` on the configuration that the command line composes."""
-    gc.disable()  # until the task: importing and composing make many small objects and free few
+    gc.disable()  # until the task, or a sweep, begins: importing and composing make many small objects and free few
     from cnn_sweeps.settings.command_line import run_application
 
     run_application(train)

@@ -10,7 +10,7 @@ from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
 
 
 def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple[float, ...]:
-    """Take one run from its data over network, training, evaluation and record to its objective, or objectives.
+    """Take one run from its data through network, training, evaluation and record to its objective, or objectives.
 
     A pruned trial that is reproduced has none.
 

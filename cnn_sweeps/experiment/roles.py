@@ -35,7 +35,7 @@ HINT = (
 
 
 class Role:
-    """A run on its own; what is otherwise in a trial or a reproduction, these override."""
+    """What a run on its own does; a trial and a reproduction override what they do otherwise."""
 
     is_trial = False  # of a sweep, which goes on after an error, and may have an equal one at work beside it
     max_share_of_time: float | None = None  # that keeping finished epochs may take; None: each one is kept

@@ -145,7 +145,7 @@ class SweepRun:
         record_sweep(sweep, status)
         try:
             close_dead_runs(sweep.uri, self._experiment_id)
-            self.settle(sweep)
+            self.settle(sweep)  # brings the sweep's own record, too
         except TrackingOutageError as error:
             tell_what_waits(sweep.folder, sweep.uri, error)
 

@@ -88,7 +88,9 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         try:
             return task(config)
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.RUN:  # of a sweep the sweeper must see it
+            if (
+                HydraConfig.get().mode == RunMode.RUN
+            ):  # of a trial the sweeper must see it (where it calls this; our workers call `task` itself)
                 tell(error)
             raise
 

@@ -62,7 +62,7 @@ class Controller:
     """A sweep from its begin to its end: its trials, what came out, the test of the best ones."""
 
     def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
-        """Have everything closed yet; the time for starting trials begins."""
+        """Nothing is open yet; the time for starting trials begins."""
         self._study, self._plan, self._executor, self._console = study, plan, executor, console
         self._loop = TrialLoop(study, plan, executor, console)
         self._interruption = self._loop.interruption

@@ -1,1 +1,1 @@
-"""What runs, models and sweeps leave in MLflow."""
+"""The records of runs in their folders, and MLflow, to which they are brought."""

@@ -1,4 +1,4 @@
-"""The address of the store that holds the record: which one it is, whether something answers there; without MLflow."""
+"""The address of the MLflow store that records are brought to, and whether something answers; without MLflow."""
 
 from __future__ import annotations
 

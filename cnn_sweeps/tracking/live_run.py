@@ -143,10 +143,10 @@ class LiveRun:
         self.record.log_files([log_file], to)
 
     def describe_next(self, *, has_model: bool) -> list[str]:
-        """Say which commands use the run, and where its page is; nothing while the store does not have the run."""
-        position = self._position
-        if position.run_id is None or position.is_gone:
+        """Say which commands use the run, and where its page is; nothing while the store does not have all of it."""
+        if self.brought_at_once() is None:
             return []
+        position = self._position
         uri, page = hide_passwords(self._uri), f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
         predict = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model"]
         look = ["mlflow", "ui"]

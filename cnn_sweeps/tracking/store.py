@@ -1,4 +1,4 @@
-"""The store that holds the record: connected to, and its errors told in one line."""
+"""The MLflow store that records are brought to: connected to, and its errors told in one line."""
 
 from __future__ import annotations
 

@@ -139,19 +139,21 @@ def _variables(model: keras.Model) -> dict[str, Any]:
 def claim_checkpoint(
     folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, is_trial: bool = False
 ) -> Iterator[Checkpoint]:
-    """Hold a run's checkpoint while the block runs; it is removed when the block ends by itself.
+    """Claim a new checkpoint or, with `resume`, the newest that an ended process left of the same run, for the block.
+
+    It is removed when the block comes to its end, and kept after a signal or an outage. After another error it is kept,
+    too, but for that of a trial, whose sweep goes on without it.
 
     Args:
         folder: of all checkpoints.
         settings: every setting that the result depends on; with the data they tell which run is the same one.
         data_fingerprint: of the data set.
-        resume: take over the newest checkpoint that an ended process left of the same run, if there is one.
-        is_trial: of a sweep, which does not mind an equal one, and goes on after an error: it is removed then, too, but
-            not after an outage, since the trial is tried again.
+        resume: go on with what is left, if there is any.
+        is_trial: whether the run is a trial, beside which an equal one may be at work.
 
     Raises:
-        ConfigError: if the same run is still going on in another process, or was interrupted under an earlier version,
-            or the folder cannot be written.
+        ConfigError: if the folder cannot be written; with `resume`, of no trial, also if the same run is still going on
+            in another process, or was interrupted under an earlier version.
     """
     same_run = [settings, data_fingerprint, [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]]
     key = _key([*same_run, _PIXELS])

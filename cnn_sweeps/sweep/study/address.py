@@ -70,7 +70,7 @@ class StudyAddress:
 
 
 def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> StudyAddress:
-    """Read `hydra.sweeper.storage`; None: the journal in the sweep's folder, as `conf/config.yaml` has it."""
+    """Read `hydra.sweeper.storage`; None, as a study without a setting: the journal in the sweep's folder."""
     if storage is None:
         storage = str(sweep_folder(name) / _JOURNAL)
     if isinstance(storage, dict):

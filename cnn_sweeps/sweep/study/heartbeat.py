@@ -63,7 +63,7 @@ class Listener:
     """Tells which controllers have been silent for as long as several beats, by its own clock alone."""
 
     def __init__(self) -> None:
-        """Have heard nobody."""
+        """No controller was heard yet."""
         self._heard: dict[str, tuple[str, float]] = {}
         self._last_look = -float("inf")
 
