@@ -221,8 +221,8 @@ def _check_trials(
     listed = [key for key, each in space.distributions.items() if isinstance(each, CategoricalDistribution)]
     of_lists = [{**first, key: value} for key in listed for value in values[key][1:]]
     ends = {key: each[-1] for key, each in values.items() if key not in listed}
-    one_at_a_time = [first, *({**first, key: value} for key, value in ends.items()), *of_lists]
-    together = [first, *([first | ends] if ends else []), *of_lists]
+    one_at_a_time = [first, *of_lists, *({**first, key: value} for key, value in ends.items())]
+    together = [first, *of_lists, *([first | ends] if ends else [])]
 
     def check_point(point: dict[str, Any]) -> dict[str, Any]:
         composed = compose(point)
