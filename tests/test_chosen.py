@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import compose
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from cnn_sweeps.experiment.kept import TrialFolder
+from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection import application, chosen
+from cnn_sweeps.selection import finishing as finishing_module
 from cnn_sweeps.selection.application import CnnSweep
 from cnn_sweeps.selection.chosen import evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
@@ -72,8 +74,10 @@ def finishing(tmp_path):
     return finishing
 
 
-def completed(number, **attributes):
-    trial = create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs=attributes)
+def completed(number, space=None, **attributes):
+    space = space or {}
+    point = {key: each.to_external_repr(0) for key, each in space.items()}
+    trial = create_trial(state=TrialState.COMPLETE, value=0.5, params=point, distributions=space, user_attrs=attributes)
     trial.number = number
     return trial
 
@@ -93,6 +97,31 @@ def test_what_the_study_says_was_done_is_not_done_again_wherever_the_weights_are
     for strange in ("", [], 1):
         (told,) = finishing(**{"tested.0": strange}).evaluate(completed(0), is_best=True)
         assert "its weights are" in told
+
+
+def test_what_an_earlier_version_has_noted_in_a_trials_record_alone_is_not_done_again(finishing, tmp_path):
+    record = Record(tmp_path / "0")
+    record.begin("chosen", "trial 0", "sqlite:///mlflow.db", {})
+    record.log_metrics({"test_accuracy": 0.5}, 1)
+    record.log_tags({"test.evaluated": "true", "registered.model": "true"})
+    (tmp_path / "0" / WEIGHTS_FILE).touch()
+    assert finishing().evaluate(completed(0), is_best=True) == ["trial 0 was tested before: accuracy 0.5000"]
+
+
+def test_ablation_has_what_the_study_does_not_say_of_a_trial_from_its_record(finishing, tmp_path, monkeypatch):
+    """As of trials of an earlier version, or while the study's storage was away."""
+    trainings = []
+    monkeypatch.setattr(finishing_module, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(finishing_module, "write_ablation", lambda each, *_: trainings.extend(each) or [])
+    for name in ("multirun.yaml", "optimization_results.yaml"):
+        (tmp_path / name).touch()
+    record = Record(tmp_path / "0")
+    record.begin("chosen", "trial 0", "sqlite:///mlflow.db", {})
+    record.log_metrics({"final_val_accuracy": 0.75}, 1)
+    space = {"ablation": CategoricalDistribution(["l2"]), "seed": IntDistribution(0, 1)}
+    trials = [completed(0, space), completed(1, space, final={"final_val_accuracy": 0.5})]
+    finishing()._report(trials)
+    assert [each.metrics for each in trainings] == [{"final_val_accuracy": 0.75}, {"final_val_accuracy": 0.5}]
 
 
 def test_controller_of_a_sweep_collects_garbage(monkeypatch):

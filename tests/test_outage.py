@@ -111,8 +111,10 @@ def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_comm
     train, server, tmp_path, monkeypatch
 ):
     train(*FOUR_EPOCHS, "tracking.experiment_name=gone", at_epoch={2: server.kill})
-    command = re.search(r"python -m cnn_sweeps.deliver (\S+)", (tmp_path / "here/train.log").read_text())
+    told = (tmp_path / "here/train.log").read_text()
+    command = re.search(r"python -m cnn_sweeps.deliver (\S+)", told)
     assert command is not None
+    assert "cnn_sweeps.predict" not in told  # which would find no model yet
     with pytest.raises(TrackingError, match="does not answer"):
         deliver([command[1]])
     assert num_waiting(tmp_path / "here", server.uri) > 5

@@ -628,6 +628,11 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         (["hydra.sweeper.params={model.no_such:'choice(1,2)'}"], "model.no_such"),
         (["model.dropout=interval(0,1.5)"], "model.dropout=1.5: should be less than 1"),
         (["model.dropout=0.1,0.5,1.5"], "model.dropout=1.5: should be less than 1"),
+        (["model.dropout=interval(0,1.5)", "model.l2=interval(0,1)"], "model.dropout=1.5: should be less than 1"),
+        (
+            ["data=synthetic", "data.image_size=8,64", "model.filters=[4],[4,8,16,32]", "model.padding=same"],
+            "images of 8x8 pixels: 4 blocks",
+        ),
         (["model.filters=[8],[]"], "model.filters=[]"),
         (["data.num_images=interval(10.5,20)", "data=synthetic"], "data.num_images=10.5: should be a valid integer"),
         (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): an empty interval"),

@@ -13,6 +13,7 @@ from cnn_sweeps.experiment.trial import ABOUT_RUN, STUDY_RUN_ID
 from cnn_sweeps.selection.projection import AboutRun, Sweep
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.sweep.study.ledger import TrialLedger
+from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_run
 from cnn_sweeps.tracking.projection import project
@@ -190,6 +191,35 @@ def test_trial_that_repeats_another_is_recorded_as_a_finished_child_with_its_met
         assert made.data.params == params
         begun(uri, experiment, tmp_path / "sweep/1").log_params({"model.l2": 0.1, "seed": 0})
     run.end(sweep, "FINISHED")
+
+
+def test_store_that_is_away_is_asked_once_whatever_repeats_others_or_is_lost_meanwhile(
+    look, uri, experiment, client, tmp_path, monkeypatch
+):
+    """Each question may take a minute, in which the controller does nothing else."""
+    original, lost, asked = trial(1, "COMPLETE", ["model.l2"]), trial(2, "FAIL"), []
+    sweep = look(original, lost)
+    run = SweepRun(sweep)
+    begun(uri, experiment, tmp_path / "sweep/2", {"trial.number": "2"})
+
+    def is_away(*_, **__):
+        asked.append(1)
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 600.0)
+        for name in ("search_runs", "get_run", "create_run", "log_batch", "get_experiment"):
+            patch.setattr(mlflow.MlflowClient, name, is_away)
+        for number in (3, 4):
+            run.record_duplicate(sweep, trial(number, "RUNNING", ["model.l2"]), original)
+        run.settle_soon(sweep, [lost])
+        run.update(sweep, nullcontext)
+        assert len(asked) == 1
+        run.end(sweep, "FINISHED")
+        assert read_run(tmp_path / "sweep/2").status == "KILLED"
+    run.settle(sweep)
+    runs = [client.get_run(project(tmp_path / "sweep" / name, uri)) for name in "234"]
+    assert [each.info.status for each in runs] == ["KILLED", "FINISHED", "FINISHED"]
 
 
 def test_parameters_of_a_sweep_are_what_is_not_searched_and_those_that_it_has_are_left_as_they_are(look, client):

@@ -133,6 +133,14 @@ def test_other_tags_do_not_make_models_incomparable_and_are_kept(register, clien
     assert tags == COMPARABLE | {"study": "b", "objective.value": "0.7"}
 
 
+def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_once(register, client, request):
+    """Before it gave the alias, or before it noted that in the study."""
+    assert register((0.5, {}), (0.5, {}), (0.7, {}), (0.7, {}), minimize=True) == [(1, 0.5)] * 4
+    assert len(client.search_model_versions(f"name = '{request.node.name}'")) == 2
+    client.delete_registered_model_alias(request.node.name, "champion")
+    assert register((0.5, {}), minimize=True) == [(1, 0.5)]
+
+
 def test_what_was_registered_is_told(uri, model_uri):
     name = "told"
     assert (

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.data.images import forget_images
-from cnn_sweeps.errors import OutageError, TrackingError, TrackingOutageError
+from cnn_sweeps.errors import OutageError, TrackingError
 from cnn_sweeps.experiment.trial import ABOUT_RUN, DATA_TOLD, PROGRAM, RECORD, STORE, STUDY_RUN_ID
 from cnn_sweeps.selection.checked import CheckedSweep
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
@@ -112,8 +112,7 @@ class CnnSweep(CheckedSweep):
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the runs of trials that were killed, lost, or left by a dead controller."""
         if self._run is not None and trials:
-            with suppress(TrackingOutageError):
-                self._run.settle(self._look(), trials)
+            self._run.settle_soon(self._look(), trials)
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
         """Test and register the best trials, draw the report; give what to say of it."""

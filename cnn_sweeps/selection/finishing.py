@@ -15,7 +15,7 @@ from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.experiment.trial import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
 from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
-from cnn_sweeps.selection.projection import REPORT
+from cnn_sweeps.selection.projection import REPORT, read_if_sensible
 from cnn_sweeps.selection.report import write_report
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
@@ -65,15 +65,28 @@ class Finishing:
 
     def _tested(self, trial: FrozenTrial) -> dict[str, float]:
         tested = self._done.get(f"{TESTED}{trial.number}")
+        if tested is None and self._did_before(trial, "test.evaluated"):
+            return self._recorded(trial)
         return tested if isinstance(tested, dict) else {}
 
     def _measured(self, trial: FrozenTrial) -> dict[str, float]:
-        return final_of(trial) | self._tested(trial)
+        return (final_of(trial) or self._recorded(trial)) | self._tested(trial)
+
+    def _recorded(self, trial: FrozenTrial) -> dict[str, float]:
+        """Give what a trial's record says that it measured: the study was away then, or is of an earlier version."""
+        recorded = read_if_sensible(self.folder / subfolder_of(trial))
+        return {} if recorded is None else recorded.newest
+
+    def _did_before(self, trial: FrozenTrial, tag: str) -> bool:
+        """Tell whether an earlier version has noted in a trial's record that something was done."""
+        recorded = read_if_sensible(self.folder / subfolder_of(trial))
+        return recorded is not None and tag in recorded.tags
 
     def evaluate(self, trial: FrozenTrial, *, is_best: bool) -> list[str]:
         """Test the trial and, if it is the best one, register it, unless that was done before; say so."""
         number, folder, owner = trial.number, self.folder / subfolder_of(trial), owner_of(trial)
-        tested, is_registered = self._tested(trial), self._done.get(REGISTERED) == number
+        tested = self._tested(trial)
+        is_registered = self._done.get(REGISTERED) == number or self._did_before(trial, "registered.model")
         on_test = self.config.evaluate_best > 0 and not tested
         keep_model = is_best and self.config.tracking.log_model and not is_registered
         if not on_test and not keep_model:
@@ -117,7 +130,7 @@ class Finishing:
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
         is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
-        trials = [trial for trial in trials if final_of(trial)]
+        trials = [trial for trial in trials if self._measured(trial)]
         if not trials or not is_ablation or len(config.objective) > 1:
             return []
         has_epochs = config.objective == ["val_log_loss"] and config.repeats * config.folds == 1

@@ -137,21 +137,22 @@ def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterat
                 yield Change(what, "they are delivered", partial(project, place, sweep.uri))
         except TrackingError as error:
             yield undeliverable(error)
-    left = {recorded.begin.record for place in open_places if (recorded := _read(place)) is not None}
+    left = {recorded.begin.record for place in open_places if (recorded := read_if_sensible(place)) is not None}
     yield from _ends_elsewhere(sweep, list(of_trial.values()), left)
     if trials is None:
         yield from _summary(sweep)
 
 
-def _read(place: Path) -> Recorded | None:
-    with suppress(TrackingError):  # what makes no sense is told when it is to be delivered
+def read_if_sensible(place: Path) -> Recorded | None:
+    """Read a record; None if there is none, or it makes no sense, which is told when it is to be delivered."""
+    with suppress(TrackingError):
         return read_run(place)
     return None
 
 
 def _due_end_of(sweep: Sweep, place: Path, trial: FrozenTrial | None) -> Change | None:
     """Give the end that a record lacks: its trial's, or that of a process that died."""
-    if (recorded := _read(place)) is None:
+    if (recorded := read_if_sensible(place)) is None:
         return None
     close = Record(place).close
     if trial is not None and recorded.tags.get("trial.number") == str(trial.number):
@@ -203,7 +204,7 @@ def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collectio
 
 def _summary(sweep: Sweep) -> Iterator[Change]:
     """Give what the record of the sweep's own run lacks, unless a controller is at work on it."""
-    recorded = _read(sweep.folder)
+    recorded = read_if_sensible(sweep.folder)
     if recorded is None or recorded.status is None or sweep.ledger.counts["RUNNING"]:
         return
 

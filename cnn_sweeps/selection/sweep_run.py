@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cnn_sweeps.errors import DiskError, TrackingOutageError
 from cnn_sweeps.experiment.parts import final_metric
 from cnn_sweeps.experiment.trial import run_id_of
 from cnn_sweeps.selection.checked import CheckedSweep
-from cnn_sweeps.selection.projection import AboutRun, Sweep, changes, made, record_sweep
+from cnn_sweeps.selection.projection import AboutRun, Change, Sweep, changes, made, record_sweep
 from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
@@ -28,7 +29,8 @@ from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_sweep
 from cnn_sweeps.tracking.position import read_position
 from cnn_sweeps.tracking.process import run_tags
-from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
+from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
+from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import store_errors
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
@@ -92,7 +94,7 @@ class SweepRun:
         is_lower_better = OBJECTIVES[sweep.objectives[0]] == "minimize"
         view = describe_view(self.run_id, sweep.searched, metrics, ascending=is_lower_better)
         if sweep.searched and view != self._listed and self._live.may_ask:
-            with suppress(TrackingOutageError), exclusively():
+            with suppress(TrackingOutageError), self._live.backoff.noting_outages(), exclusively():
                 self._list(sweep.about_run.name, view)
                 self._listed = view
 
@@ -110,10 +112,19 @@ class SweepRun:
         Raises:
             TrackingError: if the store cannot be used.
         """
+        self._make(changes(sweep, trials))
+
+    def _make(self, wanted: Iterable[Change]) -> None:
         with self._live.backoff.noting_outages():
-            for change, is_made in made(changes(sweep, trials)):
+            for change, is_made in made(wanted):
                 if not is_made:
                     log.warning("%s", change.what)
+
+    def settle_soon(self, sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
+        """Do what `settle` does of some trials; while the store is away the sweep's end does it, and nobody waits."""
+        if self._live.may_ask:
+            with suppress(TrackingOutageError):
+                self.settle(sweep, trials)
 
     def record_duplicate(self, sweep: Sweep, trial: Trial, original: FrozenTrial) -> str:
         """Record a trial that repeats a finished one as a run of its own; give the record's id.
@@ -121,20 +132,21 @@ class SweepRun:
         Raises:
             DiskError: if the disk is full.
         """
-        run = LiveRun(sweep.folder / trial_subfolder(trial.number, None), sweep.uri)
+        record = Record(sweep.folder / trial_subfolder(trial.number, None))
         tags = {STATE_TAG: original.state.name, "trial.duplicate_of": str(original.number), PARENT_TAG: self.run_id}
         tags |= trial_tags(sweep.name, trial.number, trial.user_attrs)
         name = f"trial {trial.number}: equals trial {original.number}"
-        run.record.begin(sweep.about_run.experiment, name, sweep.uri, tags)
+        record.begin(sweep.about_run.experiment, name, sweep.uri, tags)
         recorded = read_run(sweep.folder_of(original))  # all settings, so that a comparison finds none to differ
-        run.record.log_params(by_setting(trial.params) if recorded is None else recorded.params)
+        record.log_params(by_setting(trial.params) if recorded is None else recorded.params)
         if original.state == TrialState.COMPLETE:
             objectives = dict(zip(map(final_metric, sweep.objectives), original.values, strict=False))
-            run.record.log_metrics(final_of(original) | objectives, 0)
-        run.record.end("FINISHED")
+            record.log_metrics(final_of(original) | objectives, 0)
+        record.end("FINISHED")
         if self._live.may_ask:
-            run.catch_up(at_once=True)
-        return run.record.record_id
+            with suppress(TrackingOutageError):  # the sweep's end brings it
+                self._make([Change(name, "it is delivered", partial(project, record.folder, sweep.uri))])
+        return record.record_id
 
     def end(self, sweep: Sweep, status: Status) -> None:
         """End the run; say so if something of the sweep still waits for the store.
@@ -144,8 +156,8 @@ class SweepRun:
         """
         record_sweep(sweep, status)
         try:
+            self.settle(sweep)  # first, since it begins on this disk
             close_dead_runs(sweep.uri, self._experiment_id)
-            self.settle(sweep)  # brings the sweep's own record, too
         except TrackingOutageError as error:
             tell_what_waits(sweep.folder, sweep.uri, error)
 

@@ -148,4 +148,5 @@ class TrialLoop:
 
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)
-        self._console.say(f"finishing {num_running} running trials; press Ctrl-C again to stop them now")
+        if num_running:  # not while the best are tested, or another controller is waited for
+            self._console.say(f"finishing {num_running} running trials; press Ctrl-C again to stop them now")

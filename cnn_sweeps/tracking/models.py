@@ -124,12 +124,16 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
     another champion nothing can be said, and it stays.
     """
-    client = mlflow.MlflowClient()
-    registered = mlflow.register_model(model_uri, name, tags=tags | {"objective.value": repr(value)})
+    client, tags = mlflow.MlflowClient(), tags | {"objective.value": repr(value)}
+    same_value = client.search_model_versions(f"tags.`objective.value` = '{value!r}'")
+    # by a process that was killed before it could note that
+    known = [each for each in same_value if each.name == name and each.tags == tags and each.source == model_uri]
+    registered = known[0] if known else mlflow.register_model(model_uri, name, tags=tags)
     told = f"registered as {name} version {registered.version}"
     with suppress(MlflowException):
         champion = client.get_model_version_by_alias(name, "champion")
-        if (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
+        reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
+        if reason is not None and champion.version != registered.version:
             return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
     return f"{told}, alias champion"

@@ -271,6 +271,7 @@ def test_controller_that_waits_for_another_one_to_test_the_best_trials_ends_at_t
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(tmp_path, points=range(2), application=application)
     assert (application.status, application.is_finished) == ("KILLED", False)
+    assert "finishing" not in log_in(tmp_path)  # of what does not run
     assert states(tmp_path) == {"COMPLETE": 2}
     assert run(tmp_path, points=range(2), application=application) == []
     assert application.is_finished

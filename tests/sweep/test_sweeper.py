@@ -223,10 +223,13 @@ class Checking(SweepApplication):
         ("x=range(1,3)", ["1 4", "2 5"], ""),
         ("x=range(1,4)", ["1 4", "3 5", "1 4", "3 4", "1 5"], ""),  # which the sampler may not choose together
         ("x=range(1,10)", ["1 4", "9 5", "1 4", "9 4"], "x=9: is too large"),
-        ("x=8,9", ["8 4", "9 5", "8 4", "9 4"], "x=9: is too large"),
+        ("x=8,9", ["8 4", "9 4"], "x=9: is too large"),
+        ("x=3,1", ["3 4", "1 4", "3 5"], "x=3: cannot be with y=5"),
     ],
 )
-def test_values_are_checked_together_and_one_at_a_time_where_they_are_refused(app, values, checked, told):
+def test_ends_of_intervals_are_checked_together_where_that_is_allowed_and_listed_values_by_themselves(
+    app, values, checked, told
+):
     (app / "checking.py").write_text(CHECKING)
     application = "hydra.sweeper.application={_target_:checking.Checking}"
     output = sweep_here(app, values, "y=range(4,6)", "hydra.sweeper.n_trials=1", application, succeeds=not told)
