@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,7 @@ from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, RECORD_TAG, Model
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.store import store_errors
+from cnn_sweeps.tracking.store import is_unknown, store_errors
 
 if TYPE_CHECKING:
     import keras
@@ -124,13 +123,16 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
     another champion nothing can be said, and it stays.
     """
-    client = mlflow.MlflowClient()
+    client, champion = mlflow.MlflowClient(), None
+    try:
+        champion = client.get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if not is_unknown(error):
+            raise
     registered = mlflow.register_model(model_uri, name, tags=tags | {"objective.value": repr(value)})
     told = f"registered as {name} version {registered.version}"
-    with suppress(MlflowException):
-        champion = client.get_model_version_by_alias(name, "champion")
-        if (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
-            return f"{told}; version {champion.version} stays champion{reason}"
+    if champion and (reason := _reason_to_stay(champion.tags, tags, value, minimize=minimize)) is not None:
+        return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
     return f"{told}, alias champion"
 
