@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
 from cnn_sweeps.system.libraries import prepare_libraries
+from cnn_sweeps.tracking.address import find_existing_store
 
 DEFAULT_TOLERANCE = 1e-3
 """Largest relative difference that still counts as agreement: of rounding that training has not amplified.
@@ -77,10 +78,11 @@ def main() -> None:
 
     def reproduce(composed: DictConfig) -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
+        store = find_existing_store(composed.tracking.uri)  # before MLflow is imported
         prepare_libraries()
         from cnn_sweeps.experiment.reproduction import prepare_reproduction
 
-        reproduction = prepare_reproduction(run_id, composed, allowed)
+        reproduction = prepare_reproduction(run_id, store, composed, allowed)
         from cnn_sweeps.experiment.experiment import run_experiment
 
         run_experiment(reproduction.config, reproduction)

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -40,6 +41,15 @@ def interrupt(monkeypatch):
     return interrupt
 
 
+def trained_parts(monkeypatch):
+    """The seeds of the parts that are trained from now on."""
+    seeds, train = [], one_part.train_part
+    monkeypatch.setattr(
+        one_part, "train_part", lambda part, *rest: seeds.append(part.config.seed) or train(part, *rest)
+    )
+    return seeds
+
+
 def runs_of(experiment_name):
     """The whole runs of an experiment, oldest first."""
     found = mlflow.search_runs(
@@ -69,18 +79,18 @@ def uninterrupted(store, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("where", "num_trained"),
+    ("where", "num_trained", "num_epochs"),
     [
-        ((training, "train_epoch", 2), 2),  # in the first part
-        ((recording.Whole, "keep", 1), 2),  # it has ended and is not kept yet
-        ((recording.Whole, "keep", 1, "after"), 1),  # between the parts
-        ((recording, "record_start", 3), 1),  # the second part's run is there, and nothing in it
-        ((training, "train_epoch", 4), 1),  # in the second part
-        ((recording, "average_metrics", 1), 0),
+        ((training, "_train_epoch", 2), 2, 3),  # in the first part
+        ((recording.Whole, "keep", 1), 2, 2),  # it has ended and is not kept yet
+        ((recording.Whole, "keep", 1, "after"), 1, 2),  # between the parts
+        ((recording, "record_start", 3), 1, 2),  # the second part's run is there, and nothing in it
+        ((training, "_train_epoch", 4), 1, 1),  # in the second part
+        ((recording, "average_metrics", 1), 0, 0),
     ],
 )
 def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_not_been(
-    run_train, interrupt, uninterrupted, monkeypatch, where, num_trained, request, tmp_path
+    run_train, interrupt, uninterrupted, monkeypatch, where, num_trained, num_epochs, request, tmp_path
 ):
     name = f"tracking.experiment_name={request.node.callspec.id}"
     owner, function, number, *after = where
@@ -88,12 +98,11 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     with pytest.raises(SystemExit, match="143"):
         run_train(*TINY, *QUICK, name)
     undo()
-    trained, train = [], one_part.train_part
-    monkeypatch.setattr(
-        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
-    )
+    trained = trained_parts(monkeypatch)
+    monkeypatch.setattr(training, "_train_epoch", train_epoch := Mock(wraps=training._train_epoch))
     run_train(*TINY, *QUICK, name, "resume=true")
     assert trained == [0, 1][2 - num_trained :]
+    assert train_epoch.call_count == num_epochs
     (whole,) = runs_of(request.node.callspec.id)
     parts = child_runs(whole)
     assert [(part.info.run_name, part.info.status) for part in parts] == [
@@ -129,7 +138,7 @@ def interrupted_trial(run_train, interrupt, tmp_path):
         "evaluate_best=1",
         "tracking.log_model=false",
     ]
-    undo = interrupt(training, "train_epoch", 4)
+    undo = interrupt(training, "_train_epoch", 4)
     with pytest.raises(SystemExit):
         run_train(*command)
     undo()
@@ -141,10 +150,7 @@ def interrupted_trial(run_train, interrupt, tmp_path):
 def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
-    trained, train = [], one_part.train_part
-    monkeypatch.setattr(
-        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
-    )
+    trained = trained_parts(monkeypatch)
     run_train(*interrupted_trial)
     assert trained == [1]
     lost, trial = study_in(tmp_path).trials
@@ -168,10 +174,7 @@ def test_trial_whose_first_trainings_weights_are_gone_trains_it_again(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
     (sweep_folder(tmp_path) / "0" / "final.weights.h5").unlink()
-    trained, train = [], one_part.train_part
-    monkeypatch.setattr(
-        one_part, "train_part", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)
-    )
+    trained = trained_parts(monkeypatch)
     run_train(*interrupted_trial)
     assert trained == [0, 1]
     assert "test_accuracy" in run_of(study_in(tmp_path).trials[1]).data.metrics

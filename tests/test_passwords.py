@@ -5,6 +5,7 @@ import os
 import hydra
 import pytest
 from conftest import compose
+from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
@@ -61,6 +62,14 @@ def test_launcher_that_sends_variables_sends_those_that_hold_the_passwords(monke
     move_passwords(composed)
     assert composed.hydra.launcher.environment == ["MLFLOW_TRACKING_URI", "HYDRA_SWEEPER_STORAGE_PASSWORD"]
     assert os.environ["HYDRA_SWEEPER_STORAGE_PASSWORD"] == SECRET
+
+
+def test_only_what_holds_a_secret_becomes_an_override():
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
+        composed = hydra.compose("config", ["seed=1"], return_hydra_config=True)
+    OmegaConf.update(composed, "training.epochs", float("nan"))  # which is not equal to itself
+    move_passwords(composed)
+    assert composed.hydra.overrides.task == ["seed=1"]
 
 
 def written_in(folder):

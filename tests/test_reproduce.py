@@ -256,14 +256,15 @@ def test_number_of_threads_is_the_recorded_one_and_a_large_difference_does_not_a
     """As of a trial whose worker had a part of the cores; it bears on the last bits, and they on all that follows."""
     for key in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         monkeypatch.setenv(key, "2")
-    much = made.single.data.metrics["test_log_loss"] * 2
-    forged = forge(made.single, metrics={"test_log_loss": much})
+    forged = forge(made.single, metrics={"test_log_loss": 1.234567891e-05})
     mlflow.MlflowClient().set_tag(forged.info.run_id, "cpu.threads", "1")
     done = again(forged)
     assert done.code == 2
-    assert done.told.rstrip().endswith("forged: does not agree (largest relative difference 5.0e-01, of test_log_loss)")
+    assert done.told.rstrip().endswith("forged: does not agree (largest relative difference 1.0e+00, of test_log_loss)")
     assert done.run.info.status == "FINISHED"
     assert "threads to compute with: 1, as then, instead of 2" in done.told
+    *table, _verdict = artifact(done.run, "reproduction.txt").splitlines()
+    assert len({len(line) for line in table}) == 1
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
     assert done.run.data.tags["cpu.threads"] == "1"
     assert command_on(page(done.run))[:4] == [
@@ -491,19 +492,30 @@ def test_command_in_a_process_of_its_own_agrees_bit_for_bit(made, store):
     assert done.stderr == ""
 
 
-def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):
+def refused_in_own_process(made, store, *arguments):
+    """Give the line on stderr, and the packages that were imported until then."""
     script = (
         "import atexit, runpy, sys\n"
         "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
-        "sys.argv[1:] = ['0' * 32]\n"
+        f"sys.argv[1:] = {['0' * 32, *arguments]}\n"
         "runpy.run_module('cnn_sweeps.reproduce', run_name='__main__', alter_sys=True)"
     )
     done = run_command(made, store, "-c", script)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id that its page shows"
-    ]
-    assert not {"tensorflow", "keras"} & set(done.stdout.split("IMPORTED")[1].split())
+    (line,) = done.stderr.splitlines()
+    return line, set(done.stdout.split("IMPORTED")[1].split())
+
+
+def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):
+    line, imported = refused_in_own_process(made, store)
+    assert line == f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id that its page shows"
+    assert not {"tensorflow", "keras"} & imported
+
+
+def test_store_that_is_not_there_is_told_before_mlflow_is_imported(made, store):
+    line, imported = refused_in_own_process(made, store, "tracking.uri=sqlite:///nowhere.db")
+    assert "sqlite:///nowhere.db: there is no such database here" in line
+    assert not {"mlflow", "tensorflow", "keras"} & imported
 
 
 def test_help_shows_the_command():

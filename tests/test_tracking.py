@@ -5,11 +5,14 @@ import json
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import find_store
@@ -169,6 +172,19 @@ def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, re
     told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, minimize=True)
     assert "version 1 stays champion: no sweep has registered it" in told
     assert int(client.get_model_version_by_alias(request.node.name, "champion").version) == 1
+
+
+def test_champion_stays_where_the_store_is_away_when_it_is_asked_for_it(
+    register, client, model_uri, request, monkeypatch
+):
+    name, asked = request.node.name, mlflow.MlflowClient.get_model_version_by_alias
+    register((0.5, {}), minimize=True)
+    error = MlflowException("the database is locked", TEMPORARILY_UNAVAILABLE)
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", Mock(side_effect=error))
+    with pytest.raises(TrackingOutageError):
+        register_champion(name, model_uri, COMPARABLE, 0.7, minimize=True)
+    assert asked(client, name, "champion").version == 1
+    assert len(client.search_model_versions(f"name='{name}'")) == 1
 
 
 # Runs that were left.

@@ -110,7 +110,7 @@ def test_compiling_is_no_part_of_the_first_epochs_time(monkeypatch):
         sys.exit()
 
     monkeypatch.setattr(run.network, "train_steps", lambda _source, **steps: done.append(steps))
-    monkeypatch.setattr(training, "train_epoch", end)
+    monkeypatch.setattr(training, "_train_epoch", end)
     with pytest.raises(SystemExit):
         run.train()
     assert done == [{"epoch": 0, "first_step": 0, "num_steps": 0}, "an epoch begins"]

@@ -150,13 +150,12 @@ def _build(folder: Path, files: Sequence[Path], content_ids: Sequence[str], shap
     try:
         (unfinished / _MARK).write_text(_MARK_TEXT)
         folder = _folder(folder.parent, shape, _write(unfinished, files, content_ids, shape))
-        if _open(folder) is None:
-            _remove(folder)  # a damaged one gives way; one that another process completed meanwhile stays
         try:
             unfinished.rename(folder)
         except OSError:
-            if not folder.exists():
-                raise
+            if _open(folder) is None:  # a damaged one gives way; one that another process completed meanwhile stays
+                _remove(folder)
+                unfinished.rename(folder)
     finally:
         _remove(unfinished)
     return folder

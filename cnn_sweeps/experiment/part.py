@@ -37,8 +37,7 @@ def run_part(part: Part, whole: Whole) -> bool:
         if role.is_pruned:
             log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
             return False
-        final = role.finish(trained, run)
-    whole.keep(run.record, final)
+        whole.finished[run.record.record_id] = role.finish(trained, run)
     return True
 
 
@@ -57,11 +56,11 @@ def train_part(part: Part, role: Role, network: Network, progress: TrainingProgr
 
     if part.is_first:
         role.begin(progress)
-    loop.train(network, training_source(part), validate, config.training, progress, add_epoch)
+    loop.train(network, _training_source(part), validate, config.training, progress, add_epoch)
     return TrainedNetwork(part, network.model, predict, progress, keeper.run.record)
 
 
-def training_source(part: Part) -> TrainingImages:
+def _training_source(part: Part) -> TrainingImages:
     """Give what a part is trained on, weighted and in batches as its settings have it."""
     config, dataset, train = part.config, part.images.dataset, part.images.split.train
     is_balanced = config.training.class_weight == "balanced"

@@ -24,7 +24,13 @@ from cnn_sweeps.tracking.page import describe_run
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import RUN_ID
 from cnn_sweeps.tracking.record import Record, short_path
-from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft, claim_checkpoint
+from cnn_sweeps.training.checkpoint import (
+    Checkpoint,
+    RunLeft,
+    claim_checkpoint,
+    left_checkpoints,
+    remove_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +91,8 @@ class Whole:
                 yield run, checkpoint
                 if not is_part and (role.is_trial or role.is_pruned):
                     run.record.log_tags({STATE_TAG: "PRUNED" if role.is_pruned else "COMPLETE"})
+            if is_part:
+                self.keep()  # while there is its own checkpoint
 
     def _place_of(self, part: Part, checkpoint: Checkpoint) -> tuple[Path, bool]:
         """Give the folder of a record, and whether it goes on with what an interrupted process has left there."""
@@ -98,9 +106,8 @@ class Whole:
         self._is_resumed = True
         return Path(left.folder), True
 
-    def keep(self, record: Record, final: dict[str, float]) -> None:
-        """Keep a finished part, so that it is not trained again if the run is interrupted."""
-        self.finished[record.record_id] = final
+    def keep(self) -> None:
+        """Keep the finished parts, so that they are not trained again if the run is interrupted."""
         if self._checkpoint is None or self.run is None:
             return
         try:
@@ -128,6 +135,9 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
         if finished or config.resume:
             told = f"{len(whole.finished)} of {len(parts)} trainings were finished before"
             log.info("%s", told if left else "nothing to resume")
+        for path, of_run in left_checkpoints(Path(config.training.checkpoint_dir)).items():
+            if of_run is not None and of_run.record in whole.finished:  # killed before it was removed
+                remove_checkpoint(path)
         checkpoint.save_parts(whole.finished, whole.left_by(run.record))
         yield whole
         if whole.finals:

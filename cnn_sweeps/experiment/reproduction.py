@@ -18,7 +18,6 @@ from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.libraries import count_threads, thread_settings
-from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.entry import REPRODUCES_TAG
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
@@ -124,8 +123,8 @@ class Reproduction(Role):
         record = self._run.record
         pairs = list(pair_up(self._record.measured, measured_in(record.folder)))
         rows = [("", "recorded", "now", "difference"), *(pair.row() for pair in pairs)]
-        width = max(len(name) for name, *_ in rows)
-        table = [f"{name:{width}}  {then:>13}  {now:>13}  {difference:>10}" for name, then, now, difference in rows]
+        name, then, now, difference = (max(map(len, column)) for column in zip(*rows, strict=True))
+        table = [f"{row[0]:{name}}  {row[1]:>{then}}  {row[2]:>{now}}  {row[3]:>{difference}}" for row in rows]
         agrees, verdict = judge(pairs, tolerance)
         report = "\n".join([*table, f"{self._record.name}: {verdict}"])
         log.info("%s", report)
@@ -139,16 +138,18 @@ class Reproduction(Role):
         return agrees
 
 
-def prepare_reproduction(run_id: str, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> Reproduction:
-    """Read a recorded run and say what differs from then; imports no TensorFlow.
+def prepare_reproduction(
+    run_id: str, store: str, composed: DictConfig, allowed_targets: Sequence[str] = ()
+) -> Reproduction:
+    """Read a recorded run from a tracking store and say what differs from then; imports no TensorFlow.
 
-    What is composed says where things are now. The recorded settings may call the allowed targets, functions or modules
-    of them, beside ours and Keras's.
+    What is composed says where other things are now. The recorded settings may call the allowed targets, functions or
+    modules of them, beside ours and Keras's.
 
     Raises:
         UserError: if the run is not there, its settings do not fit this code, or would call what is not allowed.
     """
-    record = read_record(find_existing_store(composed.tracking.uri), run_id)
+    record = read_record(store, run_id)
     reproduction = Reproduction(record, composed, allowed_targets)
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)
     for line in describe_differences(record.tags, describe_process()):

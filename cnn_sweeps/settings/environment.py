@@ -59,7 +59,7 @@ def move_passwords(config: DictConfig) -> None:
                 words[position] = hide_passwords_of_word(word, _mover(_key_of(word), names))
         for key, value in nodes(_raw(config)):
             is_derived = key.startswith(_DERIVED)
-            if isinstance(value, dict) or (is_derived and not isinstance(value, str)):
+            if not isinstance(value, str if is_derived else (str, list)):
                 continue
             move = partial(hide_passwords_of_value, replacement=_mover(key, names))
             moved = with_texts_changed(value, partial(_hide_typed, typed=typed) if is_derived else move)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,7 @@ from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, RECORD_TAG, Model
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.store import store_errors
+from cnn_sweeps.tracking.store import is_unknown, store_errors
 
 if TYPE_CHECKING:
     import keras
@@ -124,16 +123,20 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
     another champion nothing can be said, and it stays.
     """
-    client, tags = mlflow.MlflowClient(), tags | {"objective.value": repr(value)}
+    client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
+    try:
+        champion = client.get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if not is_unknown(error):
+            raise
     same_value = client.search_model_versions(f"tags.`objective.value` = '{value!r}'")
     # by a process that was killed before it could note that
     known = [each for each in same_value if each.name == name and each.tags == tags and each.source == model_uri]
     registered = known[0] if known else mlflow.register_model(model_uri, name, tags=tags)
     told = f"registered as {name} version {registered.version}"
-    with suppress(MlflowException):
-        champion = client.get_model_version_by_alias(name, "champion")
+    if champion and champion.version != registered.version:
         reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
-        if reason is not None and champion.version != registered.version:
+        if reason is not None:
             return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
     return f"{told}, alias champion"

@@ -49,14 +49,14 @@ def train(
     first_epoch, started = progress.epochs_done, time.perf_counter()
     while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
         epoch, epoch_started = progress.epochs_done + 1, time.perf_counter()
-        train_epoch(network, source, epoch, config.epochs)
+        _train_epoch(network, source, epoch, config.epochs)
         train_s = time.perf_counter() - epoch_started
         network.measure_batch_statistics(source)
-        metrics = train_metrics(network.model) | {f"val_{name}": value for name, value in validate().items()}
+        metrics = _train_metrics(network.model) | {f"val_{name}": value for name, value in validate().items()}
         if "val_log_loss" in metrics:
             metrics["generalization_gap"] = metrics["val_log_loss"] - metrics["train_log_loss"]
         metrics |= {"epoch_s": time.perf_counter() - epoch_started, "images_per_s": num_images / train_s}
-        check_finite(metrics, epoch)
+        _check_finite(metrics, epoch)
         is_best = _update(progress, metrics, network.model, config)
         is_to_stop = on_epoch(metrics)
         epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
@@ -68,14 +68,14 @@ def train(
         network.model.set_weights(progress.best_weights)
 
 
-def train_epoch(network: Network, source: TrainingImages, epoch: int, num_epochs: int) -> None:
+def _train_epoch(network: Network, source: TrainingImages, epoch: int, num_epochs: int) -> None:
     """Train an epoch, counted from 1, of `num_epochs`; the model's metrics are those of this epoch then."""
     network.model.reset_metrics()
     for first_step, num_steps in _calls(source, f"epoch {epoch}/{num_epochs}"):
         network.train_steps(source, epoch=epoch - 1, first_step=first_step, num_steps=num_steps)
 
 
-def train_metrics(model: keras.Model) -> dict[str, float]:
+def _train_metrics(model: keras.Model) -> dict[str, float]:
     """Give what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
     measured = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
     return measured | {"learning_rate": float(np.asarray(model.optimizer.learning_rate))}
@@ -98,7 +98,7 @@ def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
             bar.update(num_steps)
 
 
-def check_finite(metrics: dict[str, float], epoch: int) -> None:
+def _check_finite(metrics: dict[str, float], epoch: int) -> None:
     """See that a training has not diverged.
 
     Raises:

@@ -7,13 +7,14 @@ import os
 import shutil
 import threading
 import warnings
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
 from PIL import Image
 from waiting import LONGEST_S
 
-from cnn_sweeps.data import batches
+from cnn_sweeps.data import batches, cache
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.errors import DataError
 
@@ -217,6 +218,24 @@ def test_two_processes_that_build_at_once_leave_one_whole_cache(tmp_path, monkey
     assert not only_cache(tmp_path / "cache").name.endswith(".unfinished")
     forbid_decoding(monkeypatch)
     np.testing.assert_array_equal(load(files, tmp_path / "cache").images, pixels)
+
+
+def test_cache_that_another_process_completes_after_this_one_has_looked_stays(tmp_path, monkeypatch):
+    files, pixels = write_images(tmp_path / "images")
+    load(files, tmp_path / "other")
+    other, look = only_cache(tmp_path / "other"), cache._open
+    completed = tmp_path / "cache" / other.name
+
+    def look_and_be_late(folder):
+        found = look(folder)
+        if found is None and any((tmp_path / "cache").glob("*.unfinished")):
+            other.rename(completed)
+        return found
+
+    monkeypatch.setattr(cache, "_open", look_and_be_late)
+    monkeypatch.setattr(cache, "_remove", removed := Mock(wraps=cache._remove))
+    np.testing.assert_array_equal(load(files, tmp_path / "cache").images, pixels)
+    assert call(completed) not in removed.mock_calls
 
 
 @pytest.mark.parametrize("cache_dir", ["file", "file/below"])
