@@ -40,14 +40,6 @@ def interrupt(monkeypatch):
     return interrupt
 
 
-def note_trained(monkeypatch):
-    """Give the list to which every training that begins from now on adds its seed."""
-    trained, train = [], one_part.train_part
-    note = lambda part, *rest: trained.append(part.config.seed) or train(part, *rest)  # noqa: E731
-    monkeypatch.setattr(one_part, "train_part", note)
-    return trained
-
-
 def runs_of(experiment_name):
     """The whole runs of an experiment, oldest first."""
     found = mlflow.search_runs(
@@ -96,7 +88,8 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     with pytest.raises(SystemExit, match="143"):
         run_train(*TINY, *QUICK, name)
     undo()
-    trained = note_trained(monkeypatch)
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*TINY, *QUICK, name, "resume=true")
     assert trained == [0, 1][2 - num_trained :]
     (whole,) = runs_of(request.node.callspec.id)
@@ -146,7 +139,8 @@ def interrupted_trial(run_train, interrupt, tmp_path):
 def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
-    trained = note_trained(monkeypatch)
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*interrupted_trial)
     assert trained == [1]
     lost, trial = study_in(tmp_path).trials
@@ -170,7 +164,8 @@ def test_trial_whose_first_trainings_weights_are_gone_trains_it_again(
     run_train, interrupted_trial, monkeypatch, tmp_path
 ):
     (sweep_folder(tmp_path) / "0" / "final.weights.h5").unlink()
-    trained = note_trained(monkeypatch)
+    trained, train = [], one_part._train
+    monkeypatch.setattr(one_part, "_train", lambda part, *rest: trained.append(part.config.seed) or train(part, *rest))
     run_train(*interrupted_trial)
     assert trained == [0, 1]
     assert "test_accuracy" in run_of(study_in(tmp_path).trials[1]).data.metrics
