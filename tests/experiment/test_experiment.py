@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 METRICS = {
     *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
     *("log_loss", "brier_score", "expected_calibration_error"),
