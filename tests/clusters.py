@@ -8,6 +8,13 @@ from contextlib import contextmanager
 
 from waiting import wait_until
 
+# An idle process of Dask wakes 50 times a second, and samples what it runs.
+SELDOM = {
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
+
 
 class Cluster:
     """A scheduler, and workers that come and go."""
@@ -29,7 +36,7 @@ class Cluster:
             self.processes[name] = subprocess.Popen(
                 [*command, sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments],
                 cwd=self.folder,
-                env=os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"} | environment,
+                env=os.environ | SELDOM | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -1,6 +1,7 @@
 """What all tests share: quiet libraries, one MLflow store, and ways to compose and to run."""
 
 import functools
+import gc
 import os
 import shutil
 from multiprocessing import forkserver
@@ -8,6 +9,7 @@ from pathlib import Path
 
 os.environ.update(
     TF_CPP_MIN_LOG_LEVEL="3",
+    XLA_FLAGS="--xla_backend_optimization_level=0",  # nothing runs so long that it would pay
     MLFLOW_LOGGING_LEVEL="WARNING",
     MLFLOW_DISABLE_TELEMETRY="true",
     DO_NOT_TRACK="true",
@@ -34,6 +36,16 @@ TINY_DATA = [
 ]
 TINY_CNN = ["model.filters=[4,8]", "model.dense_units=[8,4]"]
 TINY = [*TINY_DATA, *TINY_CNN, "evaluation.pictures=none"]  # drawing takes as long as all the rest
+
+
+# Tracing a network makes hundreds of thousands of objects, and few of them are garbage.
+gc.set_threshold(50_000, 50, 100)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made, which lasts, out of all collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache

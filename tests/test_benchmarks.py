@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import TINY, TINY_CNN, TINY_DATA
+from keras.src.trainers import trainer
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 PROJECT = Path(__file__).parents[1]
@@ -22,8 +24,11 @@ SMALL = ["evaluation.pictures=none", *TINY_CNN]
 
 @pytest.fixture(autouse=True)
 def _benchmarks(monkeypatch):
-    """Benchmarks can be imported, and the clock on the wall is far from the world's."""
+    """Benchmarks can be imported, Keras compiles without XLA, and the clock on the wall is far from the world's."""
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    monkeypatch.setattr(trainer, "model_supports_jit", lambda _model: False)
+    # when logging is configured anew, absl's handler closes its stream if that is not sys.stderr: pytest's, here
+    monkeypatch.setattr(logging, "shutdown", lambda *_handlers: None)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     yield

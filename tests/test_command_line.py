@@ -100,7 +100,10 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
         (["model.l2=${nothing}"], "Interpolation key 'nothing' not found"),
         (["model.filters=[8,8,8,8,8,8]"], "images of 28x28 pixels: 6 blocks"),
         (["data=synthetic", "data.image_size=1000000"], "data.image_size=1000000: should be a number of pixels"),
-        (["data=synthetic", "data.image_size=8192", "data.num_images=100000"], "there is not enough memory (Unable to"),
+        (
+            ["data=synthetic", "data.image_size=2048", "data.num_images=2000000"],
+            "there is not enough memory (Unable to",
+        ),
         (["model.l2=="], "Error parsing override 'model.l2=='"),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["hydra.run.dir=/dev/null/x"], "/dev/null"),

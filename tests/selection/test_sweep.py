@@ -227,14 +227,20 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
         assert f"trial {study.best_trial.number} was tested before" in said
 
 
-def test_of_two_values_for_a_key_the_last_one_counts_and_an_interpolation_is_resolved_in_each_trial(
-    run_train, tmp_path
-):
-    """As in every Hydra command."""
+@pytest.fixture(scope="module")
+def untested(tmp_path_factory, store):
+    """The study of a sweep that gives two values for a key, and whose best trial is not to be tested."""
+    folder = tmp_path_factory.mktemp("untested")
     last_are_several = ["model.dropout=0.5", "++model.dropout=0.1,0.3", "model.l2=${model.dropout}"]
-    quick = ["training.epochs=1", "evaluate_best=false", "tracking.log_model=false"]
-    run_train(*SWEEP, IN_THIS_PROCESS, *last_are_several, *quick)
-    trials = [run_of(trial).data.params for trial in study_in(tmp_path).trials]
+    experiment = "tracking.experiment_name=not/tested"  # a name that MLflow's registry would refuse
+    with command_in(folder, store) as run:
+        run(*SWEEP, IN_THIS_PROCESS, *last_are_several, "training.epochs=1", "evaluate_best=false", experiment)
+    return study_in(folder)
+
+
+def test_of_two_values_for_a_key_the_last_one_counts_and_an_interpolation_is_resolved_in_each_trial(untested):
+    """As in every Hydra command."""
+    trials = [run_of(trial).data.params for trial in untested.trials]
     for key in ("model.dropout", "model.l2"):
         assert [params[key] for params in trials] == ["0.1", "0.3"]
 
@@ -328,7 +334,8 @@ def test_trial_that_clearly_loses_is_pruned_before_its_last_training(run_train, 
     assert loser.data.metrics["num_parameters"] > study.best_value
 
 
-def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path):
+def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(run_train, tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn_sweeps.evaluation.pictures.write_pictures", lambda *_: [])  # of a trial: others look
     run_train(
         *(*SWEEP_OF_FILTERS, IN_THIS_PROCESS, "model.filters=[8,8],[4,8]"),
         "objective=[val_log_loss,num_parameters]",
@@ -477,18 +484,15 @@ def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_o
     assert held == [(True, False)] * 2
 
 
-def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(run_train, tmp_path):
-    experiment = "tracking.experiment_name=not/tested"  # a name that MLflow's registry would refuse
-    run_train(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=1", "evaluate_best=false", experiment)
-    parent = parent_run(study_in(tmp_path))
+def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(untested):
+    parent = parent_run(untested)
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
     assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"}
-    (run,) = child_runs(parent)
-    assert not measured_on_test(run)
     version = mlflow.MlflowClient().get_model_version_by_alias("not-tested-synthetic", "champion")
-    assert version.tags["trial.run_id"] == run.info.run_id
-    assert "test_" not in " ".join(run.data.metrics)
-    assert not any(file.path == "test_report.txt" for file in mlflow.MlflowClient().list_artifacts(run.info.run_id))
+    assert version.tags["trial.run_id"] == run_of(untested.best_trial).info.run_id
+    for run in child_runs(parent):
+        assert "test_" not in " ".join(run.data.metrics)
+        assert not any(file.path == "test_report.txt" for file in mlflow.MlflowClient().list_artifacts(run.info.run_id))
 
 
 def test_duplicate_is_recorded_once_though_the_store_is_away_and_takes_no_other_trials_place_in_the_test(

@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 METRICS = {
     *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
     *("log_loss", "brier_score", "expected_calibration_error"),
@@ -135,7 +135,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     run_train(
         *("data=folder", f"data.root={rare_class}", "data.image_size=8", "data.channels=1", "data.cache_dir=cache"),
         *("model.filters=[8]", "model.dense_units=[16]", "optimizer.learning_rate=0.01", "training.epochs=4"),
-        *("regularization=none", "hydra.run.dir=here"),
+        *("regularization=none", "hydra.run.dir=here", "evaluation.pictures=none"),
     )
     run = last_run()
     metrics = run.data.metrics
@@ -401,7 +401,8 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
         (tmp_path / "mine" / group).mkdir(parents=True)
         (tmp_path / "mine" / group / "mine.yaml").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    run_train("--config-dir", "mine", "data=mine", "model=mine", "optimizer=mine", "model.width=5", "training.epochs=1")
+    mine = ["--config-dir", "mine", "data=mine", "model=mine", "optimizer=mine"]
+    run_train(*mine, "model.width=5", "training.epochs=1", "evaluation.pictures=none")
     run = last_run()
     assert run.info.run_name == "mine mine seed 0"
     assert run.data.params["model.width"] == "5"
@@ -411,9 +412,9 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
 
 
 def test_xla_trains_where_others_have_asked_for_kernels_that_it_does_not_have(run_train, last_run, capfd):
-    small = ["model.filters=[4]", "model.dense_units=[4]", "training.epochs=1", "tracking.log_model=false"]
-    run_train(*TINY, *small)
-    run_train(*TINY, *small, "training.xla=true")
+    quick = ["training.epochs=1", "tracking.log_model=false"]
+    run_train(*TINY, *quick)
+    run_train(*TINY, *quick, "model.filters=[4]", "model.dense_units=[4]", "training.xla=true")
     assert (last_run().info.status, last_run().data.params["training.xla"]) == ("FINISHED", "True")
     assert "doesn't support" not in "".join(capfd.readouterr())
 

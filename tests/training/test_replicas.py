@@ -1,6 +1,7 @@
 """Training on two devices: as on one, repeatable, warm, resumable. Both are one CPU, in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from test_training import Run
 def folder(tmp_path_factory):
     """What the process with two devices leaves."""
     folder = tmp_path_factory.mktemp("two_devices")
-    subprocess.run([sys.executable, Path(__file__).with_name("two_devices.py"), folder], check=True)
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, here / "two_devices.py", folder], check=True, env=environment)
     return folder
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY_DATA, compose
+from keras.src.utils.naming import reset_uids
 from tensorflow.python.eager.context import global_seed
 from test_training import Run
 
@@ -200,7 +201,7 @@ def model_with(layer, penalty=None):
 
 
 def structure(layer, penalty=None):
-    keras.backend.clear_session()
+    reset_uids()
     return warm.structure_of(model_with(layer() if callable(layer) else layer, penalty))
 
 
@@ -212,7 +213,7 @@ def test_adjustable_layers_of_a_user_do_not_change_the_structure():
 
 def test_penalty_that_is_shared_is_another_structure_than_two():
     def with_penalties(first, second):
-        keras.backend.clear_session()
+        reset_uids()
         inputs = keras.Input((4, 4, 1))
         x = keras.layers.Dense(3, kernel_regularizer=first)(keras.layers.Flatten()(inputs))
         x = keras.layers.Dense(3, kernel_regularizer=second)(x)
