@@ -31,7 +31,7 @@ from cnn_sweeps.tracking.position import read_position
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.store import store_errors
+from cnn_sweeps.tracking.store import store_errors, use_store
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,6 @@ class SweepRun:
 
 @store_errors()
 def _has_run(uri: str, run_id: str) -> bool:
-    mlflow.set_tracking_uri(uri)
+    use_store(uri)
     condition = f"attributes.run_id = '{run_id}'"
     return bool(mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list"))

@@ -18,7 +18,7 @@ from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_run
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import close_if_died, find_records
-from cnn_sweeps.tracking.store import store_errors
+from cnn_sweeps.tracking.store import store_errors, use_store
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def find_runs(uri: str, experiment_id: str, condition: str) -> list[Run]:
     Raises:
         TrackingError: if the store cannot be used.
     """
-    mlflow.set_tracking_uri(uri)
+    use_store(uri)
     return list(mlflow.MlflowClient().search_runs([experiment_id], condition, max_results=50_000))  # MLflow's limit
 
 

@@ -30,7 +30,7 @@ class LiveRun:
         """Of a run whose record is, or will be, in `folder`, and the store's URI."""
         self.record, self._uri, self.backoff = Record(folder), uri, Backoff()
         self._outage: TrackingOutageError | None = None
-        self._is_refused = False
+        self._is_refused = self._is_ending = False
 
     def start(self, *, may_be_away: bool, closes_others: bool = False) -> None:
         """Bring what there is at the start; with `closes_others` end what dead processes left RUNNING beside it.
@@ -86,7 +86,7 @@ class LiveRun:
         return None if self._outage is not None or self._is_refused or position.is_gone else position.run_id
 
     def _note_outage(self, error: TrackingOutageError) -> None:
-        if self._outage is None:
+        if self._outage is None and not self._is_ending:
             reason = str(error).rpartition(";")[0]
             log.warning("%s; the run goes on, and its record waits in %s", reason, self.record.folder)
         self._outage = error
@@ -127,7 +127,9 @@ class LiveRun:
             self.record.end(status)
         except UserError as error:
             log.warning("the run's end could not be recorded: %s", error)
+        self._is_ending = True  # what waits is told once
         self.catch_up(at_once=True)
+        self._is_ending = False
         if self._outage is not None:
             tell_what_waits(self.record.folder, self._uri, self._outage)
 

@@ -26,7 +26,7 @@ from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, sense
 from cnn_sweeps.tracking.models import send_model
 from cnn_sweeps.tracking.position import Position, keep_position, read_position
 from cnn_sweeps.tracking.record import locked
-from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors
+from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors, use_store
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class _Projection:
 
     def __init__(self, folder: Path, uri: str, position: Position) -> None:
         self._folder, self._uri, self._position = folder, uri, position
-        mlflow.set_tracking_uri(uri)
+        use_store(uri)
 
     @cached_property
     def _client(self) -> mlflow.MlflowClient:  # which makes a database that is not there, so after `connected`

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, STATE_TAG, read_run
-from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors
+from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
 _MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
@@ -63,7 +63,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
     Raises:
         TrackingError: if there is no such run, or it cannot be made again by itself, saying what can.
     """
-    mlflow.set_tracking_uri(uri)
+    use_store(uri)
     client = MlflowClient()
     try:
         run = client.get_run(run_id)

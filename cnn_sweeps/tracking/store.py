@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,8 +25,19 @@ from cnn_sweeps.tracking.address import SQLITE, database_file
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
+_VARIABLE = "MLFLOW_TRACKING_URI"
 for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks of what `store_errors` tells
     logging.getLogger(_loud).addFilter(lambda _record: False)  # a level is reset by Hydra, which sets up logging anew
+
+
+def use_store(uri: str) -> None:
+    """Have MLflow use a store, and keep the environment as the user has set it: MLflow would name the store there."""
+    named = os.environ.get(_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    if named is not None:
+        os.environ[_VARIABLE] = named
+    else:
+        os.environ.pop(_VARIABLE, None)
 
 
 def check_place_of_files(address: str) -> None:
@@ -76,7 +88,7 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
 
     In the block no other process of this machine makes the database or the experiment, which would get in the way.
     """
-    mlflow.set_tracking_uri(uri)
+    use_store(uri)
     file = database_file(uri)
     with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock"), wait=True):
         if file is not None and not file.exists():

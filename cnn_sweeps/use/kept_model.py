@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from cnn_sweeps.errors import ConfigError, ModelError
 from cnn_sweeps.settings.stored_config import parse_stored
 from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord, models_of
-from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors
+from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 from cnn_sweeps.use.place import ABOUT_FILE, ADDRESSES, MODEL_FORMS, ModelPlace
 
 _MOST_CHARACTERS = 2**20  # of the texts that describe a model; ours have 10,000, with a thousand classes 50,000
@@ -70,7 +70,7 @@ def _folder_of(place: ModelPlace) -> Iterator[Path]:
         return
     with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
         with store_errors():
-            mlflow.set_tracking_uri(place.store)
+            use_store(place.store)
             folder = _files_of(place.name).download_artifacts("", temporary)
         yield Path(folder)
 

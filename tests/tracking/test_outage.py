@@ -13,7 +13,7 @@ from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, STUDY, SWEEP, study_in, sweep_folder
 
 from cnn_sweeps.deliver import deliver
-from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.experiment.recording import Keeper
 from cnn_sweeps.system import patience
 from cnn_sweeps.tracking.address import is_recorded_as
@@ -202,6 +202,16 @@ def test_what_the_store_refuses_is_told_once_and_ends_no_run_that_has_begun(stor
     assert [record.levelname for record in caplog.records if "bad$name" in record.message] == ["WARNING"]
     with pytest.raises(TrackingError, match="1 of 1 runs could not be delivered"):
         deliver([str(tmp_path), f"tracking.uri=sqlite:///{store}/mlflow.db"])
+
+
+def test_run_that_ends_since_its_store_is_away_is_not_said_to_go_on(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = LiveRun(tmp_path, "http://127.0.0.1:9")
+    with pytest.raises(TrackingOutageError), run.ending(tmp_path / "train.log"):
+        run.record.begin("away", "a", "http://127.0.0.1:9", {})
+        run.start(may_be_away=False)
+    assert "once the store is back, give:" in caplog.text
+    assert "the run goes on" not in caplog.text
 
 
 def test_what_the_store_refuses_at_the_start_ends_the_run(store, tmp_path):

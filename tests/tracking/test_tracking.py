@@ -16,7 +16,7 @@ from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import find_store
-from cnn_sweeps.tracking.delivery import close_dead_runs
+from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_run
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
@@ -77,6 +77,17 @@ def change_owner(record, owner):
     begin = json.loads(first)
     begin["tags"] |= owner
     (record.folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
+
+
+def test_store_that_only_the_command_line_names_is_named_by_the_command_that_delivers_later(
+    uri, experiment, tmp_path, caplog, monkeypatch
+):
+    begun(uri, experiment, tmp_path)
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # and be as it was afterwards
+    project(tmp_path, uri)
+    tell_what_waits(tmp_path, uri, TrackingError("it is away; start it"))
+    assert f"python -m cnn_sweeps.deliver {tmp_path} tracking.uri={uri}" in caplog.text
 
 
 # The champion.
