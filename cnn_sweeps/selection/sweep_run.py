@@ -94,8 +94,8 @@ class SweepRun:
         is_lower_better = OBJECTIVES[sweep.objectives[0]] == "minimize"
         view = describe_view(self.run_id, sweep.searched, metrics, ascending=is_lower_better)
         if sweep.searched and view != self._listed and self._live.may_ask:
-            with suppress(TrackingOutageError), self._live.backoff.noting_outages(), exclusively():
-                self._list(sweep.about_run.name, view)
+            with suppress(TrackingOutageError), exclusively():
+                self._make([Change("its view", "it is listed", partial(self._list, sweep.about_run.name, view))])
                 self._listed = view
 
     @store_errors()

@@ -20,6 +20,7 @@ from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking import entry as entries
 from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_run, senseless
+from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
 
 _EARLIER = "earlier"  # folder of records whose place another run has taken
 _LOCK_FILE = "record.lock"
@@ -90,9 +91,11 @@ class Record:
             raise ConfigError(f"{self.folder}: another run is at work there; name another hydra.run.dir")
         aside = self.folder / _EARLIER / earlier.begin.record
         aside.mkdir(parents=True, exist_ok=True)
-        for file in (POSITION_FILE, RECORD_FILE):
-            with suppress(FileNotFoundError):
-                (self.folder / file).replace(aside / file)
+        uri = store_of_record(self.folder, earlier.begin)
+        position = read_position(self.folder, uri).model_copy(update={"uri": uri_seen_from(aside, uri)})
+        keep_position(aside, position)
+        (self.folder / POSITION_FILE).unlink(missing_ok=True)  # first: it must not be taken for the next record's
+        (self.folder / RECORD_FILE).replace(aside / RECORD_FILE)
 
     def again(self) -> Recorded:
         """Go on with the record that is there, as this process; give what it says."""

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 import mlflow
 import optuna
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_in
 
 from cnn_sweeps.experiment.trial import ABOUT_RUN, STUDY_RUN_ID
@@ -259,6 +261,21 @@ def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(look, experime
     assert listed["sweep x"]["selectedColumns"][:3] == columns
     assert listed["sweep x"]["selectedColumns"][-1] == "tags.`trial.state`"
     run.end(newest, "FINISHED")
+
+
+def test_view_that_the_store_refuses_is_told_once_and_ends_no_sweep(look, monkeypatch, caplog):
+    """As of an experiment that a person has deleted meanwhile."""
+    sweep = look(trial(0, "COMPLETE", ["model.l2"]))
+    run = SweepRun(sweep)
+
+    def refuse(*_):
+        raise MlflowException("deleted", INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", refuse)
+    for _ in range(2):
+        run.update(sweep, nullcontext)
+    assert caplog.text.count("cannot be used (deleted)") == 1
+    run.end(sweep, "FINISHED")
 
 
 def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alone(look, experiment, client):

@@ -11,7 +11,7 @@ from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking import record
 from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_run
-from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
+from cnn_sweeps.tracking.position import keep_position, num_waiting, read_position, store_of_record
 from cnn_sweeps.tracking.record import Record, close_if_died, find_records
 
 
@@ -108,6 +108,20 @@ def test_record_of_a_dead_process_is_closed_at_the_time_of_its_last_entry(owner,
     assert kinds(tmp_path) == ["begin", "metrics", *(["end"] if is_closed else [])]
     assert read_run(tmp_path).last_time == last
     assert not close_if_died(tmp_path)
+
+
+def test_record_that_is_set_aside_is_not_brought_to_its_store_again(tmp_path, monkeypatch):
+    """Although a file that is the store is named as seen from the record's folder."""
+    monkeypatch.chdir(tmp_path)
+    folder, uri = tmp_path / "run", "sqlite:///mlflow.db"
+    first = begun(folder)
+    keep_position(
+        folder, read_position(folder, uri).model_copy(update={"offset": (folder / RECORD_FILE).stat().st_size})
+    )
+    begun(folder)
+    aside = folder / "earlier" / first.record_id
+    assert store_of_record(aside, read_run(aside).begin) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (num_waiting(aside, uri), num_waiting(folder, uri)) == (0, 1)
 
 
 def test_new_run_in_the_same_folder_sets_the_earlier_record_aside_from_where_it_is_found(tmp_path):
