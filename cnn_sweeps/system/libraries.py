@@ -11,6 +11,7 @@ _ENVIRONMENT = {  # what the user has set stays
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # drawn where no terminal is, too
     "MLFLOW_UV_AUTO_DETECT": "false",  # a lock file in the working folder is no part of a model
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends, of a sweep's trials, too
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of 7, which take 4 minutes: what fails can wait
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
     "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
