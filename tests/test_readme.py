@@ -82,6 +82,8 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
     smaller = ["data.image_size=32", f"data.cache_dir={tmp_path}/cache"] if "data.root=photos" in words else []
     if not any(word.startswith(("model=mine", "model.filters=")) for word in words):
         smaller += ["model.filters=[4]"]
+    if not any(word.startswith("model=") for word in words):
+        smaller += ["model.dense_units=[4]"]
     run_train(*words, *smaller, "training.epochs=1", "tracking.log_model=false", "evaluation.pictures=none")
     (log,) = tmp_path.glob("outputs/*/*/train.log")
     assert "best epoch 1 of 1" in log.read_text()

@@ -148,8 +148,7 @@ def test_one_record_shows_who_ran_what_and_the_best_trial_is_tested_once(shared)
         assert runs[trial.number].data.metrics["final_val_log_loss"] == trial.value
     best = min(shared.trials, key=lambda trial: trial.value)
     assert {number for number, run in runs.items() if measured_on_test(run)} == {best.number}
-    said = "".join(sweep_log(folder) for folder in shared.folders)
-    assert said.count("on the test images, once") == said.count("was tested before") == 1
+    assert sum(sweep_log(folder).count("on the test images, once") for folder in shared.folders) == 1
     assert len({str(trial.params) for trial in shared.trials}) == sweep.data.metrics["trials.complete"] == NUM_TRIALS
     version = mlflow.MlflowClient().get_model_version_by_alias("cnn-sweeps-synthetic", "champion")
     assert version.tags["trial.number"] == str(best.number)

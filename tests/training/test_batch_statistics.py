@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import TINY_DATA, compose
+from conftest import TINY_CNN, TINY_DATA, compose
 from test_training import Run
 
 from cnn_sweeps.models import FusedBatchNormalization, classification_head
@@ -34,7 +34,7 @@ def differences(model, images):
 
 @pytest.mark.parametrize(
     ("architecture", "tolerance"),
-    [([], 0.01), (["model=residual", "model.filters=[4]"], 0.01), (["training.precision=mixed_bfloat16"], 0.1)],
+    [(TINY_CNN, 0.01), (["model=residual", "model.filters=[4]"], 0.01), (["training.precision=mixed_bfloat16"], 0.1)],
     ids=["cnn", "residual", "mixed precision"],
 )
 def test_statistics_are_those_of_the_training_images_as_they_are(architecture, tolerance):
@@ -47,7 +47,8 @@ def test_statistics_are_those_of_the_training_images_as_they_are(architecture, t
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_few_images_are_learned_in_spite_of_dropout_and_augmentation(seed):
-    run = Run("regularization=full", "training.epochs=15", "optimizer.learning_rate=0.01", f"seed={seed}").train()
+    learning = ["training.epochs=15", "optimizer.learning_rate=0.01", f"seed={seed}"]
+    run = Run(*TINY_CNN, "regularization=full", *learning).train()
     assert run.measure()["log_loss"] < 0.1
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY_DATA, compose
+from conftest import TINY_CNN, TINY_DATA, compose
 from keras.src.utils.naming import reset_uids
 from tensorflow.python.eager.context import global_seed
 from test_training import Run
@@ -75,8 +75,8 @@ def test_warm_trials_equal_cold_ones_bit_for_bit_in_any_order(architecture, clas
 @pytest.mark.parametrize(
     "settings",
     [
-        ["optimizer.schedule=cosine", "optimizer=sgd", "data.num_classes=3", "model.filters=[4]"],
-        ["optimizer.schedule=constant", "optimizer=adamw", "training.precision=mixed_bfloat16", "model.filters=[4]"],
+        ["optimizer.schedule=cosine", "optimizer=sgd", "data.num_classes=3"],
+        ["optimizer.schedule=constant", "optimizer=adamw", "training.precision=mixed_bfloat16"],
     ],
 )
 def test_warm_trials_equal_cold_ones_with_every_kind_of_setting(settings):
@@ -164,8 +164,8 @@ def test_new_network_leaves_what_tensorflow_keeps_for_all():
 
 
 def test_plain_copy_of_a_network_that_was_used_again_has_the_newest_values():
-    network_of("model.dropout=0.6", "model.l2=0.1")
-    copy = plain_copy(network_of("model.dropout=0.2", "model.l2=0.3").model)
+    network_of(*TINY_CNN, "model.dropout=0.6", "model.l2=0.1")
+    copy = plain_copy(network_of(*TINY_CNN, "model.dropout=0.2", "model.l2=0.3").model)
     rates = [layer.rate for layer in copy.layers if type(layer) is keras.layers.Dropout]
     assert rates == pytest.approx([0.12, 0.16, 0.2])
     penalties = [layer.kernel_regularizer for layer in copy.layers if getattr(layer, "kernel_regularizer", None)]
