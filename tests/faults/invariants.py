@@ -59,11 +59,15 @@ def of_study(trials: Sequence[FrozenTrial], total: int) -> Iterator[str]:
 
 
 def of_record(trials: Sequence[FrozenTrial], runs: Sequence[Run]) -> Iterator[str]:
-    """Check that each completed trial has exactly one whole run, with its values, and nothing is left RUNNING."""
+    """Check that each completed trial has exactly one whole run, with its values, and nothing is left RUNNING.
+
+    FAILED is the run of a trial that met a full disk, and was tried again.
+    """
     for run in runs:
-        if run.info.status not in ("FINISHED", "KILLED"):
+        of_failed = ["FAILED"] if run.data.tags.get("trial.state") == "FAIL" and "error" in run.data.tags else []
+        if run.info.status not in ("FINISHED", "KILLED", *of_failed):
             yield f"run {run.info.run_name} is {run.info.status}"
-    whole = [run for run in runs if run.info.status != "KILLED"]
+    whole = [run for run in runs if run.info.status not in ("KILLED", "FAILED")]
     for trial in trials:
         of_trial = [run for run in whole if run.data.tags.get("trial.number") == str(trial.number)]
         expected = [trial.user_attrs.get("record")] if trial in counted(trials) else []
