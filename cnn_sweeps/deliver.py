@@ -13,7 +13,7 @@ from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.position import num_waiting, store_of_record
 from cnn_sweeps.tracking.record import close_if_died, find_records, refuse_outboxes
 
@@ -66,7 +66,7 @@ def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
     """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
     uri = user_uri(named_uri)
     try:
-        if (recorded := read_run(folder)) is None:
+        if (recorded := read_record(folder)) is None:
             return 0
         close_if_died(folder)
         its_uri = store_of_record(folder, recorded.begin)

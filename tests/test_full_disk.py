@@ -17,12 +17,12 @@ from PIL import Image
 
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
-from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.training.checkpoint import RunLeft, TrainingProgress, claim_checkpoint
@@ -85,7 +85,7 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(disk.folder, {}, "data", resume=False) as checkpoint:
         checkpoint.save(model, progress, run)
         disk.fill(but_for=50_000)  # of the 120,000 bytes that it takes
-        keeper = Keeper(live, lambda: checkpoint.save(model, progress, run), max_share_of_time=None)
+        keeper = EpochRecorder(live, lambda: checkpoint.save(model, progress, run), max_share_of_time=None)
         for epoch in (1, 2):
             progress.history.append({"a": 1.0})
             keeper.add({}, epoch)
@@ -101,18 +101,18 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
 
 def test_epochs_that_a_full_disk_cannot_take_are_recorded_once_there_is_space(disk, store, caplog):
     live = begun(disk.folder / "run", f"sqlite:///{store}/mlflow.db")
-    keeper = Keeper(live, lambda: None, max_share_of_time=None)
+    keeper = EpochRecorder(live, lambda: None, max_share_of_time=None)
     keeper.add({"a": 1.0}, 1)
     disk.fill()
     for epoch in range(2, 200):  # what is left of the last page has room for some lines
         keeper.add({"a": 1.0}, epoch)
     whole = (disk.folder / "run/record.jsonl").read_bytes()
     assert whole.endswith(b"\n")
-    assert len(read_run(disk.folder / "run").metrics["a"]) < 199
+    assert len(read_record(disk.folder / "run").metrics["a"]) < 199
     assert caplog.text.count("training goes on meanwhile") == 1
     disk.make_space()
     keeper.add({"a": 1.0}, 200)
-    assert list(read_run(disk.folder / "run").metrics["a"]) == list(range(1, 201))
+    assert list(read_record(disk.folder / "run").metrics["a"]) == list(range(1, 201))
     assert (disk.folder / "run/record.jsonl").read_bytes().startswith(whole)
 
 

@@ -33,7 +33,7 @@ from tiny_sweeps import (
 from waiting import wait_until
 
 from cnn_sweeps.errors import StudyError, TrackingError
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
@@ -88,7 +88,7 @@ def shared(places, tmp_path_factory):
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     (there / "sitecustomize.py").write_text("import socket\nsocket.gethostname = lambda: 'there'\n")
     looks = []
-    add = Keeper.add
+    add = EpochRecorder.add
 
     def hosts():
         time.sleep(0.5)  # each look is a request
@@ -109,7 +109,7 @@ def shared(places, tmp_path_factory):
         with started(there, *command) as second, patch.context() as of_first, unittest.mock.patch.dict(os.environ):
             looking = threading.Thread(target=look)
             looking.start()
-            of_first.setattr(Keeper, "add", add_once_both_are_there)
+            of_first.setattr(EpochRecorder, "add", add_once_both_are_there)
             train_command(of_first, here, here)(*command, IN_THIS_PROCESS)
             finish(there, second)
             looking.join()

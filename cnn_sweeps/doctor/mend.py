@@ -12,15 +12,15 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.errors import TrackingError
-from cnn_sweeps.experiment.trial import STORE, senseless_notes
-from cnn_sweeps.selection.projection import Change, Sweep, changes, made, useless_checkpoints
+from cnn_sweeps.experiment.notes import STORE, senseless_notes
+from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, useless_checkpoints
 from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_line
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
 from cnn_sweeps.sweep.study.storage import cut_unfinished_line
-from cnn_sweeps.sweep.study.view import StudyRecord, read_study, reopen_study
+from cnn_sweeps.sweep.study.view import StudySnapshot, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
 
@@ -44,7 +44,7 @@ class Place:
     dead_hosts: Collection[str] = ()
     checkpoint_dir: Path = FOLDER
 
-    def read(self) -> tuple[StudyRecord, Sweep]:
+    def read(self) -> tuple[StudySnapshot, Sweep]:
         """Read the study and find the store, without changing anything.
 
         Raises:
@@ -56,7 +56,7 @@ class Place:
         known = (study.name, study.objectives, study.user_attrs, study.trials, study.ledger)
         return study, Sweep(*known, self.folder, self._find_store(study), self.dead_hosts)
 
-    def _find_store(self, study: StudyRecord) -> str:
+    def _find_store(self, study: StudySnapshot) -> str:
         """Give the address of the user's store, having seen that the study is recorded there.
 
         Another one that the study notes is not used: whoever wrote the study would get the user's password.
@@ -92,7 +92,7 @@ def find_disagreements(place: Place) -> Iterator[Change]:
     yield from _checkpoints(study, place.checkpoint_dir)
 
 
-def _senseless(study: StudyRecord) -> Iterator[Change]:
+def _senseless(study: StudySnapshot) -> Iterator[Change]:
     for trial in study.trials:
         for attribute in [*senseless_attributes(trial), *senseless_notes(trial)]:
             value = repr(trial.user_attrs[attribute])[:80]
@@ -102,7 +102,7 @@ def _senseless(study: StudyRecord) -> Iterator[Change]:
             )
 
 
-def _lost_trials(study: StudyRecord, place: Place) -> Iterator[Change]:
+def _lost_trials(study: StudySnapshot, place: Place) -> Iterator[Change]:
     def recover() -> None:
         reopen_study(place.study).recover(place.dead_hosts)
 
@@ -134,7 +134,7 @@ def _age(trial: FrozenTrial) -> str:
 def _unseen_records(sweep: Sweep) -> Iterator[Change]:
     for folder in find_records(sweep.folder):
         with suppress(TrackingError):  # which `changes` tells
-            recorded = read_run(folder)
+            recorded = read_record(folder)
             if recorded is not None and recorded.owner_state(sweep.dead_hosts) == "elsewhere":
                 host = recorded.tags["owner.host"]
                 yield Change(
@@ -143,7 +143,7 @@ def _unseen_records(sweep: Sweep) -> Iterator[Change]:
                 )
 
 
-def _checkpoints(study: StudyRecord, folder: Path) -> Iterator[Change]:
+def _checkpoints(study: StudySnapshot, folder: Path) -> Iterator[Change]:
     for path, trial in useless_checkpoints(folder, study.trials).items():
         if trial is None:
             what = f"{path} has nothing to resume: its process was killed while it saved its first epoch"

@@ -6,7 +6,7 @@ from functools import partial
 from cnn_sweeps.data.split import balanced_class_weights
 from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.experiment.parts import Part
-from cnn_sweeps.experiment.recording import Keeper, Whole
+from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.training import loop
@@ -33,7 +33,7 @@ def run_part(part: Part, whole: Whole) -> bool:
         save()  # so that a run that ends in its first epoch goes on in this record
         for epoch, metrics in enumerate(progress.history, 1):
             run.record.log_metrics(metrics, epoch)
-        trained = train_part(part, role, network, progress, Keeper(run, save, role.max_share_of_time))
+        trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
             log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
             return False
@@ -41,7 +41,9 @@ def run_part(part: Part, whole: Whole) -> bool:
     return True
 
 
-def train_part(part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: Keeper) -> TrainedNetwork:
+def train_part(
+    part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: EpochRecorder
+) -> TrainedNetwork:
     """Train the network from where `progress` stands, recording each epoch."""
     config, dataset, split = part.config, part.images.dataset, part.images.split
     predict = partial(network.predict, image_tensor(dataset))

@@ -18,7 +18,7 @@ from cnn_sweeps.experiment.parts import Part, average_metrics
 from cnn_sweeps.experiment.roles import Role, output_dir
 from cnn_sweeps.experiment.trained import RESULTS
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_run
+from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_run
 from cnn_sweeps.tracking.process import run_tags
@@ -86,7 +86,7 @@ class Whole:
                 run.start(may_be_away=not is_on_its_own, closes_others=is_on_its_own)
                 if not is_part:
                     role.note_run(run)
-                if not (is_left and checkpoint.read_run()):
+                if not (is_left and checkpoint.read_left()):
                     record_start(part, role, run)
                 yield run, checkpoint
                 if not is_part and (role.is_trial or role.is_pruned):
@@ -98,9 +98,9 @@ class Whole:
         """Give the folder of a record, and whether it goes on with what an interrupted process has left there."""
         if self.run is not None:
             folder = _folder_of(part.name, self.run.record.folder)
-            return folder, self._is_resumed and read_run(folder) is not None
-        left = None if self.role.is_trial else checkpoint.read_run()  # each trial has a run of its own
-        recorded = None if left is None else read_run(Path(left.folder))  # another one may be there by now, or none
+            return folder, self._is_resumed and read_record(folder) is not None
+        left = None if self.role.is_trial else checkpoint.read_left()  # each trial has a run of its own
+        recorded = None if left is None else read_record(Path(left.folder))  # another one may be there by now, or none
         if left is None or recorded is None or recorded.begin.record != left.record:
             return output_dir(), False
         self._is_resumed = True
@@ -127,7 +127,7 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
     config = part.config
     measured = {"evaluation.threshold_metric": config.evaluation.threshold_metric}
     with whole.open_run(part, config.settings_of_result | measured | {"fold": "all"}) as (run, checkpoint):
-        left, finished = checkpoint.read_run(), checkpoint.read_parts()
+        left, finished = checkpoint.read_left(), checkpoint.read_parts()
         whole.run, whole._checkpoint = run, checkpoint
         if left is not None and finished and role.takes_over():
             whole.finished = finished
@@ -176,7 +176,7 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
     record.log_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: note})
 
 
-class Keeper:
+class EpochRecorder:
     """Takes finished epochs to the record at once; to the store and the checkpoint as often as time allows."""
 
     def __init__(self, run: LiveRun, save_checkpoint: Callable[[], None], max_share_of_time: float | None) -> None:

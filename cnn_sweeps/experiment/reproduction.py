@@ -21,7 +21,7 @@ from cnn_sweeps.system.libraries import count_threads, thread_settings
 from cnn_sweeps.tracking.entry import REPRODUCES_TAG
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
-from cnn_sweeps.tracking.reading import RunRecord, TrainingRecord, measured_in, read_record
+from cnn_sweeps.tracking.reading import RecordedRun, RecordedTraining, measured_in, read_recorded_run
 from cnn_sweeps.training.checkpoint import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Reproduction(Role):
     is_told_what_next = False
     _run: LiveRun
 
-    def __init__(self, record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
+    def __init__(self, record: RecordedRun, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
         """Of a recorded run; see `prepare_reproduction`."""
         super().__init__(_restore_config(record, composed, allowed_targets))
         self.name = f"reproduction of {record.name}"
@@ -149,7 +149,7 @@ def prepare_reproduction(
     Raises:
         UserError: if the run is not there, its settings do not fit this code, or would call what is not allowed.
     """
-    record = read_record(store, run_id)
+    record = read_recorded_run(store, run_id)
     reproduction = Reproduction(record, composed, allowed_targets)
     log.info("reproducing %s (run %s, %s)", record.name, run_id, record.status)
     for line in describe_differences(record.tags, describe_process()):
@@ -158,7 +158,7 @@ def prepare_reproduction(
     return reproduction
 
 
-def _use_recorded_threads(record: RunRecord) -> None:
+def _use_recorded_threads(record: RecordedRun) -> None:
     """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
     told, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
     recorded = int(told) if told.isdecimal() and len(told) < 9 else 0
@@ -169,14 +169,14 @@ def _use_recorded_threads(record: RunRecord) -> None:
         log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
 
 
-def _recorded_overrides(record: RunRecord) -> list[str]:
+def _recorded_overrides(record: RecordedRun) -> list[str]:
     overrides = parse_stored(record.overrides, f"{record.run_id}: its overrides.yaml")
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ConfigError(f"{record.run_id}: its overrides.yaml is no list of overrides")
     return overrides
 
 
-def _restore_config(record: RunRecord, composed: DictConfig, allowed_targets: Sequence[str]) -> RunConfig:
+def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: Sequence[str]) -> RunConfig:
     what = f"{record.run_id}: its config.yaml"
     recorded = parse_stored(record.config, what)
     groups = ("data", "tracking", "training")
@@ -214,14 +214,14 @@ def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) ->
     return lines or ["code, packages and machine are the recorded ones"]
 
 
-def pair_up(recorded: Mapping[str, TrainingRecord], now: Mapping[str, TrainingRecord]) -> Iterator[Pair]:
+def pair_up(recorded: Mapping[str, RecordedTraining], now: Mapping[str, RecordedTraining]) -> Iterator[Pair]:
     """Pair what trainings of the same names measured: in every epoch, and at their ends what both did.
 
     Of a training that did not come to its end, only the recorded epochs count. Instead of the generalization gap, which
     may be near 0, the two losses are compared.
     """
     for training, then in recorded.items():
-        again = now.get(training, TrainingRecord({}, {}))
+        again = now.get(training, RecordedTraining({}, {}))
         prefix = f"{training}: " if training else ""
         for epoch in sorted(then.val_log_loss.keys() | (again.val_log_loss.keys() if then.final else set())):
             name = f"{prefix}val_log_loss, epoch {epoch}"

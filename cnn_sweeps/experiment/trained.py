@@ -76,7 +76,7 @@ class TrainedNetwork:
             DiskError: if the disk cannot take it.
         """
         dataset, train = self.part.images.dataset, self.part.images.split.train
-        about = models.ModelRecord(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
+        about = models.ModelFacts(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
         try:
             models.log_model(self.record, plain_copy(self.model), about, dataset.images[train[:1]])
         except UserError:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from optuna.trial import FrozenTrial
 
 from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.experiment import kept
+from cnn_sweeps.experiment import trial_folder
+from cnn_sweeps.experiment.notes import (
+    DATA,
+    DATA_TOLD,
+    FOLDER,
+    PROGRAM,
+    RECORD,
+    VALUES,
+    run_id_of,
+    subfolder_of,
+    values_of,
+)
 from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.console import describe_params
 from cnn_sweeps.sweep.space import by_setting
-from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat
@@ -36,59 +44,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is kept with the study and its trials.
-STUDY_RUN_ID, RECORD, FOLDER, VALUES = "mlflow.run_id", "record", "folder", "objective_of_trainings"
-_PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
-DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
-ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the trials come to
-# What was done at the sweep's end, noted once it is done: what a trial, whose number follows, measured on test images;
-# the numbers of the trials that were registered and retrained last.
-TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
 
-
-def run_id_of(attributes: Mapping[str, Any]) -> str | None:
-    """Give the sweep's run that a study notes; None if it notes none, or what cannot be a run's id."""
-    return _plain_id(attributes.get(STUDY_RUN_ID))
-
-
-def record_of(trial: FrozenTrial) -> str | None:
-    """Give the id of the record that a trial notes; None if it notes none, or what cannot be one."""
-    return _plain_id(trial.user_attrs.get(RECORD))
-
-
-def _plain_id(noted: Any) -> str | None:
-    return noted if isinstance(noted, str) and _PLAIN_ID.fullmatch(noted) else None
-
-
-def values_of(trial: FrozenTrial) -> list[float]:
-    """Give the objective of each of a trial's trainings, as far as it notes them."""
-    values: Any = trial.user_attrs.get(VALUES)
-    are_numbers = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
-    return values if are_numbers else []
-
-
-def senseless_notes(trial: FrozenTrial) -> list[str]:
-    """Name the attributes of a trial that make no sense, of those that a run notes."""
-    known = {
-        RECORD: record_of(trial),
-        FOLDER: subfolder_of(trial) == trial.user_attrs.get(FOLDER),
-        VALUES: values_of(trial),
-    }
-    return [name for name, value in known.items() if not value and trial.user_attrs.get(name)]
-
-
-def subfolder_of(trial: FrozenTrial) -> str:
-    """Give the folder of a trial's files, relative to the sweep's; always below that."""
-    return trial_subfolder(trial.number, trial.user_attrs.get(FOLDER))
-
-
-def join_trial(config: RunConfig) -> TrialRun | None:
+def join_trial(config: RunConfig) -> TrialRole | None:
     """Give the trial that this job is; None under another sweeper."""
     trial = current_trial()
-    return None if trial is None else TrialRun(trial, config)
+    return None if trial is None else TrialRole(trial, config)
 
 
-class TrialRun(Role):
+class TrialRole(Role):
     """Reports epochs of the first training and the objective of each, and asks whether to go on."""
 
     is_trial = True
@@ -153,7 +116,7 @@ class TrialRun(Role):
         """
         sweep = Path(HydraConfig.get().sweep.dir)
         for earlier in self._trial.earlier_attempts():
-            if (progress := kept.take_over(sweep / subfolder_of(earlier), output_dir())) is not None:
+            if (progress := trial_folder.take_over(sweep / subfolder_of(earlier), output_dir())) is not None:
                 self.begin(progress)
                 return True
         return False
@@ -183,7 +146,7 @@ class TrialRun(Role):
             final = trained.measure_train(final)
         if trained.part.is_first and self._may_be_chosen(final):
             final = final if needs_gap else trained.measure_train(final)
-            kept.keep(output_dir(), trained, evaluation.threshold)
+            trial_folder.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
         trained.log(final | (evaluation.intervals if is_shown else {}))
         if is_shown:

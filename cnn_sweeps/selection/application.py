@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.data.images import forget_images
 from cnn_sweeps.errors import OutageError, TrackingError
-from cnn_sweeps.experiment.trial import ABOUT_RUN, DATA_TOLD, PROGRAM, RECORD, STORE, STUDY_RUN_ID
-from cnn_sweeps.selection.checked import CheckedSweep
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_TOLD, PROGRAM, RECORD, STORE, STUDY_RUN_ID
+from cnn_sweeps.selection.checked import CheckedApplication
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries
@@ -28,7 +28,7 @@ from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
 if TYPE_CHECKING:
-    from cnn_sweeps.selection.projection import Sweep
+    from cnn_sweeps.selection.agreement import Sweep
     from cnn_sweeps.selection.sweep_run import SweepRun
     from cnn_sweeps.tracking.entry import Status
 
@@ -39,7 +39,7 @@ def _call_by_name(function: str, *arguments: Any) -> Any:
     return pkgutil.resolve_name(function)(*arguments)
 
 
-class CnnSweep(CheckedSweep):
+class CnnSweep(CheckedApplication):
     """Trials are runs of `cnn_sweeps.train`."""
 
     worker_module = "cnn_sweeps.selection.worker"
@@ -127,7 +127,7 @@ class CnnSweep(CheckedSweep):
         """Close the sweep's run."""
         if self._run is None:
             return
-        from cnn_sweeps.selection.projection import useless_checkpoints
+        from cnn_sweeps.selection.agreement import useless_checkpoints
 
         with suppress(OutageError):  # what was seen last is told then
             self._newest = self._look()

@@ -24,7 +24,7 @@ from cnn_sweeps.tracking.address import find_store
 _FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 
 
-class CheckedSweep(SweepApplication):
+class CheckedApplication(SweepApplication):
     """A sweep of which only the configurations are known.
 
     Attributes:

@@ -22,12 +22,12 @@ from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import ModelError, TrackingError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder, load_kept
+from cnn_sweeps.experiment.notes import REGISTERED, RETRAINED, TESTED
 from cnn_sweeps.experiment.part import train_part
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
-from cnn_sweeps.experiment.trial import REGISTERED, RETRAINED, TESTED
+from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_kept
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
@@ -157,7 +157,7 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
             run.record.log_params(config.settings)
             run.start(may_be_away=True)
             network = build_network(config, part.images.dataset, len(both))  # its learning rate goes as the trial's did
-            keeper = Keeper(run, lambda: None, max_share_of_time=0.02)
+            keeper = EpochRecorder(run, lambda: None, max_share_of_time=0.02)
             trained = train_part(part, Role(config), network, TrainingProgress(), keeper)
             lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
             lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []

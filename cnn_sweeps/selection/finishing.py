@@ -12,10 +12,10 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
-from cnn_sweeps.experiment.trial import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.experiment.notes import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
-from cnn_sweeps.selection.projection import REPORT, read_if_sensible
+from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
 from cnn_sweeps.selection.report import write_report
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted

@@ -13,18 +13,18 @@ import mlflow
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import DiskError, TrackingOutageError
+from cnn_sweeps.experiment.notes import run_id_of
 from cnn_sweeps.experiment.parts import final_metric
-from cnn_sweeps.experiment.trial import run_id_of
-from cnn_sweeps.selection.checked import CheckedSweep
-from cnn_sweeps.selection.projection import AboutRun, Change, Sweep, changes, made, record_sweep
+from cnn_sweeps.selection.agreement import AboutRun, Change, Sweep, changes, made, record_sweep
+from cnn_sweeps.selection.checked import CheckedApplication
 from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, STATE_TAG, Status, read_run
+from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_sweep
 from cnn_sweeps.tracking.position import read_position
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _COMPARED = ("val_log_loss", "val_accuracy", "val_accuracy_of_commonest_class")
 
 
-def describe_run(study: SweepStudy, application: CheckedSweep, about: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapping[str, str]) -> dict[str, Any]:
     """Give what the study is to note as ABOUT_RUN; `about` tells what is searched."""
     config, objective = application.config, ", ".join(application.config.objective)
     link = f"[Its trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
@@ -54,7 +54,7 @@ def describe_run(study: SweepStudy, application: CheckedSweep, about: Mapping[st
     ).model_dump()
 
 
-def look_at(study: SweepStudy, application: CheckedSweep, folder: Path) -> Sweep:
+def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) -> Sweep:
     """Give how a sweep is now."""
     known = (study.name, application.config.objective, study.optuna_study.user_attrs, study.trials, study.ledger)
     return Sweep(*known, folder, application.store)
@@ -137,7 +137,7 @@ class SweepRun:
         tags |= trial_tags(sweep.name, trial.number, trial.user_attrs)
         name = f"trial {trial.number}: equals trial {original.number}"
         record.begin(sweep.about_run.experiment, name, sweep.uri, tags)
-        recorded = read_run(sweep.folder_of(original))  # all settings, so that a comparison finds none to differ
+        recorded = read_record(sweep.folder_of(original))  # all settings, so that a comparison finds none to differ
         record.log_params(by_setting(trial.params) if recorded is None else recorded.params)
         if original.state == TrialState.COMPLETE:
             objectives = dict(zip(map(final_metric, sweep.objectives), original.values, strict=False))

@@ -52,7 +52,7 @@ def run_sweep(
     executor = choose_executor(build_launcher, task_function, plan.jobs_ahead)
     with ExitStack() as undone:
         undone.callback(executor.close)
-        study = SweepStudy(plan.space, plan.settings, plan.total, plan.kept_settings)
+        study = SweepStudy(plan.space, plan.settings, plan.total, plan.shared_settings)
         controller = Controller(study, plan, executor, Console(plan, make_folder(config)))
         undone.pop_all()  # the controller does it
     return controller.run()

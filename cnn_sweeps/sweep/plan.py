@@ -39,7 +39,7 @@ class SweepPlan:
         points: to try before the sampler is asked.
         total: number of trials of the study.
         application: what the application adds.
-        kept_settings: what every trial has in common and its result depends on.
+        shared_settings: what every trial has in common and its result depends on.
         overrides: the command line, without the study's name.
     """
 
@@ -49,7 +49,7 @@ class SweepPlan:
     points: list[dict[str, Any]]
     total: int
     application: SweepApplication
-    kept_settings: dict[str, Any]
+    shared_settings: dict[str, Any]
     overrides: list[str]
 
     @property
@@ -90,7 +90,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     def compose(point: dict[str, Any]) -> DictConfig:
         return loader.load_sweep_config(config, space.overrides_of(point))
 
-    kept_settings = _check_trials(space, compose, lambda each: application.check(each, settings.direction))
+    shared_settings = _check_trials(space, compose, lambda each: application.check(each, settings.direction))
     return SweepPlan(
         settings=settings,
         space=space,
@@ -98,7 +98,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
         points=points or _current_point(space, compose({})),
         total=settings.n_trials or DEFAULT_NUM_TRIALS,
         application=application,
-        kept_settings=kept_settings,
+        shared_settings=shared_settings,
         overrides=[each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_KEPT)],
     )
 

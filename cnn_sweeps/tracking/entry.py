@@ -1,7 +1,7 @@
 """What a run leaves in its own folder: `record.jsonl`, one entry a line, and the files that the entries name.
 
 The record is the truth about the run; `projection` brings it to MLflow. Such a folder may come from anybody: what is
-read here is checked, and what makes no sense is an error of that record alone. `read_run` reads a record as a whole.
+read here is checked, and what makes no sense is an error of that record alone. `read_record` reads a record as a whole.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Recorded:
                 self.status = status
 
 
-def read_run(folder: Path) -> Recorded | None:
+def read_record(folder: Path) -> Recorded | None:
     """Read a record, as a whole; None if there is none, or not even its first entry is whole; raises SenselessError."""
     recorded = None
     with suppress(FileNotFoundError):

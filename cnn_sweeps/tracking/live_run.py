@@ -14,8 +14,8 @@ from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.system.patience import Backoff
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import find_existing_store
-from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_run
+from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
+from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
@@ -114,7 +114,7 @@ class LiveRun:
             tags["error"] = hide_passwords(f"{type(error).__name__}: {error}")[:5000]
             raise
         finally:
-            recorded = read_run(self.record.folder)
+            recorded = read_record(self.record.folder)
             if recorded is not None and recorded.begin.record == self.record.record_id and recorded.status is None:
                 self._end(status, tags, log_file)
 

@@ -37,7 +37,7 @@ KERAS_FILE = f"artifacts/{MODEL_FILE}"
 
 
 @dataclass(frozen=True)
-class ModelRecord:
+class ModelFacts:
     """What using a model takes beside the network; kept with it."""
 
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]  # of two, the network gives the second's probability
@@ -46,7 +46,7 @@ class ModelRecord:
     pixels: Literal["0 to 255"]  # which the network scales itself; those of before took 0 to 1, and do not say so
 
 
-def log_model(record: Record, model: keras.Model, about: ModelRecord, example: NDArray[np.uint8]) -> None:
+def log_model(record: Record, model: keras.Model, about: ModelFacts, example: NDArray[np.uint8]) -> None:
     """Keep a model with its run, with what using it takes, to be used, served or loaded by Keras alone.
 
     It is of standard layers, takes (B, height, width, channels), 0 to 255, as `example`, and gives probabilities.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, STATE_TAG, read_run
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
@@ -27,7 +27,7 @@ class _Data(BaseModel):
 
 
 @dataclass(frozen=True)
-class TrainingRecord:
+class RecordedTraining:
     """What one training measured."""
 
     val_log_loss: dict[int, float]  # by epoch, counted from 1
@@ -35,7 +35,7 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RecordedRun:
     """One run, or one trial of a sweep."""
 
     run_id: str
@@ -48,7 +48,7 @@ class RunRecord:
     data_source: str
     data_fingerprint: str
     num_images: dict[str, int]  # of each split
-    measured: dict[str, TrainingRecord]  # its only training under "", or each of several under its name
+    measured: dict[str, RecordedTraining]  # its only training under "", or each of several under its name
 
     @property
     def was_pruned(self) -> bool:
@@ -57,7 +57,7 @@ class RunRecord:
 
 
 @store_errors()
-def read_record(uri: str, run_id: str) -> RunRecord:
+def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
     """Read a run that this program made, as a whole.
 
     Raises:
@@ -83,7 +83,7 @@ def read_record(uri: str, run_id: str) -> RunRecord:
             f"{run_id}: the files of the run {run.info.run_name} make no sense ({type(error).__name__}); "
             "give another run"
         ) from error
-    return RunRecord(
+    return RecordedRun(
         run_id=run_id,
         name=run.info.run_name,
         experiment_name=client.get_experiment(run.info.experiment_id).name,
@@ -128,15 +128,15 @@ def _check_files(run: Run, client: MlflowClient) -> None:
         )
 
 
-def _read_measured(run: Run, client: MlflowClient) -> dict[str, TrainingRecord]:
+def _read_measured(run: Run, client: MlflowClient) -> dict[str, RecordedTraining]:
     condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
     parts = client.search_runs([run.info.experiment_id], condition, order_by=["attributes.start_time"])
     return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
 
 
-def _measured(run: Run, client: MlflowClient) -> TrainingRecord:
+def _measured(run: Run, client: MlflowClient) -> RecordedTraining:
     history = client.get_metric_history(run.info.run_id, "val_log_loss")
-    return TrainingRecord({metric.step: metric.value for metric in history}, _compared(run.data.metrics))
+    return RecordedTraining({metric.step: metric.value for metric in history}, _compared(run.data.metrics))
 
 
 def _compared(metrics: dict[str, float]) -> dict[str, float]:
@@ -144,13 +144,13 @@ def _compared(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in sorted(metrics.items()) if name.startswith(compared)}
 
 
-def measured_in(folder: Path) -> dict[str, TrainingRecord]:
-    """Read what the trainings of a run measured whose record is in a folder, as in `RunRecord.measured`."""
-    whole = read_run(folder)
-    below = [read_run(file.parent) for file in folder.glob(f"*/{RECORD_FILE}")]
+def measured_in(folder: Path) -> dict[str, RecordedTraining]:
+    """Read what the trainings of a run measured whose record is in a folder, as in `RecordedRun.measured`."""
+    whole = read_record(folder)
+    below = [read_record(file.parent) for file in folder.glob(f"*/{RECORD_FILE}")]
     parts = sorted((each for each in below if each and each.begin.is_part), key=lambda each: each.begin.time)
     found = {part.begin.name: part for part in parts} or ({"": whole} if whole else {})
     return {
-        name: TrainingRecord(each.metrics.get("val_log_loss", {}), _compared(each.newest))
+        name: RecordedTraining(each.metrics.get("val_log_loss", {}), _compared(each.newest))
         for name, each in found.items()
     }

@@ -19,7 +19,7 @@ from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking import entry as entries
 from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_run, senseless
+from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_record, senseless
 from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
 
 _EARLIER = "earlier"  # folder of records whose place another run has taken
@@ -74,7 +74,7 @@ class Record:
             ConfigError: if a living process is at work on the one that is there.
         """
         with locked(self.folder, wait=True):
-            if (earlier := read_run(self.folder)) is not None:
+            if (earlier := read_record(self.folder)) is not None:
                 self._set_aside(earlier)
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
         self.record_id, self._known = secrets.token_hex(16), set()
@@ -118,7 +118,7 @@ class Record:
     def _reopened(self) -> Iterator[Recorded]:
         """Lock the record, read it, and cut a last line that is not whole."""
         with locked(self.folder, wait=True):
-            if (recorded := read_run(self.folder)) is None:
+            if (recorded := read_record(self.folder)) is None:
                 raise senseless(self.folder, "there is no record")
             file = self.folder / RECORD_FILE
             os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
@@ -168,7 +168,7 @@ def _without_passwords(value: Any) -> Any:
 
 def close_if_died(folder: Path) -> bool:
     """End a record as KILLED, as of its last entry, if its process died without doing so; tell whether it did."""
-    recorded = read_run(folder)
+    recorded = read_record(folder)
     if recorded is None or recorded.owner_state() != "dead":
         return False
     Record(folder).close("KILLED", {})

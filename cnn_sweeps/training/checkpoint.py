@@ -94,7 +94,7 @@ class Checkpoint:
         with disk_errors(self.path, "the same command with resume=true"):
             replace_whole(self.path, content.getbuffer())
 
-    def read_run(self) -> RunLeft | None:
+    def read_left(self) -> RunLeft | None:
         """Give the run that is to go on; None for a new run."""
         return RunLeft(*self._read_about().get("run", _EARLIER)) if self.path.exists() else None
 
@@ -213,7 +213,7 @@ def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
 
 def _readable_run(path: Path) -> RunLeft | None:
     try:
-        return Checkpoint(path).read_run()
+        return Checkpoint(path).read_left()
     except (BadZipFile, EOFError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from cnn_sweeps.errors import ConfigError, ModelError
 from cnn_sweeps.settings.stored_config import parse_stored
-from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelRecord, models_of
+from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelFacts, models_of
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 from cnn_sweeps.use.place import ABOUT_FILE, ADDRESSES, MODEL_FORMS, ModelPlace
 
@@ -34,7 +34,7 @@ class KeptModel:
     """A network with what using it takes, of the same shape and classes."""
 
     network: keras.Model
-    record: ModelRecord
+    record: ModelFacts
 
     def outputs(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Give what the network gives for pixels (B, height, width, channels), 0 to 255: (B, 1), or (B, C)."""
@@ -120,13 +120,13 @@ def _describe_registry() -> str:
     return f"registered are {', '.join(names)}" if names else "no model is registered; a sweep registers its best one"
 
 
-def _read_record(folder: Path, name: str) -> ModelRecord:
+def _read_record(folder: Path, name: str) -> ModelFacts:
     record = None
     try:
         with (folder / ABOUT_FILE).open(encoding="utf-8") as file:
             about = parse_stored(file.read(_MOST_CHARACTERS + 1), name, _MOST_CHARACTERS)
         record = about["metadata"][RECORD_KEY]
-        return TypeAdapter(ModelRecord).validate_python(record)
+        return TypeAdapter(ModelFacts).validate_python(record)
     except (OSError, ValueError, ConfigError, LookupError, TypeError) as error:
         if isinstance(record, dict) and "class_names" in record and "pixels" not in record:
             raise ModelError(

@@ -17,7 +17,7 @@ from cnn_sweeps.system.files import written_whole
 from cnn_sweeps.text.names import for_csv, for_terminal
 
 if TYPE_CHECKING:
-    from cnn_sweeps.tracking.models import ModelRecord
+    from cnn_sweeps.tracking.models import ModelFacts
 
 
 class Prediction(NamedTuple):
@@ -101,7 +101,7 @@ def json_table(target: Path) -> Iterator[Write]:
         file.write("\n]\n")
 
 
-def summarize(counts: Counter[str], record: ModelRecord) -> str:
+def summarize(counts: Counter[str], record: ModelFacts) -> str:
     """Say how many images got which class."""
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")

@@ -17,12 +17,12 @@ from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.doctor.mend import Place, find_disagreements
-from cnn_sweeps.selection.projection import Sweep, made
+from cnn_sweeps.selection.agreement import Sweep, made
 from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
-from cnn_sweeps.sweep.study.view import StudyRecord
+from cnn_sweeps.sweep.study.view import StudySnapshot
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.entry import RECORD_FILE, read_run
+from cnn_sweeps.tracking.entry import RECORD_FILE, read_record
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record, find_records
@@ -86,7 +86,7 @@ def found(tmp_path, uri, monkeypatch):
         for number in ENDS:
             project(folder / str(number), uri)
         attrs = {"definition": {"settings": SETTINGS}, "mlflow.run_id": "0" * 32} | user_attrs
-        study = StudyRecord("s", attrs, ["minimize"], [*TRIALS, *more], owners or {}, frozenset(abandoned))
+        study = StudySnapshot("s", attrs, ["minimize"], [*TRIALS, *more], owners or {}, frozenset(abandoned))
         address = parse_address(str(folder / "study.journal"), "s")
         place = Place(address, folder, uri, checkpoint_dir=tmp_path / "checkpoints")
         sweep = Sweep("s", study.objectives, attrs, study.trials, study.ledger, folder, uri)
@@ -140,7 +140,7 @@ def test_record_that_ended_otherwise_than_its_trial_gets_the_trials_end(found, t
     assert second.what == f"trial 2 is FAIL in the study, and the record in {folder}/2 says otherwise"
     for finding in (first, second):
         finding.make()
-    ends = [read_run(folder / number) for number in "02"]
+    ends = [read_record(folder / number) for number in "02"]
     assert [(each.status, each.tags["trial.state"]) for each in ends] == [("FINISHED", "COMPLETE"), ("KILLED", "FAIL")]
     assert ends[1].tags["error"] == "its controller died"
 
@@ -150,7 +150,7 @@ def test_record_of_a_part_or_a_retraining_that_a_dead_process_left_open_is_close
     finding = only(found(change=lambda _: begun(folder, uri, {}, DEAD)))
     assert finding.what.startswith(f"{folder}: the run has no end")
     finding.make()
-    assert read_run(folder).status == "KILLED"
+    assert read_record(folder).status == "KILLED"
     assert "the process that made it is dead" in finding.what
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, write_dark_and_light_photos
 
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training import loop
 
@@ -112,7 +112,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
 @contextmanager
 def raised_in_epoch(number, signal_number):
     """Have trainings in this process get a signal after an epoch is recorded."""
-    add = Keeper.add
+    add = EpochRecorder.add
 
     def add_and_raise(record, metrics, epoch):
         add(record, metrics, epoch)
@@ -120,7 +120,7 @@ def raised_in_epoch(number, signal_number):
             signal.raise_signal(signal_number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keeper, "add", add_and_raise)
+        patch.setattr(EpochRecorder, "add", add_and_raise)
         yield
 
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from cnn_sweeps.experiment import recording
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
-from cnn_sweeps.experiment.trial import TrialRun
-from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.experiment.trial import TrialRole
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import Record
 
 
@@ -20,7 +20,7 @@ class Run:
         self.record.begin("epochs", "run", "sqlite:///mlflow.db", {})
 
     def epochs(self):
-        return list(read_run(self.record.folder).metrics.get("a", []))
+        return list(read_record(self.record.folder).metrics.get("a", []))
 
     def catch_up(self):
         self.brought.append(self.epochs())
@@ -38,13 +38,13 @@ def add_epochs(keeper, epochs):
 
 def test_each_epoch_is_kept_at_once_without_a_limit(run):
     saved = []
-    add_epochs(Keeper(run, lambda: saved.append(run.epochs()), max_share_of_time=None), (1, 2, 3))
+    add_epochs(EpochRecorder(run, lambda: saved.append(run.epochs()), max_share_of_time=None), (1, 2, 3))
     assert saved == run.brought == [[1], [1, 2], [1, 2, 3]]
 
 
 def test_first_epoch_is_kept_at_once_and_short_ones_after_it_are_in_the_record(run):
     saved = []
-    add_epochs(Keeper(run, lambda: saved.append(run.epochs()), max_share_of_time=1e-6), (1, 2, 3))
+    add_epochs(EpochRecorder(run, lambda: saved.append(run.epochs()), max_share_of_time=1e-6), (1, 2, 3))
     assert saved == run.brought == [[1]]
     assert run.epochs() == [1, 2, 3]
 
@@ -57,7 +57,7 @@ def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
         saved_at.append(clock.now)
         clock.now += 0.05
 
-    keeper = Keeper(run, save, max_share_of_time=0.5)
+    keeper = EpochRecorder(run, save, max_share_of_time=0.5)
     add_epochs(keeper, (1, 2))
     for epoch in (3, 4, 5):
         clock.now += 0.06
@@ -73,7 +73,7 @@ def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_ke
         saved_at.append(clock.now)
         clock.now += 0.05
 
-    keeper = Keeper(run, save, TrialRun.max_share_of_time)
+    keeper = EpochRecorder(run, save, TrialRole.max_share_of_time)
     for epoch in range(1, 201):
         clock.now += 0.1
         add_epochs(keeper, (epoch,))
@@ -82,5 +82,5 @@ def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_ke
 
 
 def test_thousands_of_epochs_are_kept_quickly(run):
-    add_epochs(Keeper(run, lambda: None, max_share_of_time=1e-6), range(1, 1501))
+    add_epochs(EpochRecorder(run, lambda: None, max_share_of_time=1e-6), range(1, 1501))
     assert run.epochs() == list(range(1, 1501))

@@ -26,7 +26,7 @@ from tiny_sweeps import (
 from cnn_sweeps import reproduce
 from cnn_sweeps.experiment.reproduction import Pair, describe_differences, judge, pair_up
 from cnn_sweeps.text.commands import command_to_repeat
-from cnn_sweeps.tracking.reading import TrainingRecord
+from cnn_sweeps.tracking.reading import RecordedTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -323,8 +323,8 @@ def names_of(recorded, now):
 
 
 def test_all_epochs_of_a_whole_training_are_compared_and_the_final_metrics_that_both_have():
-    recorded = TrainingRecord({1: 0.5, 2: 0.4}, {"final_val_log_loss": 0.4, "test_auc": 0.9})
-    now = TrainingRecord({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.4, "final_train_log_loss": 0.4})
+    recorded = RecordedTraining({1: 0.5, 2: 0.4}, {"final_val_log_loss": 0.4, "test_auc": 0.9})
+    now = RecordedTraining({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.4, "final_train_log_loss": 0.4})
     assert names_of(recorded, now) == [
         *("val_log_loss, epoch 1", "val_log_loss, epoch 2", "val_log_loss, epoch 3", "final_val_log_loss")
     ]
@@ -332,18 +332,18 @@ def test_all_epochs_of_a_whole_training_are_compared_and_the_final_metrics_that_
 
 def test_of_a_training_that_was_cut_off_its_epochs_are_compared():
     recorded, now = (
-        TrainingRecord({1: 0.5, 2: 0.4}, {}),
-        TrainingRecord({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.3}),
+        RecordedTraining({1: 0.5, 2: 0.4}, {}),
+        RecordedTraining({1: 0.5, 2: 0.4, 3: 0.3}, {"final_val_log_loss": 0.3}),
     )
     assert names_of(recorded, now) == ["val_log_loss, epoch 1", "val_log_loss, epoch 2"]
-    agrees, _ = judge(list(pair_up({"": recorded}, {"": TrainingRecord({1: 0.5}, {})})), 1e-3)
+    agrees, _ = judge(list(pair_up({"": recorded}, {"": RecordedTraining({1: 0.5}, {})})), 1e-3)
     assert not agrees
 
 
 def test_gap_between_losses_is_judged_by_what_they_are():
     recorded = {"final_val_log_loss": 0.5, "final_generalization_gap": 1e-7}
     now = {"final_val_log_loss": 0.5, "final_generalization_gap": 2e-7}
-    pairs = list(pair_up({"": TrainingRecord({}, recorded)}, {"": TrainingRecord({}, now)}))
+    pairs = list(pair_up({"": RecordedTraining({}, recorded)}, {"": RecordedTraining({}, now)}))
     assert judge(pairs, 1e-6)[0]
 
 

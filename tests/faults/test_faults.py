@@ -27,7 +27,7 @@ from sweep_under_test import SweepUnderTest
 from tiny_sweeps import IN_THIS_PROCESS, sweep_log, train_command
 from waiting import LONGEST_S, wait_until
 
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -118,7 +118,7 @@ def owners(sweep):
 def run_here_beside_a_process(sweep, monkeypatch):
     """Run one controller here, the other as a process; each has a trial. Give their numbers."""
     other = sweep.start(IN_THIS_PROCESS)
-    add = Keeper.add
+    add = EpochRecorder.add
 
     def has_a_trial():
         time.sleep(0.5)  # each look reads the study
@@ -128,7 +128,7 @@ def run_here_beside_a_process(sweep, monkeypatch):
         wait_until(lambda: has_a_trial() or other.poll() is not None, "the other one's trial")
         add(record, metrics, epoch)
 
-    monkeypatch.setattr(Keeper, "add", add_once_both_are_there)
+    monkeypatch.setattr(EpochRecorder, "add", add_once_both_are_there)
     train_command(monkeypatch, sweep.folder, sweep.folder)(*sweep.command[4:], IN_THIS_PROCESS)
     return [os.getpid(), other.pid]
 

@@ -11,9 +11,9 @@ from conftest import TINY, compose
 from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import ConfigError, DataError
-from cnn_sweeps.experiment import kept
-from cnn_sweeps.experiment.kept import TrialFolder, load_kept
+from cnn_sweeps.experiment import trial_folder
 from cnn_sweeps.experiment.reproduction import Reproduction
+from cnn_sweeps.experiment.trial_folder import TrialFolder, load_kept
 from cnn_sweeps.settings.arguments import CommandLine
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of, trusted_values
@@ -221,7 +221,7 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
 ):
     """A password would go to that store, and a folder there would be filled and cleaned."""
     loaded = []
-    monkeypatch.setattr(kept, "load_images_once", lambda config: loaded.append(config) or sys.exit())
+    monkeypatch.setattr(trial_folder, "load_images_once", lambda config: loaded.append(config) or sys.exit())
     elsewhere = {"_target_": "cnn_sweeps.data.load_folder", "root": "/home", "cache_dir": "/thesis", "image_size": 28}
     elsewhere |= {"channels": 1, "on_bad_image": "skip"}
     changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
@@ -241,7 +241,7 @@ def test_history_in_a_trials_folder_that_makes_no_sense_is_told_in_one_line(text
     (tmp_path / "history.json").write_text(text)
     (tmp_path / "next").mkdir()
     with pytest.raises(DataError, match=r"history.json: is not what a training leaves there"):
-        kept.take_over(tmp_path, tmp_path / "next")
+        trial_folder.take_over(tmp_path, tmp_path / "next")
 
 
 def test_module_that_is_allowed_gives_none_of_its_private_functions():

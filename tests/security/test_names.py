@@ -27,12 +27,12 @@ from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve,
 from cnn_sweeps.evaluation.pictures import draw_predictions
 from cnn_sweeps.evaluation.results import evaluate, per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
-from cnn_sweeps.selection.projection import Change
+from cnn_sweeps.selection.agreement import Change
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.text.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
-from cnn_sweeps.tracking.models import ModelRecord
+from cnn_sweeps.tracking.models import ModelFacts
 from cnn_sweeps.tracking.page import describe_run
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.use.output import csv_table, summarize, terminal_table
@@ -122,7 +122,7 @@ def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
     cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
     assert not [cell for cell in cells if cell.startswith("=")]
     told = capsys.readouterr().out + summarize(
-        Counter([hostile]), ModelRecord((hostile, "other"), (8, 8, 1), 0.5, "0 to 255")
+        Counter([hostile]), ModelFacts((hostile, "other"), (8, 8, 1), 0.5, "0 to 255")
     )
     assert "\x1b" not in text + told
 

@@ -21,11 +21,11 @@ from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import StudyError, TrackingError, UserError
 from cnn_sweeps.experiment import reproduction
-from cnn_sweeps.experiment.trial import record_of, run_id_of, senseless_notes, subfolder_of, values_of
-from cnn_sweeps.selection.projection import Sweep, changes, made
+from cnn_sweeps.experiment.notes import record_of, run_id_of, senseless_notes, subfolder_of, values_of
+from cnn_sweeps.selection.agreement import Sweep, changes, made
 from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
 from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
-from cnn_sweeps.sweep.study.recovery import SharedStudy
+from cnn_sweeps.sweep.study.shared import SharedStudy
 from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.system.files import replace_whole
 from cnn_sweeps.system.libraries import count_threads
@@ -35,7 +35,7 @@ from cnn_sweeps.tracking import projection
 from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.reading import read_record
+from cnn_sweeps.tracking.reading import read_recorded_run
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import check_place_of_files
 from cnn_sweeps.tracking.views import view_tags
@@ -340,7 +340,7 @@ def test_experiment_whose_maker_keeps_its_files_on_another_server_gets_no_passwo
     with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
         deliver([str(begun_with_a_file(tmp_path / "run", uri, f"of {stranger.uri}"))])
     with pytest.raises(TrackingError, match="another server, to which your password would be sent"):
-        read_record(uri, run_id)
+        read_recorded_run(uri, run_id)
     assert stranger.asked == []
 
 
@@ -657,7 +657,7 @@ def test_file_of_a_run_that_makes_no_sense_is_told_in_one_line(data, client, uri
     for name, text in {"config.yaml": "{}", "overrides.yaml": "[]", "data.json": data}.items():
         client.log_text(run_id, text, name)
     with pytest.raises(TrackingError, match=r"makes? no sense") as refused:
-        read_record(uri, run_id)
+        read_recorded_run(uri, run_id)
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -669,7 +669,7 @@ def test_file_of_a_run_of_absurd_size_is_not_read(client, uri, tmp_path):
     with (place / "config.yaml").open("r+b") as file:
         file.truncate(2**40)
     with pytest.raises(TrackingError, match=r"config.yaml of the run .* has 1,099,511,627,776 bytes"):
-        read_record(uri, run_id)
+        read_recorded_run(uri, run_id)
 
 
 @pytest.mark.parametrize("number", ["-1", "abc", "", "9" * 30, "0.0"])

@@ -10,14 +10,14 @@ from conftest import compose
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from cnn_sweeps.experiment.kept import WEIGHTS_FILE, TrialFolder
+from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection import application, chosen
 from cnn_sweeps.selection import finishing as finishing_module
 from cnn_sweeps.selection.application import CnnSweep
 from cnn_sweeps.selection.chosen import evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.settings.stored_config import Trusted
-from cnn_sweeps.tracking.entry import read_run
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import Record
 
 
@@ -60,7 +60,7 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
             evaluate_trial(*arguments)
     _, done = evaluate_trial(*arguments)  # which the study is told
     assert done == {"tested.0": {"test_accuracy": 0.5}}
-    assert read_run(tmp_path).metrics["test_accuracy"] == {1: 0.5}
+    assert read_record(tmp_path).metrics["test_accuracy"] == {1: 0.5}
 
 
 @pytest.fixture

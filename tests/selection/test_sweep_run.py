@@ -11,13 +11,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_in
 
-from cnn_sweeps.experiment.trial import ABOUT_RUN, STUDY_RUN_ID
-from cnn_sweeps.selection.projection import AboutRun, Sweep
+from cnn_sweeps.experiment.notes import ABOUT_RUN, STUDY_RUN_ID
+from cnn_sweeps.selection.agreement import AboutRun, Sweep
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_run
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_record
 from cnn_sweeps.tracking.projection import project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -169,7 +169,7 @@ def test_run_of_a_trial_gets_the_end_that_the_study_has(
     ended = trial(0, state, **({"retried": True} if state == "FAIL" else {}))
     run.settle(look(ended, run_id=run.run_id), [ended] if is_named else None)
     if is_here:
-        recorded = read_run(place)
+        recorded = read_record(place)
         assert (recorded.status, recorded.tags["trial.state"]) == due
     of_trial = client.get_run(run_id)
     assert (of_trial.info.status, of_trial.data.tags["trial.state"]) == (due[0] or "RUNNING", due[1])
@@ -218,7 +218,7 @@ def test_store_that_is_away_is_asked_once_whatever_repeats_others_or_is_lost_mea
         run.update(sweep, nullcontext)
         assert len(asked) == 1
         run.end(sweep, "FINISHED")
-        assert read_run(tmp_path / "sweep/2").status == "KILLED"
+        assert read_record(tmp_path / "sweep/2").status == "KILLED"
     run.settle(sweep)
     runs = [client.get_run(project(tmp_path / "sweep" / name, uri)) for name in "234"]
     assert [each.info.status for each in runs] == ["KILLED", "FINISHED", "FINISHED"]

@@ -92,7 +92,7 @@ def controller_of(folder, executor, *, points=(), total=None, application=None, 
         points=[{"x": x} for x in points],
         total=total,
         application=application or Noting(),
-        kept_settings={},
+        shared_settings={},
         overrides=["x=..."],
     )
     return Controller(SweepStudy(plan.space, settings, total, {}), plan, executor, Console(plan, folder))

@@ -24,7 +24,7 @@ from cnn_sweeps.errors import SweepError, TrackingOutageError
 from cnn_sweeps.sweep import controller, loop
 from cnn_sweeps.sweep.jobs.executor import POLL_S
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError
-from cnn_sweeps.sweep.study import recovery
+from cnn_sweeps.sweep.study import shared
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system import patience
@@ -461,7 +461,7 @@ def test_living_controller_takes_over_the_trials_of_a_dead_one(tmp_path, others,
 
     def die():
         wait_until(lambda: "waiting for 1 trials of" in log_in(tmp_path), "a wait")
-        monkeypatch.setattr(recovery, "owner_state", lambda *_: "dead")
+        monkeypatch.setattr(shared, "owner_state", lambda *_: "dead")
 
     others(die)
     swept.run()

@@ -17,7 +17,7 @@ from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study import heartbeat
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import Listener, sign_key
-from cnn_sweeps.sweep.study.recovery import is_abandoned
+from cnn_sweeps.sweep.study.shared import is_abandoned
 from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage, selection_lock
 from cnn_sweeps.sweep.study.view import read_study
 from cnn_sweeps.system import owners, patience

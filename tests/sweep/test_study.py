@@ -24,7 +24,7 @@ from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.study import study as study_module
 from cnn_sweeps.sweep.study.definition import describe_study
-from cnn_sweeps.sweep.study.recovery import SET_ASIDE
+from cnn_sweeps.sweep.study.shared import SET_ASIDE
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.owners import owner_tags
 from hydra_plugins.cnn_sweeps import _config

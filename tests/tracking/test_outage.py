@@ -14,7 +14,7 @@ from tiny_sweeps import IN_THIS_PROCESS, STUDY, SWEEP, study_in, sweep_folder
 
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
-from cnn_sweeps.experiment.recording import Keeper
+from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.system import patience
 from cnn_sweeps.tracking.address import is_recorded_as
 from cnn_sweeps.tracking.live_run import LiveRun
@@ -42,14 +42,14 @@ def train(server, run_train, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(patience.Backoff, "_SHORTEST_PAUSE_S", 0.1)
-    add = Keeper.add
+    add = EpochRecorder.add
 
     def run(*arguments, at_epoch):
         def add_after(record, metrics, epoch):
             at_epoch.get(epoch, lambda: None)()
             add(record, metrics, epoch)
 
-        monkeypatch.setattr(Keeper, "add", add_after)
+        monkeypatch.setattr(EpochRecorder, "add", add_after)
         run_train(*arguments)
 
     return run

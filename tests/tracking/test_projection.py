@@ -377,7 +377,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
     record, uri = Record(tmp_path / "run"), new_store()
     record.begin("projected", "a", uri, {})
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
-    about = models.ModelRecord(("a", "b"), (4, 4, 1), 0.5, "0 to 255")
+    about = models.ModelFacts(("a", "b"), (4, 4, 1), 0.5, "0 to 255")
     for _ in range(2):  # as a test of the model that was cut off and is done again
         models.log_model(record, network, about, np.zeros((1, 4, 4, 1), np.uint8))
     record.end("FINISHED")

@@ -10,7 +10,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking import record
 from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_run
+from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_record
 from cnn_sweeps.tracking.position import keep_position, num_waiting, read_position, store_of_record
 from cnn_sweeps.tracking.record import Record, close_if_died, find_records
 
@@ -57,7 +57,7 @@ def test_line_that_was_cut_off_is_ignored_by_readers_and_cut_by_who_goes_on(tmp_
     whole = (tmp_path / RECORD_FILE).read_bytes()
     with (tmp_path / RECORD_FILE).open("ab") as file:
         file.write(b'{"kind": "metr')
-    assert read_run(tmp_path).metrics == {"a": {1: 1.0}}
+    assert read_record(tmp_path).metrics == {"a": {1: 1.0}}
     Record(tmp_path).again()
     assert (tmp_path / RECORD_FILE).read_bytes().startswith(whole + b'{"kind": "again"')
     assert kinds(tmp_path) == ["begin", "metrics", "again"]
@@ -65,7 +65,7 @@ def test_line_that_was_cut_off_is_ignored_by_readers_and_cut_by_who_goes_on(tmp_
 
 def test_record_whose_first_line_was_cut_off_is_begun_anew(tmp_path):
     (tmp_path / RECORD_FILE).write_bytes(b'{"kind": "beg')
-    assert read_run(tmp_path) is None
+    assert read_record(tmp_path) is None
     begun(tmp_path).end("FINISHED")
     assert kinds(tmp_path) == ["begin", "end"]
 
@@ -77,7 +77,7 @@ def test_what_stands_between_an_end_and_its_going_on_does_not_count(tmp_path):
     record.log_tags({"late": "1"})
     record.again()
     record.log_metrics({"a": 1.0}, 1)
-    recorded = read_run(tmp_path)
+    recorded = read_record(tmp_path)
     assert recorded.metrics == {"a": {1: 1.0}}
     assert "late" not in recorded.tags
     assert recorded.status is None
@@ -90,11 +90,11 @@ def test_end_that_another_process_gives_later_replaces_the_own_one_and_is_as_of_
     run = begun(tmp_path)
     if own is not None:
         run.end(own)
-    last = read_run(tmp_path).last_time
+    last = read_record(tmp_path).last_time
     monkeypatch.setattr(record, "_now", lambda: last + 86_400_000)
     for _ in range(2):
         Record(tmp_path).close("KILLED", {"error": "the worker process died"})
-    recorded = read_run(tmp_path)
+    recorded = read_record(tmp_path)
     assert (recorded.status, recorded.tags["error"]) == ("KILLED", "the worker process died")
     assert recorded.last_time == last
 
@@ -103,10 +103,10 @@ def test_end_that_another_process_gives_later_replaces_the_own_one_and_is_as_of_
 def test_record_of_a_dead_process_is_closed_at_the_time_of_its_last_entry(owner, is_closed, tmp_path):
     begun(tmp_path).log_metrics({"a": 1.0}, 1)
     change_owner(tmp_path, owner() or dict.fromkeys(owner_tags(), ""))
-    last = read_run(tmp_path).last_time
+    last = read_record(tmp_path).last_time
     assert close_if_died(tmp_path) is is_closed
     assert kinds(tmp_path) == ["begin", "metrics", *(["end"] if is_closed else [])]
-    assert read_run(tmp_path).last_time == last
+    assert read_record(tmp_path).last_time == last
     assert not close_if_died(tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_record_that_is_set_aside_is_not_brought_to_its_store_again(tmp_path, mo
     )
     begun(folder)
     aside = folder / "earlier" / first.record_id
-    assert store_of_record(aside, read_run(aside).begin) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store_of_record(aside, read_record(aside).begin) == f"sqlite:///{tmp_path}/mlflow.db"
     assert (num_waiting(aside, uri), num_waiting(folder, uri)) == (0, 1)
 
 
@@ -154,7 +154,7 @@ def test_passwords_are_kept_out_of_every_entry(tmp_path):
     record.log_tags({"note": secret})
     record.add(Data(name="data", digest="abc", source=secret))
     assert "tell-nobody" not in (tmp_path / RECORD_FILE).read_text()
-    assert read_run(tmp_path).params == {"storage": "postgresql://me:***@host/db"}
+    assert read_record(tmp_path).params == {"storage": "postgresql://me:***@host/db"}
     keep_position(tmp_path, read_position(tmp_path, secret))
     assert "tell-nobody" not in (tmp_path / POSITION_FILE).read_text()
 
@@ -168,7 +168,7 @@ def test_places_in_the_working_folder_are_recorded_relative_to_it_so_that_it_can
     record.begin("experiment", "name", f"sqlite:///{before}/mlflow.db", {})
     assert str(before) not in (folder / RECORD_FILE).read_text()
     before.rename(now)
-    recorded = read_run(now / "outputs/a")
+    recorded = read_record(now / "outputs/a")
     assert recorded.tags["output.folder"] == "outputs/a"
     assert store_of_record(now / "outputs/a", recorded.begin) == f"sqlite:///{now}/mlflow.db"
     assert uri_seen_from(folder, "sqlite:////elsewhere/mlflow.db") == "sqlite:////elsewhere/mlflow.db"
@@ -179,4 +179,4 @@ def test_record_without_a_beginning_makes_no_sense(tmp_path):
     with (tmp_path / RECORD_FILE).open("ab") as file:
         file.write((tmp_path / RECORD_FILE).read_bytes())
     with pytest.raises(SenselessError, match="should begin, and begin once"):
-        read_run(tmp_path)
+        read_record(tmp_path)

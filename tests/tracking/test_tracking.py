@@ -16,8 +16,8 @@ from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.address import find_store
-from cnn_sweeps.tracking.delivery import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_run
+from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.projection import project
@@ -236,7 +236,10 @@ def test_run_of_a_dead_process_whose_record_is_here_ends_there_as_of_its_last_en
         client.set_tag(run_id, "output.folder", str(folder))
         close_dead_runs(uri, experiment_id(experiment))
         assert client.get_run(run_id).info.status == "KILLED"
-        assert (read_run(tmp_path).status, client.get_run(run_id).info.end_time >= read_run(tmp_path).last_time) == (
+        assert (
+            read_record(tmp_path).status,
+            client.get_run(run_id).info.end_time >= read_record(tmp_path).last_time,
+        ) == (
             "KILLED",
             True,
         )

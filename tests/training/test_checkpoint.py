@@ -47,7 +47,7 @@ def test_restored_model_optimizer_random_state_and_progress_are_those_saved(tmp_
     progress = TrainingProgress([{"val_log_loss": 0.5}, {"val_log_loss": 0.7}], 1, 0.5, model.get_weights())
     leave_checkpoint(tmp_path, model, progress)
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run() == RUN
+        assert checkpoint.read_left() == RUN
         restored = checkpoint.restore(other)
     assert all(np.array_equal(a, b) for a, b in zip(values(model), values(other), strict=True))
     assert (restored.history, restored.best_epoch, restored.best_value) == (progress.history, 1, 0.5)
@@ -63,7 +63,7 @@ def test_checkpoint_of_a_network_that_did_not_scale_its_pixels_is_refused(tmp_pa
     with pytest.raises(ConfigError, match=told), claim_checkpoint(tmp_path, SETTINGS, "data", resume=True):
         pass
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True, is_trial=True) as checkpoint:
-        assert checkpoint.read_run() is None
+        assert checkpoint.read_left() is None
 
 
 @pytest.mark.parametrize("package", ["cnn-sweeps", "keras", "tensorflow"])
@@ -75,7 +75,7 @@ def test_checkpoint_of_another_version_is_not_gone_on_with(package, tmp_path, mo
     version = checkpoint_module.version
     monkeypatch.setattr(checkpoint_module, "version", lambda name: "0.0.1" if name == package else version(name))
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run() is None
+        assert checkpoint.read_left() is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_finished_run_leaves_nothing(tmp_path):
 def test_other_settings_other_data_or_no_resume_start_anew(settings, fingerprint, resume, tmp_path):
     leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
     with claim_checkpoint(tmp_path, settings, fingerprint, resume=resume) as checkpoint:
-        assert checkpoint.read_run() is None
+        assert checkpoint.read_left() is None
         assert checkpoint.restore(small_model(2)).epochs_done == 0
 
 
@@ -127,7 +127,7 @@ def test_run_that_still_goes_on_elsewhere_is_not_taken_over(tmp_path):
     script = (
         "import sys; from pathlib import Path; from cnn_sweeps.training.checkpoint import claim_checkpoint\n"
         f"with claim_checkpoint(Path(sys.argv[1]), {SETTINGS!r}, 'data', resume=True) as checkpoint:\n"
-        "    print(checkpoint.read_run(), flush=True); sys.stdin.read()"
+        "    print(checkpoint.read_left(), flush=True); sys.stdin.read()"
     )
     leave_checkpoint(tmp_path, small_model(1), TrainingProgress())
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -138,7 +138,7 @@ def test_run_that_still_goes_on_elsewhere_is_not_taken_over(tmp_path):
             pass
         other.kill()
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run() == RUN
+        assert checkpoint.read_left() == RUN
 
 
 def test_save_that_fails_half_way_keeps_the_one_before(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_what_a_process_that_was_killed_in_its_first_save_has_written_is_removed
     assert left_checkpoints(tmp_path) == {left: None, emptied: None}
     emptied.unlink()
     with claim_checkpoint(tmp_path, SETTINGS, "data", resume=True) as checkpoint:
-        assert checkpoint.read_run() is None
+        assert checkpoint.read_left() is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
-from cnn_sweeps.tracking.models import ModelRecord, find_model, log_model
+from cnn_sweeps.tracking.models import ModelFacts, find_model, log_model
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
 
@@ -42,7 +42,7 @@ def model_of_three(store, kept_run, tmp_path_factory):
     network = keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 3))
     record, uri = Record(tmp_path_factory.mktemp("three")), f"sqlite:///{store}/mlflow.db"
     record.begin("kept", "three", uri, {})
-    about = ModelRecord(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
+    about = ModelFacts(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
     log_model(record, network, about, np.zeros((1, 8, 8, 3), np.uint8))
     record.end("FINISHED")
     run_id = project(record.folder, uri)
@@ -376,6 +376,6 @@ def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
 
 def test_record_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="class_names"):
-        ModelRecord(class_names=("only one",), image_shape=(8, 8, 3), decision_threshold=None, pixels="0 to 255")
+        ModelFacts(class_names=("only one",), image_shape=(8, 8, 3), decision_threshold=None, pixels="0 to 255")
     with pytest.raises(ValueError, match="decision_threshold"):
-        ModelRecord(class_names=("no", "yes"), image_shape=(8, 8, 3), decision_threshold=1.5, pixels="0 to 255")
+        ModelFacts(class_names=("no", "yes"), image_shape=(8, 8, 3), decision_threshold=1.5, pixels="0 to 255")

@@ -32,12 +32,12 @@ class StudyDefinition(TypedDict):
     settings: dict[str, Any]
 
 
-def define_study(space: SearchSpace, directions: Sequence[str], kept_settings: dict[str, Any]) -> StudyDefinition:
+def define_study(space: SearchSpace, directions: Sequence[str], shared_settings: dict[str, Any]) -> StudyDefinition:
     """Give the definition of a sweep's study."""
     return {
         "directions": list(directions),
         "space": {key: json.loads(distribution_to_json(each)) for key, each in space.distributions.items()},
-        "settings": json.loads(json.dumps(kept_settings, default=str)),
+        "settings": json.loads(json.dumps(shared_settings, default=str)),
     }
 
 

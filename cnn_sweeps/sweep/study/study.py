@@ -18,8 +18,8 @@ from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.study import definition, ledger
 from cnn_sweeps.sweep.study.heartbeat import Heartbeat
 from cnn_sweeps.sweep.study.ledger import TrialLedger
-from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.study.samplers import build_pruner, build_sampler, check_sampler
+from cnn_sweeps.sweep.study.shared import SET_ASIDE, SharedStudy
 from cnn_sweeps.sweep.study.storage import controllers_lock, open_storage
 from cnn_sweeps.sweep.study.waiting import MARK, PatientStorage
 from cnn_sweeps.system.owners import owner_tags
@@ -28,14 +28,16 @@ from cnn_sweeps.system.owners import owner_tags
 class SweepStudy(SharedStudy):
     """The study of one sweep: hands out trials, is told what became of them, recovers those of dead controllers."""
 
-    def __init__(self, space: SearchSpace, settings: SweepSettings, total: int, kept_settings: dict[str, Any]) -> None:
+    def __init__(
+        self, space: SearchSpace, settings: SweepSettings, total: int, shared_settings: dict[str, Any]
+    ) -> None:
         """Open the study, or make it.
 
         Args:
             space: what is searched.
             settings: name and storage of the study, sampler, pruner, directions, retries.
             total: number of trials of the study, those before included.
-            kept_settings: what every trial has in common and its result depends on, by key.
+            shared_settings: what every trial has in common and its result depends on, by key.
 
         Raises:
             StudyError: if the storage cannot be used, or the study was made for another space, direction or settings.
@@ -54,7 +56,7 @@ class SweepStudy(SharedStudy):
             except KeyError:
                 study = optuna.create_study(**known, directions=settings.direction, load_if_exists=True)
             super().__init__(study, address)
-            defined = definition.define_study(space, settings.direction, kept_settings)
+            defined = definition.define_study(space, settings.direction, shared_settings)
             self._check_definition(defined)
             ledger.check_trials(self.name, self.trials)
         self._settings_id = definition.settings_id_of(defined["settings"])

@@ -15,14 +15,14 @@ from cnn_sweeps.errors import StudyError
 from cnn_sweeps.sweep.study.address import StudyAddress
 from cnn_sweeps.sweep.study.definition import DEFINITION, check_definition, settings_id_of
 from cnn_sweeps.sweep.study.ledger import TrialLedger, check_trials, numbers_in, owner_of
-from cnn_sweeps.sweep.study.recovery import SET_ASIDE, SharedStudy, is_abandoned
+from cnn_sweeps.sweep.study.shared import SET_ASIDE, SharedStudy, is_abandoned
 from cnn_sweeps.sweep.study.storage import open_patient_storage, open_to_read
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import OwnerState, owner_state
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class StudySnapshot:
     """What Optuna holds of a sweep.
 
     Attributes:
@@ -60,7 +60,7 @@ class StudyRecord:
         return ledger
 
 
-def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> StudyRecord:
+def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> StudySnapshot:
     """Read a study as it is; of `dead_hosts` all processes are taken to be dead.
 
     Raises:
@@ -85,7 +85,7 @@ def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> Study
     check_trials(name, trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     signed_or_left = [trial for trial in running if owner_of(trial) or is_nobody_deciding]
-    return StudyRecord(
+    return StudySnapshot(
         name=name,
         user_attrs=user_attrs,
         directions=[each.name.lower() for each in study.directions],

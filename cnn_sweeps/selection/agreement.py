@@ -13,14 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.experiment.trial import ABOUT_RUN, record_of, run_id_of, subfolder_of
+from cnn_sweeps.experiment.notes import ABOUT_RUN, record_of, run_id_of, subfolder_of
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.delivery import end_run, find_runs
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, RECORD_TAG, STATE_TAG, Recorded, Status, read_run
+from cnn_sweeps.tracking.dead_runs import end_run, find_runs
+from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, RECORD_TAG, STATE_TAG, Recorded, Status, read_record
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record, find_records
@@ -93,7 +93,7 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     Raises:
         DiskError: if the disk is full.
     """
-    record, recorded = Record(sweep.folder), read_run(sweep.folder)
+    record, recorded = Record(sweep.folder), read_record(sweep.folder)
     assert recorded is not None
     metrics, tags, params = sweep.lacking(recorded)
     if recorded.status is not None and (metrics or tags or params or status):  # another controller has ended it
@@ -146,7 +146,7 @@ def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterat
 def read_if_sensible(place: Path) -> Recorded | None:
     """Read a record; None if there is none, or it makes no sense, which is told when it is to be delivered."""
     with suppress(TrackingError):
-        return read_run(place)
+        return read_record(place)
     return None
 
 

@@ -14,7 +14,7 @@ from mlflow.entities import Run, RunTag
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
-from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_run
+from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_record
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import close_if_died, find_records
@@ -55,7 +55,7 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
 def _close_here(folder: Path, record_id: str | None, uri: str) -> bool:
     """Close and bring a run's record if it is in the folder that the run names, as anybody may have written."""
     try:
-        recorded = read_run(folder)
+        recorded = read_record(folder)
         if recorded is None or recorded.begin.record != record_id or not close_if_died(folder):
             return False
         project(folder, uri)
