@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
-from cnn_sweeps.system.libraries import prepare_libraries
+from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.tracking.address import find_existing_store
 
 DEFAULT_TOLERANCE = 1e-3
@@ -80,8 +80,8 @@ def main() -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if it does not come out the same."""
         store = find_existing_store(composed.tracking.uri)  # before MLflow is imported
         prepare_libraries()
-        from cnn_sweeps.experiment.reproduction import prepare_reproduction
-
+        with slow_imports():
+            from cnn_sweeps.experiment.reproduction import prepare_reproduction
         reproduction = prepare_reproduction(run_id, store, composed, allowed)
         from cnn_sweeps.experiment.experiment import run_experiment
 

@@ -13,7 +13,6 @@ import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,6 @@ from waiting import LONGEST_S
 
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 _SUPERUSER = "postgres"  # of the databases and, under root, of the processes, since PostgreSQL refuses to run as root
-
-
-HAS_POSTGRES = bool(_BINARIES) and find_spec("psycopg") is not None
 
 
 def free_port():

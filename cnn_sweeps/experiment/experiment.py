@@ -6,7 +6,7 @@ from hydra.types import RunMode
 from cnn_sweeps.experiment.parts import plan_parts
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.schema import RunConfig
-from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
+from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 
 
 def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple[float, ...]:
@@ -27,7 +27,7 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     store = role.find_store()
     images = role.load_images()  # the data
     parts = plan_parts(config, images)
-    with native_messages_off():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
+    with slow_imports():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
         from cnn_sweeps.experiment import part, recording
     with recording.open_whole(parts, role, store) as whole:
         while not role.gives_up(whole.finals) and len(whole.finals) < len(parts):

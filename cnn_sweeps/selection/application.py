@@ -20,7 +20,7 @@ from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_TOLD, PROGRAM, RECORD, S
 from cnn_sweeps.selection.checked import CheckedApplication
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.study.study import SweepStudy
-from cnn_sweeps.system.libraries import prepare_libraries
+from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
@@ -58,12 +58,12 @@ class CnnSweep(CheckedApplication):
         Raises:
             TrackingError: if the store cannot be used.
         """
-        gc.enable()  # which was off for a quick start
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
         prepare_libraries()
-        from cnn_sweeps.selection.sweep_run import SweepRun, describe_run, look_at
-
+        with slow_imports():
+            from cnn_sweeps.selection.sweep_run import SweepRun, describe_run, look_at
+        gc.enable()  # which was off for a quick start
         forget_images()
         store, known = hide_passwords(self.store), study.optuna_study.user_attrs.get(STORE)
         if known not in (None, store):

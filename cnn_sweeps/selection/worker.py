@@ -1,9 +1,9 @@
 """What takes a worker seconds to import, before its first trial comes."""
 
-from cnn_sweeps.system.libraries import native_messages_off, prepare_libraries
+from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 
 prepare_libraries()
-with native_messages_off():
+with slow_imports():
     try:
         import cnn_sweeps.experiment.part  # noqa: F401 - and with it TensorFlow and MLflow
     except Exception as error:

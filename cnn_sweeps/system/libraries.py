@@ -1,5 +1,6 @@
 """What the slow libraries read and write while they are imported."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,26 @@ def count_threads() -> int:
     if setting := os.environ.get("TF_NUM_INTRAOP_THREADS"):
         return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def slow_imports() -> Iterator[None]:
+    """Import slow libraries in the block, quietly, and leave the objects that they make out of the garbage collection.
+
+    They last, and looking through them again and again takes a third of the time of a short run.
+    """
+    if "tensorflow" in sys.modules:  # what is there by now does not all last
+        yield
+        return
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with native_messages_off():
+            yield
+    finally:
+        gc.freeze()
+        if is_collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from faults import (
     STOP_WORKER,
 )
 from invariants import violations
-from servers import HAS_POSTGRES, started_tracking_server
+from servers import started_tracking_server
 from sweep_under_test import SweepUnderTest
 from tiny_sweeps import IN_THIS_PROCESS, sweep_log, train_command
 from waiting import LONGEST_S, wait_until
@@ -133,7 +133,6 @@ def run_here_beside_a_process(sweep, monkeypatch):
     return [os.getpid(), other.pid]
 
 
-@pytest.mark.skipif(HAS_POSTGRES and not IS_LONG, reason="shown of two hosts and a server in tests/test_servers.py")
 @pytest.mark.timeout(900 + 60 * NUM_TRIALS)
 def test_two_controllers_at_once_make_one_sweep_and_test_its_best_trial_once(sweep, monkeypatch):
     pids = [sweep.start().pid, sweep.start().pid] if IS_LONG else run_here_beside_a_process(sweep, monkeypatch)

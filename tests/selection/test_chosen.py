@@ -130,12 +130,12 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
     class BegunError(Exception):
         pass
 
-    def prepare_libraries():
+    def forget_images():
         raise BegunError
 
     launcher = SimpleNamespace(get=lambda: SimpleNamespace(launcher={}))
     monkeypatch.setattr(application, "HydraConfig", launcher)
-    monkeypatch.setattr(application, "prepare_libraries", prepare_libraries)
+    monkeypatch.setattr(application, "forget_images", forget_images)
     gc.disable()
     try:
         with pytest.raises(BegunError):

@@ -54,14 +54,15 @@ def read_json(file):
     return json.loads(Path(file).read_text())
 
 
-def test_images_are_prepared_as_in_training_and_get_the_more_probable_class(photos, uri, kept_run):
+def test_images_are_prepared_as_in_training_and_get_the_class_of_the_kept_threshold(photos, uri, kept_run):
     folder, files = photos
     predict([str(folder), f"model=runs:/{kept_run.info.run_id}/model", uri, "--json", "table.json"])
     table = read_json("table.json")
     second = outputs_for(kept_run, files)[:, 0]
     assert [row["file"] for row in table] == [str(file) for file in files]
     np.testing.assert_allclose([row["probabilities"][CLASSES[1]] for row in table], second, atol=1e-6)
-    assert [row["class"] for row in table] == [CLASSES[int(probability >= 0.5)] for probability in second]
+    threshold = kept_run.data.metrics["decision_threshold"]
+    assert [row["class"] for row in table] == [CLASSES[int(probability >= threshold)] for probability in second]
     assert all(row["probability"] == row["probabilities"][row["class"]] for row in table)
 
 
