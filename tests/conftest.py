@@ -84,6 +84,31 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Pat
     return folder
 
 
+@pytest.fixture
+def uri(store: Path) -> str:
+    """The address of the database that all runs of the session share, as MLflow's own."""
+    import mlflow
+
+    uri = f"sqlite:///{store}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@pytest.fixture
+def client(uri: str):
+    """What asks that database."""
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def experiment(client, request: pytest.FixtureRequest) -> str:
+    """The name of an experiment of the test's own."""
+    client.create_experiment(request.node.name)
+    return request.node.name
+
+
 @pytest.fixture(scope="session")
 def kept_run(store: Path):
     """A run of the smallest training, of two classes; its model is version 1 of `tiny`, with the alias `tiniest`."""

@@ -62,7 +62,8 @@ class DaskLauncher(ExecutorLauncher):
 
         try:
             from cnn_sweeps.sweep.jobs.dask_executor import plan_dask_executor
-
-            return plan_dask_executor(self.settings, jobs, self.program)
-        except ImportError as error:
-            raise ConfigError(f"hydra/launcher=dask: {error}; pip install 'cnn-sweeps[dask]'") from error
+        except ModuleNotFoundError as error:
+            if error.name not in ("dask", "distributed"):
+                raise
+            raise ConfigError("hydra/launcher=dask: Dask is not installed; pip install 'cnn-sweeps[dask]'") from error
+        return plan_dask_executor(self.settings, jobs, self.program)

@@ -66,11 +66,6 @@ ENDS = {0: "FINISHED", 1: "FINISHED", 2: "KILLED", 3: "FINISHED", 4: "FAILED"}
 
 
 @pytest.fixture
-def uri(store):
-    return f"sqlite:///{store}/mlflow.db"
-
-
-@pytest.fixture
 def found(tmp_path, uri, monkeypatch):
     """Give what is found in records of trials, all of which MLflow has; `make` has it mended as it is found."""
 

@@ -54,11 +54,6 @@ def uri(store, monkeypatch):
 
 
 @pytest.fixture
-def client(uri):
-    return mlflow.MlflowClient()
-
-
-@pytest.fixture
 def home(tmp_path):
     """A folder with a file of the user's that no record may reach."""
     (tmp_path / "home").mkdir()

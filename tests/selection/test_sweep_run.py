@@ -24,25 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def uri(store):
-    uri = f"sqlite:///{store}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    return uri
-
-
-@pytest.fixture
-def experiment(uri, request):
-    """The name of an experiment of the test's own."""
-    mlflow.create_experiment(request.node.name)
-    return request.node.name
-
-
-@pytest.fixture
-def client(uri):
-    return mlflow.MlflowClient()
-
-
-@pytest.fixture
 def look(uri, experiment, tmp_path):
     """Give how a sweep is whose study has trials, and notes the run and what that is to say."""
 

@@ -479,5 +479,24 @@ def test_dask_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     launcher = DaskLauncher(**USUAL)
     launcher.program = None
-    with pytest.raises(ConfigError, match=r"pip install 'cnn-sweeps\[dask\]'"):
+    with pytest.raises(ConfigError, match=r"Dask is not installed; pip install 'cnn-sweeps\[dask\]'"):
         launcher.plan_executor(JobsAhead(1, 1))
+
+
+def test_import_that_fails_in_a_users_code_is_not_told_as_a_missing_dask(monkeypatch):
+    from cnn_sweeps.sweep.jobs import dask_executor
+    from hydra_plugins.cnn_sweeps.launchers import DaskLauncher
+
+    monkeypatch.setattr(dask_executor, "plan_dask_executor", Mock(side_effect=ImportError("of the user's code")))
+    launcher = DaskLauncher(**USUAL)
+    launcher.program = None
+    with pytest.raises(ImportError, match="of the user's code"):
+        launcher.plan_executor(JobsAhead(1, 1))
+
+
+def test_cluster_of_this_machine_names_the_package_that_its_certificates_need(monkeypatch):
+    from cnn_sweeps.sweep.jobs import dask_fleet
+
+    monkeypatch.setattr(dask_fleet.Security, "temporary", Mock(side_effect=ImportError))
+    with pytest.raises(ConfigError, match="needs cryptography; pip install"), dask_fleet.local_cluster(None, {}):
+        pass

@@ -26,25 +26,6 @@ from cnn_sweeps.tracking.record import Record
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture
-def uri(store):
-    uri = f"sqlite:///{store}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    return uri
-
-
-@pytest.fixture
-def experiment(uri, request):
-    """The name of an experiment of the test's own."""
-    mlflow.create_experiment(request.node.name)
-    return request.node.name
-
-
-@pytest.fixture
-def client(uri):
-    return mlflow.MlflowClient()
-
-
 def config(experiment, **changes):
     values = {"uri": None, "run_name": None, "registered_model": None, "log_model": False}
     return TrackingConfig(**values | {"experiment_name": experiment} | changes)

@@ -55,7 +55,13 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
         "distributed.worker.http.routes": [],
         "distributed.worker.profile.enabled": False,  # a look at the jobs' thread every 10 ms
     }
-    place = {"host": "127.0.0.1", "protocol": "tls://", "security": Security.temporary(), "dashboard": False}
+    try:
+        security = Security.temporary()
+    except ImportError as error:
+        raise ConfigError(
+            "hydra/launcher=dask: a cluster of this machine needs cryptography; pip install 'cnn-sweeps[dask]'"
+        ) from error
+    place = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
     quiet = {"silence_logs": logging.CRITICAL}
     with dask.config.set(options), without_ctrl_c():
         share = {"nthreads": max(1, count_cores() // plan.num_workers), "resources": resources}
@@ -65,7 +71,7 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
             for slot, environment in enumerate(plan.environments)
         }
         scheduler = {"cls": Scheduler, "options": place | {"dashboard_address": "127.0.0.1:0"}}
-        cluster = SpecCluster(scheduler=scheduler, workers=workers, security=place["security"], **quiet)
+        cluster = SpecCluster(scheduler=scheduler, workers=workers, security=security, **quiet)
     with cluster:
         yield cluster
 
