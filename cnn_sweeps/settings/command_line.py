@@ -88,9 +88,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
         try:
             return task(config)
         except Exception as error:
-            if (
-                HydraConfig.get().mode == RunMode.RUN
-            ):  # of a trial the sweeper must see it (where it calls this; our workers call `task` itself)
+            if HydraConfig.get().mode == RunMode.RUN:  # that of a trial is for the sweeper, where it calls this
                 tell(error)
             raise
 

@@ -46,7 +46,7 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
     they start in folders that nobody else can read, keep them out. It answers no web pages.
 
     Raises:
-        ImportError: if the package is missing that makes certificates.
+        ConfigError: if the package is missing that makes certificates.
     """
     options = {
         "distributed.scheduler.allowed-failures": 0,
