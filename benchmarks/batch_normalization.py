@@ -21,7 +21,8 @@ def measure(size: int, channels: int, repeats: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from cnn_sweeps.models import build_cnn, plain_copy
+    from cnn_sweeps.models import build_cnn
+    from cnn_sweeps.models.layers import plain_copy
     from cnn_sweeps.training.network import compile_model
 
     random = np.random.default_rng(0)

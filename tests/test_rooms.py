@@ -13,7 +13,7 @@ import cnn_sweeps
 
 ROOMS = [
     *("text", "errors", "system", "settings", "sweep", "data", "models", "training", "evaluation", "tracking"),
-    *("experiment", "use", "selection", "doctor"),
+    *("use", "experiment", "selection", "doctor"),
 ]
 COMMANDS = ["train", "predict", "export", "reproduce", "deliver"]
 FAST = ["text", "errors", "system", "settings", "sweep"]  # and the commands, until they start work, and of other rooms:

@@ -7,7 +7,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from cnn_sweeps.evaluation.metrics import Floats, Labels
-from cnn_sweeps.models import is_scaling
+from cnn_sweeps.models.layers import is_scaling
 
 _NO_MAPS = (  # of features: the image, what is only at work in training, and what is coarser than the map that it pools
     *(layers.InputLayer, layers.Dropout, layers.SpatialDropout2D),

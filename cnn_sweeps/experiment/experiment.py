@@ -3,6 +3,7 @@
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from cnn_sweeps.experiment.beginning import prepare_beginning
 from cnn_sweeps.experiment.parts import plan_parts
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.schema import RunConfig
@@ -25,6 +26,7 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
         role = join_trial(config)
     role = role or Role(config)
     store = role.find_store()
+    config = prepare_beginning(role.config)
     images = role.load_images()  # the data
     parts = plan_parts(config, images)
     with slow_imports():  # TensorFlow and MLflow; what is wrong with the data is told before they are there

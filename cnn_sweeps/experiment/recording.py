@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
@@ -179,19 +180,21 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
 class EpochRecorder:
     """Takes finished epochs to the record at once; to the store and the checkpoint as often as time allows."""
 
-    def __init__(self, run: LiveRun, save_checkpoint: Callable[[], None], max_share_of_time: float | None) -> None:
+    def __init__(
+        self, run: LiveRun, save_checkpoint: Callable[[keras.Model], None], max_share_of_time: float | None
+    ) -> None:
         """Bring the first epoch on at once, later ones as often as takes this share of the time; None: each one."""
         self.run, self._save_checkpoint, self._max_share_of_time = run, save_checkpoint, max_share_of_time
         self._next_time = 0.0
         self._is_disk_full = False
 
-    def add(self, metrics: dict[str, float], epoch: int) -> None:
-        """Take a finished epoch, counted from 1."""
+    def add(self, metrics: dict[str, float], epoch: int, model: keras.Model) -> None:
+        """Take a finished epoch, counted from 1, of what is trained."""
         try:
             self.run.record.log_metrics(metrics, epoch)
             if (started := time.monotonic()) >= self._next_time:
                 self.run.catch_up()
-                self._save_checkpoint()
+                self._save_checkpoint(model)
                 ended = time.monotonic()
                 pause_s = (ended - started) / self._max_share_of_time if self._max_share_of_time is not None else 0
                 self._next_time = ended + pause_s

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-
 from cnn_sweeps.errors import ModelError, UserError, describe_error
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.results import Evaluation, Predict
 from cnn_sweeps.experiment.parts import Part
-from cnn_sweeps.models import plain_copy
+from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.network import Network
 
 RESULTS = "results"
 """The folder, below a record's, of settings, texts and pictures."""
@@ -25,14 +24,14 @@ class TrainedNetwork:
     """A training that has come to its end."""
 
     part: Part  # its settings and images; without test images in a sweep
-    model: keras.Model  # with its final weights
+    network: Network  # with its final weights
     predict: Predict
     progress: TrainingProgress  # what the epochs measured
     record: Record  # of its run
 
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
-        final = results.describe_training(self.model, self.progress)
+        final = results.describe_training(self.network.whole, self.progress)
         images = self.part.images
         evaluation = results.evaluate(self.predict, images.dataset, images.split, self.part.config, on_test=on_test)
         return evaluation, final | evaluation.metrics
@@ -63,7 +62,7 @@ class TrainedNetwork:
         if config.evaluation.pictures != "none":
             from cnn_sweeps.evaluation.pictures import write_pictures
 
-            about = (self.model, evaluation, self.progress, config.training)
+            about = (self.network.whole, evaluation, self.progress, config.training)
             failures += write_pictures(self._folder, *about)
         self.record.log_files(self._folder.iterdir())
         return failures
@@ -78,7 +77,7 @@ class TrainedNetwork:
         dataset, train = self.part.images.dataset, self.part.images.split.train
         about = models.ModelFacts(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
         try:
-            models.log_model(self.record, plain_copy(self.model), about, dataset.images[train[:1]])
+            models.log_model(self.record, plain_copy(self.network.whole), about, dataset.images[train[:1]])
         except UserError:
             raise
         except Exception as error:  # whatever Keras makes of a user's own layer
@@ -86,7 +85,7 @@ class TrainedNetwork:
                 raise
             self._folder.mkdir(parents=True, exist_ok=True)
             weights = self._folder / "final.weights.h5"
-            self.model.save_weights(weights)
+            self.network.whole.save_weights(weights)
             self.record.log_files([weights])
             raise ModelError(
                 f"the network cannot be kept as a model that loads by itself ({describe_error(error)}); its weights "

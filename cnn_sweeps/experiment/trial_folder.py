@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.experiment.beginning import prepare_beginning
 from cnn_sweeps.experiment.parts import Part, plan_parts
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
@@ -25,15 +26,17 @@ WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
 _CONFIG_FILE = "config.yaml"
 _PIXELS: Literal["0 to 255"] = "0 to 255"  # what the network of the weights takes; those of earlier versions 0 to 1
-_HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal["0 to 255"]])
+_HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal["0 to 255"], tuple[int | None, int]])
 
 
 def keep(folder: Path, trained: TrainedNetwork, threshold: float | None) -> None:
     """Leave in a trial's folder what testing and retraining it later need; the threshold is for two classes."""
     progress = trained.progress
     OmegaConf.save(OmegaConf.create(trained.part.config.resolved), folder / _CONFIG_FILE)
-    (folder / _HISTORY_FILE).write_text(json.dumps([progress.history, progress.best_epoch, threshold, _PIXELS]))
-    trained.model.save_weights(folder / WEIGHTS_FILE)
+    fine_tuned = progress.fine_tuned_after, progress.best_epoch_before
+    about = [progress.history, progress.best_epoch, threshold, _PIXELS, fine_tuned]
+    (folder / _HISTORY_FILE).write_text(json.dumps(about))
+    trained.network.model.save_weights(folder / WEIGHTS_FILE)
 
 
 def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
@@ -48,13 +51,14 @@ def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
 def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
     file = folder / _HISTORY_FILE
     try:
-        history, best_epoch, threshold, _ = _HISTORY.validate_json(file.read_bytes())
+        history, best_epoch, threshold, _, fine_tuned = _HISTORY.validate_json(file.read_bytes())
     except ValidationError as error:
         raise DataError(
             f"{file}: is not what a training leaves there whose network takes pixels from 0 to 255, as since this "
             "version; train the trial again"
         ) from error
-    return TrainingProgress(history, best_epoch), threshold
+    progress = TrainingProgress(history, best_epoch, fine_tuned_after=fine_tuned[0], best_epoch_before=fine_tuned[1])
+    return progress, threshold
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def load_kept(kept: TrialFolder) -> KeptTrial:
     tree = parse_stored(file.read_text(encoding="utf-8", errors="replace"), str(file))
     tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
     config = check_values(trusted_values(tree, trusted, str(file), "the sweep's own configuration must name {}"), tree)
+    config = prepare_beginning(config)
     images = load_images_once(config)
     if images.dataset.fingerprint != kept.data_fingerprint:
         raise DataError(

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from cnn_sweeps.errors import ModelError, TrackingError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.notes import REGISTERED, RETRAINED, TESTED
-from cnn_sweeps.experiment.part import train_part
+from cnn_sweeps.experiment.part import build_part, train_part
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
@@ -36,9 +35,8 @@ from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.training.batches import image_tensor
 from cnn_sweeps.training.checkpoint import TrainingProgress
-from cnn_sweeps.training.warm import build_network
+from cnn_sweeps.training.inputs import Inputs
 
 Done = tuple[list[str], dict[str, Any]]
 
@@ -98,10 +96,10 @@ def logged_to(file: Path) -> Iterator[None]:
 
 def _load_trained(kept: TrialFolder) -> TrainedNetwork:
     part, progress, _ = load_kept(kept)
-    network = build_network(part.config, part.images.dataset, len(part.images.split.train))
+    network = build_part(part, is_fine_tuned=progress.fine_tuned_after is not None)
     network.model.load_weights(Path(kept.path) / WEIGHTS_FILE)
-    predict = partial(network.predict, image_tensor(part.images.dataset))
-    return TrainedNetwork(part, network.model, predict, progress, Record(Path(kept.path)))
+    predict = Inputs(network, part.images, part.config).predict
+    return TrainedNetwork(part, network, predict, progress, Record(Path(kept.path)))
 
 
 def _register(trained: TrainedNetwork, uri: str, tags: dict[str, str], value: float) -> str:
@@ -144,10 +142,10 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
         part, progress, threshold = load_kept(kept)
         config, split = part.config, part.images.split
         both = np.sort(np.concatenate([split.train, split.val]))
-        num_epochs = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
+        config, num_epochs = _as_long_as(progress, config)
         part = replace(
             part,
-            config=replace(config, training=replace(config.training, epochs=num_epochs)),
+            config=config,
             images=replace(part.images, split=replace(split, train=both, val=split.val[:0])),
         )
         store = store_of(config.tracking)
@@ -156,13 +154,25 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
             run.record.begin(config.tracking.experiment_name, name, store, run_tags(tags))
             run.record.log_params(config.settings)
             run.start(may_be_away=True)
-            network = build_network(config, part.images.dataset, len(both))  # its learning rate goes as the trial's did
-            keeper = EpochRecorder(run, lambda: None, max_share_of_time=0.02)
+            network = build_part(part)  # its learning rate goes as the trial's did
+            keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=0.02)
             trained = train_part(part, Role(config), network, TrainingProgress(), keeper)
             lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
             lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
             lines += _keep_retrained(trained, number, threshold, run) if keep_model else []
     return lines, {RETRAINED: str(number)}
+
+
+def _as_long_as(progress: TrainingProgress, config: RunConfig) -> tuple[RunConfig, int]:
+    """Give the settings to train for as many epochs as led to a trial's weights, and that number."""
+    begun, training = progress.fine_tuned_after, config.training
+    num_epochs = progress.best_epoch if training.restore_best_weights else progress.epochs_done
+    if begun is None or num_epochs <= begun:  # nothing came of fine-tuning
+        model = config.model | ({"fine_tune": 0} if config.fine_tune else {})
+        return replace(config, model=model, training=replace(training, epochs=num_epochs)), num_epochs
+    before = progress.best_epoch_before if training.restore_best_weights else begun
+    training = replace(training, epochs=before, fine_tune_epochs=num_epochs - begun)
+    return replace(config, training=training), before + num_epochs - begun
 
 
 def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | None) -> list[str]:

@@ -184,8 +184,9 @@ def _explain_composition(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
         composed: Any = OmegaConf.to_container(cause.parent_node._get_root(), resolve=False)
-        hint = _nearest(str(cause.full_key), [key for key, _ in nodes(composed)])
-        return f"{cause.full_key}: no such setting{hint}; --cfg job shows all"
+        if isinstance(composed, dict):  # else a file of a group could not be read
+            hint = _nearest(str(cause.full_key), [key for key, _ in nodes(composed)])
+            return f"{cause.full_key}: no such setting{hint}; --cfg job shows all"
     return _in_one_line(error if str(error) else cause)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,11 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import BACKBONES, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.trees import with_texts_changed
 
 Checked = TypeVar("Checked")
 _DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
+_FOLDER, _IMAGE_SIZE = "cnn_sweeps.data.load_folder", 128
+_HDF5 = b"\x89HDF"
 _VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
 
 
@@ -49,6 +52,7 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
         raise ConfigError(f"{', '.join(missing)}: no value given")
     if unknown := sorted(str(key) for key in plain if not isinstance(key, str) or key in _DERIVED):
         raise ConfigError(f"{', '.join(unknown)}: no such setting here; remove it")
+    plain, for_the_record = _with_image_size(plain), _with_image_size(for_the_record)
     optimizer = plain["optimizer"] if isinstance(plain["optimizer"], dict) else {}
     schedule = {key: optimizer[key] for key in optimizer if key in ScheduleConfig.__dataclass_fields__}
     own = {key: optimizer[key] for key in optimizer if key not in schedule}
@@ -60,6 +64,15 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
         raise ConfigError("; ".join(problems))
     _check_together(config)
     return config
+
+
+def _with_image_size(tree: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings with an image size: of files that are resized to whatever suits, what suits the network."""
+    data, model = tree["data"], tree["model"]
+    if not (isinstance(data, dict) and data.get("_target_") == _FOLDER and data.get("image_size", 0) is None):
+        return tree
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    return tree | {"data": data | {"image_size": BACKBONES.get(str(backbone), _IMAGE_SIZE)}}
 
 
 def name_variables(raw: Any, resolved: Any) -> Any:
@@ -147,9 +160,29 @@ def _check_together(config: RunConfig) -> None:
             "training.precision=mixed_float16: scales its loss for one device, training.strategy=mirrored is for "
             "several; set training.precision=mixed_bfloat16 or float32, or training.strategy=single"
         )
+    if config.model["_target_"] == PRETRAINED:
+        _check_weights(config.model["weights"], config.fine_tune)
     size = config.data.get("image_size")
     if size is not None and config.data["_target_"] in TARGET_ARGUMENTS:
         check_image_fits(config.model, *(size if isinstance(size, list) else (size, size)))
+
+
+def _check_weights(weights: str | None, fine_tune: int) -> None:
+    """See, without an import, that a file of weights can be one."""
+    if weights is None and fine_tune:
+        raise ConfigError(
+            f"model.fine_tune={fine_tune}: with model.weights=null all layers are trained from the start; leave it out"
+        )
+    if weights is None or not weights.endswith(".h5"):
+        return
+    file = Path(os.path.expanduser(weights))  # noqa: PTH111  takes any text
+    try:
+        with file.open("rb") as content:
+            is_hdf5 = content.read(len(_HDF5)) == _HDF5
+    except OSError as error:
+        raise ConfigError(f"model.weights={weights}: cannot be read ({error.strerror}); name a file") from error
+    if not is_hdf5:
+        raise ConfigError(f"model.weights={weights}: is no HDF5 file, as Keras keeps weights in; name one that is")
 
 
 def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:

@@ -20,7 +20,7 @@ OBJECTIVES = {
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
 _BESIDE_THE_RESULT = (
     *("resume", "evaluate_best", "retrain_best", "evaluation.", "tracking."),
-    *("training.checkpoint_dir", "data.cache_dir"),
+    *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
 
@@ -90,6 +90,7 @@ class AugmentationConfig:
     shift_fraction: Share
     zoom_fraction: Rate
     shear_degrees: Annotated[float, Strict(), Field(ge=0, lt=90)]
+    views: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0  # runs of before there was a choice do not record it
 
 
 @dataclass(config=_forbid_unknown)
@@ -115,6 +116,8 @@ class TrainingConfig:
     xla: Switch
     checkpoint_dir: Text
     strategy: Literal["single", "mirrored"] = "single"  # runs of before there was a choice do not record it
+    fine_tune_epochs: Count = 10  # nor these
+    cache_dir: Text = "~/.cache/cnn_sweeps"
 
 
 @dataclass(config=_forbid_unknown)
@@ -144,6 +147,21 @@ class ScheduleConfig:
     schedule: Literal["exponential", "constant", "cosine"] = "constant"
     decay_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
     decay_steps: Count | None = None
+    fine_tune_factor: Positive = 0.01
+
+
+_IMAGE_SIZE = 224
+BACKBONES = {
+    **dict.fromkeys(("ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge"), _IMAGE_SIZE),
+    **dict.fromkeys(("DenseNet121", "DenseNet169", "DenseNet201", "MobileNet", "MobileNetV2"), _IMAGE_SIZE),
+    **dict.fromkeys(("MobileNetV3Small", "MobileNetV3Large", "NASNetMobile", "VGG16", "VGG19"), _IMAGE_SIZE),
+    **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"), _IMAGE_SIZE),
+    **dict.fromkeys(("InceptionV3", "InceptionResNetV2", "Xception"), 299),
+    **dict(zip((f"EfficientNetB{i}" for i in range(8)), (224, 240, 260, 300, 380, 456, 528, 600), strict=True)),
+    **dict(zip((f"EfficientNetV2B{i}" for i in range(4)), (224, 240, 260, 300), strict=True)),
+    **dict.fromkeys(("EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L"), 384) | {"NASNetLarge": 331},
+}
+"""The networks of `keras.applications`, and the side in pixels of the images that each was made for."""
 
 
 def _arguments(**kinds: Any) -> type:
@@ -153,6 +171,7 @@ def _arguments(**kinds: Any) -> type:
     return model
 
 
+PRETRAINED = "cnn_sweeps.models.build_pretrained"
 TARGET_ARGUMENTS: dict[str, type] = {
     "cnn_sweeps.data.load_digits": _arguments(
         classes=Annotated[list[Digit], Field(min_length=2)],
@@ -180,6 +199,15 @@ TARGET_ARGUMENTS: dict[str, type] = {
     ),
     "cnn_sweeps.models.build_residual": _arguments(
         filters=Widths, blocks_per_stage=Annotated[int, Strict(), Field(ge=1, le=100)], dropout=Rate, l2=Share
+    ),
+    PRETRAINED: _arguments(
+        backbone=Literal[tuple(BACKBONES)],
+        alpha=Positive | None,
+        weights=Text | None,
+        dense_units=Annotated[list[Width], Field(max_length=64)],
+        dropout=Rate,
+        l2=Share,
+        fine_tune=Annotated[int, Strict(), Field(ge=0)],
     ),
     "keras.optimizers.Adam": _arguments(beta_1=Rate, beta_2=Rate),
     "keras.optimizers.AdamW": _arguments(beta_1=Rate, beta_2=Rate, weight_decay=NonNegative),
@@ -216,6 +244,11 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """Every leaf under the dotted key that a user types: `{"model.l2": 0.001, ...}`."""
         return {key: value for key, value in nodes(self.resolved) if not isinstance(value, dict) or not value}
+
+    @property
+    def fine_tune(self) -> int:
+        """How many layers of the network's frozen beginning are trained, too, once the rest is."""
+        return int(self.model["fine_tune"]) if self.model["_target_"] == PRETRAINED else 0
 
     @property
     def settings_of_weights(self) -> dict[str, Any]:

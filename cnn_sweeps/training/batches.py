@@ -2,11 +2,12 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from numpy.typing import NDArray
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices
@@ -16,24 +17,30 @@ from cnn_sweeps.settings.schema import AugmentationConfig
 @lru_cache(maxsize=1)  # for the next trial
 def image_tensor(dataset: ImageDataset) -> tf.Tensor:
     """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
-    images = dataset.images
+    return mapped_tensor(dataset.images)
+
+
+def mapped_tensor(array: NDArray[Any]) -> tf.Tensor:
+    """Give an array as a tensor in host memory; one that is mapped whole stays in its file."""
     with tf.device("CPU:0"):
-        if isinstance(images, np.memmap) and images.filename is not None and images.flags.c_contiguous:
-            file = Path(str(images.filename))
-            if images.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
-                return tf.raw_ops.ImmutableConst(dtype=tf.uint8, shape=images.shape, memory_region_name=str(file))
-        return tf.constant(images)
+        if isinstance(array, np.memmap) and array.filename is not None and array.flags.c_contiguous:
+            file = Path(str(array.filename))
+            if array.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
+                kind = tf.as_dtype(array.dtype)
+                return tf.raw_ops.ImmutableConst(dtype=kind, shape=array.shape, memory_region_name=str(file))
+        return tf.constant(array)
 
 
 class TrainingImages(NamedTuple):
     """What is trained on; a tuple, so that TensorFlow takes it as an argument."""
 
-    images: tf.Tensor  # uint8, (N, height, width, channels)
+    images: tf.Tensor  # uint8, (N, height, width, channels), or what a frozen beginning makes of them, float32 (N, D)
     labels: tf.Tensor  # int32, (N, 1)
     weights: tf.Tensor | None  # float32, (N,), of each image in the loss; None: all 1
     positions: tf.Tensor  # int64, (n,), which of the N images to train on
     seed: tf.Tensor  # int64, of their order and changes
     batch_size: tf.Tensor  # int32, images a step
+    views: tf.Tensor | None = None  # float32, (N, V, D), of changed copies, of which an epoch draws one; None: of none
 
 
 def training_images(
@@ -44,6 +51,7 @@ def training_images(
     *,
     seed: int,
     batch_size: int,
+    views: tf.Tensor | None = None,
 ) -> TrainingImages:
     """Give what is trained on: of `images`, those at `indices`, whose losses count by the weights of their labels."""
     with tf.device("CPU:0"):
@@ -52,7 +60,7 @@ def training_images(
             weights = tf.constant([class_weights.get(label, 1.0) for label in labels.tolist()])
         labels = tf.constant(labels.astype(np.int32)[:, np.newaxis])
         numbers = tf.constant(seed, tf.int64), tf.constant(batch_size, tf.int32)
-        return TrainingImages(images, labels, weights, tf.constant(indices), *numbers)
+        return TrainingImages(images, labels, weights, tf.constant(indices), *numbers, views)
 
 
 def epoch_order(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:
@@ -70,18 +78,31 @@ def training_batch(
     """Load and change the images of one step, int32, of an epoch, int64, both counted from 0, in the epoch's order.
 
     Returns:
-        (images float32 (B, height, width, channels), 0 to 255, labels int32 (B, 1)[, weights float32 (B,)]); the last
-        batch of an epoch may be smaller.
+        (images float32 (B, height, width, channels), 0 to 255, or features (B, D), labels int32 (B, 1)[, weights
+        float32 (B,)]); the last batch of an epoch may be smaller.
     """
     positions = order[step * source.batch_size : (step + 1) * source.batch_size]
     with tf.device("CPU:0"):  # where the images are; only the batch goes to a GPU
-        pixels, labels = tf.gather(source.images, positions), tf.gather(source.labels, positions)
+        pixels = tf.gather(source.images, positions) if source.views is None else _draw_views(source, positions, epoch)
+        labels = tf.gather(source.labels, positions)
         weights = () if source.weights is None else (tf.gather(source.weights, positions),)
     images = tf.cast(pixels, tf.float32)
-    if augmentation.enabled:
-        epoch_seed = tf.random.fold_in(tf.stack([tf.cast(source.seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
-        images = augment(images, augmentation, tf.random.fold_in(epoch_seed, step))
+    if augmentation.enabled and len(images.shape) == 4:
+        images = augment(images, augmentation, tf.random.fold_in(_epoch_seed(source, epoch), step))
     return images, labels, *weights
+
+
+def _draw_views(source: TrainingImages, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """Draw one view of each image for an epoch, whatever its batch."""
+    assert source.views is not None
+    num_images, num_views, _ = source.views.shape
+    drawn = tf.random.stateless_uniform((num_images,), _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
+    views = tf.reshape(source.views, (num_images * num_views, -1))  # without a copy
+    return tf.gather(views, positions * num_views + tf.gather(drawn, positions))
+
+
+def _epoch_seed(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:
+    return tf.random.fold_in(tf.stack([tf.cast(source.seed, tf.int32), 0]), tf.cast(epoch, tf.int32))
 
 
 def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:

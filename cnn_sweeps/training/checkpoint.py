@@ -47,11 +47,18 @@ class TrainingProgress:
     best_epoch: int = 0  # counted from 1
     best_value: float | None = None  # the monitored metric there
     best_weights: list[NDArray[Any]] = field(default_factory=list)
+    fine_tuned_after: int | None = None  # epochs, which trained the rest alone; None: so far, or always
+    best_epoch_before: int = 0  # the best one then, from which fine-tuning went on
 
     @property
     def epochs_done(self) -> int:
         """Number of finished epochs."""
         return len(self.history)
+
+    def begin_fine_tuning(self, model: keras.Model, keeps_best_weights: bool) -> None:
+        """Go on with a network whose beginning is trained, too; the best epoch so far stays the one to beat."""
+        self.fine_tuned_after, self.best_epoch_before = self.epochs_done, self.best_epoch
+        self.best_weights = model.get_weights() if keeps_best_weights and self.best_epoch else []
 
 
 class RunLeft(NamedTuple):
@@ -82,6 +89,7 @@ class Checkpoint:
         """
         best = {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
         about = {"run": run, "history": progress.history, "best": [progress.best_epoch, progress.best_value]}
+        about["fine_tuned"] = [progress.fine_tuned_after, progress.best_epoch_before]
         self._write(about, _variables(model) | best)
 
     def save_parts(self, finals: Mapping[str, dict[str, float]], run: RunLeft) -> None:
@@ -107,6 +115,10 @@ class Checkpoint:
             about: dict[str, Any] = json.loads(str(content[_ABOUT]))
         return about
 
+    def is_of_fine_tuning(self) -> bool:
+        """Tell whether what is kept is of a network whose beginning is trained, too, since the rest was."""
+        return self.path.exists() and self._read_about().get("fine_tuned", [None])[0] is not None
+
     def restore(self, model: keras.Model) -> TrainingProgress:
         """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come.
 
@@ -127,7 +139,7 @@ class Checkpoint:
         for name, variable in variables.items():
             variable.assign(arrays[name])
         best_epoch, best_value = about["best"]
-        return TrainingProgress(about["history"], best_epoch, best_value, best_weights)
+        return TrainingProgress(about["history"], best_epoch, best_value, best_weights, *about.get("fine_tuned", []))
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:

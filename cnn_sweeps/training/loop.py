@@ -46,10 +46,10 @@ def train(
     if network.num_graphs > num_graphs:
         log.info("compiled in %.1f s", time.perf_counter() - started)
 
-    first_epoch, started = progress.epochs_done, time.perf_counter()
-    while progress.epochs_done < config.epochs and not _has_stalled(progress, config, steps_per_epoch):
+    first_epoch, started, num_epochs = progress.epochs_done, time.perf_counter(), _last_epoch(progress, config)
+    while progress.epochs_done < num_epochs and not _has_stalled(progress, config, steps_per_epoch):
         epoch, epoch_started = progress.epochs_done + 1, time.perf_counter()
-        _train_epoch(network, source, epoch, config.epochs)
+        _train_epoch(network, source, epoch, num_epochs)
         train_s = time.perf_counter() - epoch_started
         network.measure_batch_statistics(source)
         metrics = _train_metrics(network.model) | {f"val_{name}": value for name, value in validate().items()}
@@ -60,7 +60,7 @@ def train(
         is_best = _update(progress, metrics, network.model, config)
         is_to_stop = on_epoch(metrics)
         epoch_s = (time.perf_counter() - started) / (epoch - first_epoch)
-        log.info("%s", _epoch_line(metrics, epoch, config.epochs, epoch_s, is_best))
+        log.info("%s", _epoch_line(metrics, epoch, num_epochs, epoch_s, is_best))
         if is_to_stop:
             break
 
@@ -83,7 +83,13 @@ def _train_metrics(model: keras.Model) -> dict[str, float]:
 
 def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
     """Tell whether early stopping, not the number of epochs, ended the run."""
-    return progress.epochs_done < config.epochs
+    return progress.epochs_done < _last_epoch(progress, config)
+
+
+def _last_epoch(progress: TrainingProgress, config: TrainingConfig) -> int:
+    if progress.fine_tuned_after is None:
+        return config.epochs
+    return progress.fine_tuned_after + config.fine_tune_epochs
 
 
 def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
@@ -128,7 +134,8 @@ def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.
 
 
 def _has_stalled(progress: TrainingProgress, config: TrainingConfig, steps_per_epoch: int) -> bool:
-    stopping, waited = config.early_stopping, progress.epochs_done - progress.best_epoch
+    stopping = config.early_stopping
+    waited = progress.epochs_done - max(progress.best_epoch, progress.fine_tuned_after or 0)
     has_begun = progress.epochs_done * steps_per_epoch >= stopping.min_steps
     return stopping.enabled and has_begun and waited >= stopping.patience
 

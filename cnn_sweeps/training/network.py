@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.models import adjustable_values, class_probabilities
+from cnn_sweeps.models.layers import adjustable_values, class_probabilities
 from cnn_sweeps.settings.schema import AugmentationConfig
 from cnn_sweeps.training.batch_statistics import forget, measurable_layers, moving
 from cnn_sweeps.training.batches import TrainingImages, epoch_order, training_batch
+from cnn_sweeps.training.features import FrozenBeginning
 from cnn_sweeps.training.replicas import training_step
 
 # One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
@@ -27,15 +28,28 @@ _MOST_MEASURED_IMAGES = 256
 class Network:
     """A network, its optimizer and what TensorFlow has compiled for them.
 
+    What is trained of it, `model`, takes the features of images after a frozen beginning, else their pixels.
+
     Dropout rates, L2 factors and the numbers of the learning-rate schedule are variables, as weights are, so that a
     trial which differs only in them, or in its seed, uses what an earlier one has compiled.
     """
 
     def __init__(
-        self, model: keras.Model, schedule: Sequence[tf.Variable], augmentation: AugmentationConfig, *, xla: bool
+        self,
+        whole: keras.Model,
+        model: keras.Model,
+        schedule: Sequence[tf.Variable],
+        augmentation: AugmentationConfig,
+        *,
+        beginning: FrozenBeginning | None = None,
+        xla: bool,
     ) -> None:
-        """Of a network that `compile_model` has compiled with a learning rate of these numbers."""
-        self.model = model
+        """Of a whole network and what of it is trained: the same or, after a frozen beginning, the rest.
+
+        `compile_model` has compiled that with a learning rate of the schedule's numbers.
+        """
+        self._whole, self._rest = whole, model
+        self.model, self.beginning = model, beginning
         self._schedule = schedule
         self._run_steps = _training_of(model, augmentation, xla=xla)
         measured = measurable_layers(model)
@@ -49,9 +63,17 @@ class Network:
             with moving(measured, 1.0 - weight):
                 forward(images, indices)
 
-        some_images = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8), tf.TensorSpec((None,), tf.int64)]
+        kind = tf.uint8 if beginning is None else tf.float32
+        some_images = [tf.TensorSpec((None, *model.input_shape[1:]), kind), tf.TensorSpec((None,), tf.int64)]
         self._forward = tf.function(forward, input_signature=some_images)
         self._measure = tf.function(measure, input_signature=[*some_images, tf.TensorSpec((), tf.float32)])
+
+    @property
+    def whole(self) -> keras.Model:
+        """The network from pixels to probabilities, with the weights that are trained as they are now."""
+        if self._rest is not self.model:
+            self._rest.set_weights(self.model.get_weights())
+        return self._whole
 
     @property
     def _state(self) -> list[Any]:
@@ -73,6 +95,13 @@ class Network:
         """Become what `fresh`, of the same structure, is: its weights, optimizer, random generators and settings."""
         for mine, its in zip(self._state, fresh._state, strict=True):
             mine.assign(its)
+        if fresh.beginning is not None:
+            self._whole, self._rest, self.beginning = fresh._whole, fresh.model, fresh.beginning
+
+    def go_on_from(self, rest: "Network") -> None:
+        """Take over what was trained after a frozen beginning, which is trained, too, from now on."""
+        for layer in filter(lambda each: each.weights, rest.model.layers):
+            self.model.get_layer(layer.name).set_weights(layer.get_weights())
 
     def train_steps(self, source: TrainingImages, *, epoch: int, first_step: int, num_steps: int) -> None:
         """Train some steps of an epoch; epochs and steps count from 0. What is done depends on the arguments alone."""
@@ -94,7 +123,10 @@ class Network:
             self._measure(source.images, tf.constant(part), tf.constant(1 / (i + 1), tf.float32))
 
     def predict(self, images: tf.Tensor, indices: Indices) -> NDArray[np.float64]:
-        """Give the probabilities of the images at `indices`, float64 (len(indices), num_classes), rows summing to 1."""
+        """Give the probabilities of the images at `indices`, float64 (len(indices), num_classes), rows summing to 1.
+
+        The images are uint8, (N, height, width, channels), or what the frozen beginning makes of them, float32 (N, D).
+        """
         count = images_a_call(images)
         outputs = [
             self._forward(images, tf.constant(indices[start : start + count])).numpy()
@@ -104,9 +136,8 @@ class Network:
 
 
 def images_a_call(images: tf.Tensor) -> int:
-    """Give how many images of (N, height, width, channels) one call into TensorFlow covers."""
-    _, height, width, _ = images.shape
-    return int(max(1, _PIXELS_A_CALL // (height * width)))
+    """Give how many images of (N, height, width, channels), or features of (N, D), one call into TensorFlow covers."""
+    return int(max(1, _PIXELS_A_CALL // math.prod(images.shape[1:3])))
 
 
 def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:
@@ -121,8 +152,8 @@ def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: b
     return run_steps
 
 
-def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int) -> None:
-    """Give the model its loss (cross-entropy), its metrics `log_loss` and `accuracy`, and its optimizer, built.
+def check_network(model: keras.Model, num_classes: int) -> None:
+    """See that a function has given a network for so many classes.
 
     Raises:
         ModelError: if it is no functional model, or its output not (B, 1) for two, (B, num_classes) for more classes.
@@ -137,7 +168,11 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num
             f"model: the output has shape {tuple(model.output_shape)}; {num_classes} classes need (None, {units}) "
             f"with {'sigmoid' if units == 1 else 'softmax'}, as cnn_sweeps.models.classification_head gives"
         )
-    kind = "Binary" if units == 1 else "SparseCategorical"
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int) -> None:
+    """Give the model its loss (cross-entropy), its metrics `log_loss` and `accuracy`, and its optimizer, built."""
+    kind = "Binary" if num_classes == 2 else "SparseCategorical"
     log_loss = getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss")
     accuracy = getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy")
     model.compile(optimizer, getattr(keras.losses, f"{kind}Crossentropy")(), metrics=[log_loss, accuracy])

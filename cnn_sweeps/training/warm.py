@@ -2,9 +2,10 @@
 
 import json
 import logging
+import math
 import os
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import FunctionType
 from typing import Any
 
@@ -16,10 +17,12 @@ from keras.src.utils.naming import reset_uids  # clear_session would do it too, 
 from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
 
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.models import adjustable_values, is_scaling
-from cnn_sweeps.settings.schema import RunConfig, ScheduleConfig
+from cnn_sweeps.models.layers import adjustable_values, is_scaling
+from cnn_sweeps.models.pretrained import features_of
+from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.training.network import Network, compile_model
+from cnn_sweeps.training.features import frozen_beginning
+from cnn_sweeps.training.network import Network, check_network, compile_model
 from cnn_sweeps.training.replicas import choose_strategy, synchronize
 
 log = logging.getLogger(__name__)
@@ -39,29 +42,41 @@ _networks: dict[str, Network] = {}
 """The networks that this process trained last, by what tells their graphs apart."""
 
 
-def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: int) -> Network:
-    """Seed the process and give the network, in the state in which training begins.
+def build_network(
+    config: RunConfig, dataset: ImageDataset, num_train_images: int, *, is_fine_tuned: bool = False
+) -> Network:
+    """Seed the process and give the network, in the state in which training begins, or fine-tuning.
 
     It is built anew every time, which takes 0.1 s; what TensorFlow has compiled is that of an earlier network of this
     process where the two differ in nothing but weights and adjustable values.
 
     Raises:
         ConfigError: if a batch cannot be divided among the devices, or the optimizer cannot be used.
-        ModelError: if the function gives no network that fits the classes.
+        ModelError: if the function gives no network that fits the classes, or the images.
     """
     prepare_process(config)
     num_classes = len(dataset.class_names)
     steps_per_epoch = -(-num_train_images // config.training.batch_size)
     with choose_strategy(config.training).scope():
-        model = call_target("model", config.model, input_shape=dataset.image_shape, num_classes=num_classes)
-        learning_rate = build_schedule(config.schedule, steps_per_epoch, config.training.epochs)
+        of_stage = {} if is_fine_tuned or not config.fine_tune else {"fine_tune": 0}
+        given = {"input_shape": dataset.image_shape, "num_classes": num_classes}
+        whole = call_target("model", config.model | of_stage, **given)
+        check_network(whole, num_classes)
+        schedule, epochs = config.schedule, config.training.epochs
+        if is_fine_tuned:
+            factor, epochs = schedule.fine_tune_factor, config.training.fine_tune_epochs
+            schedule = replace(schedule, learning_rate=schedule.learning_rate * factor)
+        features = features_of(whole)
+        model = whole if features is None else keras.Model(features, whole.output, name="head")
+        learning_rate = build_schedule(schedule, steps_per_epoch, epochs)
         compile_model(model, call_target("optimizer", config.optimizer, learning_rate=learning_rate), num_classes)
     synchronize(model)
-    if not any(map(is_scaling, model._flatten_layers())):
+    if not any(map(is_scaling, whole._flatten_layers())):
         log.warning("warning: model: %s", _UNSCALED)
-    log.info("%s with %s parameters on %s", model.name, f"{model.count_params():,}", _device_names())
+    log.info("%s with %s parameters%s on %s", whole.name, *_numbers_of_parameters(whole), _device_names())
     numbers = [] if isinstance(learning_rate, float) else filter(tf.is_tensor, vars(learning_rate).values())
-    fresh = Network(model, list(numbers), config.augmentation, xla=config.training.xla)
+    beginning = None if features is None else frozen_beginning(whole.input, features)
+    fresh = Network(whole, model, list(numbers), config.augmentation, beginning=beginning, xla=config.training.xla)
     if (graph_id := _graph_id(config, model)) is None:
         return fresh
     warm = _networks.pop(graph_id, fresh)
@@ -74,6 +89,27 @@ def build_network(config: RunConfig, dataset: ImageDataset, num_train_images: in
     ):
         del _networks[next(iter(_networks))]
     return warm
+
+
+def try_network(config: RunConfig) -> None:
+    """Build what a pretrained network is to be, if the settings tell what images it gets, and forget it.
+
+    Raises:
+        ModelError: if it cannot be built.
+    """
+    size, channels = config.data.get("image_size"), config.data.get("channels")
+    if channels in (1, 3) and config.data["_target_"] in TARGET_ARGUMENTS:
+        height, width = size if isinstance(size, list) else (size, size)
+        prepare_process(config)
+        with choose_strategy(config.training).scope():
+            call_target("model", config.model, input_shape=(height, width, channels), num_classes=2)
+
+
+def _numbers_of_parameters(model: keras.Model) -> tuple[str, str]:
+    """Say how many there are and, if not all, how many of them are trained."""
+    total, trained = model.count_params(), sum(math.prod(each.shape) for each in model.trainable_weights)
+    is_in_part = any(not layer.trainable for layer in model.layers)
+    return f"{total:,}", f", of which {trained:,} are trained," if is_in_part else ""
 
 
 def prepare_process(config: RunConfig) -> None:

@@ -63,6 +63,24 @@ def load_kept_model(place: ModelPlace) -> KeptModel:
     return KeptModel(network, record)
 
 
+def exact_address(place: ModelPlace) -> str:
+    """Give a model's name or, of an alias, which may move on, the address of its version.
+
+    Raises:
+        ModelError: if there is no such alias, or several have it.
+        TrackingError: if the store cannot be used.
+    """
+    if place.folder is not None or place.name.startswith("runs:/"):
+        return place.name
+    with store_errors():
+        use_store(place.store)
+        address = place.name if place.name.startswith(ADDRESSES) else _with_alias(place.name)
+        name, at, alias = address.removeprefix("models:/").partition("@")
+        if not at:
+            return address
+        return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
+
+
 @contextmanager
 def _folder_of(place: ModelPlace) -> Iterator[Path]:
     if place.folder is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,15 @@ from cnn_sweeps.tracking.address import find_existing_store
 MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a model's folder"
 ADDRESSES = ("models:/", "runs:/")
 ABOUT_FILE = "MLmodel"
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Have what is wrong with a model named by another setting than `model`."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(str(error).replace("model=", f"{setting}=")) from error
 
 
 class ModelPlace(NamedTuple):

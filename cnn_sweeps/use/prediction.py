@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cnn_sweeps.data.batches import decoded_batches
 from cnn_sweeps.evaluation.metrics import choose_classes
-from cnn_sweeps.models import class_probabilities
+from cnn_sweeps.models.layers import class_probabilities
 from cnn_sweeps.use.kept_model import KeptModel
 from cnn_sweeps.use.output import Prediction
 

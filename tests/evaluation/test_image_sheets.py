@@ -8,7 +8,7 @@ from measured import measured_of, of_second
 
 from cnn_sweeps.evaluation import pictures
 from cnn_sweeps.evaluation.grad_cam import grad_cam
-from cnn_sweeps.models import plain_copy, scaled
+from cnn_sweeps.models.layers import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
 
 CLASSES = ["ant", "bee"]

@@ -12,7 +12,7 @@ from cnn_sweeps.evaluation.metrics import (
     summarize,
 )
 from cnn_sweeps.evaluation.results import per_class_report
-from cnn_sweeps.models import class_probabilities
+from cnn_sweeps.models.layers import class_probabilities
 
 
 def predictions(num_classes):

@@ -284,7 +284,7 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
 
     from cnn_sweeps.data.split import split_dataset
     from cnn_sweeps.evaluation.metrics import summarize
-    from cnn_sweeps.models import class_probabilities
+    from cnn_sweeps.models.layers import class_probabilities
     from cnn_sweeps.settings.targets import call_target
 
     run = kept_run

@@ -33,27 +33,27 @@ def run(tmp_path):
 
 def add_epochs(keeper, epochs):
     for epoch in epochs:
-        keeper.add({"a": 0.5 * epoch, "b": 1.0}, epoch)
+        keeper.add({"a": 0.5 * epoch, "b": 1.0}, epoch, None)
 
 
 def test_each_epoch_is_kept_at_once_without_a_limit(run):
     saved = []
-    add_epochs(EpochRecorder(run, lambda: saved.append(run.epochs()), max_share_of_time=None), (1, 2, 3))
+    add_epochs(EpochRecorder(run, lambda _model: saved.append(run.epochs()), max_share_of_time=None), (1, 2, 3))
     assert saved == run.brought == [[1], [1, 2], [1, 2, 3]]
 
 
 def test_first_epoch_is_kept_at_once_and_short_ones_after_it_are_in_the_record(run):
     saved = []
-    add_epochs(EpochRecorder(run, lambda: saved.append(run.epochs()), max_share_of_time=1e-6), (1, 2, 3))
+    add_epochs(EpochRecorder(run, lambda _model: saved.append(run.epochs()), max_share_of_time=1e-6), (1, 2, 3))
     assert saved == run.brought == [[1]]
     assert run.epochs() == [1, 2, 3]
 
 
 def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
     clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda _model: clock.now))
 
-    def save():
+    def save(_model):
         saved_at.append(clock.now)
         clock.now += 0.05
 
@@ -67,9 +67,9 @@ def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
 
 def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_keeps_each_epoch(run, monkeypatch):
     clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda _model: clock.now))
 
-    def save():
+    def save(_model):
         saved_at.append(clock.now)
         clock.now += 0.05
 
@@ -82,5 +82,5 @@ def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_ke
 
 
 def test_thousands_of_epochs_are_kept_quickly(run):
-    add_epochs(EpochRecorder(run, lambda: None, max_share_of_time=1e-6), range(1, 1501))
+    add_epochs(EpochRecorder(run, lambda _model: None, max_share_of_time=1e-6), range(1, 1501))
     assert run.epochs() == list(range(1, 1501))

@@ -40,7 +40,7 @@ from waiting import wait_until
 
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import summarize
-from cnn_sweeps.models import class_probabilities
+from cnn_sweeps.models.layers import class_probabilities
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.jobs.choice import InThisProcess

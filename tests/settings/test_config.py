@@ -188,7 +188,7 @@ def test_dogs_vs_cats_has_the_seed_notebooks_settings():
     ("group", "targets"),
     [
         ("data", [f"cnn_sweeps.data.load_{name}" for name in ("cifar10", "digits", "folder", "synthetic")]),
-        ("model", [f"cnn_sweeps.models.build_{name}" for name in ("cnn", "residual")]),
+        ("model", [f"cnn_sweeps.models.build_{name}" for name in ("cnn", "pretrained", "residual")]),
         ("optimizer", [f"keras.optimizers.{name}" for name in ("Adam", "AdamW", "RMSprop", "SGD")]),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_CNN, TINY_DATA, compose
 from test_training import Run
 
-from cnn_sweeps.models import FusedBatchNormalization, classification_head
+from cnn_sweeps.models.layers import FusedBatchNormalization, classification_head
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.training import network
 from cnn_sweeps.training.batches import training_images

@@ -9,7 +9,7 @@ from keras.src.utils.naming import reset_uids
 from tensorflow.python.eager.context import global_seed
 from test_training import Run
 
-from cnn_sweeps.models import AdjustableDropout, AdjustableL2, classification_head, plain_copy
+from cnn_sweeps.models.layers import AdjustableDropout, AdjustableL2, classification_head, plain_copy
 from cnn_sweeps.training import warm
 
 # Everything that has a state of its own: augmentation, class weights, early stopping, best weights, a schedule.

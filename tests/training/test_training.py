@@ -16,7 +16,7 @@ from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.training import loop as training
 from cnn_sweeps.training.batches import training_images
 from cnn_sweeps.training.checkpoint import TrainingProgress
-from cnn_sweeps.training.network import Network, compile_model
+from cnn_sweeps.training.network import Network, check_network
 from cnn_sweeps.training.warm import build_network, prepare_process
 
 
@@ -181,10 +181,10 @@ def test_repeatable_kernels_are_asked_for_without_xla_alone_whatever_was_trained
 
 def test_what_is_no_keras_model_is_refused():
     with pytest.raises(ModelError, match="the function gave a dict; it must return"):
-        compile_model({}, keras.optimizers.Adam(), 2)
+        check_network({}, 2)
 
 
 def test_model_with_the_wrong_output_is_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(ModelError, match=r"output has shape \(None, 2\); 2 classes need \(None, 1\) with sigmoid"):
-        compile_model(model, keras.optimizers.Adam(), 2)
+        check_network(model, 2)

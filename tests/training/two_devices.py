@@ -9,7 +9,7 @@ import tensorflow as tf
 from test_training import Run
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.models import plain_copy
+from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.training import warm
 from cnn_sweeps.training.checkpoint import Checkpoint
 from cnn_sweeps.training.replicas import choose_strategy

@@ -1,0 +1,33 @@
+"""The weights that a network begins with: at hand before any image is decoded."""
+
+from dataclasses import replace
+
+from cnn_sweeps.settings.schema import PRETRAINED, RunConfig
+from cnn_sweeps.system.libraries import slow_imports
+from cnn_sweeps.use.place import find_place, naming
+
+
+def prepare_beginning(config: RunConfig) -> RunConfig:
+    """Have a pretrained network's weights at hand, and see that it takes the images; give the configuration with that.
+
+    Where the weights are those of a kept model, its parameters name that model's version, and its network their file.
+
+    Raises:
+        UserError: if the weights cannot be had, or are those of another network, or the images do not fit.
+    """
+    if config.model["_target_"] != PRETRAINED:
+        return config
+    weights, place = config.model["weights"], None
+    if weights is not None and weights != "imagenet" and not weights.endswith(".h5"):
+        with naming("model.weights"):
+            place = find_place(weights, config.tracking.uri)
+    with slow_imports():
+        from cnn_sweeps.training.warm import try_network
+        from cnn_sweeps.use.weights import weights_of_kept
+    if place is not None:
+        with naming("model.weights"):
+            address, file = weights_of_kept(place, config.training.cache_dir)
+        recorded = config.resolved | {"model": config.resolved["model"] | {"weights": address}}
+        config = replace(config, model=config.model | {"weights": str(file)}, resolved=recorded)
+    try_network(config)
+    return config
