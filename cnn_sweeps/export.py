@@ -30,12 +30,17 @@ The check takes random images, and those that are named, or in folders that are 
 by more than 1e-4, nothing is written. What is written takes float32 pixels from 0 to 255, (N, height, width, channels),
 and gives the probability of the second of two classes, (N, 1), or of each of more classes, (N, C).
 
+With it goes what using it takes, as JSON: {"class_names": [...], "image_shape": [height, width, channels],
+"decision_threshold": from which the second of two classes is chosen, null: 0.5, "pixels": "0 to 255"}. It is in the
+folder's cnn_sweeps.json (saved_model), in the file PATH.json beside (tflite), or in the file's metadata under the key
+cnn_sweeps (onnx).
+
 Settings:
   model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
                     runs:/ID/model, or the folder of an MLflow model
   format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX
                     Runtime, which needs pip install 'cnn-sweeps[onnx]'
-  output=PATH       what to make; it must not be there
+  output=PATH       what to make; it must not be there, nor, for tflite, PATH.json
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
 """
 
@@ -53,7 +58,10 @@ def export(arguments: Sequence[str]) -> None:
     if settings["format"] == "onnx" and not all(map(find_spec, _ONNX_PACKAGES)):
         raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
     target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
-    check_target(target, "output", may_exist=False)
+    beside = Path(f"{target}.json") if settings["format"] == "tflite" else None
+    for each in (target, beside):
+        if each is not None:
+            check_target(each, "output", may_exist=False)
     outlive_display()
     files, links = find_images([Path(name) for name in names])
     place = find_place(settings["model"], settings.get("tracking.uri"))
@@ -64,7 +72,7 @@ def export(arguments: Sequence[str]) -> None:
         kept = kept_model.load_kept_model(place)
     bad_files = BadFiles(links)
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))
-    difference, num_images = conversion.convert(kept, settings["format"], target, images)
+    difference, num_images = conversion.convert(kept, settings["format"], target, beside, images)
     print(
         f"{target}: agrees with Keras on {conversion.NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
         f"the largest difference of a probability is {difference:.1e}"

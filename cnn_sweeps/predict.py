@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cnn_sweeps.data.batches import BadFiles
 from cnn_sweeps.data.folder import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
-from cnn_sweeps.system.files import check_target
+from cnn_sweeps.system.files import check_folder, check_target
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.use.output import summarize, write_tables
@@ -21,6 +22,7 @@ Give images their classes with a model that a training or a sweep has kept, prep
 Examples:
   python -m cnn_sweeps.predict PHOTOS model=champion
   python -m cnn_sweeps.predict a.jpg b.png PHOTOS model=models:/NAME@champion --csv classes.csv
+  python -m cnn_sweeps.predict PHOTOS model=champion explain=explained
 
 A folder is searched at any depth; hidden files are left out. Of two classes the second is chosen from the model's
 decision threshold on, 0.5 if it has none; of more, the most probable. Files that are no usable images, links out of
@@ -29,6 +31,8 @@ the folder, and links to a folder that they lie in, are named, and the exit code
 Settings:
   model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
                     runs:/ID/model, or the folder of an MLflow model
+  explain=FOLDER    also draw where in each image the network sees the class that it gives (Grad-CAM): a PNG file an
+                    image, numbered as the rows of the table, in a new or an empty folder
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder
 
 Flags:
@@ -43,7 +47,7 @@ def predict(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if something in it cannot be used, or a file is no usable image; the others are predicted then.
     """
-    command_line = CommandLine(_HELP, required=["model"], optional=["tracking.uri"])
+    command_line = CommandLine(_HELP, required=["model"], optional=["explain", "tracking.uri"])
     command_line.add_argument("--csv", type=Path)
     command_line.add_argument("--json", type=Path)
     flags, names, settings = command_line.read(arguments)
@@ -52,7 +56,10 @@ def predict(arguments: Sequence[str]) -> None:
     for flag, target in (("--csv", flags.csv), ("--json", flags.json)):
         if target is not None:
             check_target(target, flag, may_exist=True)
-    if flags.csv is not None or flags.json is not None:
+    folder = Path(os.path.expanduser(settings["explain"])) if "explain" in settings else None  # noqa: PTH111
+    if folder is not None:
+        check_folder(folder, "explain")
+    if any(target is not None for target in (flags.csv, flags.json, folder)):
         outlive_display()
     files, links = find_images([Path(name) for name in names])
     place = find_place(settings["model"], settings.get("tracking.uri"))
@@ -64,7 +71,12 @@ def predict(arguments: Sequence[str]) -> None:
     bad_files = BadFiles(links)
     if not files:
         bad_files.refuse(len(links))
-    predictions = prediction.predict_files(kept, files, bad_files)
+    explain = None
+    if folder is not None:
+        from cnn_sweeps.use.explanation import pictures_in
+
+        explain = pictures_in(folder, kept, len(files))
+    predictions = prediction.predict_files(kept, files, bad_files, explain)
     counts = write_tables(predictions, files, kept.record.class_names, flags.csv, flags.json)
     print(summarize(counts, kept.record))
     bad_files.refuse(len(files) + len(links))

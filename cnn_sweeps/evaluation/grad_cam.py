@@ -23,15 +23,10 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
     channels), 0 to 255; the classes (n,); what is given is (n, rows, columns), 0 to 1. None if the network is no chain
     from a last feature map to a dense layer.
     """
-    maps = [layer for layer in model.layers if _is_feature_map(layer)]
-    head = model.layers[-1]
-    if not maps or not isinstance(head, layers.Dense):
+    if (parts := _divided(model)) is None:
         return None
-    try:
-        rest = keras.Model(maps[-1].output, head.input)
-    except ValueError:  # something else than the map leads to the output
-        return None
-    feature_map = keras.Model(model.inputs, maps[-1].output)(tf.cast(images, tf.float32), training=False)
+    (to_map, rest), head = parts, model.layers[-1]
+    feature_map = to_map(tf.cast(images, tf.float32), training=False)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(feature_map)
         features = tf.cast(rest(feature_map, training=False), tf.float32)
@@ -44,6 +39,22 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
     highest: Floats = heat.max(axis=(1, 2), keepdims=True)
     scaled: Floats = np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
     return scaled
+
+
+def has_grad_cam(model: keras.Model) -> bool:
+    """Tell whether `grad_cam` gives maps of a network, and not None."""
+    return _divided(model) is not None
+
+
+def _divided(model: keras.Model) -> tuple[keras.Model, keras.Model] | None:
+    """Give a network up to its last feature map, and from there to what its last layer takes, if it is such a chain."""
+    maps, head = [layer for layer in model.layers if _is_feature_map(layer)], model.layers[-1]
+    if not maps or not isinstance(head, layers.Dense):
+        return None
+    try:
+        return keras.Model(model.inputs, maps[-1].output), keras.Model(maps[-1].output, head.input)
+    except ValueError:  # something else than the map leads to the output
+        return None
 
 
 def _is_feature_map(layer: layers.Layer) -> bool:

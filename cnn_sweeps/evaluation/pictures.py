@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import layers
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -115,23 +116,43 @@ def draw_predictions(measured: Measured, chosen: Labels, title: str, heat: Float
     for axes in all_axes:
         axes.axis("off")
     for number, (axes, i) in enumerate(zip(all_axes, chosen.tolist(), strict=False)):
-        image = measured.dataset.images[measured.indices[i]]
-        is_grey, (height, width) = image.shape[2] == 1, image.shape[:2]
-        axes.imshow(image[:, :, 0] if is_grey else image, cmap="gray" if is_grey else None, vmin=0, vmax=255)
-        if heat is not None:
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            axes.imshow(
-                heat[number], cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1
-            )
-        axes.set_title(_caption(measured, i), fontsize=8)
+        _draw_image(axes, measured.dataset.images[measured.indices[i]], None if heat is None else heat[number])
+        axes.set_title(_caption_of(measured, i), fontsize=8)
     return figure
 
 
-def _caption(measured: Measured, i: int) -> str:
+def draw_explained(
+    image: NDArray[np.uint8], heat: Floats, file_name: str, class_name: str, probability: float
+) -> Figure:
+    """Draw an image, (height, width, channels), under its file's name and what it was taken for.
+
+    Over it is laid where the network sees that class, (rows, columns), 0 to 1.
+    """
+    figure = Figure(figsize=(3.6, 4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    _draw_image(axes, image, heat)
+    axes.set_title(_caption(file_name, class_name, probability), fontsize=10)
+    return figure
+
+
+def _draw_image(axes: Axes, image: NDArray[np.uint8], heat: Floats | None) -> None:
+    is_grey, (height, width) = image.shape[2] == 1, image.shape[:2]
+    axes.imshow(image[:, :, 0] if is_grey else image, cmap="gray" if is_grey else None, vmin=0, vmax=255)
+    if heat is not None:
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axes.imshow(heat, cmap="inferno", alpha=0.5, extent=extent, interpolation="bilinear", vmin=0, vmax=1)
+
+
+def _caption_of(measured: Measured, i: int) -> str:
     label, predicted, names = measured.labels[i], measured.predicted[i], measured.dataset.class_names
-    name = _shortened(measured.dataset.image_name(int(measured.indices[i])))
+    name = measured.dataset.image_name(int(measured.indices[i]))
     is_what = "" if predicted == label else f", is {_shortened(names[label])}"
-    return f"{name}\n{_shortened(names[predicted])} {measured.confidence[i]:.3f}{is_what}"
+    return _caption(name, names[predicted], measured.confidence[i]) + is_what
+
+
+def _caption(file_name: str, class_name: str, probability: float) -> str:
+    return f"{_shortened(file_name)}\n{_shortened(class_name)} {probability:.3f}"
 
 
 def _shortened(name: str) -> str:

@@ -22,10 +22,24 @@ def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
     Raises:
         ConfigError: naming the setting that says where.
     """
-    if target.is_dir() or (target.exists() and not may_exist):
+    if target.is_dir() or (os.path.lexists(target) and not may_exist):
         raise ConfigError(f"{setting}={target}: is there already; name a new place, or remove it")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{setting}={target}: the folder {target.parent} is not there, or cannot be written to")
+
+
+def check_folder(folder: Path, setting: str) -> None:
+    """Look whether a folder is there, empty, and can be written to, or can be made.
+
+    Raises:
+        ConfigError: naming the setting that says where.
+    """
+    if not folder.is_dir():
+        check_target(folder, setting, may_exist=False)
+    elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{setting}={folder}: cannot be written to; name another folder, or a new one")
+    elif any(folder.iterdir()):
+        raise ConfigError(f"{setting}={folder}: is not empty; name an empty folder, or a new one")
 
 
 def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:

@@ -39,6 +39,11 @@ def for_picture(name: object) -> str:
     return for_terminal(name).replace("$", r"\$")
 
 
+def for_file_name(name: object) -> str:
+    """Give a name as a part of a file's name: 40 characters at most, `_` for all but letters, digits, `.`, `-`."""
+    return re.sub(r"[^\w.-]", "_", str(name)[:40])
+
+
 def for_markdown(name: object) -> str:
     """Give a name as code in a line of Markdown, in which neither Markdown nor HTML means anything."""
     text = for_terminal(name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.system.files import written_whole
+from cnn_sweeps.tracking.models import RECORD_KEY
 from cnn_sweeps.use.kept_model import KeptModel
 
 NUM_RANDOM_IMAGES = 16
@@ -24,23 +29,33 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Gives the outputs of a network, (B, 1) or (B, C), for float32 pixels (B, height, width, channels), 0 to 255."""
 
 
+class _Format(NamedTuple):
+    write: Callable[[keras.Model, Path], None]
+    describe: Callable[[Path, str], object]  # writes the facts into what `write` has made, or into a file beside it
+    load: Callable[[Path], Run]
+
+
 def convert(
-    kept: KeptModel, format_name: str, target: Path, given_images: Iterable[NDArray[np.uint8]]
+    kept: KeptModel, format_name: str, target: Path, beside: Path | None, given_images: Iterable[NDArray[np.uint8]]
 ) -> tuple[float, int]:
     """Write the model in a format of `export.FORMATS`; compare what comes of it with Keras, on random and given images.
 
-    These are batches of uint8, (B, height, width, channels), 0 to 255. Give the largest difference of a probability and
-    the number of given images.
+    These are batches of uint8, (B, height, width, channels), 0 to 255. What using the model takes, its record as JSON,
+    goes with it: into `beside`, if the format has no place for it (None: it has). Give the largest difference of a
+    probability and the number of given images.
 
     Raises:
-        ModelError: if a probability differs by more than 1e-4; then there is no `target`.
+        ModelError: if a probability differs by more than 1e-4; then there is neither `target` nor `beside`.
     """
-    write, load = _FORMATS[format_name]
+    write, describe, load = _FORMATS[format_name]
     random = np.random.default_rng(0).integers(0, 256, (NUM_RANDOM_IMAGES, *kept.record.image_shape), np.uint8)
     largest, num_images = 0.0, -NUM_RANDOM_IMAGES
     kept.outputs(random)  # Keras exports to ONNX only what it has called
-    with written_whole(target) as unfinished:
+    with ExitStack() as stack:
+        unfinished = stack.enter_context(written_whole(target))
         write(kept.network, unfinished)
+        described = unfinished if beside is None else stack.enter_context(written_whole(beside))
+        describe(described, json.dumps(asdict(kept.record)))
         run = load(unfinished)
         for images in chain([random], given_images):
             differences = np.abs(run(images.astype(np.float32)) - kept.outputs(images))
@@ -57,6 +72,10 @@ def convert(
 def _write_saved_model(network: keras.Model, target: Path) -> None:
     """Write the folder that `tf.saved_model.load` and TensorFlow Serving take; its endpoint is `serve`."""
     network.export(target, format="tf_saved_model", verbose=False)
+
+
+def _describe_saved_model(folder: Path, facts: str) -> None:
+    (folder / f"{RECORD_KEY}.json").write_text(facts)
 
 
 def _load_saved_model(path: Path) -> Run:
@@ -92,6 +111,14 @@ def _write_onnx(network: keras.Model, target: Path) -> None:
         network.export(target, format="onnx", verbose=False)
 
 
+def _describe_onnx(file: Path, facts: str) -> None:
+    import onnx  # tf2onnx's
+
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {RECORD_KEY: facts})
+    onnx.save(model, file)
+
+
 def _load_onnx(path: Path) -> Run:
     import onnxruntime  # an extra
 
@@ -100,8 +127,8 @@ def _load_onnx(path: Path) -> Run:
     return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
 
 
-_FORMATS: dict[str, tuple[Callable[[keras.Model, Path], None], Callable[[Path], Run]]] = {
-    "saved_model": (_write_saved_model, _load_saved_model),
-    "tflite": (_write_tflite, _load_tflite),
-    "onnx": (_write_onnx, _load_onnx),
+_FORMATS = {
+    "saved_model": _Format(_write_saved_model, _describe_saved_model, _load_saved_model),
+    "tflite": _Format(_write_tflite, Path.write_text, _load_tflite),
+    "onnx": _Format(_write_onnx, _describe_onnx, _load_onnx),
 }

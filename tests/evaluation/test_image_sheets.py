@@ -7,7 +7,7 @@ from conftest import TINY_CNN, compose
 from measured import measured_of, of_second
 
 from cnn_sweeps.evaluation import pictures
-from cnn_sweeps.evaluation.grad_cam import grad_cam
+from cnn_sweeps.evaluation.grad_cam import grad_cam, has_grad_cam
 from cnn_sweeps.models.layers import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
 
@@ -55,6 +55,17 @@ def test_heat_lies_over_each_image():
     for (_, over), expected in zip(shown, heat, strict=True):
         np.testing.assert_array_equal(over.get_array(), expected)
         assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]
+
+
+def test_explained_image_is_under_its_file_name_class_and_probability():
+    image, heat = np.full((6, 8, 3), 7, np.uint8), np.random.default_rng(0).random((3, 4))
+    figure = pictures.draw_explained(image, heat, "$2$.jpg", "a class of a name too long to be read", 0.87654)
+    (title,), (axes,) = titles(figure), figure.axes
+    assert title == "\\$2\\$.jpg\n…ame too long to be read 0.877"
+    below, over = axes.images
+    np.testing.assert_array_equal(below.get_array(), image)
+    np.testing.assert_array_equal(over.get_array(), heat)
+    assert over.get_extent() == [-0.5, 7.5, 5.5, -0.5]
 
 
 def drawn_filters(kernels):
@@ -123,10 +134,27 @@ def test_grad_cam_of_every_network_is_a_map_of_each_image(model, num_classes):
     np.testing.assert_allclose(grad_cam(plain_copy(network), images, predicted), heat, atol=1e-6)
 
 
+def test_grad_cam_of_a_backbone_is_of_its_last_map():
+    inputs = keras.Input((96, 96, 3))
+    pixels = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    backbone = keras.applications.MobileNetV2(alpha=0.35, include_top=False, weights=None, input_tensor=pixels)
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    head = keras.layers.Dense(3, "softmax")
+    network = keras.Model(inputs, head(keras.layers.Dropout(0.2)(pooled)))
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    last_maps = keras.Model(inputs, network.get_layer("out_relu").output)(images.astype(np.float32), training=False)
+    expected = np.maximum(np.stack([np.asarray(last_maps)[i] @ head.kernel.numpy()[:, 2 - i] for i in range(2)]), 0)
+    assert expected.max() > 0
+    expected /= np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-30)
+    np.testing.assert_allclose(grad_cam(network, images, np.array([2, 1])), expected, atol=1e-4)
+
+
 def test_network_without_a_feature_map_has_no_grad_cam():
     inputs = keras.Input((8, 8, 1))
     outputs = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(scaled(inputs)))
-    assert grad_cam(keras.Model(inputs, outputs), np.zeros((1, 8, 8, 1), np.uint8), np.array([0])) is None
+    network = keras.Model(inputs, outputs)
+    assert grad_cam(network, np.zeros((1, 8, 8, 1), np.uint8), np.array([0])) is None
+    assert not has_grad_cam(network)
 
 
 def test_network_whose_last_feature_map_is_not_all_that_decides_has_no_grad_cam():

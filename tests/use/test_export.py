@@ -1,5 +1,6 @@
 """`python -m cnn_sweeps.export`: other programs' formats, which give what Keras gives or are not there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -45,10 +46,30 @@ def run_onnx(pixels):
     return session.run(None, {session.get_inputs()[0].name: pixels})[0]
 
 
+def read_beside():
+    return Path("exported.json").read_text()
+
+
+def read_in_folder():
+    return Path("exported/cnn_sweeps.json").read_text()
+
+
+def read_in_metadata():
+    session = pytest.importorskip("onnxruntime").InferenceSession("exported")
+    return session.get_modelmeta().custom_metadata_map["cnn_sweeps"]
+
+
 @pytest.mark.parametrize(
-    ("form", "run"), [("saved_model", run_saved_model), ("tflite", run_tflite), ("onnx", run_onnx)]
+    ("form", "run", "read_facts"),
+    [
+        ("saved_model", run_saved_model, read_in_folder),
+        ("tflite", run_tflite, read_beside),
+        ("onnx", run_onnx, read_in_metadata),
+    ],
 )
-def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kept_run, capsys):
+def test_export_gives_what_the_kept_model_gives_and_says_how_to_use_it(
+    form, run, read_facts, settings, photos, kept_run, capsys
+):
     if form == "onnx":
         pytest.importorskip("tf2onnx")
     folder, files = photos
@@ -60,7 +81,14 @@ def test_export_gives_what_the_kept_model_gives(form, run, settings, photos, kep
     assert float(difference) < 1e-5
     threshold = kept_run.data.metrics["decision_threshold"]
     assert decision == f"choose stripes 90 degrees from a probability of {threshold:g} on, as cnn_sweeps.predict does"
-    assert [file.name for file in Path().iterdir()] == ["exported"]
+    assert json.loads(read_facts()) == {
+        "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
+        "image_shape": [16, 16, 1],
+        "decision_threshold": threshold,
+        "pixels": "0 to 255",
+    }
+    made = {"exported", "exported.json"} if form == "tflite" else {"exported"}
+    assert {file.name for file in Path().iterdir()} == made
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form != "onnx"])
@@ -71,11 +99,12 @@ def test_export_that_does_not_agree_is_not_kept(form, settings, monkeypatch):
     assert not list(Path().iterdir())
 
 
-def test_nothing_is_overwritten(settings):
-    Path("exported").write_text("older")
+@pytest.mark.parametrize("name", ["exported", "exported.json"])
+def test_nothing_is_overwritten(name, settings):
+    Path(name).write_text("older")
     message = refusal(export, *settings, "format=tflite", "output=exported")
-    assert message == "output=exported: is there already; name a new place, or remove it"
-    assert Path("exported").read_text() == "older"
+    assert message == f"output={name}: is there already; name a new place, or remove it"
+    assert {file.name: file.read_text() for file in Path().iterdir()} == {name: "older"}
 
 
 def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):

@@ -344,8 +344,11 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
     [
         (["model=champion"], "no image is named"),
         (["photos"], "model= is missing"),
-        (["photos", "modle=champion"], "modle: no such setting; allowed: model, tracking.uri"),
-        (["a=b.png", "model=champion"], "a: no such setting; allowed: model, tracking.uri; the file is ./a=b.png"),
+        (["photos", "modle=champion"], "modle: no such setting; allowed: model, explain, tracking.uri"),
+        (
+            ["a=b.png", "model=champion"],
+            "a: no such setting; allowed: model, explain, tracking.uri; the file is ./a=b.png",
+        ),
         (["photos", "model="], "model=: it has no value"),
         (["photos", "model=a", "model=b"], "model=b: given twice"),
         (["photos", "model=a", "--cvs", "x"], "unrecognized arguments: --cvs"),
