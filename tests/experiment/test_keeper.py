@@ -51,7 +51,7 @@ def test_first_epoch_is_kept_at_once_and_short_ones_after_it_are_in_the_record(r
 
 def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
     clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda _model: clock.now))
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def save(_model):
         saved_at.append(clock.now)
@@ -67,7 +67,7 @@ def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
 
 def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_keeps_each_epoch(run, monkeypatch):
     clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda _model: clock.now))
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def save(_model):
         saved_at.append(clock.now)
