@@ -18,9 +18,13 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     Raises:
         OSError: if the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with open(path, "a", opener=open_plain) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(path, "a", opener=open_plain)  # noqa: SIM115  closed below
+        except FileNotFoundError:  # another process has just removed the folder
+            continue
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
