@@ -15,7 +15,7 @@ from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
-from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.schema import FOLDER, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.libraries import count_threads, thread_settings
 from cnn_sweeps.tracking.entry import REPRODUCES_TAG
@@ -26,7 +26,6 @@ from cnn_sweeps.training.checkpoint import TrainingProgress
 
 log = logging.getLogger(__name__)
 
-_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 _MATTERS = ("version.", "git.", "platform")  # tags
 _ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
 
@@ -100,7 +99,7 @@ class Reproduction(Role):
             f"restore what {record.name} was trained on ({numbers} images from {record.data_source}, fingerprint "
             f"{record.data_fingerprint}), or name a folder that holds it with data.root=PATH"
         )
-        if self.config.data["_target_"] == _FOLDER_SOURCE and not Path(str(root)).expanduser().is_dir():
+        if self.config.data["_target_"] == FOLDER and not Path(str(root)).expanduser().is_dir():
             raise DataError(f"data.root={root}: there is no such folder; {fix}")
         images = super().load_images()
         source, fingerprint = images.dataset.source, images.dataset.fingerprint
@@ -184,14 +183,14 @@ def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: 
         raise ConfigError(f"{what} is no configuration of a run")
     data, tracking, training = (recorded[group] for group in groups)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
-    if data.get("_target_") == _FOLDER_SOURCE:  # into which folder to write is not for a record to say
+    if data.get("_target_") == FOLDER:  # into which folder to write is not for a record to say
         places.setdefault("cache_dir", OmegaConf.load(Path(CONF_DIR, "data", "folder.yaml")).cache_dir)
     if unknown := sorted(places.keys() - data.keys()):
         raise ConfigError(f"data.{unknown[0]}={places[unknown[0]]}: {record.name} has no such setting; leave it out")
     here = {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
     if "${" in str(tracking.get("run_name")):  # which is the recorded run's
         here["run_name"] = None
-    training = training | {"checkpoint_dir": composed.training.checkpoint_dir}
+    training = training | {key: composed.training[key] for key in ("checkpoint_dir", "cache_dir")}
     tree = recorded | {"resume": False, "tracking": tracking | here, "training": training, "data": data | places}
     values = trusted_values(tree, Trusted(allowed_targets), what, "if you know what it does, add allow_target={}")
     try:

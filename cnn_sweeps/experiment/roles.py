@@ -14,7 +14,7 @@ from cnn_sweeps.errors import ModelError
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
-from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
 from cnn_sweeps.tracking.address import find_store
 
@@ -32,6 +32,8 @@ HINT = (
     "regularization=none or more images; where one class is rare, training.class_weight=balanced, or, if accuracy is "
     "what counts, evaluation.threshold_metric=accuracy"
 )
+
+_MANY_IMAGES = 5000
 
 
 class Role:
@@ -116,6 +118,8 @@ class Role:
         if no_better is not None:
             log.info("hint: %s", HINT)
         if self.is_told_what_next and not trained.part.name:
+            if (better := _hint_at_pretrained(self.config, len(trained.part.images.dataset.labels))) is not None:
+                log.info("hint: %s", better)
             say(run.describe_next(has_model=is_kept))
         return final
 
@@ -127,6 +131,17 @@ class Role:
         """Give the objective, or objectives; none of a pruned trial that is reproduced."""
         objectives = objective_values(average_metrics(finals), self.config) if finals else []
         return objectives[0] if len(objectives) == 1 else tuple(objectives)
+
+
+def _hint_at_pretrained(config: RunConfig, num_images: int) -> str | None:
+    """Name what mostly does better on few photographs than a network that starts from nothing; None if it is that."""
+    is_from_nothing = config.model["_target_"] in FROM_NOTHING or config.model.get("weights", "") is None
+    if config.data["_target_"] != FOLDER or not is_from_nothing or num_images >= _MANY_IMAGES:
+        return None
+    return (
+        f"from {num_images:,} photographs a network that starts from nothing learns little; model=pretrained goes on "
+        "from one that has seen a million others"
+    )
 
 
 def say(lines: Sequence[str]) -> None:

@@ -91,6 +91,8 @@ def load_kept(kept: TrialFolder) -> KeptTrial:
     file = folder / _CONFIG_FILE
     tree = parse_stored(file.read_text(encoding="utf-8", errors="replace"), str(file))
     tree = {**tree, **trusted.groups} if isinstance(tree, dict) else tree
+    if trusted.cache_dir and isinstance(tree, dict) and isinstance(tree.get("training"), dict):
+        tree["training"] = tree["training"] | {"cache_dir": trusted.cache_dir}
     config = check_values(trusted_values(tree, trusted, str(file), "the sweep's own configuration must name {}"), tree)
     config = prepare_beginning(config)
     images = load_images_once(config)

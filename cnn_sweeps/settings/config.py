@@ -16,12 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.schema import BACKBONES, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import BACKBONES, FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.trees import with_texts_changed
 
 Checked = TypeVar("Checked")
 _DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
-_FOLDER, _IMAGE_SIZE = "cnn_sweeps.data.load_folder", 128
+_IMAGE_SIZE = 128
 _HDF5 = b"\x89HDF"
 _VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^\s,{}]+)")
 
@@ -69,7 +69,7 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
 def _with_image_size(tree: dict[str, Any]) -> dict[str, Any]:
     """Give the settings with an image size: of files that are resized to whatever suits, what suits the network."""
     data, model = tree["data"], tree["model"]
-    if not (isinstance(data, dict) and data.get("_target_") == _FOLDER and data.get("image_size", 0) is None):
+    if not (isinstance(data, dict) and data.get("_target_") == FOLDER and data.get("image_size", 0) is None):
         return tree
     backbone = model.get("backbone") if isinstance(model, dict) else None
     return tree | {"data": data | {"image_size": BACKBONES.get(str(backbone), _IMAGE_SIZE)}}

@@ -171,13 +171,15 @@ def _arguments(**kinds: Any) -> type:
     return model
 
 
+FOLDER = "cnn_sweeps.data.load_folder"
+FROM_NOTHING = ("cnn_sweeps.models.build_cnn", "cnn_sweeps.models.build_residual")
 PRETRAINED = "cnn_sweeps.models.build_pretrained"
 TARGET_ARGUMENTS: dict[str, type] = {
     "cnn_sweeps.data.load_digits": _arguments(
         classes=Annotated[list[Digit], Field(min_length=2)],
         one_vs_rest=Digit | None,
     ),
-    "cnn_sweeps.data.load_folder": _arguments(
+    FOLDER: _arguments(
         root=Text,
         image_size=ImageSize,
         channels=Channels,

@@ -33,11 +33,13 @@ class Trusted:
         targets: functions, `package.module.function`, or modules, of which it may call their own functions.
         texts: with interpolations.
         groups: settings that stand in the place of what a stored configuration has in groups of these names.
+        cache_dir: that stands in the place of its `training.cache_dir`.
     """
 
     targets: Collection[str] = ()
     texts: Collection[str] = ()
     groups: Mapping[str, Any] = field(default_factory=dict)
+    cache_dir: str = ""
 
 
 def trusted_of(config: RunConfig, *others: str) -> Trusted:
@@ -47,7 +49,7 @@ def trusted_of(config: RunConfig, *others: str) -> Trusted:
     """
     groups = {group: config.resolved[group] for group in ("data", "tracking")}
     targets = frozenset([*named_targets(config.resolved), *others])
-    return Trusted(targets, frozenset(_interpolated(config.resolved)), groups)
+    return Trusted(targets, frozenset(_interpolated(config.resolved)), groups, config.training.cache_dir)
 
 
 def parse_stored(text: str, what: str, most_characters: int = MAX_CHARACTERS) -> Any:
