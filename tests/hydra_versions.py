@@ -47,7 +47,7 @@ def train(folder, *arguments):
 
 
 def test_help_and_configuration(folder):
-    assert "  model: cnn, residual\n" in train(folder, "--help")
+    assert "  model: cnn, pretrained, residual\n" in train(folder, "--help")
     assert "  filters:\n  - 4\n" in train(folder, *RUN, "--cfg", "job")
 
 

@@ -80,7 +80,7 @@ def shown_by(run_train, capsys, *arguments):
 
 def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
     shown = shown_by(run_train, capsys, "--help")
-    assert "  model: cnn, residual\n" in shown
+    assert "  model: cnn, pretrained, residual\n" in shown
     assert "  regularization: dropout, full, l2, none\n" in shown
     assert "  dropout: 0.5" in shown
     assert shown.count("  python -m cnn_sweeps.train") == 3
@@ -91,7 +91,7 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
     [
         (["model.l3=1"], "model.l3: no such setting (did you mean model.l2?)"),
         (["modle=cnn"], "modle: no such setting (did you mean model?)"),
-        (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, residual"),
+        (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, pretrained, residual"),
         (["--multirun", "hydra/sweeper=basic", "seed=1,2"], "hydra/sweeper: allowed: optuna"),
         (["experiment=x"], "experiment=x: no such option; allowed: ablation, dogs_vs_cats"),
         (["training.epochs=0"], "training.epochs=0: should be greater than or equal to 1"),

@@ -49,7 +49,7 @@ def trusted_of(config: RunConfig, *others: str) -> Trusted:
     """
     groups = {group: config.resolved[group] for group in ("data", "tracking")}
     targets = frozenset([*named_targets(config.resolved), *others])
-    return Trusted(targets, frozenset(_interpolated(config.resolved)), groups, config.training.cache_dir)
+    return Trusted(targets, frozenset(_interpolated(config.resolved)), groups, config.resolved["training"]["cache_dir"])
 
 
 def parse_stored(text: str, what: str, most_characters: int = MAX_CHARACTERS) -> Any:

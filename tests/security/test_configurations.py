@@ -19,7 +19,7 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of, trusted_values
 from cnn_sweeps.settings.targets import OFFERED, named_targets, targets_in_folder
 
-HERE = OmegaConf.create({"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c"}, "data": {}})
+HERE = OmegaConf.create({"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c", "cache_dir": "k"}, "data": {}})
 FOREIGN = [
     *("pandas.read_pickle", "os.system", "builtins.eval", "keras.utils.get_file", "keras.optimizers.deserialize"),
     *("keras.models.load_model", "cnn_sweeps.data.folder.os.system", "cnn_sweeps.models.keras.utils.get_file"),
@@ -72,7 +72,7 @@ def test_what_was_recorded_is_restored(stored):
 def test_all_that_our_own_groups_call_is_offered():
     ours = set(targets_in_folder(Path(CONF_DIR) / "data")) | set(targets_in_folder(Path(CONF_DIR) / "model"))
     ours |= set(targets_in_folder(Path(CONF_DIR) / "optimizer"))
-    assert len(ours) == 10
+    assert len(ours) == 11
     assert ours <= set(OFFERED)
 
 
@@ -225,10 +225,12 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
     elsewhere = {"_target_": "cnn_sweeps.data.load_folder", "root": "/home", "cache_dir": "/thesis", "image_size": 28}
     elsewhere |= {"channels": 1, "on_bad_image": "skip"}
     changed = {"tracking": stored["tracking"] | {"uri": "http://elsewhere"}, "data": elsewhere}
+    changed["training"] = stored["training"] | {"cache_dir": "/thesis"}
     keep_config(tmp_path, stored | changed)
     with pytest.raises(SystemExit):
         load_kept(TrialFolder(str(tmp_path), 3, "none", trusted_of(SimpleNamespace(resolved=stored))))
     assert loaded[0].tracking.uri == stored["tracking"]["uri"]
+    assert loaded[0].training.cache_dir == stored["training"]["cache_dir"]
     assert loaded[0].data == stored["data"] == loaded[0].resolved["data"]
 
 
