@@ -219,7 +219,7 @@ def test_same_run_agrees_bit_for_bit_in_another_process_and_is_a_run_of_its_own(
     assert run.data.tags["command"] == made.single.data.tags["command"]
     assert artifact(run, "overrides.yaml") == artifact(made.single, "overrides.yaml")
     changed = {key for key, value in run.data.params.items() if made.single.data.params.get(key) != value}
-    assert changed == {"resume", "data.cache_dir"}
+    assert changed == {"resume", "data.cache_dir", "training.cache_dir"}
 
 
 def test_trial_of_a_sweep_agrees_bit_for_bit_as_a_single_run(made, again):
