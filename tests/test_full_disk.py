@@ -25,7 +25,8 @@ from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
 from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.position import num_waiting
-from cnn_sweeps.training.checkpoint import RunLeft, TrainingProgress, claim_checkpoint
+from cnn_sweeps.training.checkpoint import RunLeft, claim_checkpoint
+from cnn_sweeps.training.progress import TrainingProgress
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

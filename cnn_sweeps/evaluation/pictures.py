@@ -19,8 +19,8 @@ from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.settings.schema import TrainingConfig
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.text.names import for_picture
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.loop import stopped_early
+from cnn_sweeps.training.progress import TrainingProgress
 
 NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones

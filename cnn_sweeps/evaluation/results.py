@@ -18,7 +18,7 @@ from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, accuracy_of_
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 

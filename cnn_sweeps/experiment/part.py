@@ -8,10 +8,11 @@ from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
+from cnn_sweeps.tracking.entry import WEIGHTS_TAG
 from cnn_sweeps.training import loop
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.inputs import Inputs
 from cnn_sweeps.training.network import Network
+from cnn_sweeps.training.progress import TrainingProgress
 from cnn_sweeps.training.warm import build_network
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ def run_part(part: Part, whole: Whole) -> bool:
             log.info("resuming after epoch %d", progress.epochs_done)
         elif config.resume and not part.name:
             log.info("nothing to resume")
+        if network.beginning is not None:
+            run.record.log_tags({WEIGHTS_TAG: network.beginning.digest})
         save = partial(checkpoint.save, progress=progress, run=whole.left_by(run.record))
         save(network.model)  # so that a run that ends in its first epoch goes on in this record
         for epoch, metrics in enumerate(progress.history, 1):

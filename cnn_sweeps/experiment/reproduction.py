@@ -18,11 +18,11 @@ from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import FOLDER, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.libraries import count_threads, thread_settings
-from cnn_sweeps.tracking.entry import REPRODUCES_TAG
+from cnn_sweeps.tracking.entry import REPRODUCES_TAG, WEIGHTS_TAG, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.reading import RecordedRun, RecordedTraining, measured_in, read_recorded_run
-from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,10 @@ class Reproduction(Role):
         name, then, now, difference = (max(map(len, column)) for column in zip(*rows, strict=True))
         table = [f"{row[0]:{name}}  {row[1]:>{then}}  {row[2]:>{now}}  {row[3]:>{difference}}" for row in rows]
         agrees, verdict = judge(pairs, tolerance)
+        weights = self._record.tags.get(WEIGHTS_TAG)
+        recorded = read_record(record.folder)
+        if weights is not None and recorded is not None and recorded.tags.get(WEIGHTS_TAG) != weights:
+            verdict += f"; it began with other weights now (model.weights={self.config.model.get('weights')})"
         report = "\n".join([*table, f"{self._record.name}: {verdict}"])
         log.info("%s", report)
         record.again()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cnn_sweeps.experiment.trained import TrainedNetwork
     from cnn_sweeps.tracking.live_run import LiveRun
-    from cnn_sweeps.training.checkpoint import TrainingProgress
+    from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.network import Network
+from cnn_sweeps.training.progress import TrainingProgress
 
 RESULTS = "results"
 """The folder, below a record's, of settings, texts and pictures."""

@@ -36,7 +36,7 @@ from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG
-from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from cnn_sweeps.experiment.trained import TrainedNetwork

@@ -17,7 +17,7 @@ from cnn_sweeps.experiment.parts import Part, plan_parts
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.files import replace_whole
-from cnn_sweeps.training.checkpoint import TrainingProgress
+from cnn_sweeps.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from cnn_sweeps.experiment.trained import TrainedNetwork

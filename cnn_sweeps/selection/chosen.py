@@ -35,8 +35,8 @@ from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.inputs import Inputs
+from cnn_sweeps.training.progress import TrainingProgress
 
 Done = tuple[list[str], dict[str, Any]]
 

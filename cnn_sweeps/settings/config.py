@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.schema import BACKBONES, FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.backbones import BACKBONES
+from cnn_sweeps.settings.schema import FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.trees import with_texts_changed
 
 Checked = TypeVar("Checked")

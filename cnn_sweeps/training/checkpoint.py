@@ -9,18 +9,18 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnn_sweeps.errors import ConfigError, OutageError
 from cnn_sweeps.system.files import disk_errors, is_disk_full, replace_whole
 from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     import keras
@@ -37,28 +37,6 @@ _PIXELS = "pixels from 0 to 255"
 # The first array of each file, so that even what was cut off can be told from others' files.
 _ABOUT = "cnn_sweeps_checkpoint"
 _ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
-
-
-@dataclass
-class TrainingProgress:
-    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on."""
-
-    history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
-    best_epoch: int = 0  # counted from 1
-    best_value: float | None = None  # the monitored metric there
-    best_weights: list[NDArray[Any]] = field(default_factory=list)
-    fine_tuned_after: int | None = None  # epochs, which trained the rest alone; None: so far, or always
-    best_epoch_before: int = 0  # the best one then, from which fine-tuning went on
-
-    @property
-    def epochs_done(self) -> int:
-        """Number of finished epochs."""
-        return len(self.history)
-
-    def begin_fine_tuning(self, model: keras.Model, keeps_best_weights: bool) -> None:
-        """Go on with a network whose beginning is trained, too; the best epoch so far stays the one to beat."""
-        self.fine_tuned_after, self.best_epoch_before = self.epochs_done, self.best_epoch
-        self.best_weights = model.get_weights() if keeps_best_weights and self.best_epoch else []
 
 
 class RunLeft(NamedTuple):

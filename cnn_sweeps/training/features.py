@@ -32,8 +32,8 @@ class FrozenBeginning:
         )
 
     @cached_property
-    def about(self) -> list[str]:
-        """All that the features depend on beside the images."""
+    def digest(self) -> str:
+        """32 hexadecimal digits for its layers and weights."""
         described = [
             [type(layer).__name__, {name: value for name, value in layer.get_config().items() if name != "name"}]
             for layer in self.model.layers
@@ -42,7 +42,7 @@ class FrozenBeginning:
         digest = hashlib.blake2b(text.encode(), digest_size=16)
         for weights in self.model.get_weights():
             digest.update(np.ascontiguousarray(weights).data)
-        return [digest.hexdigest(), keras.__version__, keras.mixed_precision.dtype_policy().name]
+        return digest.hexdigest()
 
     def compute(self, pixels: tf.Tensor) -> Rows:
         """Give the features of pixels, float32 (B, height, width, channels), 0 to 255."""
@@ -97,6 +97,7 @@ def _load(
         seeds = [tf.constant([_SEED_OF_VIEWS + view, call[0]], tf.int32) for view in range(augmentation.views)]
         return np.stack([beginning.compute(augment(pixels, augmentation, seed)) for seed in seeds], axis=1)
 
-    about = [*beginning.about, dataset.digests[positions].tolist(), changes, _SEED_OF_VIEWS]
+    about = [beginning.digest, keras.__version__, keras.mixed_precision.dtype_policy().name]
+    about += [dataset.digests[positions].tolist(), changes, _SEED_OF_VIEWS]
     shape = (len(dataset.labels), *views, int(beginning.model.output_shape[-1]))
     return mapped_tensor(load_rows(Path(cache_dir).expanduser(), about, positions, shape, compute))

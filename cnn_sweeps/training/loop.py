@@ -12,8 +12,8 @@ from tqdm import tqdm
 from cnn_sweeps.errors import TrainingError
 from cnn_sweeps.settings.schema import TrainingConfig
 from cnn_sweeps.training.batches import TrainingImages
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.network import Network, images_a_call
+from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.stored_config import MAX_CHARACTERS, Trusted, parse_stored, trusted_of, trusted_values
 from cnn_sweeps.settings.targets import OFFERED, named_targets, targets_in_folder
 
-HERE = OmegaConf.create({"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c", "cache_dir": "k"}, "data": {}})
+HERE = OmegaConf.create(
+    {"tracking": {"uri": "sqlite:///here.db"}, "training": {"checkpoint_dir": "c", "cache_dir": "k"}, "data": {}}
+)
 FOREIGN = [
     *("pandas.read_pickle", "os.system", "builtins.eval", "keras.utils.get_file", "keras.optimizers.deserialize"),
     *("keras.models.load_model", "cnn_sweeps.data.folder.os.system", "cnn_sweeps.models.keras.utils.get_file"),

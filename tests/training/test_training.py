@@ -15,8 +15,8 @@ from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.training import loop as training
 from cnn_sweeps.training.batches import training_images
-from cnn_sweeps.training.checkpoint import TrainingProgress
 from cnn_sweeps.training.network import Network, check_network
+from cnn_sweeps.training.progress import TrainingProgress
 from cnn_sweeps.training.warm import build_network, prepare_process
 
 

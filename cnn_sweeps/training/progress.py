@@ -1,0 +1,33 @@
+"""How far a training has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass
+class TrainingProgress:
+    """How far a run has come; with the variables of model and optimizer, all that its next epoch depends on."""
+
+    history: list[dict[str, float]] = field(default_factory=list)  # the metrics of each finished epoch
+    best_epoch: int = 0  # counted from 1
+    best_value: float | None = None  # the monitored metric there
+    best_weights: list[NDArray[Any]] = field(default_factory=list)
+    fine_tuned_after: int | None = None  # epochs, which trained the rest alone; None: so far, or always
+    best_epoch_before: int = 0  # the best one then, from which fine-tuning went on
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.history)
+
+    def begin_fine_tuning(self, model: keras.Model, keeps_best_weights: bool) -> None:
+        """Go on with a network whose beginning is trained, too; the best epoch so far stays the one to beat."""
+        self.fine_tuned_after, self.best_epoch_before = self.epochs_done, self.best_epoch
+        self.best_weights = model.get_weights() if keeps_best_weights and self.best_epoch else []
