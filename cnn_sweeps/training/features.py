@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import time
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from cnn_sweeps.data.rows import Rows, load_rows
 from cnn_sweeps.data.split import Indices
 from cnn_sweeps.settings.schema import AugmentationConfig
 from cnn_sweeps.training.batches import augment, mapped_tensor
+
+log = logging.getLogger(__name__)
 
 _IMAGES_A_CALL = 32
 _SEED_OF_VIEWS = 0  # not the run's: runs of all seeds train on the same views
@@ -100,4 +104,8 @@ def _load(
     about = [beginning.digest, keras.__version__, keras.mixed_precision.dtype_policy().name]
     about += [dataset.digests[positions].tolist(), changes, _SEED_OF_VIEWS]
     shape = (len(dataset.labels), *views, int(beginning.model.output_shape[-1]))
-    return mapped_tensor(load_rows(Path(cache_dir).expanduser(), about, positions, shape, compute))
+    started = time.perf_counter()
+    rows = load_rows(Path(cache_dir).expanduser(), about, positions, shape, compute)
+    what = f"{augmentation.views} views" if augmentation else "features"
+    log.info("%s of %s images at hand after %.1f s", what, f"{len(positions):,}", time.perf_counter() - started)
+    return mapped_tensor(rows)
