@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY, TINY_CNN, TINY_DATA
 from keras.src.trainers import trainer
-from tiny_sweeps import IN_THIS_PROCESS, command_in
+from tiny_sweeps import IN_THIS_PROCESS, command_in, write_dark_and_light_photos
 
 PROJECT = Path(__file__).parents[1]
 SMALL = ["evaluation.pictures=none", *TINY_CNN]
@@ -147,7 +147,9 @@ def test_scale(capsys):
     assert len(re.findall("^journal, random", shown, re.MULTILINE)) == 2
 
 
-def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
+@pytest.fixture
+def peers_here(monkeypatch, train_here):
+    """The benchmark of peers, whose commands run in this process."""
     benchmark = import_module("peers")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "SWEEP_RUN_ID"):
         monkeypatch.setenv(name, "")  # and be as it was afterwards
@@ -156,8 +158,10 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
     def execute_here(command, folder, variables, run):
         run.started = time.time()
         if command[2] == "cnn_sweeps.train":
-            others = [word for word in command if not word.startswith(("data=", "training.epochs="))]
-            train_here(others, folder, *TINY_DATA, *SMALL, IN_THIS_PROCESS)
+            if "data=digits" in command:
+                command = [word for word in command if not word.startswith(("data=", "training.epochs="))]
+                command += [*TINY_DATA, *SMALL]
+            train_here(command, folder, "evaluation.pictures=none", IN_THIS_PROCESS)
         else:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
@@ -169,6 +173,11 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
         run.wall_s, run.cpu_s, run.peak_mib = time.time() - run.started, 1.0, 1.0
 
     monkeypatch.setattr(benchmark, "execute", execute_here)
+    return benchmark
+
+
+def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, peers_here):
+    benchmark = peers_here
     write_arrays = benchmark.write_arrays
     monkeypatch.setattr(benchmark, "write_arrays", lambda file, _options: write_arrays(file, TINY_DATA))
     work = benchmark.Workload(size=16, trials=1, epochs=1)
@@ -177,6 +186,25 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
     assert all(0 < when < run.wall_s + 1 for run in runs for when, _ in run.trials)
     benchmark.print_table("digits", work, runs, 1)
     assert "ours_1" in capsys.readouterr().out
+
+
+def test_peers_on_a_frozen_backbone_train_on_images_or_on_features(tmp_path, capsys, peers_here):
+    write_dark_and_light_photos(tmp_path)
+    work = peers_here.Workload(size=32, trials=1, epochs=1, root=tmp_path)
+    tools = ["frozen_images", "frozen_features", "ours_1"]
+    runs = peers_here.compare("features", work, tools, {"plain": sys.executable, "": None}, 1)
+    assert [run.error for run in runs] == ["", "", ""]
+    assert [run.features_s > 0 for run in runs] == [False, True, False]
+    peers_here.print_table("features", work, runs, 1)
+    assert "features s" in capsys.readouterr().out
+
+
+def test_feature_cache(tmp_path):
+    benchmark = import_module("feature_cache")
+    benchmark.write_images(tmp_path / "images.u8", num_images=20, size=32)
+    num_views, num_computed, *_, num_mb = benchmark.measure(tmp_path / "images.u8", 32, views=1).split()
+    assert (num_views, num_computed) == ("1", "32")
+    assert num_mb == "0"
 
 
 def test_peers_are_measured_or_say_why_they_failed(tmp_path):
