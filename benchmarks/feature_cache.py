@@ -101,7 +101,7 @@ def measure(file: Path, size: int, views: int) -> str:
     num_computed = len(order) + views * len(fifths[0])
     return (
         f"{views:5}  {num_computed:8,}  {took:5,.0f}  {before:9,.0f}  {max(before, peaks.memory_mb):9,.0f}  "
-        f"{disk:7,.0f}  {peaks.disk_mb:7,.0f}  {apparent:11,.0f}"
+        f"{disk:7,.0f}  {max(disk, peaks.disk_mb):7,.0f}  {apparent:11,.0f}"
     )
 
 

@@ -147,9 +147,7 @@ def test_scale(capsys):
     assert len(re.findall("^journal, random", shown, re.MULTILINE)) == 2
 
 
-@pytest.fixture
-def peers_here(monkeypatch, train_here):
-    """The benchmark of peers, whose commands run in this process."""
+def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
     benchmark = import_module("peers")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "SWEEP_RUN_ID"):
         monkeypatch.setenv(name, "")  # and be as it was afterwards
@@ -158,10 +156,8 @@ def peers_here(monkeypatch, train_here):
     def execute_here(command, folder, variables, run):
         run.started = time.time()
         if command[2] == "cnn_sweeps.train":
-            if "data=digits" in command:
-                command = [word for word in command if not word.startswith(("data=", "training.epochs="))]
-                command += [*TINY_DATA, *SMALL]
-            train_here(command, folder, "evaluation.pictures=none", IN_THIS_PROCESS)
+            others = [word for word in command if not word.startswith(("data=", "training.epochs="))]
+            train_here(others, folder, *TINY_DATA, *SMALL, IN_THIS_PROCESS)
         else:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
@@ -173,11 +169,6 @@ def peers_here(monkeypatch, train_here):
         run.wall_s, run.cpu_s, run.peak_mib = time.time() - run.started, 1.0, 1.0
 
     monkeypatch.setattr(benchmark, "execute", execute_here)
-    return benchmark
-
-
-def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, peers_here):
-    benchmark = peers_here
     write_arrays = benchmark.write_arrays
     monkeypatch.setattr(benchmark, "write_arrays", lambda file, _options: write_arrays(file, TINY_DATA))
     work = benchmark.Workload(size=16, trials=1, epochs=1)
@@ -188,15 +179,11 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, peers_here):
     assert "ours_1" in capsys.readouterr().out
 
 
-def test_peers_on_a_frozen_backbone_train_on_images_or_on_features(tmp_path, capsys, peers_here):
-    write_dark_and_light_photos(tmp_path)
-    work = peers_here.Workload(size=32, trials=1, epochs=1, root=tmp_path)
-    tools = ["frozen_images", "frozen_features", "ours_1"]
-    runs = peers_here.compare("features", work, tools, {"plain": sys.executable, "": None}, 1)
-    assert [run.error for run in runs] == ["", "", ""]
-    assert [run.features_s > 0 for run in runs] == [False, True, False]
-    peers_here.print_table("features", work, runs, 1)
-    assert "features s" in capsys.readouterr().out
+def test_peers_on_a_frozen_backbone_get_the_folder_as_our_runs_divide_it(tmp_path):
+    write_dark_and_light_photos(tmp_path / "given")
+    import_module("peers").copy_divided(tmp_path / "given", 16, tmp_path / "divided")
+    counts = {split: len(list((tmp_path / "divided" / split).glob("*/*.png"))) for split in ("train", "val", "test")}
+    assert counts == {"train": 36, "val": 12, "test": 12}
 
 
 def test_feature_cache(tmp_path):
