@@ -26,8 +26,10 @@ def mapped_tensor(array: NDArray[Any]) -> tf.Tensor:
         if isinstance(array, np.memmap) and array.filename is not None and array.flags.c_contiguous:
             file = Path(str(array.filename))
             if array.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
-                kind = tf.as_dtype(array.dtype)
-                return tf.raw_ops.ImmutableConst(dtype=kind, shape=array.shape, memory_region_name=str(file))
+                # TensorFlow's own ImmutableConst copies all of it once, to see whether it could be folded. NumPy hands
+                # over only what can be written to; what is written here would not reach the file.
+                private = np.memmap(file, array.dtype, "c", shape=array.shape)
+                return tf.experimental.dlpack.from_dlpack(private.__dlpack__())
         return tf.constant(array)
 
 

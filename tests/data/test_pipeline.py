@@ -1,5 +1,10 @@
 """Batches are a function of seed, epoch and step, and augmentation stays within its ranges."""
 
+import math
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -298,6 +303,21 @@ def test_image_tensor_of_a_mapped_cache_equals_it(tmp_path):
     tensor = image_tensor(dataset_with(mapped))
     assert tensor.dtype == tf.uint8
     np.testing.assert_array_equal(tensor.numpy(), pixels)
+
+
+def test_image_tensor_of_a_mapped_cache_takes_no_memory(tmp_path):
+    shape = (1000, 256, 256, 3)
+    (tmp_path / "images.u8").touch()
+    os.truncate(tmp_path / "images.u8", math.prod(shape))
+    dataset = dataset_with(np.memmap(tmp_path / "images.u8", np.uint8, "r", shape=shape))
+    Path("/proc/self/clear_refs").write_text("5")  # the highest use is that of now
+    before_kb = memory_kb("VmRSS")
+    image_tensor(dataset)
+    assert memory_kb("VmHWM") - before_kb < 20_000
+
+
+def memory_kb(name):
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 @pytest.mark.parametrize("part", [np.s_[2:5], np.s_[::2], np.s_[::-1], np.s_[[4, 1, 2]], np.s_[:, :, ::-1]])
