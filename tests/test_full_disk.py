@@ -16,6 +16,7 @@ from conftest import TINY
 from PIL import Image
 
 from cnn_sweeps.data.cache import load_decoded
+from cnn_sweeps.data.rows import load_rows
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.sweep.study.address import parse_address
@@ -68,6 +69,24 @@ def test_cache_that_does_not_fit_is_told_leaves_nothing_and_is_filled_once_there
     assert [path.name for path in disk.folder.iterdir()] == ["filler"]
     disk.make_space()
     assert load_decoded(files, disk.folder, 64, 64, 3).images.shape == (20, 64, 64, 3)
+
+
+def test_rows_that_do_not_fit_are_told_and_are_gone_on_with_once_there_is_space(disk):
+    asked, positions = [], np.arange(300)
+
+    def compute(some):
+        asked.extend(some.tolist())
+        return np.ones((len(some), 100), np.float32)
+
+    for but_for in (20_000, 130_000):  # of the 120,000 bytes of the parts, and of as many of the whole
+        disk.fill(but_for=but_for)
+        with pytest.raises(DiskError, match=rf"^{disk.folder}\S+\.f32: cannot be written \(No space left on device"):
+            load_rows(disk.folder, [], positions, (300, 100), compute)
+        assert not list(disk.folder.glob("features/*.f32"))
+        disk.make_space()
+    assert load_rows(disk.folder, [], positions, (300, 100), compute).sum() == 30_000
+    assert sorted(asked) == sorted([*range(128), *range(300)])  # the first part did not fit
+    assert len(list((disk.folder / "features").iterdir())) == 1
 
 
 def begun(folder, uri):
