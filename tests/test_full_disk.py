@@ -105,10 +105,10 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(disk.folder, {}, "data", resume=False) as checkpoint:
         checkpoint.save(model, progress, run)
         disk.fill(but_for=50_000)  # of the 120,000 bytes that it takes
-        keeper = EpochRecorder(live, lambda: checkpoint.save(model, progress, run), max_share_of_time=None)
+        keeper = EpochRecorder(live, lambda model: checkpoint.save(model, progress, run), max_share_of_time=None)
         for epoch in (1, 2):
             progress.history.append({"a": 1.0})
-            keeper.add({}, epoch)
+            keeper.add({}, epoch, model)
         raise KeyboardInterrupt
     assert str(disk.folder) in caplog.text
     assert not list(disk.folder.glob("*.unfinished"))
@@ -121,17 +121,17 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
 
 def test_epochs_that_a_full_disk_cannot_take_are_recorded_once_there_is_space(disk, store, caplog):
     live = begun(disk.folder / "run", f"sqlite:///{store}/mlflow.db")
-    keeper = EpochRecorder(live, lambda: None, max_share_of_time=None)
-    keeper.add({"a": 1.0}, 1)
+    keeper = EpochRecorder(live, lambda _model: None, max_share_of_time=None)
+    keeper.add({"a": 1.0}, 1, None)
     disk.fill()
     for epoch in range(2, 200):  # what is left of the last page has room for some lines
-        keeper.add({"a": 1.0}, epoch)
+        keeper.add({"a": 1.0}, epoch, None)
     whole = (disk.folder / "run/record.jsonl").read_bytes()
     assert whole.endswith(b"\n")
     assert len(read_record(disk.folder / "run").metrics["a"]) < 199
     assert caplog.text.count("training goes on meanwhile") == 1
     disk.make_space()
-    keeper.add({"a": 1.0}, 200)
+    keeper.add({"a": 1.0}, 200, None)
     assert list(read_record(disk.folder / "run").metrics["a"]) == list(range(1, 201))
     assert (disk.folder / "run/record.jsonl").read_bytes().startswith(whole)
 
