@@ -141,7 +141,8 @@ def _load_weights(backbone: keras.Model, name: str, weights: str) -> None:
         if weights.endswith(BY_NAME):
             _load_by_name(backbone, weights)
             return
-        backbone.load_weights(weights)
+        with warnings.catch_warnings(action="ignore"):  # of each array that is not there
+            backbone.load_weights(weights)
         with h5py.File(weights) as file:
             num_arrays = _count_arrays(file)
     except Exception as error:  # whatever Keras meets in a file of something else
