@@ -59,7 +59,7 @@ def train_part(
         log.info("the last %d layers of the backbone are trained, too, from now on", part.config.fine_tune)
         head, network = network, build_part(part, is_fine_tuned=True)
         network.go_on_from(head)
-        progress.begin_fine_tuning(network.model, part.config.training.restore_best_weights)
+        progress.begin_fine_tuning(network.model)
         inputs = _train(part, role, network, progress, keeper)
     return TrainedNetwork(part, network, inputs.predict, progress, keeper.run.record)
 
