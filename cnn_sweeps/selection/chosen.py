@@ -140,7 +140,7 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
     number, log_file = kept.number, Path(kept.path) / "retraining.log"
     with logged_to(log_file):
         part, progress, threshold = load_kept(kept)
-        role, split = _Retraining(part.config, progress), part.images.split
+        role, split = Retraining(part.config, progress), part.images.split
         both, config = np.sort(np.concatenate([split.train, split.val])), role.config
         images = replace(part.images, split=replace(split, train=both, val=split.val[:0]))
         part = replace(part, config=config, images=images)
@@ -159,7 +159,7 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
     return lines, {RETRAINED: str(number)}
 
 
-class _Retraining(Role):
+class Retraining(Role):
     """Stops after as many epochs as led to a trial's weights; the learning rate goes as if there were all of them."""
 
     def __init__(self, config: RunConfig, progress: TrainingProgress) -> None:
