@@ -37,7 +37,7 @@ def run_part(part: Part, whole: Whole) -> bool:
             run.record.log_metrics(metrics, epoch)
         trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
-            log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
+            log.info("pruned after epoch %d", progress.epochs_done)
             return False
         whole.finished[run.record.record_id] = role.finish(trained, run)
     return True

@@ -58,7 +58,7 @@ def load_backbone(
         np.random.set_state(states[1])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # for the next trial, also where several backbones are searched
 def _frozen(
     name: str, alpha: float | None, weights: str, input_shape: tuple[int, int, int], _state: Any, _place: Any
 ) -> keras.Model:
