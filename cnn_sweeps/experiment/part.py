@@ -37,7 +37,7 @@ def run_part(part: Part, whole: Whole) -> bool:
             run.record.log_metrics(metrics, epoch)
         trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
-            log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
+            log.info("pruned after epoch %d", progress.epochs_done)
             return False
         whole.finished[run.record.record_id] = role.finish(trained, run)
     return True
@@ -59,7 +59,7 @@ def train_part(
         log.info("the last %d layers of the backbone are trained, too, from now on", part.config.fine_tune)
         head, network = network, build_part(part, is_fine_tuned=True)
         network.go_on_from(head)
-        progress.begin_fine_tuning(network.model, part.config.training.restore_best_weights)
+        progress.begin_fine_tuning(network.model)
         inputs = _train(part, role, network, progress, keeper)
     return TrainedNetwork(part, network, inputs.predict, progress, keeper.run.record)
 

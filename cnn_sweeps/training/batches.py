@@ -97,9 +97,9 @@ def training_batch(
 def _draw_views(source: TrainingImages, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Draw one view of each image for an epoch, whatever its batch."""
     assert source.views is not None
-    num_images, num_views, _ = source.views.shape
-    drawn = tf.random.stateless_uniform((num_images,), _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
-    views = tf.reshape(source.views, (num_images * num_views, -1))  # without a copy
+    num_images, num_views, _ = tf.unstack(tf.shape(source.views, tf.int64))  # which one graph takes of any number
+    drawn = tf.random.stateless_uniform([num_images], _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
+    views = tf.reshape(source.views, [num_images * num_views, source.views.shape[-1]])  # without a copy
     return tf.gather(views, positions * num_views + tf.gather(drawn, positions))
 
 

@@ -286,6 +286,23 @@ def mapped_images(tmp_path, count=6):
     return mapped, pixels
 
 
+def test_one_graph_draws_from_views_of_however_many_images():
+    @tf.function(reduce_retracing=True)
+    def batch_of(source):
+        epoch = tf.constant(0, tf.int64)
+        return training_batch(source, epoch_order(source, epoch), FULL, epoch, tf.constant(0))[0]
+
+    for num_images in (4, 5, 6):  # the second and the third share a graph
+        own = np.arange(num_images, dtype=np.float32)[:, None, None]
+        views = tf.constant(own * 10 + np.arange(2, dtype=np.float32)[None, :, None])
+        numbers = {"seed": 0, "batch_size": num_images}
+        labels = np.arange(num_images)
+        source = training_images(tf.zeros((num_images, 1)), labels, labels, views=views, **numbers)
+        drawn = batch_of(source).numpy().ravel()
+        assert sorted(drawn // 10) == list(range(num_images))
+        assert set(drawn % 10) <= {0, 1}
+
+
 def test_image_tensor_of_an_array_equals_it():
     images = random_images(6)
     tensor = image_tensor(dataset_with(images))
