@@ -237,3 +237,19 @@ def test_sweep_tests_registers_and_retrains_a_fine_tuned_trial(made, tmp_path, s
     assert len(history(retrained, "train_loss")) == best_epoch
     for run in (best, retrained):
         assert changed_layers(run) == ["conv_pw_13"]
+
+
+def test_interrupted_run_goes_on_with_the_weights_that_it_began_with_alone(made, monkeypatch):
+    file, settings = made.folder / "backbone.weights.h5", ["seed=7", "training.epochs=2"]
+    content = file.read_bytes()
+    with raised_in_epoch(1, signal.SIGTERM), pytest.raises(SystemExit):
+        made.train(*settings)
+    other = tiny_backbone()
+    other.get_layer("conv1").set_weights([-weights_in(other, "conv1")[0]])
+    other.save_weights(file)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command before has set
+    told = r"^error: model\.weights=backbone\.weights\.h5: are others than when the run was interrupted; restore them"
+    with pytest.raises(SystemExit, match=told):
+        made.train(*settings, "resume=true")
+    file.write_bytes(content)
+    assert len(history(made.train(*settings, "resume=true"), "val_log_loss")) == 2
