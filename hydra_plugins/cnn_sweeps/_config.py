@@ -88,8 +88,11 @@ class OptunaSweeperConf:
     params: Optional[dict[str, Any]] = None  # noqa: UP045 - OmegaConf reads these types
     # dotted path of a function of the configuration and an Optuna trial that suggests further, conditional parameters
     custom_search_space: Optional[str] = None  # noqa: UP045
-    # config group whose options set `params`; one that the command line chooses is searched beside the keys it names
+    # config group whose options set `params`; one that the command line or an experiment chooses is searched beside the
+    # keys that the command line names, which replace its own
     preset_group: Optional[str] = None  # noqa: UP045
+    # its option that is there if nobody chooses one, and gives way to the keys that the command line names
+    default_preset: Optional[str] = None  # noqa: UP045
     # points to try first, e.g. [{model.l2: 1e-4}]; what a point leaves out is sampled
     enqueue: list[Any] = field(default_factory=list)
 
