@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from cnn_sweeps.errors import ConfigError, StudyError
+from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
@@ -53,6 +53,11 @@ class SweepPlan:
     overrides: list[str]
 
     @property
+    def num_points(self) -> int | None:
+        """Number of different trials, of which none is run twice; None if there is no end to them."""
+        return self.space.num_points if self.extend is None and self.settings.deterministic else None
+
+    @property
     def jobs_ahead(self) -> JobsAhead:
         """What is asked of whoever runs the trials."""
         address, only_here = self.settings.address, self.application.only_here()
@@ -60,7 +65,7 @@ class SweepPlan:
             fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
             only_here = [(f"hydra.sweeper.storage={address.shown}", fix), *only_here]
         return JobsAhead(
-            self.settings.n_jobs,
+            self.settings.n_jobs or 1,
             at_most=self.total,
             timeout_s=self.settings.trial_timeout_s,
             worker_module=self.application.worker_module,
@@ -102,23 +107,6 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
         shared_settings=shared_settings,
         overrides=[each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_KEPT)],
     )
-
-
-def make_folder(config: DictConfig) -> Path:
-    """Make the sweep's folder, with the composed configuration in it.
-
-    Raises:
-        StudyError: if that cannot be.
-    """
-    folder = Path(config.hydra.sweep.dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")
-    except OSError as error:
-        raise StudyError(
-            f"hydra.sweep.dir={folder}: cannot be written ({error.strerror}); name another folder"
-        ) from error
-    return folder
 
 
 def _pin_study(config: DictConfig) -> None:

@@ -35,6 +35,7 @@ def _check_study_name(value: str) -> str:
 
 
 NumJobsSetting = Annotated[NumJobs, PlainValidator(_check_num_jobs)]
+NumJobsOrDefault = Annotated[NumJobs | None, PlainValidator(lambda value: None if value is None else _check_num_jobs(value))]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -51,7 +52,7 @@ class SweepSettings:
     storage: str | dict[str, Any] | None
     study_name: Annotated[str, AfterValidator(_check_study_name)] | None
     n_trials: Count | None
-    n_jobs: NumJobsSetting
+    n_jobs: NumJobsOrDefault
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None

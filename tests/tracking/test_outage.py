@@ -212,7 +212,7 @@ def test_run_that_ends_since_its_store_is_away_is_not_said_to_go_on(tmp_path, ca
     with pytest.raises(TrackingOutageError), run.ending(tmp_path / "train.log"):
         run.record.begin("away", "a", "http://127.0.0.1:9", {})
         run.start(may_be_away=False)
-    assert "once the store is back, give:" in caplog.text
+    assert "once the store takes them, give:" in caplog.text
     assert "the run goes on" not in caplog.text
 
 
