@@ -107,7 +107,10 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
         (["model.l2=="], """model.l2==: Hydra cannot read this value; if it is a text, type 'model.l2="="'"""),
         (["data=folder", "data.root=照片"], """type 'data.root="照片"'"""),
         (["data=folder", "data.root=it's"], """type 'data.root="it'"'"'s"'"""),
-        (["data=folder", "data.root=[1]"], """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'"""),
+        (
+            ["data=folder", "data.root=[1]"],
+            """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'""",
+        ),
         (["data=folder", "data.root=a,b"], """a list is typed 'data.root=[a,b]', and a text 'data.root="a,b"'"""),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["hydra.run.dir=/dev/null/x"], "/dev/null"),

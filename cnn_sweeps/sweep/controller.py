@@ -22,7 +22,7 @@ from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
 from cnn_sweeps.sweep.loop import TrialLoop
 from cnn_sweeps.sweep.plan import SweepPlan, prepare_sweep
 from cnn_sweeps.sweep.study.definition import describe_study
-from cnn_sweeps.sweep.study.ledger import senseless_attributes
+from cnn_sweeps.sweep.study.ledger import senseless_attributes, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.ends import ended_after
 from cnn_sweeps.system.output import outlive_display
@@ -112,18 +112,28 @@ class Controller:
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         plan.application.begin(study, about | {"command": command}, self._console.folder)
         study.enqueue(plan.points)
+        study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
         few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
         say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}{few}")
-        if study.ledger.num_started >= study.total and study.is_changed:
-            say(
-                f"nothing is left to run: the study is for {study.total} trials, and {study.ledger.num_started} were "
-                "started before its space or settings changed; set a larger hydra.sweeper.n_trials, or choose another "
-                "hydra.sweeper.study_name"
-            )
+        if study.is_changed and study.ledger.num_started >= study.total:
+            more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
+            told = f"the study is for {study.total} trials, and has {study.ledger.num_started} of before the change"
+            say(f"nothing is left to run: {told}; {more}choose another hydra.sweeper.study_name")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):
                 say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
+
+    def _num_of_other_points(self) -> int:
+        """Count trials, of before a change, that are no points of the grid, which is to be run whole all the same."""
+        if not self._plan.is_grid:
+            return 0
+        study, searched = self._study, self._plan.space.distributions
+        started = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")]
+        return sum(
+            trial.params.keys() != searched.keys() or bool(unsearched(trial, searched))
+            for trial in [*study.failed, *started]
+        )
 
     @property
     def _is_over(self) -> bool:

@@ -58,6 +58,11 @@ class SweepPlan:
         return self.space.num_points if self.extend is None and self.settings.deterministic else None
 
     @property
+    def is_grid(self) -> bool:
+        """Whether the sweep is to try every point of the space, and no other."""
+        return self.extend is None and self.total == self.space.num_points == len(self.points)
+
+    @property
     def jobs_ahead(self) -> JobsAhead:
         """What is asked of whoever runs the trials."""
         address, only_here = self.settings.address, self.application.only_here()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
@@ -35,7 +44,9 @@ def _check_study_name(value: str) -> str:
 
 
 NumJobsSetting = Annotated[NumJobs, PlainValidator(_check_num_jobs)]
-NumJobsOrDefault = Annotated[NumJobs | None, PlainValidator(lambda value: None if value is None else _check_num_jobs(value))]
+NumJobsOrDefault = Annotated[
+    NumJobs | None, PlainValidator(lambda value: None if value is None else _check_num_jobs(value))
+]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

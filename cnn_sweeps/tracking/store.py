@@ -70,7 +70,9 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, OSError, ImportError, SQLAlchemyError) as error:
         kind = TrackingOutageError if _may_pass(error) else TrackingError
         uri, reason = hide_passwords(mlflow.get_tracking_uri()), describe_database_error(error)
-        if isinstance(error, OSError) and error.filename is not None and error.strerror:  # a database's has no such name
+        if (
+            isinstance(error, OSError) and error.filename is not None and error.strerror
+        ):  # a database's has no such name
             raise kind(
                 f"tracking.uri={uri}: {error.filename}, in its folder of artifacts, cannot be written "
                 f"({error.strerror}); give that folder space, or its right kind and owner"

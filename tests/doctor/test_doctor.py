@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.errors import StudyError
 from cnn_sweeps.doctor.mend import Place, find_disagreements
+from cnn_sweeps.errors import StudyError
 from cnn_sweeps.selection.agreement import Sweep, made
 from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
@@ -214,7 +214,14 @@ def test_journal_with_blank_or_broken_lines_is_read_once_they_are_out_unless_one
     journal = Path(f"outputs/sweeps/{NAME}/study.journal")
     whole = journal.read_bytes().splitlines(keepends=True)
     attributes = [number for number, line in enumerate(whole) if line.startswith(b'{"op_code":8,')]
-    broken = [*whole[:1], b"\n", *whole[1 : attributes[-1]], b'{"op_code":8,"wor\n', *whole[attributes[-1] + 1 :], b" \n"]
+    broken = [
+        *whole[:1],
+        b"\n",
+        *whole[1 : attributes[-1]],
+        b'{"op_code":8,"wor\n',
+        *whole[attributes[-1] + 1 :],
+        b" \n",
+    ]
     journal.write_bytes(b"".join(broken))
     with pytest.raises(StudyError, match=rf"line 2 is blank or broken\); `python -m cnn_sweeps.doctor {NAME} --fix`"):
         open_storage(parse_address(str(journal), NAME))

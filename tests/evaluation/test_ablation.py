@@ -71,7 +71,8 @@ def test_one_seed_or_two_decide_nothing_and_that_is_said(num_seeds, tmp_path):
     assert set(verdicts(*differing, num_seeds=num_seeds).values()) == {"undecided"}
     lines = write_ablation(trainings(*differing, num_seeds=num_seeds), 3, tmp_path)
     assert [line.split(":")[0] for line in lines if "say nothing" in line] == [
-        ["trainings with one seed say nothing"], ["two seeds say nothing"]
+        ["trainings with one seed say nothing"],
+        ["two seeds say nothing"],
     ][num_seeds - 1]
     assert not any("say nothing" in line for line in write_ablation(trainings(*differing), 3, tmp_path))
 

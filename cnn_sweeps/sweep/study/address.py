@@ -131,7 +131,9 @@ def check_journal(journal: Path) -> None:
     if not _FIRST_OF_LINE.startswith(beginning):
         is_sqlite = beginning.startswith(b"SQLite")
         what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna's"
-        raise StudyError(f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file, or choose another hydra.sweeper.study_name")
+        raise StudyError(
+            f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file, or choose another hydra.sweeper.study_name"
+        )
 
 
 def has_unfinished_end(journal: Path) -> bool:
