@@ -102,8 +102,8 @@ class OptunaSweeperConf:
     pruner: Any = MISSING
     # of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
     n_trials: Optional[int] = None  # noqa: UP045
-    # trials at once; auto: as many as cores, memory and GPUs are good for; null: auto with hydra/launcher=workers, 1 with
-    # others
+    # trials at once; auto: as many as cores, memory and GPUs are good for; null: auto with hydra/launcher=workers,
+    # 1 with others
     n_jobs: Any = None
 
     # null: a new one; the same name and storage continue a study
