@@ -29,7 +29,7 @@ from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.settings.trees import nodes
 from cnn_sweeps.settings.typed import explain_ambiguous, explain_unread, settings_first
-from cnn_sweeps.system.ends import exit_on_signals
+from cnn_sweeps.system.ends import end_process, exit_on_signals, is_exit_on_signal
 from cnn_sweeps.system.files import at_home, is_disk_full
 from cnn_sweeps.system.output import outlive_display, shown_whole
 from cnn_sweeps.text.passwords import hide_passwords
@@ -96,7 +96,11 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     try:
         _run_with_hydra(run_task)
     except KeyboardInterrupt:
-        sys.exit(130)
+        end_process(130)
+    except SystemExit as end:
+        if is_exit_on_signal(end):
+            end_process(int(str(end.code)))
+        raise
     except Exception as error:
         tell(error)
         raise
