@@ -71,8 +71,8 @@ def check_no_trials_lost(sweep: Sweep, storage: str) -> None:
     records = [read_if_sensible(file.parent) for file in sweep.folder.glob(f"*/{RECORD_FILE}")]
     if num_lost := sum(each is not None and each.tags.get("study") == sweep.name for each in records):
         raise StudyError(
-            f"hydra.sweeper.study_name={sweep.name}: {storage} has lost its trials, of which {sweep.folder} holds "
-            f"{num_lost} records; bring it back from a copy, or choose another hydra.sweeper.study_name"
+            f"hydra.sweeper.study_name={sweep.name}: {storage} has lost its trials, whose records are in "
+            f"{sweep.folder} ({num_lost}); bring it back from a copy, or choose another hydra.sweeper.study_name"
         )
 
 
