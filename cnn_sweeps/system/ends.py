@@ -21,7 +21,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 _ENDS = {128 + end: end for end in (signal.SIGTERM, signal.SIGHUP)}  # by exit code
-_MOMENT_S = 2.0
+_MOMENT_S, _THREADS = 2.0, "cnn_sweeps reads"
 
 
 def exit_on_signals() -> None:
@@ -55,7 +55,7 @@ def threads(num_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
     As of a network mount that is gone. `end_process` leaves it behind.
     """
-    pool = ThreadPoolExecutor(num_threads)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=_THREADS)
     try:
         yield pool
     except BaseException:
@@ -65,10 +65,10 @@ def threads(num_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process, without waiting longer than a moment for threads that are blocked."""
+    """End this process, without waiting longer than a moment for those of `threads` that are blocked."""
     deadline = time.monotonic() + _MOMENT_S
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread.name.startswith(_THREADS):
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logging.shutdown()

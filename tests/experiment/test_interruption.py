@@ -114,8 +114,8 @@ def raised_in_epoch(number, signal_number):
     """Have trainings in this process get a signal after an epoch is recorded."""
     add = EpochRecorder.add
 
-    def add_and_raise(record, metrics, epoch):
-        add(record, metrics, epoch)
+    def add_and_raise(record, metrics, epoch, model):
+        add(record, metrics, epoch, model)
         if epoch == number:
             signal.raise_signal(signal_number)
 

@@ -45,9 +45,9 @@ def train(server, run_train, monkeypatch):
     add = EpochRecorder.add
 
     def run(*arguments, at_epoch):
-        def add_after(record, metrics, epoch):
+        def add_after(record, metrics, epoch, model):
             at_epoch.get(epoch, lambda: None)()
-            add(record, metrics, epoch)
+            add(record, metrics, epoch, model)
 
         monkeypatch.setattr(EpochRecorder, "add", add_after)
         run_train(*arguments)
