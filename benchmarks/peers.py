@@ -1,13 +1,17 @@
 """How many trials a minute do sweeps of this project run, and what do its peers run on the same work?
 
-    python benchmarks/peers.py [--repeats 3] [--workload digits photos96 photos128] [--tools ...] [--trials N]
-        [--epochs N] [--environments DIR] [--json FILE]
+    python benchmarks/peers.py [--repeats 3] [--workload digits photos96 photos128 features] [--tools ...] [--trials N]
+        [--epochs N] [--slow-trials 2] [--root FOLDER] [--weights FILE] [--environments DIR] [--json FILE]
 
 Every tool tunes dropout, L2 and decay rate of the same network on the same training and validation images, batch size
 32, Adam, with the same number of trials and epochs, no augmentation and no early stopping. The objective is the lowest
 validation log loss over the epochs, without the L2 penalty. The sampler is TPE after 10 random trials; it and the
 trainings are seeded with the number of the repeat. All record parameters and each epoch's metrics in MLflow on SQLite;
 only `plain_naive` keeps models. What is not the same is said below the tables. The scripts are in `benchmarks/peers/`.
+
+`features` tunes the dense head on a frozen MobileNetV2, at 160x160, with early stopping, on the images of `--root`, a
+folder of class folders (default: generated ones), and with weights without the top, of `--weights` (default: random
+ones). `features s` is what the peers' own decoding and computing of features took; ours do that in the first trials.
 
 Each run is a command in an empty folder, its environment made by this script; tools take turns within a repeat.
 `wall s` and `trials/min` are of the whole command, start-up included; `warm` is from the first completed trial on (of
@@ -26,6 +30,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,7 +38,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -56,6 +61,8 @@ class Workload:
     size: int
     trials: int
     epochs: int
+    root: Path | None = None
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Tool:
 
     script: str = ""
     environment: str = ""
+    trial: str = "careful"
     at_once: int = 1
     max_trials: int = sys.maxsize
     options: tuple[str, ...] = ()
@@ -80,6 +88,7 @@ class Run:
     wall_s: float = math.nan
     cpu_s: float = math.nan
     peak_mib: float = math.nan
+    features_s: float = math.nan
     trials: list[tuple[float, float | None]] = field(default_factory=list)
     error: str = ""
 
@@ -108,6 +117,7 @@ WORKLOADS = {
     "digits": Workload(size=28, trials=20, epochs=10),
     "photos96": Workload(size=96, trials=6, epochs=3),
     "photos128": Workload(size=128, trials=6, epochs=3),
+    "features": Workload(size=160, trials=20, epochs=30),
 }
 NO_PRUNER = "hydra/sweeper/pruner=none"
 TOOLS = {
@@ -120,11 +130,14 @@ TOOLS = {
     ),
     "keras_tuner": Tool("keras_tuner_sweep.py", "keras_tuner"),
     "ray_tune": Tool("ray_tune_sweep.py", "ray_tune", at_once=2),
+    "frozen_images": Tool("plain_careful.py", "plain", "frozen_images", max_trials=2),
+    "frozen_features": Tool("plain_careful.py", "plain", "frozen_features"),
+    "hydra_features": Tool("hydra_sweep.py", "hydra_optuna_sweeper", "frozen_features"),
     "ours_1": Tool(options=(NO_PRUNER,)),
     "ours_2": Tool(options=(NO_PRUNER,), at_once=2),
     "ours_2_pruning": Tool(at_once=2),
 }
-BASE = "plain_careful"
+BASES = ("plain_careful", "frozen_features")
 FOOTNOTES = """\
 plain_naive       loads the images in each trial and keeps each model with MLflow's defaults; at most 3 trials
 plain_careful     trials one after the other with TensorFlow's own number of threads; _2: two processes of one thread
@@ -132,6 +145,8 @@ plain_careful     trials one after the other with TensorFlow's own number of thr
 hydra_optuna_...  the trial of plain_careful; TPE is that of Optuna 2, which this sweeper needs; _2: launcher joblib
 keras_tuner       the trial of plain_careful; no TPE, its Bayesian optimization is a Gaussian process; keeps weights
 ray_tune          the trial of plain_careful; OptunaSearch with TPE, two trials at once with one core each
+frozen_images     computes the backbone in every epoch, with tf.data; fewer trials: it has no say in the target
+frozen_features   computes and saves features once, and trains the head on them; hydra_features: this trial
 ours_...          the first trial is the configuration as it is, not a random one; _pruning: the default pruner, whose
                   pruned trials count as trials and have no objective"""
 
@@ -173,28 +188,62 @@ def write_photos(folder: Path) -> None:
         Image.fromarray(image).save(file, quality=90)
 
 
-def write_data(folder: Path, workload: str) -> Path:
-    """Write what peers read; give its place."""
+def copy_divided(root: Path, size: int, folder: Path) -> None:
+    """Copy the images of a folder to one with train, val and test, as our runs divide them."""
+    from cnn_sweeps.data import load_folder
+    from cnn_sweeps.data.split import split_dataset
+
+    data = load_folder(str(root), size, 3, "skip", str(folder.parent / "cache"))
+    split = split_dataset(data, val_fraction=0.2, test_fraction=0.2, seed=0)
+    assert data.file_names is not None
+    for name in ("train", "val", "test"):
+        for i in getattr(split, name).tolist():
+            file = folder / name / data.class_names[data.labels[i]] / f"{i:06d}{Path(data.file_names[i]).suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / data.file_names[i], file)
+
+
+def write_random_weights(file: Path, size: int) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    shape = (size, size, 3)
+    keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=None).save_weights(file)
+
+
+def write_data(folder: Path, workload: str, work: Workload) -> tuple[Path, Workload]:
+    """Write what all read; give its place, and the workload with a file of weights if it needs one."""
     if workload == "digits":
         write_arrays(folder / "digits.npz", ["data=digits"])
-        return folder / "digits.npz"
-    write_photos(folder / workload)
-    return folder / workload
+        return folder / "digits.npz", work
+    if work.root is not None:
+        copy_divided(work.root, work.size, folder / workload)
+    else:
+        write_photos(folder / workload)
+    if workload == "features" and work.weights is None:
+        work = replace(work, weights=folder / "random.weights.h5")
+        write_random_weights(work.weights, work.size)
+    return folder / workload, work
 
 
 def our_command(tool: Tool, data: Path, work: Workload, seed: int) -> list[str]:
     sweeper = {"n_jobs": tool.at_once, "n_trials": work.trials, "sampler.seed": seed, "study_name": STUDY}
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", "search=regularization", *tool.options]
     command += [f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()]
-    command += [f"seed={seed}", "training.early_stopping.enabled=false", "augmentation.enabled=false"]
-    command += [f"training.epochs={work.epochs}", "evaluate_best=false", "tracking.log_model=false"]
+    command += [f"seed={seed}", "augmentation.enabled=false", f"training.epochs={work.epochs}"]
+    command += ["evaluate_best=false", "tracking.log_model=false"]
+    if work.weights is None:
+        command += ["training.early_stopping.enabled=false"]
+    else:
+        command += ["model=pretrained", f"model.weights={work.weights}", "training.early_stopping.min_steps=0"]
     if data.is_dir():
         return [*command, "data=folder", f"data.root={data}", f"data.image_size={work.size}", "data.cache_dir=cache"]
     return [*command, "data=digits"]
 
 
 def peer_command(tool: Tool, python: Path, data: Path, work: Workload, seed: int, notes: Path) -> list[str]:
-    settings = {"data": data, "size": work.size, "epochs": work.epochs, "notes": notes}
+    settings = {"data": data, "size": work.size, "epochs": work.epochs, "notes": notes, "trial": tool.trial}
+    settings |= {} if work.weights is None else {"weights": work.weights}
     command = [str(python), str(PEERS / tool.script)]
     if tool.environment != "hydra_optuna_sweeper":
         settings |= {"trials": work.trials, "seed": seed, "workers": tool.at_once}
@@ -286,9 +335,11 @@ def execute(command: list[str], folder: Path, variables: dict[str, str], run: Ru
         run.error = f"ended with {code}:\n{log.read_text(errors='replace')[-3000:]}"
 
 
-def read_notes(file: Path) -> list[tuple[float, float | None]]:
+def read_notes(file: Path) -> tuple[list[tuple[float, float | None]], float]:
+    """Give the trials that a peer has noted, and the seconds of its features."""
     notes = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [(note["time"], note["value"]) for note in notes]
+    features_s = next((note["features_s"] for note in notes if "features_s" in note), math.nan)
+    return [(note["time"], note["value"]) for note in notes if "value" in note], features_s
 
 
 def read_study(folder: Path) -> list[tuple[float, float | None]]:
@@ -306,14 +357,14 @@ def read_study(folder: Path) -> list[tuple[float, float | None]]:
 def measure(run: Run, python: Path, data: Path, work: Workload) -> None:
     """Run one tool once."""
     tool = TOOLS[run.tool]
-    work = Workload(work.size, min(work.trials, tool.max_trials), work.epochs)
+    work = replace(work, trials=min(work.trials, tool.max_trials))
     with tempfile.TemporaryDirectory(prefix="peers", ignore_cleanup_errors=True) as temporary:
         folder, notes = Path(temporary, "work"), Path(temporary, "notes.jsonl")
         folder.mkdir()
         if tool.script:
             command = peer_command(tool, python, data, work, run.repeat, notes)
             execute(command, folder, ONE_THREAD if tool.at_once > 1 else {}, run)
-            trials = read_notes(notes)
+            trials, run.features_s = read_notes(notes)
         else:
             execute(our_command(tool, data, work, run.repeat), folder, {}, run)
             trials = read_study(folder) if not run.error else []
@@ -342,8 +393,9 @@ def print_table(name: str, work: Workload, runs: list[Run], repeats: int) -> Non
         f"\n{name}: {work.size}x{work.size}, {work.trials} trials of {work.epochs} epochs, {os.cpu_count()} cores, "
         f"repeats: {repeats}; median (lowest-highest)\ntarget of each repeat: {told or '-'}\n"
     )
-    columns: list[tuple[str, Callable[[Run], float], str]] = [  # without a format: the ratio to BASE
+    columns: list[tuple[str, Callable[[Run], float], str]] = [  # without a format: the ratio to one of BASES
         ("wall s", lambda run: run.wall_s, ",.0f"),
+        *([("features s", lambda run: run.features_s, ",.0f")] if name == "features" else []),
         ("trials/min", Run.rate, ".2f"),
         ("ratio", Run.rate, ""),
         ("warm", Run.warm_rate, ".2f"),
@@ -353,7 +405,7 @@ def print_table(name: str, work: Workload, runs: list[Run], repeats: int) -> Non
         ("best", lambda run: run.best, ".5f"),
         ("s to target", lambda run: run.seconds_to(target.get(run.repeat, -math.inf)), ",.0f"),
     ]
-    base = [run for run in runs if run.tool == BASE and not run.error]
+    base = [run for run in runs if run.tool in BASES and not run.error]
     rows = [["", *(title for title, _, _ in columns), ""]]
     for tool in dict.fromkeys(run.tool for run in runs):
         good = [run for run in runs if run.tool == tool and not run.error]
@@ -383,11 +435,17 @@ def _ratio(value: Callable[[Run], float], runs: list[Run], base: list[Run]) -> s
     return f"{ratio:.2f}" if math.isfinite(ratio) else "-"
 
 
+def tools_for(workload: str, tools: list[str]) -> list[str]:
+    """Give those of some tools that do what a workload is: ours do any."""
+    is_frozen = workload == "features"
+    return [tool for tool in tools if not TOOLS[tool].script or TOOLS[tool].trial.startswith("frozen") == is_frozen]
+
+
 def compare(name: str, work: Workload, tools: list[str], pythons: dict[str, Path], repeats: int) -> list[Run]:
     """Let all tools take turns on one workload."""
     runs = []
     with tempfile.TemporaryDirectory(prefix="peers") as folder:
-        data = write_data(Path(folder), name)
+        data, work = write_data(Path(folder), name, work)
         for repeat in range(repeats):
             for tool in tools:
                 runs.append(Run(name, repeat, tool))
@@ -400,8 +458,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
-    parser.add_argument("--trials", type=int, help="default: 20 (digits) or 6 (photos)")
-    parser.add_argument("--epochs", type=int, help="default: 10 (digits) or 3 (photos)")
+    parser.add_argument("--trials", type=int, help="default: 20 (digits, features) or 6 (photos)")
+    parser.add_argument("--epochs", type=int, help="default: 10 (digits), 3 (photos) or 30 (features, at most)")
+    parser.add_argument("--slow-trials", type=int, default=2, help="of frozen_images, at most")
+    parser.add_argument("--root", type=Path, help="for features: a folder of class folders; default: generated images")
+    parser.add_argument("--weights", type=Path, help="for features: of MobileNetV2 without its top; default: random")
     default = Path("~/.cache/cnn_sweeps/benchmark_environments").expanduser()
     parser.add_argument("--environments", type=Path, default=default, help="where the peers' environments are kept")
     parser.add_argument("--json", type=Path, help="a file for the numbers of every run")
@@ -411,7 +472,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     print("command:", shlex.join(["python", *sys.argv]))
-    names = dict.fromkeys(TOOLS[tool].environment for tool in arguments.tools)
+    TOOLS["frozen_images"] = replace(TOOLS["frozen_images"], max_trials=arguments.slow_trials)
+    tools_of = {name: tools_for(name, arguments.tools) for name in arguments.workload}
+    names = dict.fromkeys(TOOLS[tool].environment for tools in tools_of.values() for tool in tools)
     folder = arguments.environments.absolute()
     pythons = {name: prepare_environment(folder, name) if name else Path(sys.executable) for name in names}
     versions = {name or "ours": describe_versions(python) for name, python in pythons.items()}
@@ -420,8 +483,11 @@ def main() -> None:
     runs = []
     for name in arguments.workload:
         usual = WORKLOADS[name]
-        work = Workload(usual.size, arguments.trials or usual.trials, arguments.epochs or usual.epochs)
-        runs += compare(name, work, arguments.tools, pythons, arguments.repeats)
+        work = replace(usual, trials=arguments.trials or usual.trials, epochs=arguments.epochs or usual.epochs)
+        if name == "features":
+            root, weights = (path and path.absolute() for path in (arguments.root, arguments.weights))
+            work = replace(work, root=root, weights=weights)
+        runs += compare(name, work, tools_of[name], pythons, arguments.repeats)
         print_table(name, work, [run for run in runs if run.workload == name], arguments.repeats)
         print(f"\n{FOOTNOTES}", flush=True)
         if arguments.json:

@@ -67,13 +67,30 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, to be copied; making one takes seconds, so that the processes share it."""
     import mlflow
 
-    own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = _folder_of_all_processes(tmp_path_factory)
     with file_lock(folder / "empty.lock", wait=True):
         file = folder / "empty.db"
         if not file.exists():
             mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights of `tiny_backbones.tiny_backbone`, as Keras saves them; the processes share it."""
+    from tiny_backbones import tiny_backbone
+
+    folder = _folder_of_all_processes(tmp_path_factory)
+    with file_lock(folder / "weights.lock", wait=True):
+        file = folder / "tiny.weights.h5"
+        if not file.exists():
+            tiny_backbone().save_weights(file)
+    return file
+
+
+def _folder_of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY, TINY_CNN, TINY_DATA
 from keras.src.trainers import trainer
-from tiny_sweeps import IN_THIS_PROCESS, command_in
+from tiny_sweeps import IN_THIS_PROCESS, command_in, write_dark_and_light_photos
 
 PROJECT = Path(__file__).parents[1]
 SMALL = ["evaluation.pictures=none", *TINY_CNN]
@@ -177,6 +177,21 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
     assert all(0 < when < run.wall_s + 1 for run in runs for when, _ in run.trials)
     benchmark.print_table("digits", work, runs, 1)
     assert "ours_1" in capsys.readouterr().out
+
+
+def test_peers_on_a_frozen_backbone_get_the_folder_as_our_runs_divide_it(tmp_path):
+    write_dark_and_light_photos(tmp_path / "given")
+    import_module("peers").copy_divided(tmp_path / "given", 16, tmp_path / "divided")
+    counts = {split: len(list((tmp_path / "divided" / split).glob("*/*.png"))) for split in ("train", "val", "test")}
+    assert counts == {"train": 36, "val": 12, "test": 12}
+
+
+def test_feature_cache(tmp_path):
+    benchmark = import_module("feature_cache")
+    benchmark.write_images(tmp_path / "images.u8", num_images=20, size=32)
+    num_views, num_computed, *_, num_mb = benchmark.measure(tmp_path / "images.u8", 32, views=1).split()
+    assert (num_views, num_computed) == ("1", "32")
+    assert num_mb == "0"
 
 
 def test_peers_are_measured_or_say_why_they_failed(tmp_path):

@@ -16,6 +16,7 @@ from conftest import TINY
 from PIL import Image
 
 from cnn_sweeps.data.cache import load_decoded
+from cnn_sweeps.data.rows import load_rows
 from cnn_sweeps.errors import DataError, DiskError, StudyOutageError
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.sweep.study.address import parse_address
@@ -70,6 +71,24 @@ def test_cache_that_does_not_fit_is_told_leaves_nothing_and_is_filled_once_there
     assert load_decoded(files, disk.folder, 64, 64, 3).images.shape == (20, 64, 64, 3)
 
 
+def test_rows_that_do_not_fit_are_told_and_are_gone_on_with_once_there_is_space(disk):
+    asked, positions = [], np.arange(300)
+
+    def compute(some):
+        asked.extend(some.tolist())
+        return np.ones((len(some), 100), np.float32)
+
+    for but_for in (20_000, 130_000):  # of the 120,000 bytes of the parts, and of as many of the whole
+        disk.fill(but_for=but_for)
+        with pytest.raises(DiskError, match=rf"^{disk.folder}\S+\.f32: cannot be written \(No space left on device"):
+            load_rows(disk.folder, [], positions, (300, 100), compute)
+        assert not list(disk.folder.glob("features/*.f32"))
+        disk.make_space()
+    assert load_rows(disk.folder, [], positions, (300, 100), compute).sum() == 30_000
+    assert sorted(asked) == sorted([*range(128), *range(300)])  # the first part did not fit
+    assert len(list((disk.folder / "features").iterdir())) == 1
+
+
 def begun(folder, uri):
     run = LiveRun(folder, uri)
     run.record.begin("full", "run", uri, {})
@@ -86,10 +105,10 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
     with pytest.raises(KeyboardInterrupt), claim_checkpoint(disk.folder, {}, "data", resume=False) as checkpoint:
         checkpoint.save(model, progress, run)
         disk.fill(but_for=50_000)  # of the 120,000 bytes that it takes
-        keeper = EpochRecorder(live, lambda: checkpoint.save(model, progress, run), max_share_of_time=None)
+        keeper = EpochRecorder(live, lambda model: checkpoint.save(model, progress, run), max_share_of_time=None)
         for epoch in (1, 2):
             progress.history.append({"a": 1.0})
-            keeper.add({}, epoch)
+            keeper.add({}, epoch, model)
         raise KeyboardInterrupt
     assert str(disk.folder) in caplog.text
     assert not list(disk.folder.glob("*.unfinished"))
@@ -102,17 +121,17 @@ def test_training_goes_on_without_its_checkpoint_and_resumes_from_the_last_one_t
 
 def test_epochs_that_a_full_disk_cannot_take_are_recorded_once_there_is_space(disk, store, caplog):
     live = begun(disk.folder / "run", f"sqlite:///{store}/mlflow.db")
-    keeper = EpochRecorder(live, lambda: None, max_share_of_time=None)
-    keeper.add({"a": 1.0}, 1)
+    keeper = EpochRecorder(live, lambda _model: None, max_share_of_time=None)
+    keeper.add({"a": 1.0}, 1, None)
     disk.fill()
     for epoch in range(2, 200):  # what is left of the last page has room for some lines
-        keeper.add({"a": 1.0}, epoch)
+        keeper.add({"a": 1.0}, epoch, None)
     whole = (disk.folder / "run/record.jsonl").read_bytes()
     assert whole.endswith(b"\n")
     assert len(read_record(disk.folder / "run").metrics["a"]) < 199
     assert caplog.text.count("training goes on meanwhile") == 1
     disk.make_space()
-    keeper.add({"a": 1.0}, 200)
+    keeper.add({"a": 1.0}, 200, None)
     assert list(read_record(disk.folder / "run").metrics["a"]) == list(range(1, 201))
     assert (disk.folder / "run/record.jsonl").read_bytes().startswith(whole)
 

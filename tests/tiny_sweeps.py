@@ -1,6 +1,7 @@
 """Sweeps of the smallest trainings, and how to read what they leave in the study and in MLflow."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -98,6 +99,23 @@ def command_in(folder, store):
     """Give what `run_train` gives, for longer than one test."""
     with pytest.MonkeyPatch.context() as patch:
         yield train_command(patch, folder, store)
+
+
+@contextmanager
+def raised_in_epoch(number, signal_number):
+    """Have trainings in this process get a signal after an epoch is recorded."""
+    from cnn_sweeps.experiment.recording import EpochRecorder
+
+    add = EpochRecorder.add
+
+    def add_and_raise(record, metrics, epoch, model):
+        add(record, metrics, epoch, model)
+        if epoch == number:
+            signal.raise_signal(signal_number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpochRecorder, "add", add_and_raise)
+        yield
 
 
 @contextmanager

@@ -34,12 +34,13 @@ def sweep_record() -> Iterator[None]:
 @functools.cache
 def load_images(data: str, size: int) -> dict[str, np.ndarray]:
     """Give `train_x`, `train_y`, `val_x`, `val_y`; pixels in 0 to 1 and (N, 1) labels, float32."""
-    arrays = dict(np.load(data)) if data.endswith(".npz") else _decode_folder(Path(data), size)
+    arrays = dict(np.load(data)) if data.endswith(".npz") else decode_folder(Path(data), size)
     pixels = {name: arrays[name] / np.float32(255) for name in ("train_x", "val_x")}
     return pixels | {name: arrays[name].astype(np.float32)[:, np.newaxis] for name in ("train_y", "val_y")}
 
 
-def _decode_folder(folder: Path, size: int) -> dict[str, np.ndarray]:
+def decode_folder(folder: Path, size: int) -> dict[str, np.ndarray]:
+    """Give `train_x`, `train_y`, `val_x`, `val_y`; pixels uint8, labels int64 (N,)."""
     from PIL import Image
 
     arrays = {}
@@ -52,35 +53,39 @@ def _decode_folder(folder: Path, size: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def build(settings: Any, params: dict[str, float]) -> Any:
-    """Build the network as if it were the process's first."""
+def begin_anew(seed: int) -> None:
+    """Drop what Keras kept of the last trial, and seed."""
     import keras
-    from network import build_network
 
     keras.backend.clear_session()
     gc.collect()
-    keras.utils.set_random_seed(settings.seed)
+    keras.utils.set_random_seed(seed)
+
+
+def build(settings: Any, params: dict[str, float]) -> Any:
+    """Build the network as if it were the process's first."""
+    from network import build_network
+
+    begin_anew(settings.seed)
     images = load_images(settings.data, settings.size)["train_x"]
     return build_network(images.shape[1:], -(-len(images) // BATCH_SIZE), **params)
 
 
 def fit(model: Any, settings: Any, params: dict[str, float], callbacks: tuple[Any, ...] = ()) -> Any:
+    """Do what `record_fit` does, on images."""
+    images = load_images(settings.data, settings.size)
+    data = {"x": images["train_x"], "y": images["train_y"], "batch_size": BATCH_SIZE}
+    return record_fit(model, settings, params, callbacks, **data, validation_data=(images["val_x"], images["val_y"]))
+
+
+def record_fit(model: Any, settings: Any, params: dict[str, float], callbacks: tuple[Any, ...], **data: Any) -> Any:
     """Train and record; note the trial and give Keras's history. The objective is the lowest `val_log_loss` in it."""
     import keras
 
-    images = load_images(settings.data, settings.size)
     log_epoch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: mlflow.log_metrics(logs, step=epoch))
     with mlflow.start_run(parent_run_id=os.environ[SWEEP_RUN]):
         mlflow.log_params(params)
-        history = model.fit(
-            images["train_x"],
-            images["train_y"],
-            batch_size=BATCH_SIZE,
-            epochs=settings.epochs,
-            validation_data=(images["val_x"], images["val_y"]),
-            verbose=0,
-            callbacks=[*callbacks, log_epoch],
-        )
+        history = model.fit(**data, epochs=settings.epochs, verbose=0, callbacks=[*callbacks, log_epoch])
         mlflow.log_metric("best_val_log_loss", objective(history))
     note_trial(settings.notes, objective(history))
     return history

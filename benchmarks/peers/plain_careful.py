@@ -7,7 +7,7 @@ import sys
 import careful
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from workload import STARTUP_TRIALS, parse_arguments
+from workload import STARTUP_TRIALS, parse_arguments, run_trial
 
 STUDY = "sweep"
 
@@ -15,18 +15,18 @@ STUDY = "sweep"
 def work(arguments: argparse.Namespace, seed: int) -> None:
     """Run trials until the study has its number, with a sampler of this process's own."""
 
-    def run_trial(trial: optuna.Trial) -> float:
+    def objective(trial: optuna.Trial) -> float:
         params = {
             "dropout": trial.suggest_float("dropout", 0, 0.7),
             "l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True),
             "decay_rate": trial.suggest_float("decay_rate", 0.85, 1),
         }
-        return careful.run_trial(arguments, params)
+        return run_trial(arguments, params)
 
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
     study = optuna.create_study(study_name=STUDY, storage=open_storage(), sampler=sampler, load_if_exists=True)
     while len(study.get_trials(deepcopy=False)) < arguments.trials:
-        study.optimize(run_trial, n_trials=1)
+        study.optimize(objective, n_trials=1)
 
 
 def open_storage() -> optuna.storages.JournalStorage:

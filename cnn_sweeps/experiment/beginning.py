@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from cnn_sweeps.errors import ModelError
 from cnn_sweeps.settings.schema import PRETRAINED, RunConfig
 from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.use.place import find_place, naming
@@ -29,5 +30,9 @@ def prepare_beginning(config: RunConfig) -> RunConfig:
             address, file = weights_of_kept(place, config.training.cache_dir)
         recorded = config.resolved | {"model": config.resolved["model"] | {"weights": address}}
         config = replace(config, model=config.model | {"weights": str(file)}, resolved=recorded)
-    try_network(config)
+    try:
+        try_network(config)
+    except ModelError as error:  # which names the file that was made of a kept model
+        used, given = config.model["weights"], config.settings["model.weights"]
+        raise ModelError(str(error).replace(f"{used}:", f"{given}:")) from error
     return config

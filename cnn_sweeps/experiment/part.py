@@ -3,12 +3,15 @@
 import logging
 from functools import partial
 
+from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
-from cnn_sweeps.tracking.entry import WEIGHTS_TAG
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.tracking.entry import WEIGHTS_TAG, read_record
+from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.training import loop
 from cnn_sweeps.training.inputs import Inputs
 from cnn_sweeps.training.network import Network
@@ -30,17 +33,28 @@ def run_part(part: Part, whole: Whole) -> bool:
         elif config.resume and not part.name:
             log.info("nothing to resume")
         if network.beginning is not None:
-            run.record.log_tags({WEIGHTS_TAG: network.beginning.digest})
+            _name_weights(network.beginning.digest, run, part.config)
         save = partial(checkpoint.save, progress=progress, run=whole.left_by(run.record))
         save(network.model)  # so that a run that ends in its first epoch goes on in this record
         for epoch, metrics in enumerate(progress.history, 1):
             run.record.log_metrics(metrics, epoch)
         trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
-            log.info("pruned after epoch %d of %d", progress.epochs_done, config.training.epochs)
+            log.info("pruned after epoch %d", progress.epochs_done)
             return False
         whole.finished[run.record.record_id] = role.finish(trained, run)
     return True
+
+
+def _name_weights(digest: str, run: LiveRun, config: RunConfig) -> None:
+    """Record which weights the network begins with; raise a ConfigError if it goes on and began with others."""
+    recorded = read_record(run.record.folder)
+    if recorded is not None and recorded.tags.get(WEIGHTS_TAG, digest) != digest:
+        raise ConfigError(
+            f"model.weights={config.model.get('weights')}: are others than when the run was interrupted; restore them, "
+            "or start anew without resume=true"
+        )
+    run.record.log_tags({WEIGHTS_TAG: digest})
 
 
 def build_part(part: Part, *, is_fine_tuned: bool = False) -> Network:
@@ -59,7 +73,7 @@ def train_part(
         log.info("the last %d layers of the backbone are trained, too, from now on", part.config.fine_tune)
         head, network = network, build_part(part, is_fine_tuned=True)
         network.go_on_from(head)
-        progress.begin_fine_tuning(network.model, part.config.training.restore_best_weights)
+        progress.begin_fine_tuning(network.model)
         inputs = _train(part, role, network, progress, keeper)
     return TrainedNetwork(part, network, inputs.predict, progress, keeper.run.record)
 

@@ -58,7 +58,7 @@ def load_backbone(
         np.random.set_state(states[1])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # for the next trial, also where several backbones are searched
 def _frozen(
     name: str, alpha: float | None, weights: str, input_shape: tuple[int, int, int], _state: Any, _place: Any
 ) -> keras.Model:
@@ -81,7 +81,7 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
     settings: dict[str, Any] = {"include_top": False, "weights": _IMAGENET if weights == _IMAGENET else None}
     settings |= {} if alpha is None else {"alpha": alpha}
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # of sizes for which there are no weights
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # what is wrong is told
         if weights == _IMAGENET:
             stack.enter_context(_downloading())
         try:
@@ -93,7 +93,7 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
             reason = " ".join(str(error).split()).partition("; Received")[0]
             raise ModelError(
                 f"model.backbone={name}: cannot take images of {height}x{width} pixels ({reason}); set another "
-                "data.image_size or model.backbone"
+                "data.image_size, model.backbone or model.alpha"
             ) from error
         except Exception as error:
             if weights != _IMAGENET:
@@ -102,8 +102,8 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
                 f"model.weights=imagenet: the weights of {name} cannot be downloaded ({' '.join(str(error).split())}); "
                 "connect to the network once, or name a file of them: model.weights=FILE"
             ) from error
-    if weights is not None and weights != _IMAGENET:
-        _load_weights(backbone, name, weights)
+        if weights is not None and weights != _IMAGENET:
+            _load_weights(backbone, name, weights)
     return keras.Model(image, Features(name="features")(backbone.output), name=name.lower())
 
 
@@ -141,7 +141,8 @@ def _load_weights(backbone: keras.Model, name: str, weights: str) -> None:
         if weights.endswith(BY_NAME):
             _load_by_name(backbone, weights)
             return
-        backbone.load_weights(weights)
+        with warnings.catch_warnings(action="ignore"):  # of each array that is not there
+            backbone.load_weights(weights)
         with h5py.File(weights) as file:
             num_arrays = _count_arrays(file)
     except Exception as error:  # whatever Keras meets in a file of something else

@@ -13,15 +13,13 @@ from omegaconf import DictConfig
 from cnn_sweeps.data.folder import list_folder
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.config import check_config
-from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.schema import FOLDER, OBJECTIVES, PRETRAINED, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, trusted_of
 from cnn_sweeps.settings.targets import targets_in_folder
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.study.address import is_only_here
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import find_store
-
-_FOLDER_SOURCE = "cnn_sweeps.data.load_folder"
 
 
 class CheckedApplication(SweepApplication):
@@ -51,9 +49,14 @@ class CheckedApplication(SweepApplication):
         self._trust(checked)
         known = checked.settings if self.fixed is None else self.fixed
         self.fixed = {key: value for key, value in known.items() if checked.settings.get(key) == value}
+        if checked.model["_target_"] == PRETRAINED and "data.image_size" in known.keys() - self.fixed.keys():
+            raise ConfigError(
+                "data.image_size: all trials of a sweep train on the same images, and these would have several sizes, "
+                f"perhaps those of several backbones; set one, as data.image_size={known['data.image_size']}"
+            )
         self.store = self.store or find_store(checked.tracking)
         root = str(checked.data.get("root"))
-        if checked.data["_target_"] == _FOLDER_SOURCE and root != self._listed_root:
+        if checked.data["_target_"] == FOLDER and root != self._listed_root:
             list_folder(root, checked.data.get("follow_links", False))
             self._listed_root = root
         needed = [OBJECTIVES[name] for name in checked.objective]

@@ -140,39 +140,43 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
     number, log_file = kept.number, Path(kept.path) / "retraining.log"
     with logged_to(log_file):
         part, progress, threshold = load_kept(kept)
-        config, split = part.config, part.images.split
-        both = np.sort(np.concatenate([split.train, split.val]))
-        config, num_epochs = _as_long_as(progress, config)
-        part = replace(
-            part,
-            config=config,
-            images=replace(part.images, split=replace(split, train=both, val=split.val[:0])),
-        )
+        role, split = Retraining(part.config, progress), part.images.split
+        both, config = np.sort(np.concatenate([split.train, split.val])), role.config
+        images = replace(part.images, split=replace(split, train=both, val=split.val[:0]))
+        part = replace(part, config=config, images=images)
         store = store_of(config.tracking)
         run, name = LiveRun(Path(kept.path) / "retrained", store), f"trial {number} retrained on train + validation"
         with run.ending(log_file):
             run.record.begin(config.tracking.experiment_name, name, store, run_tags(tags))
             run.record.log_params(config.settings)
             run.start(may_be_away=True)
-            network = build_part(part)  # its learning rate goes as the trial's did
             keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=0.02)
-            trained = train_part(part, Role(config), network, TrainingProgress(), keeper)
-            lines = [f"trial {number} trained again on {len(both)} training and validation images, {num_epochs} epochs"]
+            trained = train_part(part, role, build_part(part), TrainingProgress(), keeper)
+            told = f"{len(both)} training and validation images, {role.num_epochs} epochs"
+            lines = [f"trial {number} trained again on {told}"]
             lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
             lines += _keep_retrained(trained, number, threshold, run) if keep_model else []
     return lines, {RETRAINED: str(number)}
 
 
-def _as_long_as(progress: TrainingProgress, config: RunConfig) -> tuple[RunConfig, int]:
-    """Give the settings to train for as many epochs as led to a trial's weights, and that number."""
-    begun, training = progress.fine_tuned_after, config.training
-    num_epochs = progress.best_epoch if training.restore_best_weights else progress.epochs_done
-    if begun is None or num_epochs <= begun:  # nothing came of fine-tuning
-        model = config.model | ({"fine_tune": 0} if config.fine_tune else {})
-        return replace(config, model=model, training=replace(training, epochs=num_epochs)), num_epochs
-    before = progress.best_epoch_before if training.restore_best_weights else begun
-    training = replace(training, epochs=before, fine_tune_epochs=num_epochs - begun)
-    return replace(config, training=training), before + num_epochs - begun
+class Retraining(Role):
+    """Stops after as many epochs as led to a trial's weights; the learning rate goes as if there were all of them."""
+
+    def __init__(self, config: RunConfig, progress: TrainingProgress) -> None:
+        """Of a trial's settings, and of what its training came to; fine-tuning of which nothing came is left out."""
+        is_best, begun = config.training.restore_best_weights, progress.fine_tuned_after
+        last = progress.best_epoch if is_best else progress.epochs_done
+        self._before, self.num_epochs = last, last
+        if begun is not None and last > begun:
+            self._before = progress.best_epoch_before if is_best else begun
+            self.num_epochs = self._before + last - begun
+        elif config.fine_tune:
+            config = replace(config, model=config.model | {"fine_tune": 0})
+        super().__init__(config)
+
+    def after_epoch(self, progress: TrainingProgress) -> bool:
+        """Tell whether the network has had its epochs, before fine-tuning or with them."""
+        return progress.epochs_done == (self._before if progress.fine_tuned_after is None else self.num_epochs)
 
 
 def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | None) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import stat
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,7 +182,8 @@ def _check_weights(weights: str | None, fine_tune: int) -> None:
         return
     file = Path(os.path.expanduser(weights))  # noqa: PTH111  takes any text
     try:
-        with file.open("rb") as content:
+        is_file = stat.S_ISREG(file.stat().st_mode)  # a named pipe would be waited for
+        with file.open("rb") if is_file else BytesIO() as content:
             is_hdf5 = content.read(len(_HDF5)) == _HDF5
     except OSError as error:
         raise ConfigError(f"model.weights={weights}: cannot be read ({error.strerror}); name a file") from error

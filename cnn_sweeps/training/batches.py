@@ -26,8 +26,10 @@ def mapped_tensor(array: NDArray[Any]) -> tf.Tensor:
         if isinstance(array, np.memmap) and array.filename is not None and array.flags.c_contiguous:
             file = Path(str(array.filename))
             if array.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
-                kind = tf.as_dtype(array.dtype)
-                return tf.raw_ops.ImmutableConst(dtype=kind, shape=array.shape, memory_region_name=str(file))
+                # TensorFlow's own ImmutableConst copies all of it once, to see whether it could be folded. NumPy hands
+                # over only what can be written to; what is written here would not reach the file.
+                private = np.memmap(file, array.dtype, "c", shape=array.shape)
+                return tf.experimental.dlpack.from_dlpack(private.__dlpack__())
         return tf.constant(array)
 
 
@@ -95,9 +97,9 @@ def training_batch(
 def _draw_views(source: TrainingImages, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Draw one view of each image for an epoch, whatever its batch."""
     assert source.views is not None
-    num_images, num_views, _ = source.views.shape
-    drawn = tf.random.stateless_uniform((num_images,), _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
-    views = tf.reshape(source.views, (num_images * num_views, -1))  # without a copy
+    num_images, num_views, _ = tf.unstack(tf.shape(source.views, tf.int64))  # which one graph takes of any number
+    drawn = tf.random.stateless_uniform([num_images], _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
+    views = tf.reshape(source.views, [num_images * num_views, source.views.shape[-1]])  # without a copy
     return tf.gather(views, positions * num_views + tf.gather(drawn, positions))
 
 

@@ -54,7 +54,7 @@ class FrozenBeginning:
         return features
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # as many as there are backbones in `models.backbone`
 def frozen_beginning(pixels: keras.KerasTensor, features: keras.KerasTensor) -> FrozenBeginning:
     """Give the beginning of a network that leads from one to the other; for a frozen backbone always the same."""
     return FrozenBeginning(keras.Model(pixels, features))
@@ -82,7 +82,7 @@ def load_views(
     return _load(beginning, dataset, positions.tobytes(), cache_dir, json.dumps(asdict(augmentation)))
 
 
-@lru_cache(maxsize=4)  # for the next trial
+@lru_cache(maxsize=8)  # for the next trial: features and views of each beginning, which stay in their files
 def _load(
     beginning: FrozenBeginning, dataset: ImageDataset, positions_as_bytes: bytes, cache_dir: str, changes: str
 ) -> tf.Tensor:

@@ -27,7 +27,7 @@ class TrainingProgress:
         """Number of finished epochs."""
         return len(self.history)
 
-    def begin_fine_tuning(self, model: keras.Model, keeps_best_weights: bool) -> None:
-        """Go on with a network whose beginning is trained, too; the best epoch so far stays the one to beat."""
+    def begin_fine_tuning(self, model: keras.Model) -> None:
+        """Go on with a network whose beginning is trained, too; the best epoch so far, if any, is the one to beat."""
         self.fine_tuned_after, self.best_epoch_before = self.epochs_done, self.best_epoch
-        self.best_weights = model.get_weights() if keeps_best_weights and self.best_epoch else []
+        self.best_weights = model.get_weights() if self.best_weights else []

@@ -1,5 +1,10 @@
 """Batches are a function of seed, epoch and step, and augmentation stays within its ranges."""
 
+import math
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -281,6 +286,23 @@ def mapped_images(tmp_path, count=6):
     return mapped, pixels
 
 
+def test_one_graph_draws_from_views_of_however_many_images():
+    @tf.function(reduce_retracing=True)
+    def batch_of(source):
+        epoch = tf.constant(0, tf.int64)
+        return training_batch(source, epoch_order(source, epoch), FULL, epoch, tf.constant(0))[0]
+
+    for num_images in (4, 5, 6):  # the second and the third share a graph
+        own = np.arange(num_images, dtype=np.float32)[:, None, None]
+        views = tf.constant(own * 10 + np.arange(2, dtype=np.float32)[None, :, None])
+        numbers = {"seed": 0, "batch_size": num_images}
+        labels = np.arange(num_images)
+        source = training_images(tf.zeros((num_images, 1)), labels, labels, views=views, **numbers)
+        drawn = batch_of(source).numpy().ravel()
+        assert sorted(drawn // 10) == list(range(num_images))
+        assert set(drawn % 10) <= {0, 1}
+
+
 def test_image_tensor_of_an_array_equals_it():
     images = random_images(6)
     tensor = image_tensor(dataset_with(images))
@@ -298,6 +320,21 @@ def test_image_tensor_of_a_mapped_cache_equals_it(tmp_path):
     tensor = image_tensor(dataset_with(mapped))
     assert tensor.dtype == tf.uint8
     np.testing.assert_array_equal(tensor.numpy(), pixels)
+
+
+def test_image_tensor_of_a_mapped_cache_takes_no_memory(tmp_path):
+    shape = (1000, 256, 256, 3)
+    (tmp_path / "images.u8").touch()
+    os.truncate(tmp_path / "images.u8", math.prod(shape))
+    dataset = dataset_with(np.memmap(tmp_path / "images.u8", np.uint8, "r", shape=shape))
+    Path("/proc/self/clear_refs").write_text("5")  # the highest use is that of now
+    before_kb = memory_kb("VmRSS")
+    image_tensor(dataset)
+    assert memory_kb("VmHWM") - before_kb < 20_000
+
+
+def memory_kb(name):
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 @pytest.mark.parametrize("part", [np.s_[2:5], np.s_[::2], np.s_[::-1], np.s_[[4, 1, 2]], np.s_[:, :, ::-1]])

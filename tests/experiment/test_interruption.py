@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -13,9 +12,8 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import TINY, TINY_CNN
-from tiny_sweeps import command_in, write_dark_and_light_photos
+from tiny_sweeps import command_in, raised_in_epoch, write_dark_and_light_photos
 
-from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training import loop
 
@@ -107,21 +105,6 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     assert all(np.array_equal(a, b) for a, b in pairs)
     for metric in ("test_log_loss", "final_val_log_loss", "best_epoch"):
         assert resumed.data.metrics[metric] == uninterrupted.data.metrics[metric]
-
-
-@contextmanager
-def raised_in_epoch(number, signal_number):
-    """Have trainings in this process get a signal after an epoch is recorded."""
-    add = EpochRecorder.add
-
-    def add_and_raise(record, metrics, epoch, model):
-        add(record, metrics, epoch, model)
-        if epoch == number:
-            signal.raise_signal(signal_number)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpochRecorder, "add", add_and_raise)
-        yield
 
 
 def test_run_that_is_ended_in_its_first_epoch_goes_on_in_the_same_record(run_train, tmp_path, monkeypatch):

@@ -14,11 +14,12 @@ from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection import application, chosen
 from cnn_sweeps.selection import finishing as finishing_module
 from cnn_sweeps.selection.application import CnnSweep
-from cnn_sweeps.selection.chosen import evaluate_trial, logged_to
+from cnn_sweeps.selection.chosen import Retraining, evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.training.progress import TrainingProgress
 
 
 def test_log_of_the_block_is_in_the_file_alone_and_the_handlers_of_before_are_back_after_it(tmp_path, caplog):
@@ -143,3 +144,30 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
         assert gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("restores_best", "best_epoch", "ends"),
+    [(True, 7, (3, 5)), (True, 3, (3, None)), (False, 3, (5, 8))],  # of three further epochs after five
+)
+def test_retraining_stops_where_the_weights_of_the_trial_came_from_at_the_learning_rates_of_all_its_epochs(
+    restores_best, best_epoch, ends
+):
+    settings = ["training.epochs=5", "training.fine_tune_epochs=3", "model.fine_tune=2"]
+    restore = f"training.restore_best_weights={str(restores_best).lower()}"
+    config = compose("model=pretrained", *settings, restore)
+    of_trial = TrainingProgress([{}] * 8, best_epoch, fine_tuned_after=5, best_epoch_before=3)
+    role, progress = Retraining(config, of_trial), TrainingProgress()
+    assert role.config.training == config.training  # by which a cosine goes to zero
+
+    def epochs_to_the_end():
+        progress.history.append({})
+        while not role.after_epoch(progress):
+            progress.history.append({})
+        return progress.epochs_done
+
+    assert epochs_to_the_end() == ends[0]
+    assert role.config.fine_tune == (0 if ends[1] is None else 2)
+    if ends[1] is not None:
+        progress.fine_tuned_after = progress.epochs_done
+        assert epochs_to_the_end() == ends[1] == role.num_epochs

@@ -637,6 +637,10 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
             ["data=synthetic", "data.image_size=8,64", "model.filters=[4],[4,8,16,32]", "model.padding=same"],
             "images of 8x8 pixels: 4 blocks",
         ),
+        (
+            ["model=pretrained", "data=synthetic", "data.image_size=32,64"],
+            "data.image_size: all trials of a sweep train on the same images, and these would have several sizes",
+        ),
         (["model.filters=[8],[]"], "model.filters=[]"),
         (["data.num_images=interval(10.5,20)", "data=synthetic"], "data.num_images=10.5: should be a valid integer"),
         (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): an empty interval"),
