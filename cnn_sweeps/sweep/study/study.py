@@ -66,10 +66,7 @@ class SweepStudy(SharedStudy):
 
     def _check_definition(self, now: definition.StudyDefinition) -> None:
         study = self.optuna_study
-        noted, directions = (
-            study.user_attrs.get(definition.DEFINITION),
-            [each.name.lower() for each in study.directions],
-        )
+        noted, directions = study.user_attrs.get(definition.DEFINITION), [d.name.lower() for d in study.directions]
         before = now | {"directions": directions} if noted is None else noted  # of a new one, or of another program's
         definition.check_definition(self.name, before)
         if reason := definition.why_not_continued(before, now, self._settings.on_change):
