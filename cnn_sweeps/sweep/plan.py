@@ -88,7 +88,8 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     given: dict[str, Any] = OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[assignment]
     _pin_study(config)
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-    group, chosen = settings.preset_group, config.hydra.runtime.choices.get(settings.preset_group)
+    group = settings.preset_group
+    chosen = config.hydra.runtime.choices.get(group) if group is not None else None
     kept = [each for each in arguments if group is None or not each.startswith(f"{group}=")]
     is_chosen = len(kept) < len(arguments) or chosen not in (None, settings.default_preset)
     space = parse_search_space(kept, settings.params, loader, is_preset_chosen=is_chosen)
