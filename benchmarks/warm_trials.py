@@ -40,7 +40,7 @@ def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
     """Run the sweep; give the worker's memory by number of ended trials, and when the command began."""
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={NAME}"]
     command += [f"hydra.sweeper.n_trials={num_trials}", "hydra/sweeper/pruner=none", "training.epochs=2"]
-    command += ["evaluate_best=false", "tracking.log_model=false"]
+    command += ["evaluate_best=false", "tracking.log_model=false", "hydra.sweeper.n_jobs=1"]
     memory_mb: dict[int, float] = {}
     began = time.time()
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as sweep:

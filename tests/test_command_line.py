@@ -104,7 +104,14 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
             ["data=synthetic", "data.image_size=2048", "data.num_images=2000000"],
             "there is not enough memory (Unable to",
         ),
-        (["model.l2=="], "Error parsing override 'model.l2=='"),
+        (["model.l2=="], """model.l2==: Hydra cannot read this value; if it is a text, type 'model.l2="="'"""),
+        (["data=folder", "data.root=照片"], """type 'data.root="照片"'"""),
+        (["data=folder", "data.root=it's"], """type 'data.root="it'"'"'s"'"""),
+        (
+            ["data=folder", "data.root=[1]"],
+            """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'""",
+        ),
+        (["data=folder", "data.root=a,b"], """a list is typed 'data.root=[a,b]', and a text 'data.root="a,b"'"""),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["hydra.run.dir=/dev/null/x"], "/dev/null"),
         (["model._target_=no.such.function"], "model._target_=no.such.function: there is no module no"),
@@ -120,6 +127,18 @@ def test_error_says_in_one_line_what_is_wrong_and_what_is_allowed(arguments, mes
     assert told.startswith("error: ")
     assert message in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--cfg", "job", "model.l2=0.25", "-p", "model", "optimizer=sgd"],
+        ["model.l2=0.25", "--cfg=job", "optimizer=sgd", "-p", "model"],
+        ["-p", "model", "model.l2=0.25", "~tracking", "-c", "job", "optimizer=sgd"],
+    ],
+)
+def test_flags_may_stand_anywhere_among_settings(words, run_train, capsys):
+    assert "l2: 0.25" in shown_by(run_train, capsys, *words)
 
 
 def test_full_traceback_on_request(tmp_path):

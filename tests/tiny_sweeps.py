@@ -20,7 +20,7 @@ from cnn_sweeps.settings.command_line import run_application
 from cnn_sweeps.train import train
 
 STUDY = "tiny"
-SWEEP = ["--multirun", *TINY, f"hydra.sweeper.study_name={STUDY}"]
+SWEEP = ["--multirun", *TINY, f"hydra.sweeper.study_name={STUDY}", "hydra.sweeper.n_jobs=1"]
 SWEEP_OF_FILTERS = [word for word in SWEEP if not word.startswith("model.filters=")]
 IN_THIS_PROCESS = "hydra/launcher=basic"
 

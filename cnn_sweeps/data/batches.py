@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cnn_sweeps.data.decode import decode_image
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.system.ends import threads
 from cnn_sweeps.text.names import for_terminal
 
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
@@ -90,7 +91,7 @@ def decode_ahead(
     waiting: deque[Future[Decoded]] = deque()
     with (
         warnings.catch_warnings(action="ignore"),  # oddities of metadata; not in the threads: filters are the process's
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        threads(os.cpu_count()) as pool,
         tqdm(total=len(files), desc=title, unit="", disable=None, leave=False) as bar,
     ):
         left = iter(files)

@@ -12,7 +12,6 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from cnn_sweeps.data.batches import decode_ahead
 from cnn_sweeps.data.dataset import digest_images
 from cnn_sweeps.data.decode import UnreadableError, open_file
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.system.ends import threads
 
 _FORMAT = 1  # raise it when decoding gives other pixels, so that older caches are not used
 _LEFTOVER_AFTER_S = 24 * 3600
@@ -64,7 +64,7 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
         DataError: if the cache folder cannot be used or the disk is full.
     """
     shape = (height, width, channels)
-    with ThreadPoolExecutor() as pool:
+    with threads() as pool:
         content_ids = list(pool.map(_content_id, files))
     _tidy(cache_dir)
     folder = _folder(cache_dir, shape, content_ids)
@@ -137,7 +137,7 @@ def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
     """Give each image's digest, in threads: hashing works outside Python's lock."""
     images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
     chunks = [images[start : start + images_a_chunk] for start in range(0, len(images), images_a_chunk)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threads(os.cpu_count()) as pool:
         return np.concatenate([np.array([], dtype="<U32"), *pool.map(digest_images, chunks)])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.sweep.study.address import check_study_exists, parse_address, sweep_folder
+from cnn_sweeps.system.files import at_home
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
@@ -61,9 +62,9 @@ def doctor(arguments: Sequence[str]) -> None:
     prepare_libraries()
     from cnn_sweeps.doctor import mend
 
-    folder = Path(settings.get("hydra.sweep.dir", sweep_folder(name)))
+    folder = Path(at_home(settings.get("hydra.sweep.dir", str(sweep_folder(name)))))
     dead_hosts = [settings["dead_host"]] if "dead_host" in settings else []
-    checkpoints = Path(settings.get(_CHECKPOINTS, mend.FOLDER))
+    checkpoints = Path(at_home(settings.get(_CHECKPOINTS, str(mend.FOLDER))))
     place = mend.Place(study, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
     num_mended = num_left = 0
     found = mend.find_disagreements(place)

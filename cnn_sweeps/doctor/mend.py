@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.experiment.notes import STORE, senseless_notes
 from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, useless_checkpoints
-from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_line
+from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_end
+from cnn_sweeps.sweep.study.journal import broken_lines, cut_unfinished_end, take_out_lines
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
-from cnn_sweeps.sweep.study.storage import cut_unfinished_line
 from cnn_sweeps.sweep.study.view import StudySnapshot, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
@@ -76,20 +76,39 @@ def find_disagreements(place: Place) -> Iterator[Change]:
     Raises:
         UserError: if one of them cannot be read.
     """
+    if place.study.kind == "journal" and place.study.file is not None:
+        yield from _of_journal(place.study.file)
+        if broken_lines(place.study.file):
+            return  # it cannot be read
     study, _ = place.read()
     yield from _senseless(study)
-    if place.study.kind == "journal" and place.study.file and has_unfinished_line(place.study.file):
-        yield Change(
-            f"{place.study.file}: its last line is unfinished, as a power cut or a full disk leaves it",
-            "what there is of it is cut off",
-            partial(cut_unfinished_line, place.study.file),
-        )
     yield from _lost_trials(study, place)
     study, sweep = place.read()
     if not study.owners:
         yield from _unseen_records(sweep)
     yield from changes(sweep)
     yield from _checkpoints(study, place.checkpoint_dir)
+
+
+def _of_journal(journal: Path) -> Iterator[Change]:
+    if has_unfinished_end(journal):
+        yield Change(
+            f"{journal}: its last line is unfinished or blank, as a power cut, a full disk or an editor leaves it",
+            "what there is of it is cut off",
+            partial(cut_unfinished_end, journal),
+        )
+    broken = broken_lines(journal)
+    if spare := [number for number, is_spare in broken.items() if is_spare]:
+        yield Change(
+            f"{journal}: its lines {', '.join(map(str, spare))} are blank or broken",
+            f"they are taken out; what was there stays in {journal.name}.before",
+            partial(take_out_lines, journal, spare),
+        )
+    for number in (number for number, is_spare in broken.items() if not is_spare):
+        yield Change(
+            f"{journal}: its line {number} is broken, and what it made cannot be told, which later lines are about",
+            "bring the file back from a copy, or choose another hydra.sweeper.study_name",
+        )
 
 
 def _senseless(study: StudySnapshot) -> Iterator[Change]:

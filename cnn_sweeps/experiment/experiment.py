@@ -1,5 +1,7 @@
 """One run, from the configuration to the record; in a sweep, one trial."""
 
+import logging
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -8,6 +10,8 @@ from cnn_sweeps.experiment.parts import plan_parts
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+
+log = logging.getLogger(__name__)
 
 
 def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple[float, ...]:
@@ -32,7 +36,9 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     with slow_imports():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
         from cnn_sweeps.experiment import part, recording
     with recording.open_whole(parts, role, store) as whole:
-        while not role.gives_up(whole.finals) and len(whole.finals) < len(parts):
-            if not part.run_part(parts[len(whole.finals)], whole):  # network, training, evaluation, record
+        while not role.gives_up(whole.finals) and (number := len(whole.finals)) < len(parts):
+            if len(parts) > 1:
+                log.info("training %d of %d: %s", number + 1, len(parts), parts[number].name)
+            if not part.run_part(parts[number], whole):  # network, training, evaluation, record
                 break
     return role.outcome(whole.finals)

@@ -11,6 +11,12 @@ from cnn_sweeps.data.split import split_into_folds
 from cnn_sweeps.settings.schema import RunConfig
 
 _LOSES_BELOW_P = 0.05
+_TOLD = {
+    "final_val_log_loss": "validation log loss",
+    "final_val_accuracy": "validation accuracy",
+    "test_log_loss": "test log loss",
+    "test_accuracy": "test accuracy",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,16 @@ def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
         values = np.array([final[name] for final in finals])
         averaged |= {name: float(values.mean()), f"{name}_se": float(values.std(ddof=1) / np.sqrt(len(values)))}
     return {name: value for name, value in averaged.items() if not name.startswith("decision_threshold")}
+
+
+def describe_mean(averaged: dict[str, float], num_trainings: int) -> str:
+    """Say what `average_metrics` gave for several trainings."""
+    told = [
+        f"{name} {averaged[metric]:.4f} ± {averaged[f'{metric}_se']:.4f}"
+        for metric, name in _TOLD.items()
+        if metric in averaged
+    ]
+    return f"mean of {num_trainings} trainings ± its standard error: {', '.join(told)}"
 
 
 def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, minimize: bool) -> bool:

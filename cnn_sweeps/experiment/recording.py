@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.evaluation import results
-from cnn_sweeps.experiment.parts import Part, average_metrics
-from cnn_sweeps.experiment.roles import Role, output_dir
+from cnn_sweeps.experiment.parts import Part, average_metrics, describe_mean
+from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.experiment.trained import RESULTS
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_record
@@ -76,7 +76,10 @@ class Whole:
         ) as checkpoint:
             folder, is_left = self._place_of(part, checkpoint)
             run = LiveRun(folder, self.store)
-            with run.ending(log_file, is_trial=role.is_trial and not is_part):
+            with (
+                _told_how_to_go_on(role if is_on_its_own else None),
+                run.ending(log_file, is_trial=role.is_trial and not is_part),
+            ):
                 if is_left:
                     run.record.again()
                 else:
@@ -142,7 +145,21 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
         checkpoint.save_parts(whole.finished, whole.left_by(run.record))
         yield whole
         if whole.finals:
-            run.record.log_metrics(average_metrics(whole.finals), len(whole.finals))
+            averaged = average_metrics(whole.finals)
+            run.record.log_metrics(averaged, len(whole.finals))
+            if len(whole.finals) > 1:
+                log.info("%s", describe_mean(averaged, len(whole.finals)))
+
+
+@contextmanager
+def _told_how_to_go_on(role: Role | None) -> Iterator[None]:
+    """Say after a signal in the block how the run of a role is gone on with, which is said last."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if role is not None and role.is_told_what_next:
+            say(["To go on:", f"  {role.command} resume=true"])
+        raise
 
 
 def _folder_of(name: str, whole: Path) -> Path:

@@ -27,6 +27,13 @@ SHOWN = {
     "best_epoch": "best epoch",
 }
 """The metrics of the table, and what they are called in it."""
+_BOUNDS = {name: (0.0, 1.0) for name in SHOWN if name.endswith("accuracy")}
+_BOUNDS |= {name: (0.0, np.inf) for name in SHOWN if name.endswith("log_loss")} | {"best_epoch": (1.0, np.inf)}
+_FEWEST_SEEDS = 3
+_TOO_FEW = (
+    "{} say nothing: the 95 % interval of a mean of two reaches 12.7 standard errors to either side, that of five "
+    "2.8, and one has none; every verdict on arms is undecided; seed=0,1,2,3,4 takes five"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, 
     if commonest:
         told = ", ".join(f"{name} {value:.4f}" for name, value in commonest.items())
         lines = [f"naming the commonest class: {told}"]
+    if (num_seeds := len({each.seed for each in trainings})) < _FEWEST_SEEDS:
+        lines.append(_TOO_FEW.format("two seeds" if num_seeds > 1 else "trainings with one seed"))
     lines = [*describe_arms(arms), *lines, "", *map(str, judge_claims(trainings, patience_epochs))]
     (folder / "ablation.txt").write_text("\n".join(lines), encoding="utf-8")
     rows = [(arm, metric, *mean) for arm, summary in arms.items() for metric, mean in summary.items()]
@@ -75,21 +84,24 @@ def _of_commonest_class(trainings: Sequence[AblationTraining], metric: str) -> f
     return trainings[0].metrics.get(f"{metric}_of_commonest_class")
 
 
-def mean_with_interval(values: Sequence[float]) -> Estimate:
-    """Give the mean and its 95 % interval by Student's t distribution; without bounds for fewer than two values."""
+def mean_with_interval(values: Sequence[float], least: float = -np.inf, most: float = np.inf) -> Estimate:
+    """Give the mean and its 95 % interval by Student's t distribution; without bounds for fewer than two values.
+
+    The interval ends at `least` and `most`, between which all values lie, and with them the mean.
+    """
     mean = float(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
         bound = mean if len(values) > 1 else np.nan
         return Estimate(mean, bound, bound)
     interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    return Estimate(mean, float(interval.low), float(interval.high))
+    return Estimate(mean, max(float(interval.low), least), min(float(interval.high), most))
 
 
 def summarize_arms(trainings: Sequence[AblationTraining]) -> dict[str, dict[str, Estimate]]:
     """Give for each arm the mean of each metric over its seeds, with its interval."""
     return {
         arm: {
-            metric: mean_with_interval([each.metrics[metric] for each in of_arm])
+            metric: mean_with_interval([each.metrics[metric] for each in of_arm], *_BOUNDS.get(metric, ()))
             for metric in SHOWN
             if all(metric in each.metrics for each in trainings)
         }
@@ -102,7 +114,7 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
     """Hold the trainings against what is claimed of regularization, early stopping and decay.
 
     Arms are compared seed by seed. A claim is supported if the 95 % interval of the mean difference lies where the
-    claim says, refuted if it lies on the other side, and undecided if it holds zero.
+    claim says, refuted if it lies on the other side, and undecided if it holds zero or is of fewer than three seeds.
     """
     gap, the_gap = "final_generalization_gap", "the gap between training and validation"
     decay = "Decay of the learning rate improves convergence"
@@ -125,9 +137,12 @@ def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm:
     if len(known) < len(values) or not differences:
         return None
     mean, num_seeds = mean_with_interval(differences), len(differences)
-    bounds = f"({mean.low:+.4f} to {mean.high:+.4f})" if num_seeds > 1 else "(one seed)"
-    evidence = f"{SHOWN[metric]} {mean.value:+.4f} {bounds} with `{arm}` against `{base}`, {num_seeds} seeds"
-    return Claim(text, _verdict(supports=mean.high < 0, refutes=mean.low > 0), evidence)
+    bounds = f" ({mean.low:+.4f} to {mean.high:+.4f})" if num_seeds > 1 else ""
+    seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
+    evidence = f"{SHOWN[metric]} {mean.value:+.4f}{bounds} with `{arm}` against `{base}`, {seeds}"
+    is_enough = num_seeds >= _FEWEST_SEEDS
+    verdict = _verdict(supports=is_enough and mean.high < 0, refutes=is_enough and mean.low > 0)
+    return Claim(text, verdict, evidence)
 
 
 def _verdict(*, supports: bool, refutes: bool) -> str:

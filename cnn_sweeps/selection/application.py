@@ -57,12 +57,13 @@ class CnnSweep(CheckedApplication):
 
         Raises:
             TrackingError: if the store cannot be used.
+            StudyError: if the study has lost the trials whose records are in the folder.
         """
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
         prepare_libraries()
         with slow_imports():
-            from cnn_sweeps.selection.sweep_run import SweepRun, describe_run, look_at
+            from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
         gc.enable()  # which was off for a quick start
         forget_images()
         store, known = hide_passwords(self.store), study.optuna_study.user_attrs.get(STORE)
@@ -74,6 +75,7 @@ class CnnSweep(CheckedApplication):
         self._folder, self._look = folder, partial(look_at, study, self, folder)
         self._describe_run = partial(describe_run, study, self, about)
         with study.exclusively():  # so that two controllers share one run
+            check_no_trials_lost(self._look(), about["storage"])
             study.optuna_study.set_user_attr(STORE, store)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
             self._note_about_run(study)

@@ -12,10 +12,10 @@ from typing import Any
 import mlflow
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnn_sweeps.errors import DiskError, TrackingOutageError
+from cnn_sweeps.errors import DiskError, StudyError, TrackingOutageError
 from cnn_sweeps.experiment.notes import run_id_of
 from cnn_sweeps.experiment.parts import final_metric
-from cnn_sweeps.selection.agreement import AboutRun, Change, Sweep, changes, made, record_sweep
+from cnn_sweeps.selection.agreement import AboutRun, Change, Sweep, changes, made, read_if_sensible, record_sweep
 from cnn_sweeps.selection.checked import CheckedApplication
 from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.space import by_setting
@@ -24,7 +24,7 @@ from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, STATE_TAG, Status, read_record
+from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_sweep
 from cnn_sweeps.tracking.position import read_position
@@ -58,6 +58,22 @@ def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) ->
     """Give how a sweep is now."""
     known = (study.name, application.config.objective, study.optuna_study.user_attrs, study.trials, study.ledger)
     return Sweep(*known, folder, application.store)
+
+
+def check_no_trials_lost(sweep: Sweep, storage: str) -> None:
+    """See that a study without trials is a new one; `storage` says where it is.
+
+    Raises:
+        StudyError: if the sweep's folder has records of its trials.
+    """
+    if sweep.trials:
+        return
+    records = [read_if_sensible(file.parent) for file in sweep.folder.glob(f"*/{RECORD_FILE}")]
+    if num_lost := sum(each is not None and each.tags.get("study") == sweep.name for each in records):
+        raise StudyError(
+            f"hydra.sweeper.study_name={sweep.name}: {storage} has lost its trials, whose records are in "
+            f"{sweep.folder} ({num_lost}); bring it back from a copy, or choose another hydra.sweeper.study_name"
+        )
 
 
 class SweepRun:

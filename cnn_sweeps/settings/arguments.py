@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnn_sweeps.errors import ConfigError, UserError
-from cnn_sweeps.system.ends import exit_on_signals
+from cnn_sweeps.system.ends import end_process, exit_on_signals, is_exit_on_signal
 from cnn_sweeps.system.output import outlive_display, shown_whole
 
 _SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -79,4 +79,8 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        end_process(130)
+    except SystemExit as end:
+        if is_exit_on_signal(end):
+            end_process(int(str(end.code)))
+        raise

@@ -20,7 +20,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,8 +28,9 @@ from omegaconf.errors import OmegaConfBaseException
 from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.settings.trees import nodes
-from cnn_sweeps.system.ends import exit_on_signals
-from cnn_sweeps.system.files import is_disk_full
+from cnn_sweeps.settings.typed import explain_ambiguous, explain_unread, settings_first
+from cnn_sweeps.system.ends import end_process, exit_on_signals, is_exit_on_signal
+from cnn_sweeps.system.files import at_home, is_disk_full
 from cnn_sweeps.system.output import outlive_display, shown_whole
 from cnn_sweeps.text.passwords import hide_passwords
 
@@ -95,13 +96,18 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     try:
         _run_with_hydra(run_task)
     except KeyboardInterrupt:
-        sys.exit(130)
+        end_process(130)
+    except SystemExit as end:
+        if is_exit_on_signal(end):
+            end_process(int(str(end.code)))
+        raise
     except Exception as error:
         tell(error)
         raise
 
 
 def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
+    sys.argv[1:] = settings_first(sys.argv[1:])
     search_path = _search_path()
     with shown_whole():
         if _HELP_FLAGS & set(sys.argv):
@@ -119,10 +125,11 @@ def _search_path() -> str:
     known, rest = parser.parse_known_args(sys.argv[1:])
     if known.config_dir is None:
         return CONF_DIR
-    if not Path(known.config_dir).is_dir():
+    folder = Path(at_home(known.config_dir)).absolute()
+    if not folder.is_dir():
         raise ConfigError(f"--config-dir={known.config_dir}: no such folder; give one that holds config groups")
     sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
-    return str(Path(known.config_dir).absolute())
+    return str(folder)
 
 
 def _show_help(search_path: str) -> None:
@@ -179,6 +186,10 @@ def _explain_composition(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options)
         return f"{group}={option}: no such option{_nearest(option, options)}; allowed: {', '.join(options)}"
+    if isinstance(error, OverrideParseException) and (told := explain_unread(error.override)) is not None:
+        return told
+    if (told := explain_ambiguous(str(error))) is not None:
+        return told
     if "Could not override 'hydra/sweeper/pruner'" in str(error):
         return "hydra/sweeper: allowed: optuna, whose sweeps are grids where every key lists its values; leave it out"
     cause = error.__cause__

@@ -21,6 +21,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.backbones import BACKBONES
 from cnn_sweeps.settings.schema import FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.trees import with_texts_changed
+from cnn_sweeps.settings.typed import as_text
 
 Checked = TypeVar("Checked")
 _DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
@@ -129,7 +130,8 @@ def _problem(detail: Any, prefix: str) -> str:
     if detail["type"] == "missing":
         return f"{key}: no value given; add {key}=VALUE to the command"
     allowed = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return f"{key}={detail['input']}: {allowed}"
+    how = f"; if it is a text, type {as_text(key, detail['input'])}" if detail["type"] == "string_type" else ""
+    return f"{key}={detail['input']}: {allowed}{how}"
 
 
 def _target_problems(group: str, component: Any) -> list[str]:

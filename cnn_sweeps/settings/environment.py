@@ -1,4 +1,7 @@
-"""Moves the passwords of a configuration into environment variables, before Hydra writes it into output folders."""
+"""What is made of a composed configuration before Hydra writes it, and all else, into output folders.
+
+Passwords are moved into environment variables; `~` at the beginning of a folder's name becomes the home folder.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cnn_sweeps.settings.trees import nodes, with_texts_changed
+from cnn_sweeps.system.files import at_home
 from cnn_sweeps.text.passwords import (
     Replacement,
     hide_passwords,
@@ -36,6 +40,23 @@ class PasswordsToEnvironment(Callback):
     def on_run_start(self, config: DictConfig, **_more: Any) -> None:
         """Move them; of a sweep its jobs then get overrides without them."""
         move_passwords(config)
+
+    on_multirun_start = on_run_start
+
+
+class HomeInFolders(Callback):
+    """What Hydra calls for it, likewise: for the folders that Hydra itself makes."""
+
+    def on_run_start(self, config: DictConfig, **_more: Any) -> None:
+        """Put the home folder into `hydra.run.dir` and `hydra.sweep.dir`, and of a sweep into its jobs' overrides."""
+        for name in ("run", "sweep"):
+            given: str = _raw(config.hydra)[name]["dir"]
+            if (folder := at_home(given)) != given:
+                key, words = f"hydra.{name}.dir", _raw(config.hydra.overrides.hydra)
+                with read_write(config.hydra):
+                    config.hydra[name].dir = folder
+                    kept = [word for word in words if _key_of(word) != key]
+                    config.hydra.overrides.hydra = [*kept, f"{key}={_override_value(folder)}"]
 
     on_multirun_start = on_run_start
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, Strict, create_model
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict, create_model
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.settings.backbones import BACKBONES
 from cnn_sweeps.settings.trees import nodes
+from cnn_sweeps.system.files import at_home
 
 SPLIT_NAMES = ("train", "val", "test")
 OBJECTIVES = {
@@ -64,6 +65,7 @@ Switch = Annotated[bool, Strict()]
 Channels = Literal[1, 3]
 ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+Folder = Annotated[Text, AfterValidator(at_home)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=64)]
 Objectives = Annotated[list[str], PlainValidator(_check_objective)]
 NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
@@ -115,10 +117,10 @@ class TrainingConfig:
     class_weight: Literal["balanced"] | None
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     xla: Switch
-    checkpoint_dir: Text
+    checkpoint_dir: Folder
     strategy: Literal["single", "mirrored"] = "single"  # runs of before there was a choice do not record it
     fine_tune_epochs: Count = 10  # nor these
-    cache_dir: Text = "~/.cache/cnn_sweeps"
+    cache_dir: Folder = at_home("~/.cache/cnn_sweeps")
 
 
 @dataclass(config=_forbid_unknown)

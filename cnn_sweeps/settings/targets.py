@@ -29,6 +29,7 @@ Whole names only: by way of a package, `cnn_sweeps.models.keras.utils.get_file` 
 `keras.optimizers.deserialize` builds whatever it is told to.
 """
 _OFFERED_TO_HYDRA = (
+    "cnn_sweeps.settings.environment.HomeInFolders",
     "cnn_sweeps.settings.environment.PasswordsToEnvironment",
     "cnn_sweeps.text.names.OnlyPrintable",
     "cnn_sweeps.system.files.LogFile",

@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
-from cnn_sweeps.errors import OutageError, SweepError
+from cnn_sweeps.errors import OutageError, StudyError, SweepError
 from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.sweep.failures import no_success
 from cnn_sweeps.sweep.jobs.choice import choose_executor
 from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
 from cnn_sweeps.sweep.loop import TrialLoop
-from cnn_sweeps.sweep.plan import SweepPlan, make_folder, prepare_sweep
+from cnn_sweeps.sweep.plan import SweepPlan, prepare_sweep
 from cnn_sweeps.sweep.study.definition import describe_study
-from cnn_sweeps.sweep.study.ledger import senseless_attributes
+from cnn_sweeps.sweep.study.ledger import senseless_attributes, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.ends import ended_after
 from cnn_sweeps.system.output import outlive_display
@@ -49,13 +50,31 @@ def run_sweep(
     def build_launcher(function: TaskFunction) -> Launcher:
         return Plugins.instance().instantiate_launcher(hydra_context, function, config)
 
-    executor = choose_executor(build_launcher, task_function, plan.jobs_ahead)
+    is_n_jobs_given = plan.settings.n_jobs is not None
+    executor = choose_executor(build_launcher, task_function, plan.jobs_ahead, is_n_jobs_given=is_n_jobs_given)
     with ExitStack() as undone:
         undone.callback(executor.close)
         study = SweepStudy(plan.space, plan.settings, plan.total, plan.shared_settings)
-        controller = Controller(study, plan, executor, Console(plan, make_folder(config)))
+        controller = Controller(study, plan, executor, Console(plan, _make_folder(config)))
         undone.pop_all()  # the controller does it
     return controller.run()
+
+
+def _make_folder(config: DictConfig) -> Path:
+    """Make the sweep's folder, with the composed configuration in it.
+
+    Raises:
+        StudyError: if that cannot be.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "multirun.yaml")
+    except OSError as error:
+        raise StudyError(
+            f"hydra.sweep.dir={folder}: cannot be written ({error.strerror}); name another folder"
+        ) from error
+    return folder
 
 
 class Controller:
@@ -93,10 +112,28 @@ class Controller:
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         plan.application.begin(study, about | {"command": command}, self._console.folder)
         study.enqueue(plan.points)
-        say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}")
+        study.total += self._num_of_other_points()
+        is_few = plan.num_points is not None and plan.num_points < plan.total
+        few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
+        say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}{few}")
+        if study.is_changed and study.ledger.num_started >= study.total:
+            more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
+            told = f"the study is for {study.total} trials, and has {study.ledger.num_started} of before the change"
+            say(f"nothing is left to run: {told}; {more}choose another hydra.sweeper.study_name")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):
                 say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
+
+    def _num_of_other_points(self) -> int:
+        """Count trials, of before a change, that are no points of the grid, which is to be run whole all the same."""
+        if not self._plan.is_grid:
+            return 0
+        study, searched = self._study, self._plan.space.distributions
+        started = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")]
+        return sum(
+            trial.params.keys() != searched.keys() or bool(unsearched(trial, searched))
+            for trial in [*study.failed, *started]
+        )
 
     @property
     def _is_over(self) -> bool:

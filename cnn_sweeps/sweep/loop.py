@@ -18,7 +18,7 @@ from cnn_sweeps.sweep.interruption import Interruption
 from cnn_sweeps.sweep.jobs.executor import POLL_S, Executor
 from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.plan import SweepPlan
-from cnn_sweeps.sweep.study.ledger import owner_of
+from cnn_sweeps.sweep.study.ledger import owner_of, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.patience import patiently
 
@@ -84,6 +84,8 @@ class TrialLoop:
 
     def _fill_slots(self) -> None:
         while len(self._running) < self._executor.num_slots and self._may_start():
+            if self._is_all_known():
+                self._study.total = min(self._study.total, self._study.ledger.num_started)
             trial = self._study.claim()
             if trial is None:
                 return
@@ -145,6 +147,18 @@ class TrialLoop:
         self._application.close_lost(recovered)
         for trial in recovered:
             self._console.say(describe_trial(trial))
+
+    def _is_all_known(self) -> bool:
+        """Tell whether every point of the space has finished, and say so if that comes before the study's total."""
+        study, num_points, finished = self._study, self._plan.num_points, self._study.ledger.finished
+        if num_points is None or num_points > len(finished):
+            return False
+        trials, searched = study.trials, self._plan.space.distributions
+        if num_points > sum(not unsearched(trials[number], searched) for number in finished):
+            return False
+        if study.ledger.num_started < study.total:
+            self._console.say(f"all {num_points} different points are known; no further trial is started")
+        return True
 
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)

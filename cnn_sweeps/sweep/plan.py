@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from cnn_sweeps.errors import ConfigError, StudyError
+from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
@@ -53,6 +53,16 @@ class SweepPlan:
     overrides: list[str]
 
     @property
+    def num_points(self) -> int | None:
+        """Number of different trials, of which none is run twice; None if there is no end to them."""
+        return self.space.num_points if self.extend is None and self.settings.deterministic else None
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the sweep is to try every point of the space, and no other."""
+        return self.extend is None and self.total == self.space.num_points == len(self.points)
+
+    @property
     def jobs_ahead(self) -> JobsAhead:
         """What is asked of whoever runs the trials."""
         address, only_here = self.settings.address, self.application.only_here()
@@ -60,7 +70,7 @@ class SweepPlan:
             fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
             only_here = [(f"hydra.sweeper.storage={address.shown}", fix), *only_here]
         return JobsAhead(
-            self.settings.n_jobs,
+            self.settings.n_jobs or 1,
             at_most=self.total,
             timeout_s=self.settings.trial_timeout_s,
             worker_module=self.application.worker_module,
@@ -78,9 +88,11 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     given: dict[str, Any] = OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[assignment]
     _pin_study(config)
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-    preset = f"{settings.preset_group}="
-    kept = [each for each in arguments if settings.preset_group is None or not each.startswith(preset)]
-    space = parse_search_space(kept, settings.params, loader, is_preset_chosen=len(kept) < len(arguments))
+    group = settings.preset_group
+    chosen = config.hydra.runtime.choices.get(group) if group is not None else None
+    kept = [each for each in arguments if group is None or not each.startswith(f"{group}=")]
+    is_chosen = len(kept) < len(arguments) or chosen not in (None, settings.default_preset)
+    space = parse_search_space(kept, settings.params, loader, is_preset_chosen=is_chosen)
     extend = _load_extension(settings, space, config)
     points = _points_to_try_first(settings, space, is_extended=extend is not None)
     application = SweepApplication()
@@ -101,23 +113,6 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
         shared_settings=shared_settings,
         overrides=[each for each in [*given["hydra"], *given["task"]] if not each.startswith(_NOT_KEPT)],
     )
-
-
-def make_folder(config: DictConfig) -> Path:
-    """Make the sweep's folder, with the composed configuration in it.
-
-    Raises:
-        StudyError: if that cannot be.
-    """
-    folder = Path(config.hydra.sweep.dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")
-    except OSError as error:
-        raise StudyError(
-            f"hydra.sweep.dir={folder}: cannot be written ({error.strerror}); name another folder"
-        ) from error
-    return folder
 
 
 def _pin_study(config: DictConfig) -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import ConfigError
@@ -24,7 +34,19 @@ def _check_num_jobs(value: Any) -> Any:
     return value
 
 
+def _check_study_name(value: str) -> str:
+    """See that it is the name of a folder in another one, and no flag in the commands that are shown."""
+    if not re.fullmatch(r"[\w.:@+-]+", value) or value in (".", "..") or value.startswith("-"):
+        raise ValueError(
+            "should be a folder's name of letters, digits and . : @ + - _; neither . nor .., and no - at its beginning"
+        )
+    return value
+
+
 NumJobsSetting = Annotated[NumJobs, PlainValidator(_check_num_jobs)]
+NumJobsOrDefault = Annotated[
+    NumJobs | None, PlainValidator(lambda value: None if value is None else _check_num_jobs(value))
+]
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -39,13 +61,14 @@ class SweepSettings:
         Field(min_length=1),
     ]
     storage: str | dict[str, Any] | None
-    study_name: Annotated[str, Field(pattern=r"^[\w.:@+-]+$")] | None
+    study_name: Annotated[str, AfterValidator(_check_study_name)] | None
     n_trials: Count | None
-    n_jobs: NumJobsSetting
+    n_jobs: NumJobsOrDefault
     max_failure_rate: Annotated[float, Strict(), Field(ge=0, le=1)]
     params: dict[str, Any]
     custom_search_space: str | None
     preset_group: str | None
+    default_preset: str | None
     enqueue: list[dict[str, Any]]
     deterministic: Annotated[bool, Strict()]
     max_retries: Annotated[int, Strict(), Field(ge=0)]

@@ -80,7 +80,7 @@ def parse_search_space(
         arguments: the command line's overrides, without those of Hydra itself.
         params: the configuration's `hydra.sweeper.params`, override strings by key.
         config_loader: expands `glob(...)`.
-        is_preset_chosen: the command line chose `params` too, so that they are varied beside the keys it names.
+        is_preset_chosen: somebody chose `params`, so that they are varied beside the keys that the command line names.
 
     Raises:
         ConfigError: if a key's values are empty, or contradict themselves.

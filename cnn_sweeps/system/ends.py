@@ -9,15 +9,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
+from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
 _ENDS = {128 + end: end for end in (signal.SIGTERM, signal.SIGHUP)}  # by exit code
+_MOMENT_S, _THREADS = 2.0, "cnn_sweeps reads"
 
 
 def exit_on_signals() -> None:
@@ -43,6 +47,36 @@ def _exit_again(dropped: sys.UnraisableHookArgs) -> None:
         threading.Timer(0.05, os.kill, (os.getpid(), _ENDS[dropped.exc_value.code])).start()
     else:
         sys.__unraisablehook__(dropped)
+
+
+@contextmanager
+def threads(num_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Give threads for a block; if it is cut off, one that is in a read that never ends is not waited for.
+
+    As of a network mount that is gone. `end_process` leaves it behind.
+    """
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=_THREADS)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process, without waiting longer than a moment for those of `threads` that are blocked."""
+    deadline = time.monotonic() + _MOMENT_S
+    for thread in threading.enumerate():
+        if thread.name.startswith(_THREADS):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                logging.shutdown()
+                for stream in (sys.stdout, sys.stderr):
+                    with suppress(OSError, ValueError):
+                        stream.flush()
+                os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import TypeGuard
 from cnn_sweeps.errors import ConfigError, DiskError, UserError
 from cnn_sweeps.system.output import open_lossy
 
+_SCHEMES = ("sqlite:///", "file://")
+
 
 def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
     """Look whether a file, or with `may_exist` false a folder, can be made there.
@@ -40,6 +42,12 @@ def check_folder(folder: Path, setting: str) -> None:
         raise ConfigError(f"{setting}={folder}: cannot be written to; name another folder, or a new one")
     elif any(folder.iterdir()):
         raise ConfigError(f"{setting}={folder}: is not empty; name an empty folder, or a new one")
+
+
+def at_home(place: str) -> str:
+    """Give a path, or the address of a file, with the home folder for a `~` at its beginning."""
+    scheme = next((each for each in _SCHEMES if place.startswith(each)), "")
+    return scheme + os.path.expanduser(place.removeprefix(scheme))  # noqa: PTH111  takes any text
 
 
 def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:

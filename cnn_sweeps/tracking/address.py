@@ -11,9 +11,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
+from cnn_sweeps.system.files import at_home
 from cnn_sweeps.text.passwords import hide_passwords
 
 SQLITE = "sqlite:///"
+DEFAULT = f"{SQLITE}mlflow.db"
 _SERVERS = ("http://", "https://")
 _HERE = Path()
 
@@ -50,7 +52,7 @@ def find_existing_store(uri: str | None) -> str:
 
 def user_uri(named: str | None) -> str:
     """Give the address of the store that the user gave: the named one, else the environment's, else the default."""
-    return named or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    return at_home(named or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT)
 
 
 def _answering_uri(named: str | None) -> str:
@@ -122,6 +124,12 @@ def uri_seen_from(folder: Path, uri: str) -> str:
     if uri.startswith(f"{SQLITE}{here}/") and folder.absolute().is_relative_to(here):
         return f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE), folder.absolute())}"
     return hide_passwords(uri)
+
+
+def is_hidden_by_old_store(uri: str) -> bool:
+    """Tell whether `mlflow ui` alone, in this folder, shows the files of an experiment there instead of this store."""
+    is_here = absolute_uri(uri) == absolute_uri(DEFAULT)
+    return is_here and any(file.parent.name.isdigit() for file in Path("mlruns").glob("*/meta.yaml"))
 
 
 def database_file(uri: str) -> Path | None:

@@ -32,7 +32,7 @@ def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
     named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri_seen_from(Path(), uri)}"]
     command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
     reason = str(error).rpartition(";")[0]
-    waits = f"{num_entries} entries of the record wait in {folder}; once the store is back, give:\n  {command}"
+    waits = f"{num_entries} entries of the record wait in {folder}; once the store takes them, give:\n  {command}"
     log.warning("%s; %s", reason, waits)
 
 

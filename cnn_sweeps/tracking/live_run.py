@@ -13,7 +13,7 @@ from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, Use
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.system.patience import Backoff
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.address import DEFAULT, find_existing_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.position import Position, read_position
@@ -152,8 +152,9 @@ class LiveRun:
         uri, page = hide_passwords(self._uri), f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
         predict = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model"]
         look = ["mlflow", "ui"]
-        if uri != "sqlite:///mlflow.db":
+        if uri != DEFAULT:
             predict.append(f"tracking.uri={uri}")
+        if uri != DEFAULT or is_hidden_by_old_store(uri):
             look += ["--backend-store-uri", uri]
         lines = ["To give images their classes:", f"  {shlex.join(predict)}"] if has_model else []
         if uri.startswith("http"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,12 +21,17 @@ from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.databases import describe_database_error, is_unavailable
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import SQLITE, database_file
+from cnn_sweeps.tracking.address import SQLITE, database_file, is_hidden_by_old_store
 
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
 _VARIABLE = "MLFLOW_TRACKING_URI"
+_OLD_STORE = (
+    "mlruns holds runs of a store of files, which `mlflow ui` alone takes for the one to show, and cannot; "
+    "`mlflow ui --backend-store-uri sqlite:///mlflow.db` shows the runs that are made here from now on"
+)
+log = logging.getLogger(__name__)
 for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks of what `store_errors` tells
     logging.getLogger(_loud).addFilter(lambda _record: False)  # a level is reset by Hydra, which sets up logging anew
 
@@ -64,6 +70,13 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, OSError, ImportError, SQLAlchemyError) as error:
         kind = TrackingOutageError if _may_pass(error) else TrackingError
         uri, reason = hide_passwords(mlflow.get_tracking_uri()), describe_database_error(error)
+        if (
+            isinstance(error, OSError) and error.filename is not None and error.strerror
+        ):  # a database's has no such name
+            raise kind(
+                f"tracking.uri={uri}: {error.filename}, in its folder of artifacts, cannot be written "
+                f"({error.strerror}); give that folder space, or its right kind and owner"
+            ) from error
         raise kind(f"tracking.uri={uri}: cannot be used ({reason}); repair it or name another") from error
 
 
@@ -93,7 +106,26 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
     with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock"), wait=True):
         if file is not None and not file.exists():
             _make_database(file)
-        yield str(mlflow.set_experiment(experiment_name).experiment_id)
+            if is_hidden_by_old_store(uri):
+                log.warning(_OLD_STORE)
+        with _deleted_told(uri, experiment_name):
+            experiment_id = str(mlflow.set_experiment(experiment_name).experiment_id)
+        yield experiment_id
+
+
+@contextmanager
+def _deleted_told(uri: str, experiment_name: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        experiment = mlflow.get_experiment_by_name(experiment_name)
+        if experiment is None or experiment.lifecycle_stage == "active":
+            raise
+        restore = ["mlflow", "experiments", "restore", "--experiment-id", str(experiment.experiment_id)]
+        raise TrackingError(
+            f"tracking.experiment_name={experiment_name}: was deleted in {uri}; name another, or bring it back with "
+            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {shlex.join(restore)}`"
+        ) from error
 
 
 def _make_database(file: Path) -> None:

@@ -105,7 +105,7 @@ def _load(
     about += [dataset.digests[positions].tolist(), changes, _SEED_OF_VIEWS]
     shape = (len(dataset.labels), *views, int(beginning.model.output_shape[-1]))
     started = time.perf_counter()
-    rows = load_rows(Path(cache_dir).expanduser(), about, positions, shape, compute)
+    rows = load_rows(Path(cache_dir), about, positions, shape, compute)
     what = f"{augmentation.views} views" if augmentation else "features"
     log.info("%s of %s images at hand after %.1f s", what, f"{len(positions):,}", time.perf_counter() - started)
     return mapped_tensor(rows)

@@ -88,8 +88,11 @@ class OptunaSweeperConf:
     params: Optional[dict[str, Any]] = None  # noqa: UP045 - OmegaConf reads these types
     # dotted path of a function of the configuration and an Optuna trial that suggests further, conditional parameters
     custom_search_space: Optional[str] = None  # noqa: UP045
-    # config group whose options set `params`; one that the command line chooses is searched beside the keys it names
+    # config group whose options set `params`; one that the command line or an experiment chooses is searched beside the
+    # keys that the command line names, which replace its own
     preset_group: Optional[str] = None  # noqa: UP045
+    # its option that is there if nobody chooses one, and gives way to the keys that the command line names
+    default_preset: Optional[str] = None  # noqa: UP045
     # points to try first, e.g. [{model.l2: 1e-4}]; what a point leaves out is sampled
     enqueue: list[Any] = field(default_factory=list)
 
@@ -99,8 +102,9 @@ class OptunaSweeperConf:
     pruner: Any = MISSING
     # of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
     n_trials: Optional[int] = None  # noqa: UP045
-    # trials at once; auto: as many as cores, memory and GPUs are good for (with hydra/launcher=workers)
-    n_jobs: Any = 1
+    # trials at once; auto: as many as cores, memory and GPUs are good for; null: auto with hydra/launcher=workers,
+    # 1 with others
+    n_jobs: Any = None
 
     # null: a new one; the same name and storage continue a study
     study_name: Optional[str] = None  # noqa: UP045

@@ -46,6 +46,8 @@ class ExecutorLauncher(Launcher):
 class WorkersLauncher(ExecutorLauncher):
     """Runs jobs in worker processes of this machine; `cnn_sweeps.sweep.jobs.local` does the work."""
 
+    usual_n_jobs = "auto"
+
     def plan_executor(self, jobs: JobsAhead) -> Executor:
         """Give what runs jobs, not yet opened."""
         from cnn_sweeps.sweep.jobs.local import plan_local_executor

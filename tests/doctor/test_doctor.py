@@ -17,9 +17,11 @@ from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.doctor.mend import Place, find_disagreements
+from cnn_sweeps.errors import StudyError
 from cnn_sweeps.selection.agreement import Sweep, made
 from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
+from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.sweep.study.view import StudySnapshot
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.entry import RECORD_FILE, read_record
@@ -205,6 +207,35 @@ def test_journal_with_an_unfinished_line_is_cut(found, tmp_path):
     finding = only(found(change=lambda _: journal.write_bytes(b'{"op_code":8,"wor')))
     finding.make()
     assert journal.read_bytes() == b""
+
+
+def test_journal_with_blank_or_broken_lines_is_read_once_they_are_out_unless_one_may_have_made_a_trial(copied, capsys):
+    study, _ = copied
+    journal = Path(f"outputs/sweeps/{NAME}/study.journal")
+    whole = journal.read_bytes().splitlines(keepends=True)
+    attributes = [number for number, line in enumerate(whole) if line.startswith(b'{"op_code":8,')]
+    broken = [
+        *whole[:1],
+        b"\n",
+        *whole[1 : attributes[-1]],
+        b'{"op_code":8,"wor\n',
+        *whole[attributes[-1] + 1 :],
+        b" \n",
+    ]
+    journal.write_bytes(b"".join(broken))
+    with pytest.raises(StudyError, match=rf"line 2 is blank or broken\); `python -m cnn_sweeps.doctor {NAME} --fix`"):
+        open_storage(parse_address(str(journal), NAME))
+    lines, code = run_doctor(capsys, "--fix")
+    assert sum("are blank or broken" in line for line in lines) == 1
+    assert code == 0
+    assert Path(f"{journal}.before").read_bytes() == b"".join(broken[:-1])
+    assert [trial.state for trial in open_study().trials] == [trial.state for trial in study.trials]
+    made = next(number for number, line in enumerate(whole) if line.startswith(b'{"op_code":4,'))
+    journal.write_bytes(b"".join([*whole[:made], b'{"op_co\n', *whole[made + 1 :]]))
+    lines, code = run_doctor(capsys, "--fix")
+    assert f"for you: {journal}: its line {made + 1} is broken" in lines[0]
+    assert "choose another hydra.sweeper.study_name" in lines[0]
+    assert code == 2
 
 
 def leave(folder, letter, whole):

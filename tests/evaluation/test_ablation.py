@@ -65,9 +65,25 @@ def test_early_stopping_is_judged_by_whether_the_best_epoch_came_before_it(curve
     assert verdicts({}, curve=curve)["Early stopping halts at the best point"] == verdict
 
 
-def test_one_seed_decides_nothing():
-    found = verdicts({"dropout": 0.1}, {"both_and_decay": 0.1}, num_seeds=1)
-    assert set(found.values()) == {"undecided"}
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_one_seed_or_two_decide_nothing_and_that_is_said(num_seeds, tmp_path):
+    differing = {"dropout": 0.1}, {"both_and_decay": 0.1}
+    assert set(verdicts(*differing, num_seeds=num_seeds).values()) == {"undecided"}
+    lines = write_ablation(trainings(*differing, num_seeds=num_seeds), 3, tmp_path)
+    assert [line.split(":")[0] for line in lines if "say nothing" in line] == [
+        ["trainings with one seed say nothing"],
+        ["two seeds say nothing"],
+    ][num_seeds - 1]
+    assert not any("say nothing" in line for line in write_ablation(trainings(*differing), 3, tmp_path))
+
+
+def test_interval_of_a_metric_stays_where_the_metric_can_be():
+    some = [replace(each, metrics={"test_accuracy": (0.9, 0.99)[each.seed], "test_log_loss": (0.01, 0.2)[each.seed]})
+            for each in trainings({}, num_seeds=2)]  # fmt: skip
+    arm = summarize_arms(some)["none"]
+    assert arm["test_accuracy"].high == 1
+    assert 0 <= arm["test_accuracy"].low < 0.945
+    assert arm["test_log_loss"].low == 0
 
 
 def test_metric_that_some_trainings_lack_is_judged_in_no_claim():

@@ -115,9 +115,12 @@ def test_run_that_is_ended_in_its_first_epoch_goes_on_in_the_same_record(run_tra
     assert find_records(tmp_path) == [tmp_path / "first"]
 
 
-def test_ctrl_c_ends_the_run_killed(run_train, store):
+def test_ctrl_c_ends_the_run_killed_and_says_how_to_go_on(run_train, store, tmp_path):
     with raised_in_epoch(1, signal.SIGINT), pytest.raises(SystemExit) as end:
-        run_train(*TINY, "tracking.experiment_name=interrupted")
+        run_train(*TINY, "tracking.experiment_name=interrupted", "hydra.run.dir=here")
     assert end.value.code == 130
+    *_, to_go_on, command = (tmp_path / "here/train.log").read_text().splitlines()
+    assert to_go_on.endswith("To go on:")
+    assert command.endswith("tracking.experiment_name=interrupted resume=true")
     (run,) = mlflow.search_runs(experiment_names=["interrupted"], output_format="list")
     assert run.info.status == "KILLED"

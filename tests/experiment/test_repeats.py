@@ -6,7 +6,7 @@ from conftest import TINY, compose
 
 from cnn_sweeps.data.images import load_images
 from cnn_sweeps.errors import DataError
-from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values, plan_parts
+from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, describe_mean, objective_values, plan_parts
 
 
 def plan(*overrides):
@@ -67,6 +67,13 @@ def test_more_folds_than_images_of_a_class_are_refused():
 
 
 # What their metrics amount to.
+
+
+def test_mean_of_several_trainings_is_told_with_its_standard_error():
+    finals = [{"final_val_log_loss": value, "test_accuracy": 0.5, "epochs": 3} for value in (0.1, 0.3)]
+    assert describe_mean(average_metrics(finals), 2) == (
+        "mean of 2 trainings ± its standard error: validation log loss 0.2000 ± 0.1000, test accuracy 0.5000 ± 0.0000"
+    )
 
 
 def test_average_is_the_mean_with_its_standard_error():

@@ -434,7 +434,7 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     epochs = "training.epochs=4"  # enough for the default pruner to stop some
     smallest = ["model.filters=[4]", "model.dense_units=[4]"]  # there are five kinds of graphs
     sweep = [word for word in SWEEP if not word.startswith(("model.filters=", "model.dense_units="))]
-    run_train(*sweep, *smallest, IN_THIS_PROCESS, "experiment=ablation", "search=ablation", "seed=0,1", epochs)
+    run_train(*sweep, *smallest, IN_THIS_PROCESS, "experiment=ablation", "seed=0,1", epochs)
     study = study_in(tmp_path)
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
     assert [(trial.params["ablation"], trial.params["seed"]) for trial in study.trials] == [

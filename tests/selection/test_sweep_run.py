@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import mlflow
 import optuna
@@ -11,14 +12,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_in
 
+from cnn_sweeps.errors import StudyError
 from cnn_sweeps.experiment.notes import ABOUT_RUN, STUDY_RUN_ID
 from cnn_sweeps.selection.agreement import AboutRun, Sweep
-from cnn_sweeps.selection.sweep_run import SweepRun
+from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_record
 from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -273,3 +276,14 @@ def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alo
     assert set(listed) == {"mine", *(f"sweep {number}" for number in range(2, 12))}
     filters = [each["searchFilter"] for each in others]
     assert sorted(filters) == sorted(f"tags.mlflow.parentRunId = '{run_id}'" for run_id in run_ids[:2])
+
+
+def test_study_without_trials_whose_records_are_there_is_no_new_one(tmp_path):
+    sweep = SimpleNamespace(name="s", trials=[], folder=tmp_path)
+    for number, study in enumerate(("s", "s", "another")):
+        Record(tmp_path / str(number)).begin("x", "x", "sqlite:///mlflow.db", {"study": study})
+    with pytest.raises(
+        StudyError, match=rf"s: study.journal has lost its trials, whose records are in {tmp_path} \(2\)"
+    ):
+        check_no_trials_lost(sweep, "study.journal")
+    check_no_trials_lost(SimpleNamespace(name="new", trials=[], folder=tmp_path), "study.journal")

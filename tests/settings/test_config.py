@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 from conftest import compose
+from omegaconf import OmegaConf
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.command_line import CONF_DIR
+from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.settings.config import smallest_cnn_image
+from cnn_sweeps.settings.environment import HomeInFolders
 from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
 from cnn_sweeps.settings.targets import targets_in_text
+from cnn_sweeps.sweep.study.address import parse_address
 
 GROUPS = ("data", "model", "optimizer", "regularization", "training", "tracking", "experiment")
 OPTIONS = sorted(
@@ -218,3 +222,19 @@ def test_objective_depends_on_the_threshold_metric_where_it_is_accuracy_and_weig
     assert key not in of_loss.settings_of_result
     assert of_accuracy.settings_of_result[key] == "f1"
     assert of_accuracy.settings_of_weights == of_loss.settings_of_weights
+
+
+def test_tilde_is_the_home_folder_in_every_setting_that_takes_a_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    training = compose("training.checkpoint_dir='~/a'", "training.cache_dir='~/b'").training
+    assert (training.checkpoint_dir, training.cache_dir) == (f"{tmp_path}/a", f"{tmp_path}/b")
+    assert parse_address("~/study.journal").place == f"{tmp_path}/study.journal"
+    assert parse_address("sqlite:///~/study.db").place == f"sqlite:///{tmp_path}/study.db"
+    words = ["hydra.sweep.dir='~/${hydra.sweeper.study_name}'", "hydra.run.dir='~/run'", "hydra.sweeper.study_name=s"]
+    with hydra.initialize_config_dir(CONF_DIR, **VERSION_BASE):
+        config = hydra.compose("config", words, return_hydra_config=True)
+        HomeInFolders().on_multirun_start(config)
+        again = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+        job = hydra.compose("config", again, return_hydra_config=True)
+    for each in (config, job):
+        assert (each.hydra.sweep.dir, each.hydra.run.dir) == (f"{tmp_path}/s", f"{tmp_path}/run")

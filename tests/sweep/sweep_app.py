@@ -136,6 +136,7 @@ hydra:
   sweep: {dir: "out/${hydra.sweeper.study_name}"}
   sweeper:
     study_name: study
+    n_jobs: 1
     params: {x: "range(0,1000)"}
 """
 

@@ -139,11 +139,31 @@ def test_lost_trial_is_tried_again_as_a_new_one_and_not_too_often(tmp_path):
 
 def test_trial_that_repeats_a_finished_one_is_not_run_again(tmp_path):
     space = {"x": IntDistribution(0, 2)}
-    xs = run(tmp_path, space=space, total=12)
+    xs = run(tmp_path, space=space, total=4)
     assert sorted(xs) == sorted(set(xs))
-    assert states(tmp_path) == {"COMPLETE": 12}
-    assert log_in(tmp_path).count("not run again") == 12 - len(xs)
-    assert len(run(tmp_path, space=space, total=15, deterministic=False)) == 3
+    assert states(tmp_path) == {"COMPLETE": 4}
+    assert log_in(tmp_path).count("not run again") == 4 - len(xs) > 0
+    assert len(run(tmp_path, space=space, total=7, deterministic=False)) == 3
+
+
+def test_space_of_few_points_is_told_and_ends_the_sweep_once_all_are_known(tmp_path):
+    space = {"x": IntDistribution(0, 2)}
+    assert sorted(run(tmp_path, space=space, total=40)) == [0, 1, 2]
+    assert "40 trials of x in [0, 2], which has 3 different points; once all are known" in log_in(tmp_path)
+    assert log_in(tmp_path).count("all 3 different points are known; no further trial is started") == 1
+    assert states(tmp_path)["COMPLETE"] < 40
+    assert run(tmp_path, space=space, total=40) == []
+
+
+def test_changed_space_in_which_nothing_is_left_to_run_says_so_and_a_new_grid_is_run_whole(tmp_path):
+    run(tmp_path, points=range(3))
+    changed = {"on_change": "continue", "space": {"x": IntDistribution(0, 1)}}
+    assert run(tmp_path, points=range(2), **changed) == []
+    assert "nothing is left to run: the study is for 3 trials, and has 3 of before the change; choose" in log_in(
+        tmp_path
+    )
+    changed["space"] = {"x": IntDistribution(2, 4)}
+    assert run(tmp_path, points=range(2, 5), **changed) == [3, 4]
 
 
 def test_trial_that_repeats_another_one_waits_until_it_can_be_recorded(tmp_path, monkeypatch):
@@ -155,8 +175,8 @@ def test_trial_that_repeats_another_one_waits_until_it_can_be_recorded(tmp_path,
             raise TrackingOutageError("the store is away")
 
     monkeypatch.setattr(application, "record_duplicate", record_duplicate, raising=False)
-    run(tmp_path, space={"x": IntDistribution(0, 1)}, total=6, application=application)
-    assert states(tmp_path) == {"COMPLETE": 6}
+    run(tmp_path, space={"x": IntDistribution(0, 2)}, total=4, application=application)
+    assert states(tmp_path) == {"COMPLETE": 4}
     assert log_in(tmp_path).count("waiting up to 60 s: the store is away") == 1
 
 

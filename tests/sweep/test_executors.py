@@ -47,6 +47,18 @@ def launched(function, num_slots):
         executor.close()
 
 
+@pytest.mark.parametrize(("usual", "planned"), [({"usual_n_jobs": "auto"}, "auto"), ({}, 1)])
+def test_as_many_jobs_at_once_as_the_launcher_likes_unless_it_is_told(usual, planned):
+    class Planning(FakeLauncher):
+        def plan_executor(self, jobs):
+            return jobs.n_jobs
+
+    for name, value in usual.items():
+        setattr(Planning, name, value)
+    assert choose_executor(Planning, print, JobsAhead(1, at_most=10), is_n_jobs_given=False) == planned
+    assert choose_executor(Planning, print, JobsAhead(3, at_most=10)) == 3
+
+
 def test_slot_of_another_launcher_gets_the_next_job_while_a_job_of_another_slot_runs():
     go = threading.Event()
 

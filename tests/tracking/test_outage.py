@@ -45,9 +45,9 @@ def train(server, run_train, monkeypatch):
     add = EpochRecorder.add
 
     def run(*arguments, at_epoch):
-        def add_after(record, metrics, epoch):
+        def add_after(record, metrics, epoch, model):
             at_epoch.get(epoch, lambda: None)()
-            add(record, metrics, epoch)
+            add(record, metrics, epoch, model)
 
         monkeypatch.setattr(EpochRecorder, "add", add_after)
         run_train(*arguments)
@@ -212,7 +212,7 @@ def test_run_that_ends_since_its_store_is_away_is_not_said_to_go_on(tmp_path, ca
     with pytest.raises(TrackingOutageError), run.ending(tmp_path / "train.log"):
         run.record.begin("away", "a", "http://127.0.0.1:9", {})
         run.start(may_be_away=False)
-    assert "once the store is back, give:" in caplog.text
+    assert "once the store takes them, give:" in caplog.text
     assert "the run goes on" not in caplog.text
 
 

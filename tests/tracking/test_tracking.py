@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -15,13 +16,14 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.address import find_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.store import connected, store_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -346,3 +348,43 @@ def test_store_is_looked_for_in_configuration_then_environment_then_here(monkeyp
     assert find_store(config("x")) == "sqlite:///other.db"
     assert find_store(config("x", uri="sqlite:///named.db")) == "sqlite:///named.db"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_home_folder_stands_for_a_tilde_in_the_address_of_a_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_store(config("x", uri="sqlite:///~/m.db")) == f"sqlite:///{tmp_path}/m.db"
+
+
+def test_experiment_that_was_deleted_is_told_with_the_command_that_brings_it_back(uri, experiment, client):
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    client.delete_experiment(experiment_id)
+    restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {experiment_id}"
+    told = f"^tracking.experiment_name={experiment}: was deleted .*`{restore}`$"
+    with pytest.raises(TrackingError, match=told), connected(uri, experiment), store_errors():
+        pass
+
+
+def test_folder_of_artifacts_that_cannot_be_written_is_named_with_the_reason(uri, tmp_path):
+    (tmp_path / "mlruns").touch()
+    with (
+        pytest.raises(
+            TrackingOutageError, match=rf"{tmp_path}/mlruns/1, in its folder of artifacts, cannot be written"
+        ),
+        store_errors(),
+    ):
+        (tmp_path / "mlruns/1").mkdir()
+
+
+def test_old_store_of_files_that_mlflow_ui_would_open_is_told_when_the_database_is_made(
+    empty_database, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cnn_sweeps.tracking.store._make_database", lambda file: shutil.copy(empty_database, file))
+    (tmp_path / "mlruns/0").mkdir(parents=True)
+    assert not is_hidden_by_old_store("sqlite:///mlflow.db")
+    (tmp_path / "mlruns/0/meta.yaml").touch()
+    for _ in range(2):
+        with connected("sqlite:///mlflow.db", "x"):
+            pass
+    assert caplog.text.count("`mlflow ui --backend-store-uri sqlite:///mlflow.db` shows the runs") == 1
+    assert not is_hidden_by_old_store("sqlite:///other.db")

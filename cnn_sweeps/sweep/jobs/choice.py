@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,13 +23,17 @@ _OF_A_CALL = ["hydra.sweep.subdir=selection", "hydra.job.chdir=false"]
 BuildLauncher = Callable[[TaskFunction], Launcher]
 
 
-def choose_executor(build_launcher: BuildLauncher, task_function: TaskFunction, jobs: JobsAhead) -> Executor:
-    """Give what is to run the trials, not yet opened.
+def choose_executor(
+    build_launcher: BuildLauncher, task_function: TaskFunction, jobs: JobsAhead, *, is_n_jobs_given: bool = True
+) -> Executor:
+    """Give what is to run the trials, not yet opened; unless `is_n_jobs_given`, as many at once as the launcher likes.
 
     Raises:
         UserError: if the launcher cannot do what it is asked for.
     """
     launcher = build_launcher(task_function)
+    if not is_n_jobs_given:
+        jobs = replace(jobs, n_jobs=getattr(launcher, "usual_n_jobs", 1))
     if hasattr(launcher, "plan_executor"):
         executor: Executor = launcher.plan_executor(jobs)
         return executor

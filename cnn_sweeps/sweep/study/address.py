@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cnn_sweeps.errors import StudyError
+from cnn_sweeps.system.files import at_home
 from cnn_sweeps.text.passwords import hide_passwords
 
 _SQLITE = "sqlite:///"
@@ -18,6 +19,7 @@ _JOURNAL = "study.journal"
 _LONGEST_NAME, _MOST_FOLDERS = 255, 10  # bytes, as disks have it; more levels no sweep makes
 _FIRST_OF_LINE = b'{"op_code":'
 _NEW_STUDY = b'{"op_code":0,'
+ENDS_OF_LINE = (b"}\n", b"}\r\n")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> Study
         storage = str(sweep_folder(name) / _JOURNAL)
     if isinstance(storage, dict):
         return StudyAddress(name, "target", str(storage.get("url", "")), storage)
+    storage = at_home(storage)
     if storage.startswith((_SQLITE, "grpc://")):
         return StudyAddress(name, "sqlite" if storage.startswith(_SQLITE) else "grpc", storage)
     return StudyAddress(name, "database" if "://" in storage else "journal", storage)
@@ -128,16 +131,18 @@ def check_journal(journal: Path) -> None:
     if not _FIRST_OF_LINE.startswith(beginning):
         is_sqlite = beginning.startswith(b"SQLite")
         what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna's"
-        raise StudyError(f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file")
+        raise StudyError(
+            f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file, or choose another "
+            "hydra.sweeper.study_name"
+        )
 
 
-def has_unfinished_line(journal: Path) -> bool:
-    """Tell whether a kill, a power cut, or a full disk left the last line of a journal unfinished."""
+def has_unfinished_end(journal: Path) -> bool:
+    """Tell whether a kill, a power cut, or a full disk left the last line of a journal unfinished, or it is blank."""
     with journal.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return False
-        file.seek(-1, 2)
-        return file.read() != b"\n"
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(ENDS_OF_LINE[-1])))
+        return size > 0 and not file.read().endswith(ENDS_OF_LINE)
 
 
 def _studies_in_journal(address: StudyAddress, journal: Path) -> list[str]:

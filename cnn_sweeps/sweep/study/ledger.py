@@ -62,6 +62,11 @@ class TrialLedger:
         """Give the number of the trial that finished with these parameters, if there is one."""
         return self._finished_points.get(point_key(params))
 
+    @property
+    def finished(self) -> list[int]:
+        """Numbers of the trials that finished, the first one of each point."""
+        return list(self._finished_points.values())
+
     def _settle(self, trial: FrozenTrial) -> None:
         if trial.state == TrialState.FAIL:
             self._failed.add(trial.number)

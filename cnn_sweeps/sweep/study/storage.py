@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +26,8 @@ from sqlalchemy.pool import NullPool
 
 from cnn_sweeps.errors import StudyError, StudyOutageError
 from cnn_sweeps.settings.targets import build
-from cnn_sweeps.sweep.study.address import StudyAddress, check_journal, has_unfinished_line, parse_address
+from cnn_sweeps.sweep.study.address import StudyAddress, check_journal, parse_address
+from cnn_sweeps.sweep.study.journal import WriterLock, broken_lines
 from cnn_sweeps.sweep.study.waiting import PatientStorage, may_pass
 from cnn_sweeps.system.databases import check_database, connect_timeout, describe_database_error
 from cnn_sweeps.system.locks import file_lock
@@ -47,38 +48,6 @@ _ALLOWED = (
 )
 _NONSENSE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # in a journal
 _UNUSABLE = (*_NONSENSE, HydraException, ImportError, OSError, RuntimeError, SQLAlchemyError, StorageInternalError)
-
-
-class _WriterLock:
-    """Serializes writers of a journal file; unlike Optuna's locks it ends with its process."""
-
-    def __init__(self, journal: Path) -> None:
-        self._journal, self._path = journal, Path(f"{journal}.flock")
-        self._file: int | None = None
-
-    def acquire(self) -> bool:
-        """Wait for the lock, and take away what a full disk, a kill or a power cut left of the writer before."""
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            if has_unfinished_line(self._journal):
-                os.truncate(self._journal, self._journal.read_bytes().rfind(b"\n") + 1)
-        except BaseException:
-            self.release()
-            raise
-        return True
-
-    def release(self) -> None:
-        """Let the next one write."""
-        assert self._file is not None
-        os.close(self._file)
-
-
-def cut_unfinished_line(journal: Path) -> None:
-    """Take away what a power cut left of a journal's line, to which the next one would be appended."""
-    lock = _WriterLock(journal)
-    lock.acquire()
-    lock.release()
 
 
 def open_storage(address: StudyAddress) -> BaseStorage:
@@ -132,7 +101,16 @@ def _errors_told(address: StudyAddress) -> Iterator[None]:
             advice = "name another file"
             if isinstance(error, _NONSENSE):  # of which Optuna checks little
                 reason = f"it makes no sense: {type(error).__name__}: {reason:.200}"
+                if address.file is not None and address.file.is_file() and (broken := broken_lines(address.file)):
+                    reason = f"line {min(broken)} is blank or broken"
+                    advice = f"`{_mending_command(address)}` takes out what can be, and says what cannot"
         raise kind(f"hydra.sweeper.storage={address.shown}: cannot be used ({reason}); {advice}") from error
+
+
+def _mending_command(address: StudyAddress) -> str:
+    is_usual = address.absolute_place == parse_address(None, address.name).absolute_place
+    storage = [] if is_usual else [f"hydra.sweeper.storage={address.place}"]
+    return shlex.join(["python", "-m", "cnn_sweeps.doctor", address.name, *storage, "--fix"])
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +132,7 @@ def _open_kept(place: str, _process: int) -> BaseStorage:
 def _open_journal(path: Path) -> BaseStorage:
     if path.exists():
         check_journal(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_WriterLock(path)))  # type: ignore[arg-type]
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=WriterLock(path)))  # type: ignore[arg-type]
 
 
 def _open_proxy(place: str) -> BaseStorage:

@@ -66,13 +66,13 @@ class SweepStudy(SharedStudy):
 
     def _check_definition(self, now: definition.StudyDefinition) -> None:
         study = self.optuna_study
-        before = study.user_attrs.get(definition.DEFINITION)
-        if before is None:  # a new study, or one that another program made
-            before = now | {"directions": [each.name.lower() for each in study.directions]}
+        noted, directions = study.user_attrs.get(definition.DEFINITION), [d.name.lower() for d in study.directions]
+        before = now | {"directions": directions} if noted is None else noted  # of a new one, or of another program's
         definition.check_definition(self.name, before)
         if reason := definition.why_not_continued(before, now, self._settings.on_change):
             raise StudyError(f"hydra.sweeper.study_name={self.name}: {reason}")
-        if study.user_attrs.get(definition.DEFINITION) != now:
+        self.is_changed = before != now
+        if noted != now:
             study.set_user_attr(definition.DEFINITION, now)
 
     def set_aside(self, numbers: Sequence[int]) -> None:

@@ -1,0 +1,52 @@
+"""What people type, as Hydra's grammar takes it: flags among settings, and texts that it wants in quotes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString, Transformer
+
+_WITH_A_WORD = {"-cp", "-cn", "-cd", "-c", "-p", "--config-path", "--config-name", "--config-dir", "--cfg", "--package"}
+_WITH_A_WORD |= {"--experimental-rerun"}
+_MAY_HAVE_A_WORD = {"--info", "-i"}
+_SETTING = re.compile(r"([\w./@+~-]+)=(.+)", re.DOTALL)
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'\n1\. ", re.DOTALL)
+
+
+def settings_first(words: Sequence[str]) -> list[str]:
+    """Give the words of a command line with all settings before all flags, the one order in which Hydra takes them."""
+    settings: list[str] = []
+    flags: list[str] = []
+    for word, flag in zip(words, ["", *words], strict=False):
+        is_of_flag = flag in _WITH_A_WORD or (flag in _MAY_HAVE_A_WORD and "=" not in word)
+        (flags if word.startswith("-") or is_of_flag else settings).append(word)
+    return [*settings, *flags]
+
+
+def as_text(key: str, value: Any) -> str:
+    """Give the argument that sets a key to a text, quoted for Hydra and for the shell; `value` is as Hydra read it."""
+    text = value if isinstance(value, str) else Transformer.str(value)
+    return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
+
+
+def explain_unread(override: str) -> str | None:
+    """Say how to type a setting whose value Hydra cannot read; None if it is no setting."""
+    found = _SETTING.fullmatch(override)
+    if found is None:
+        return None
+    return f"{override}: Hydra cannot read this value; if it is a text, type {as_text(found[1], found[2])}"
+
+
+def explain_ambiguous(complaint: str) -> str | None:
+    """Say how to type what Hydra takes for several values; None if it complains of something else."""
+    found = _AMBIGUOUS.match(complaint)
+    if found is None:
+        return None
+    key, _, values = found[1].partition("=")
+    return (
+        f"{found[1]}: are several values, which --multirun takes one after another; a list is typed "
+        f"{shlex.quote(f'{key}=[{values}]')}, and a text {as_text(key, values)}"
+    )
