@@ -38,9 +38,9 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
     figure = pictures.draw_predictions(measured, np.array([1, 2]), "mistakes")
     assert figure.get_suptitle() == "Test images at the threshold 0.2: mistakes"
     first, second = titles(figure)
-    assert first == "ant/1.jpg\nbee 0.875, is ant"
+    assert first == "ant/1.jpg\nbee 0.875\nis ant"
     assert second.startswith("…")
-    assert second.endswith("2\\$.jpg\nbee 0.250, is ant")  # of a threshold below that
+    assert second.endswith("2\\$.jpg\nbee 0.250\nis ant")  # of a threshold below that
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     np.testing.assert_array_equal(shown, images[1:])
     figure.savefig(tmp_path / "mistakes.png")

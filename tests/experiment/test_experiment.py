@@ -238,7 +238,7 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     def fail(*_args, **_options):
         raise ValueError("no\n  such curve")
 
-    monkeypatch.setattr("cnn_sweeps.evaluation.results.per_class_report", fail)
+    monkeypatch.setattr("cnn_sweeps.evaluation.texts.per_class_report", fail)
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "pictures.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
     monkeypatch.setattr("cnn_sweeps.evaluation.pictures.grad_cam", fail)

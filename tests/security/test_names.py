@@ -25,7 +25,8 @@ from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
 from cnn_sweeps.evaluation.pictures import draw_predictions
-from cnn_sweeps.evaluation.results import evaluate, per_class_report, write_report
+from cnn_sweeps.evaluation.results import evaluate
+from cnn_sweeps.evaluation.texts import per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.selection.agreement import Change
 from cnn_sweeps.settings.command_line import CONF_DIR
