@@ -179,7 +179,7 @@ def _too_few(class_name: str, num_different: int, num_images: int, also_in: Sequ
         told += f" beside those that are in {cut_list(also_in, ', ', 10)}, too"
     if num_different < num_images:
         told += f" (of {num_images:,})"
-    needed = f"at least {len(drawn) + 1} are needed, one each for train, {' and '.join(drawn)}"
+    needed = f"at least {len(drawn) + 1} are needed, one each for {', '.join(['train', *drawn])}"
     keep = "keep each image in one class, " if also_in else ""
     return f"{told}; {needed}; {keep}add different images, or remove the class"
 

@@ -77,8 +77,9 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
     side = min(3.2 + 0.45 * len(names), 14) if is_named else 7.0
     figure = Figure(figsize=(side + (0.8 if is_named else 6.0), side), dpi=DPI, layout="constrained")
     axes, *beside = figure.subplots(1, 1 if is_named else 2, squeeze=False, width_ratios=[1] if is_named else [5, 3])[0]
-    axes.set(xlabel="predicted", ylabel="true")
-    figure.suptitle(f"{measured.title}{describe_threshold(measured)}", fontsize=10)
+    by = "" if is_named else ": number of the class, by name from 0 on"
+    axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
+    axes.set_title(f"{measured.title}{describe_threshold(measured)}", fontsize=10)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if is_named:
         for (row, column), count in np.ndenumerate(counts):

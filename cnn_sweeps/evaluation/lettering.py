@@ -1,5 +1,6 @@
 """Names in pictures: in letters that a font of this machine has, and no longer than there is room for."""
 
+import logging
 import unicodedata
 from functools import cache
 
@@ -10,7 +11,9 @@ from cnn_sweeps.text.names import for_picture, for_terminal, num_columns
 
 _MOST_COLUMNS = 24  # of a name
 _DEFAULT = "DejaVu Sans"  # which comes with matplotlib
+_NORMAL = 400  # weight
 _PLACEHOLDERS = "Last Resort"  # a font of boxes, which comes with it, too
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells which of a family's weights it takes
 
 
 def label(name: object) -> str:
@@ -35,12 +38,12 @@ def label(name: object) -> str:
 
 @cache
 def _families_with(letters: frozenset[str]) -> list[str]:
-    """Give font families that have some of the letters, each some that those before have not."""
+    """Give font families that have some of the letters, each some that those before have not; upright, normal first."""
+    fonts = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
+    families = dict.fromkeys(font.name for font in sorted(fonts, key=lambda font: (font.weight != _NORMAL, font.name)))
     found, missing = [], letters
-    for family in sorted({font.name for font in font_manager.fontManager.ttflist}):
-        if not missing:
-            break
-        if not family.startswith(_PLACEHOLDERS) and missing & _letters_of(family):
+    for family in families:
+        if missing & _letters_of(family):
             found.append(family)
             missing -= _letters_of(family)
     return found
@@ -48,9 +51,10 @@ def _families_with(letters: frozenset[str]) -> list[str]:
 
 @cache
 def _letters_of(family: str) -> frozenset[str]:
-    """Give what a font has; nothing if it is none that can be drawn in every size."""
+    """Give what a font has; nothing if it is none of letters, or none that can be drawn in every size."""
     try:
         font = FT2Font(font_manager.findfont(family, fallback_to_default=False))
-    except (ValueError, RuntimeError, OSError):  # none of regular weight; pictures of letters; gone
+    except (ValueError, RuntimeError, OSError):  # only condensed, or the like; in a format that is not known; gone
         return frozenset()
-    return frozenset(map(chr, font.get_charmap())) if font.scalable else frozenset()
+    is_usable = font.scalable and not family.startswith(_PLACEHOLDERS)
+    return frozenset(map(chr, font.get_charmap())) if is_usable else frozenset()

@@ -171,7 +171,7 @@ def listing_bad_files() -> Iterator[None]:
         file = (Path(HydraConfig.get().sweep.dir) if is_sweep else output_dir()) / "bad_files.txt"
         with disk_errors(file, "the same command"):
             file.write_text(list_bad_files(error.bad_files), encoding="utf-8", errors="backslashreplace")
-        raise DataError(f"{error}; {short_path(file)} lists them all") from error
+        raise DataError(f"{error}; {short_path(file)} lists all") from error
 
 
 def output_dir() -> Path:
