@@ -172,7 +172,8 @@ def _find_splits(root: Path, tops: Sequence[Path]) -> dict[Path, str]:
     if not any(inner.values()):
         raise DataError(
             f"data.root={root}: {names} look like splits and hold no class folders; put the images into one subfolder "
-            f"a class in each, such as {next(iter(split_of)).name}/CLASS, or {rename}"
+            f"a class in each, such as {next(each.name for each in split_of if split_of[each] == 'train')}/CLASS, "
+            f"or {rename}"
         )
     return split_of
 
