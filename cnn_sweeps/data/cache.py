@@ -98,7 +98,7 @@ def writable_folder(cache_dir: Path, setting: str) -> tuple[Path, str]:
     Raises:
         DataError: if that one cannot be used either.
     """
-    place = next(each for each in (cache_dir, *cache_dir.absolute().parents) if each.exists())
+    place = next(each for each in (cache_dir, *cache_dir.absolute().parents) if os.access(each, os.F_OK))
     if not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
         return cache_dir, ""
     other = Path(tempfile.gettempdir(), f"cnn_sweeps-{os.getuid()}")
@@ -125,7 +125,7 @@ def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[
     """Give the folder for the decoded images, one of this user's where another user's has the name."""
     about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
     folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
-    is_closed = folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+    is_closed = os.access(folder, os.F_OK) and not os.access(folder, os.R_OK | os.X_OK)
     return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
 
 
