@@ -125,7 +125,8 @@ def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[
     """Give the folder for the decoded images, one of this user's where another user's has the name."""
     about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
     folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
-    is_closed = os.access(folder, os.F_OK) and not os.access(folder, os.R_OK | os.X_OK)
+    is_there = os.path.exists(folder)  # noqa: PTH110  raises nothing where the folder above is closed
+    is_closed = is_there and not os.access(folder, os.R_OK | os.X_OK)
     return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
 
 
