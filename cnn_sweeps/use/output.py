@@ -55,7 +55,7 @@ def write_tables(
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
     """Begin a table on the terminal; the files are all that can come."""
-    file_width = max(num_columns(for_terminal(file)) for file in files)
+    file_width = max(num_columns(for_terminal(file)) for file in (*files, "file"))
     class_width = max(num_columns(for_terminal(name)) for name in (*class_names, "class"))
 
     def write_row(file: str, name: str, probability: str) -> None:
