@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cnn_sweeps.data.batches import BadFiles, decoded_batches
-from cnn_sweeps.data.folder import find_images
+from cnn_sweeps.data.listing import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.files import check_target

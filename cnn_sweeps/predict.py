@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnn_sweeps.data.batches import BadFiles
-from cnn_sweeps.data.folder import find_images
+from cnn_sweeps.data.listing import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.files import check_folder, check_target

@@ -9,11 +9,13 @@ import hashlib
 import json
 import os
 import re
+import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +50,7 @@ class DecodedImages:
         content_ids: str, (N,), equal for equal files, whatever the size they are decoded to.
         positions: int64, (N,), which of the files each image came from.
         bad_files: the other files' positions, with the reason.
+        note: where the images are kept instead, if the folder of caches cannot be written; else empty.
     """
 
     images: NDArray[np.uint8]
@@ -55,10 +58,13 @@ class DecodedImages:
     content_ids: NDArray[np.str_]
     positions: NDArray[np.int64]
     bad_files: dict[int, str]
+    note: str = ""
 
 
 def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int, channels: int) -> DecodedImages:
     """Give the decoded images of the files, from the cache if it holds them, else decode and keep them.
+
+    A folder of caches that this user may not write gives way to one among the temporary files.
 
     Raises:
         DataError: if the cache folder cannot be used or the disk is full.
@@ -67,16 +73,44 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
     with threads() as pool:
         content_ids = list(pool.map(_content_id, files))
     _tidy(cache_dir)
-    folder = _folder(cache_dir, shape, content_ids)
+    note, folder = "", _folder(cache_dir, shape, content_ids)
     try:
-        decoded = _open(folder) or _open(folder := _build(folder, files, content_ids, shape))
+        if (decoded := _open(folder)) is None:
+            place, note = writable_folder(cache_dir, "data.cache_dir")
+            if note:
+                _tidy(place)
+            folder = _folder(place, shape, content_ids)
+            decoded = _open(folder) or _open(folder := _build(folder, files, content_ids, shape))
     except OSError as error:
         raise DataError(
             f"data.cache_dir={cache_dir}: cannot be filled ({error.strerror}); name a folder that can"
         ) from error
     if decoded is None:
         raise DataError(f"data.cache_dir={cache_dir}: {folder.name} cannot be read back; name another folder")
-    return decoded
+    return replace(decoded, note=note)
+
+
+def writable_folder(cache_dir: Path, setting: str) -> tuple[Path, str]:
+    """Give a folder for caches, and what to say if it is not the one that a setting names, since nobody can write that.
+
+    The other is among the temporary files, and only this user's.
+
+    Raises:
+        DataError: if that one cannot be used either.
+    """
+    place = next(each for each in (cache_dir, *cache_dir.absolute().parents) if os.access(each, os.F_OK))
+    if not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
+        return cache_dir, ""
+    other = Path(tempfile.gettempdir(), f"cnn_sweeps-{os.getuid()}")
+    told = f"{setting}={cache_dir}: {place} cannot be written"
+    try:
+        other.mkdir(_PRIVATE, exist_ok=True)
+        about = other.lstat()
+    except OSError as error:
+        raise DataError(f"{told}, nor can {other} ({error.strerror}); name a folder that can") from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+        raise DataError(f"{told}, and {other} is not a folder of yours alone; name a folder that can be written")
+    return other, f"{told}; what is decoded or computed is kept in {other}, which may be gone after a restart"
 
 
 def _content_id(file: Path) -> str:
@@ -91,7 +125,8 @@ def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[
     """Give the folder for the decoded images, one of this user's where another user's has the name."""
     about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
     folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
-    is_closed = folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+    is_there = os.path.exists(folder)  # noqa: PTH110  raises nothing where the folder above is closed
+    is_closed = is_there and not os.access(folder, os.R_OK | os.X_OK)
     return folder.with_name(f"{folder.name}-{os.getuid()}") if is_closed else folder
 
 

@@ -1,8 +1,8 @@
 """What every data source returns."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.settings.schema import SPLIT_NAMES
-from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.names import cut_list, for_terminal
+
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +27,7 @@ class ImageDataset:
         source: where they came from.
         splits: str, (N,), "train", "val", "test", or "" for an image without a split of its own; None: all without.
         file_names: (N,), for messages and the record; None: images are called by their position.
-        skipped_files: files that were left out, with the reason.
+        skipped_files: the names of files that were left out, each with the reason.
         image_digests: str, (N,), equal for equal pixels; None: computed when needed.
         content_ids: str, (N,), tell images apart whatever their size here, so that the split does not depend on it;
             None: the digests.
@@ -42,7 +44,7 @@ class ImageDataset:
     source: str
     splits: NDArray[np.str_] | None = None
     file_names: Sequence[str] | None = None
-    skipped_files: Sequence[str] = ()
+    skipped_files: Mapping[str, str] = field(default_factory=dict)
     image_digests: NDArray[np.str_] | None = None
     content_ids: NDArray[np.str_] | None = None
     notes: Sequence[str] = ()
@@ -68,7 +70,7 @@ class ImageDataset:
         if unknown := sorted(found - set(range(len(names)))):
             raise DataError(f"data: labels {unknown} name no class; allowed: 0 to {len(names) - 1}")
         if empty := [name for label, name in enumerate(names) if label not in found]:
-            told = f"data: no image of class {', '.join(empty)} in {self.source}"
+            told = f"data: no image of class {cut_list(empty, ', ', _MOST_NAMES)} in {self.source}"
             raise DataError(f"{told}; add images or remove the class")
 
     @property

@@ -1,21 +1,20 @@
 """The images of a configuration, loaded and divided, and what is told of them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from cnn_sweeps.data.bad_files import describe_bad_files
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split, split_dataset, without_test_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.config import check_image_fits
 from cnn_sweeps.settings.schema import SPLIT_NAMES, RunConfig
 from cnn_sweeps.settings.targets import call_target
-from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.names import cut_list, for_terminal
 
 _MOST_ITEMS = 12  # of a list that is told
-_MOST_CHARACTERS = 200  # of one of them
 _loaded: dict[str, "Images"] = {}
 """The images that this process used last, by their settings."""
 
@@ -80,23 +79,18 @@ def describe_images(dataset: ImageDataset, split: Split) -> list[str]:
     classes = [f"{for_terminal(name)} ({count:,})" for name, count in zip(dataset.class_names, of_class, strict=True)]
     lines = [
         f"{for_terminal(dataset.name)}: {counts} images of {len(dataset.class_names)} classes",
-        f"classes: {_cut(classes, ', ')}",
+        f"classes: {cut_list(classes, ', ', _MOST_ITEMS)}",
         *map(for_terminal, dataset.notes),
     ]
     if split.num_duplicates:
         lines.append(f"{split.num_duplicates} images repeat another one; equal images are in one split")
+    if skipped := dataset.skipped_files:
+        told = for_terminal(describe_bad_files(skipped))
+        lines.append(f"{len(skipped):,} files are no usable images and were skipped: {told}")
     for names, what in (
-        (dataset.skipped_files, "files are no usable images and were skipped"),
         (split.left_out, "images equal one in a later split and are left out"),
         (split.conflicts, "groups of equal images have different classes"),
     ):
         if names:
-            lines.append(f"{len(names)} {what}: {_cut([*map(for_terminal, names)], '; ')}")
+            lines.append(f"{len(names)} {what}: {cut_list([*map(for_terminal, names)], '; ', _MOST_ITEMS)}")
     return lines
-
-
-def _cut(items: Sequence[str], separator: str) -> str:
-    """List the first items, and say how many more there are: the whole list is in the run's record."""
-    shown = [item if len(item) <= _MOST_CHARACTERS else f"{item[:_MOST_CHARACTERS]}..." for item in items[:_MOST_ITEMS]]
-    more = len(items) - len(shown)
-    return separator.join([*shown, *([f"and {more:,} more"] if more else [])])

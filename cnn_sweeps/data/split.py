@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.settings.schema import SPLIT_NAMES
-from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.names import cut_list, for_terminal
 
 Indices = NDArray[np.int64]
 
@@ -75,7 +76,8 @@ def split_dataset(dataset: ImageDataset, val_fraction: float, test_fraction: flo
     for split in SPLIT_NAMES:
         present = set(dataset.labels[assigned == split].tolist())
         if absent := [name for label, name in enumerate(dataset.class_names) if label not in present]:
-            raise DataError(f"data: no {split} image of class {', '.join(absent)} in {dataset.source}; add some")
+            told = f"data: no {split} image of class {cut_list(absent, ', ', 10)} in {dataset.source}"
+            raise DataError(f"{told}; add some, or remove the class")
     return Split(
         **{name: np.flatnonzero(assigned == name) for name in SPLIT_NAMES},
         num_duplicates=len(groups) - len(set(groups.tolist())),
@@ -157,10 +159,10 @@ def _draw_splits(
     for label, class_name in enumerate(dataset.class_names):
         left, left_sizes = numbers[group_labels == label], sizes[group_labels == label]
         if len(left) <= len(fractions):
-            raise DataError(
-                f"data: class {class_name} has {len(left)} different images to split; "
-                f"at least {len(fractions) + 1} are needed"
-            )
+            own = groups[dataset.labels[pool] == label]
+            others = group_labels[np.isin(numbers, own) & (group_labels != label)]
+            also_in = [dataset.class_names[other] for other in sorted(set(others.tolist()))]
+            raise DataError(_too_few(class_name, len(left), len(own), also_in, [*fractions]))
         num_images = int(left_sizes.sum())
         for num_others, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
             wanted = max(1, round(fraction * num_images))
@@ -168,6 +170,18 @@ def _draw_splits(
             split_of_group[left[:taken]] = split
             left, left_sizes = left[taken:], left_sizes[taken:]
     return split_of_group[groups]
+
+
+def _too_few(class_name: str, num_different: int, num_images: int, also_in: Sequence[str], drawn: Sequence[str]) -> str:
+    """Say why a class cannot be split, and what to do; equal images of two classes count for the first one."""
+    told = f"data: class {class_name} has {num_different} different image{'s' * (num_different != 1)} to split"
+    if also_in:
+        told += f" beside those that are in {cut_list(also_in, ', ', 10)}, too"
+    if num_different < num_images:
+        told += f" (of {num_images:,})"
+    needed = f"at least {len(drawn) + 1} are needed, one each for {', '.join(['train', *drawn])}"
+    keep = "keep each image in one class, " if also_in else ""
+    return f"{told}; {needed}; {keep}add different images, or remove the class"
 
 
 def _conflicts(dataset: ImageDataset, groups: Indices) -> list[str]:

@@ -10,15 +10,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import NUM_BINS, Floats, confidence_bins
-from cnn_sweeps.evaluation.results import Measured
-from cnn_sweeps.text.names import for_picture
+from cnn_sweeps.evaluation.results import Confusion, Measured
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TRAIN_COLOUR, VAL_COLOUR = COLOURS[:2]
 DPI = 110
 _MOST_NAMED = 30  # classes of a confusion matrix in which numbers and names can be read
+_MOST_CONFUSIONS = 25  # that are named beside a larger one
+_LONGEST_LEVEL = 10  # letters of a name that has room under a column
 
 
 def draw_learning_curves(
@@ -41,9 +43,9 @@ def draw_learning_curves(
     }
     lines = {"train_": (TRAIN_COLOUR, "train (while training)"), "val_": (VAL_COLOUR, "validation"), "": ("0.3", None)}
     for axes, (metric, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for prefix, (colour, label) in lines.items():
+        for prefix, (colour, series) in lines.items():
             if values := [row[prefix + metric] for row in history if prefix + metric in row]:
-                axes.plot(range(1, len(values) + 1), values, ".-", color=colour, label=label)
+                axes.plot(range(1, len(values) + 1), values, ".-", color=colour, label=series)
         if metric == "accuracy":
             commonest = validation.values["accuracy_of_commonest_class"]
             axes.axhline(commonest, color="0.5", linestyle="-.", linewidth=1, label="commonest class")
@@ -64,23 +66,44 @@ def draw_learning_curves(
 
 
 def draw_confusion_matrix(measured: Measured) -> Figure:
-    """Draw counts of true and predicted class, each row coloured by its shares; with numbers up to 30 classes."""
-    names = [for_picture(name) for name in measured.dataset.class_names]
-    pairs = measured.labels * len(names) + measured.predicted
-    counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), len(names))
+    """Draw counts of true and predicted class, each row coloured by its shares, with numbers and names.
+
+    Of more than 30 classes these could not be read: the commonest confusions stand beside it by name.
+    """
+    names = [label(name) for name in measured.dataset.class_names]
+    is_named = len(names) <= _MOST_NAMED
+    counts = measured.confusion_matrix
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(3.2 + 0.45 * len(names), 14)
-    title = f"{measured.title}{describe_threshold(measured)}"
-    figure, axes = _begin((side + 0.8, side), title, xlabel="predicted", ylabel="true")
+    side = min(3.2 + 0.45 * len(names), 14) if is_named else 7.0
+    figure = Figure(figsize=(side + (0.8 if is_named else 6.0), side), dpi=DPI, layout="constrained")
+    axes, *beside = figure.subplots(1, 1 if is_named else 2, squeeze=False, width_ratios=[1] if is_named else [5, 3])[0]
+    by = "" if is_named else ": number of the class, by name from 0 on"
+    axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
+    axes.set_title(f"{measured.title}{describe_threshold(measured)}", fontsize=10)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= _MOST_NAMED:
+    if is_named:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 2 else 0)
+        is_level = len(names) == 2 and max(map(len, names)) <= _LONGEST_LEVEL
+        turned: dict[str, Any] = {} if is_level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), names, **turned)
         axes.set_yticks(range(len(names)), names)
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
+    for each in beside:
+        _draw_confusions(each, measured.confusions[:_MOST_CONFUSIONS], names)
     return figure
+
+
+def _draw_confusions(axes: Axes, confusions: Sequence[Confusion], names: Sequence[str]) -> None:
+    """Draw how many images of one class are taken for another one, the commonest confusion at the top."""
+    told = [f"{names[true]} as {names[predicted]}" for true, predicted, *_ in confusions]
+    axes.barh(range(len(told)), [each.num_images for each in confusions], color=VAL_COLOUR)
+    axes.set_yticks(range(len(told)), told, fontsize=8)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("images")
+    axes.set_title("commonest confusions: true as predicted" if told else "no confusions", fontsize=10)
 
 
 def draw_roc_curve(measured: Measured) -> Figure:
@@ -105,7 +128,9 @@ def draw_pr_curve(measured: Measured) -> Figure:
     A threshold, of two classes, is marked on it.
     """
     title = f"{measured.title}: average precision {measured.estimates['pr_auc']:.3f}"
-    figure, axes = _begin_curves(title, "recall", "precision")
+    names = measured.dataset.class_names
+    of_positive = f" of {label(names[1])}" if len(names) == 2 else ""
+    figure, axes = _begin_curves(title, f"recall{of_positive}", f"precision{of_positive}")
     for is_class, scores, style in _one_against_the_rest(measured):
         precision, recall, _ = precision_recall_curve(is_class, scores)
         axes.step(recall, precision, where="pre", **style)
@@ -140,13 +165,13 @@ def draw_scores(measured: Measured) -> Figure:
     The score is the probability of the positive class, with the decision threshold marked, or, of more than two
     classes, of the predicted class, for right and wrong predictions.
     """
-    names = [for_picture(name) for name in measured.dataset.class_names]
+    names = [label(name) for name in measured.dataset.class_names]
     if len(names) == 2:
-        scores, is_second, label = measured.probabilities[:, 1], measured.labels == 1, f"probability of {names[1]}"
+        scores, is_second, x_label = measured.probabilities[:, 1], measured.labels == 1, f"probability of {names[1]}"
     else:
         scores, is_second, names = measured.confidence, measured.predicted == measured.labels, ["wrong", "right"]
-        label = "probability of the predicted class"
-    figure, axes = _begin((6, 4.2), measured.title, xlabel=label, ylabel="images")
+        x_label = "probability of the predicted class"
+    figure, axes = _begin((6, 4.2), measured.title, xlabel=x_label, ylabel="images")
     edges = np.linspace(0, 1, 26).tolist()
     for is_one, name, colour in ((~is_second, names[0], TRAIN_COLOUR), (is_second, names[1], VAL_COLOUR)):
         style: dict[str, Any] = {
@@ -187,7 +212,7 @@ def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_
     """Give of each class that has a curve: which images are of it, their scores, and how its line is drawn."""
     names = measured.dataset.class_names
     for i in [1] if len(names) == 2 else range(len(names)):
-        named = {"color": COLOURS[i], "label": for_picture(names[i])} if _can_be_named(names) else {"color": "0.3"}
+        named = {"color": COLOURS[i], "label": label(names[i])} if _can_be_named(names) else {"color": "0.3"}
         yield measured.labels == i, measured.probabilities[:, i], {"linewidth": 1.5, **named}
 
 

@@ -14,11 +14,11 @@ from cnn_sweeps.errors import describe_error
 from cnn_sweeps.evaluation import figures
 from cnn_sweeps.evaluation.figures import DPI, describe_threshold
 from cnn_sweeps.evaluation.grad_cam import grad_cam
+from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import Floats, Labels
 from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.settings.schema import TrainingConfig
 from cnn_sweeps.system.files import is_disk_full
-from cnn_sweeps.text.names import for_picture
 from cnn_sweeps.training.loop import stopped_early
 from cnn_sweeps.training.progress import TrainingProgress
 
@@ -26,7 +26,6 @@ NUM_MISTAKES = 12
 NUM_EXPLAINED = 4  # right ones, and as many wrong ones
 _COLUMNS = 4
 _FILTERS_A_ROW = 16
-_LONGEST_NAME = 24
 
 
 def write_pictures(
@@ -109,15 +108,15 @@ def draw_predictions(measured: Measured, chosen: Labels, title: str, heat: Float
         title: of the sheet.
         heat: (n, rows, columns), 0 to 1, laid over the chosen images; None: nothing.
     """
-    num_rows = -(-len(chosen) // _COLUMNS)
-    figure = Figure(figsize=(8.4, 2.45 * num_rows + 0.4), dpi=DPI, layout="constrained")
+    num_rows, captions = -(-len(chosen) // _COLUMNS), [_caption_of(measured, i) for i in chosen.tolist()]
+    figure = Figure(figsize=(9.6, 2.8 * num_rows + 0.4), dpi=DPI, layout="constrained")
     figure.suptitle(f"{measured.title}{describe_threshold(measured)}: {title}", fontsize=10)
     all_axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel().tolist()
     for axes in all_axes:
         axes.axis("off")
     for number, (axes, i) in enumerate(zip(all_axes, chosen.tolist(), strict=False)):
         _draw_image(axes, measured.dataset.images[measured.indices[i]], None if heat is None else heat[number])
-        axes.set_title(_caption_of(measured, i), fontsize=8)
+        axes.set_title(captions[number], fontsize=8)
     return figure
 
 
@@ -128,11 +127,12 @@ def draw_explained(
 
     Over it is laid where the network sees that class, (rows, columns), 0 to 1.
     """
+    caption = _caption(file_name, class_name, probability)
     figure = Figure(figsize=(3.6, 4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.axis("off")
     _draw_image(axes, image, heat)
-    axes.set_title(_caption(file_name, class_name, probability), fontsize=10)
+    axes.set_title(caption, fontsize=10)
     return figure
 
 
@@ -145,19 +145,14 @@ def _draw_image(axes: Axes, image: NDArray[np.uint8], heat: Floats | None) -> No
 
 
 def _caption_of(measured: Measured, i: int) -> str:
-    label, predicted, names = measured.labels[i], measured.predicted[i], measured.dataset.class_names
+    true, predicted, names = measured.labels[i], measured.predicted[i], measured.dataset.class_names
     name = measured.dataset.image_name(int(measured.indices[i]))
-    is_what = "" if predicted == label else f", is {_shortened(names[label])}"
+    is_what = "" if predicted == true else f"\nis {label(names[true])}"
     return _caption(name, names[predicted], measured.confidence[i]) + is_what
 
 
 def _caption(file_name: str, class_name: str, probability: float) -> str:
-    return f"{_shortened(file_name)}\n{_shortened(class_name)} {probability:.3f}"
-
-
-def _shortened(name: str) -> str:
-    """Give the end of a long name, which tells files apart."""
-    return for_picture(name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}")
+    return f"{label(file_name)}\n{label(class_name)} {probability:.3f}"
 
 
 def draw_filters(model: keras.Model) -> Figure | None:

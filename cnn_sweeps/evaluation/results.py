@@ -1,15 +1,14 @@
-"""How a trained network did: its metrics on validation and test images, and the texts that a person reads."""
+"""How a trained network did: its metrics on validation and test images."""
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
-from omegaconf import OmegaConf
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices, Split
@@ -17,13 +16,21 @@ from cnn_sweeps.evaluation import metrics
 from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, accuracy_of_commonest_class, choose_classes
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 
 Predict = Callable[[Indices], Floats]
 """Gives the probabilities, (n, C), of the images at n positions."""
+
+
+class Confusion(NamedTuple):
+    """How many images of one class are taken for another one, and what share of the first class's images that is."""
+
+    true: int
+    predicted: int
+    num_images: int
+    share: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +67,26 @@ class Measured:
     def confidence(self) -> Floats:
         """(n,), the probabilities of the predicted classes."""
         return self.probabilities[np.arange(len(self.predicted)), self.predicted]
+
+    @cached_property
+    def confusion_matrix(self) -> Labels:
+        """(C, C), how many images of each true class, by row, are taken for each class, by column."""
+        num_classes = self.probabilities.shape[1]
+        pairs = self.labels * num_classes + self.predicted
+        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """What is confused with what, the commonest first; of equally common ones that of the higher share."""
+        counts = self.confusion_matrix
+        found = [
+            Confusion(
+                true, predicted, int(counts[true, predicted]), float(counts[true, predicted] / counts[true].sum())
+            )
+            for true, predicted in np.argwhere(counts).tolist()
+            if true != predicted
+        ]
+        return sorted(found, key=lambda each: (-each.num_images, -each.share))
 
     @cached_property
     def values(self) -> dict[str, float]:
@@ -179,53 +206,3 @@ def evaluate_on_train(
         measured["accuracy_at_half"] = metrics.summarize(probabilities, labels)["accuracy"]
     named = {f"final_train_{name}": value for name, value in measured.items()}
     return named | {"final_generalization_gap": val_log_loss - measured["log_loss"]}
-
-
-def write_settings(
-    folder: Path, config: RunConfig, overrides: Sequence[str], dataset: ImageDataset, split: Split
-) -> None:
-    """Write the composed configuration, the overrides, and the lists of images that are left out or in doubt."""
-    texts = {
-        "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config.resolved)),
-        "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
-        "skipped_files.txt": "\n".join(dataset.skipped_files),
-        "left_out_images.txt": "\n".join(split.left_out),
-        "equal_images_of_different_classes.txt": "\n".join(split.conflicts),
-    }
-    for name, text in texts.items():
-        if text:
-            _write(folder / name, hide_passwords(text))
-
-
-def write_report(folder: Path, measured: Measured) -> None:
-    """Write what was measured as texts: each metric with its interval, and precision and recall of each class.
-
-    Both at the decision threshold, where there is one.
-    """
-    estimates, values = measured.estimates, measured.values
-    if measured.threshold is not None:
-        values = values | {"decision_threshold": measured.threshold}
-    lines = ["metric,value,low,high", *(f"{name},{','.join(map(repr, each))}" for name, each in estimates.items())]
-    lines += [f"{name},{value!r},," for name, value in values.items() if name not in estimates]
-    _write(folder / f"{measured.prefix}_metrics.csv", "\n".join(lines))
-    report = per_class_report(measured)
-    report += f"\naccuracy of naming the commonest class: {measured.values['accuracy_of_commonest_class']:.3f}\n"
-    if measured.threshold is not None:
-        second = for_terminal(measured.dataset.class_names[1])
-        report = f"{second} from a probability of {measured.threshold:g} on\n\n{report}"
-    _write(folder / f"{measured.prefix}_report.txt", report)
-
-
-def per_class_report(measured: Measured) -> str:
-    """Give precision, recall, F1 and number of images a class as a text."""
-    from sklearn.metrics import classification_report  # noqa: PLC0415  takes 1.4 s, needed at the end
-
-    names = [for_terminal(name) for name in measured.dataset.class_names]
-    known = {"labels": np.arange(len(names)), "target_names": names}
-    report: str = classification_report(measured.labels, measured.predicted, **known, digits=3, zero_division=0)
-    return report
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8", errors="backslashreplace")

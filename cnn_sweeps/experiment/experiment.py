@@ -7,7 +7,7 @@ from hydra.types import RunMode
 
 from cnn_sweeps.experiment.beginning import prepare_beginning
 from cnn_sweeps.experiment.parts import plan_parts
-from cnn_sweeps.experiment.roles import Role
+from cnn_sweeps.experiment.roles import Role, listing_bad_files
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 
@@ -31,7 +31,8 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     role = role or Role(config)
     store = role.find_store()
     config = prepare_beginning(role.config)
-    images = role.load_images()  # the data
+    with listing_bad_files():
+        images = role.load_images()  # the data
     parts = plan_parts(config, images)
     with slow_imports():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
         from cnn_sweeps.experiment import part, recording

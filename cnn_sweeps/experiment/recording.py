@@ -14,7 +14,7 @@ import keras
 from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
-from cnn_sweeps.evaluation import results
+from cnn_sweeps.evaluation import texts
 from cnn_sweeps.experiment.parts import Part, average_metrics, describe_mean
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.experiment.trained import RESULTS
@@ -184,7 +184,7 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
     """Record what is known before training of a part, or of the whole, which has no name."""
     record, folder = run.record, run.record.folder / RESULTS
     dataset, counts = part.images.dataset, part.images.counts
-    results.write_settings(folder, part.config, role.overrides, dataset, part.images.split)
+    texts.write_settings(folder, part.config, role.overrides, dataset, part.images.split)
     source = hide_passwords(dataset.source)
     about = {"source": source, "fingerprint": dataset.fingerprint, "images": counts}
     (folder / "data.json").write_text(json.dumps(about, indent=2), encoding="utf-8")

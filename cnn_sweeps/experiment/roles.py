@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
+from cnn_sweeps.data.bad_files import MOST_NAMES, BadFilesError, list_bad_files
 from cnn_sweeps.data.images import Images, describe_images, load_images
-from cnn_sweeps.errors import ModelError
+from cnn_sweeps.errors import DataError, ModelError
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
+from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
 from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.record import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,6 +154,24 @@ def say(lines: Sequence[str]) -> None:
     """Log something, line by line."""
     for line in lines:
         log.info("%s", line)
+
+
+@contextmanager
+def listing_bad_files() -> Iterator[None]:
+    """Write those that the block raises about, if there are more than its message names, into a file that it names.
+
+    All trials of a sweep name the same one, in the sweep's folder.
+    """
+    try:
+        yield
+    except BadFilesError as error:
+        if len(error.bad_files) <= MOST_NAMES:
+            raise
+        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        file = (Path(HydraConfig.get().sweep.dir) if is_sweep else output_dir()) / "bad_files.txt"
+        with disk_errors(file, "the same command"):
+            file.write_text(list_bad_files(error.bad_files), encoding="utf-8", errors="backslashreplace")
+        raise DataError(f"{error}; {short_path(file)} lists all") from error
 
 
 def output_dir() -> Path:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn_sweeps.errors import ModelError, UserError, describe_error
-from cnn_sweeps.evaluation import results
+from cnn_sweeps.evaluation import results, texts
 from cnn_sweeps.evaluation.results import Evaluation, Predict
 from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.models.layers import plain_copy
@@ -54,7 +54,7 @@ class TrainedNetwork:
         """Write and record texts of the evaluation and, unless the settings say none, pictures; give what failed."""
         failures, config = [], self.part.config
         try:
-            results.write_report(self._folder, evaluation.held_out)
+            texts.write_report(self._folder, evaluation.held_out)
         except Exception as error:  # as with a picture: metrics and model matter more
             if is_disk_full(error):
                 raise

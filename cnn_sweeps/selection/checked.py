@@ -10,7 +10,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cnn_sweeps.data.folder import list_folder
+from cnn_sweeps.data.folder import check_positive_class
+from cnn_sweeps.data.layout import list_folder
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.config import check_config
 from cnn_sweeps.settings.schema import FOLDER, OBJECTIVES, PRETRAINED, RunConfig
@@ -57,7 +58,8 @@ class CheckedApplication(SweepApplication):
         self.store = self.store or find_store(checked.tracking)
         root = str(checked.data.get("root"))
         if checked.data["_target_"] == FOLDER and root != self._listed_root:
-            list_folder(root, checked.data.get("follow_links", False))
+            files, _ = list_folder(root, checked.data.get("follow_links", False))
+            check_positive_class({file.class_name for file in files}, checked.data.get("positive_class"))
             self._listed_root = root
         needed = [OBJECTIVES[name] for name in checked.objective]
         if list(directions) != needed:

@@ -175,6 +175,7 @@ TARGET_ARGUMENTS: dict[str, type] = {
         on_bad_image=Literal["error", "skip"],
         cache_dir=Text,
         follow_links=(Switch, False),
+        positive_class=(Text | None, None),
     ),
     "cnn_sweeps.data.load_cifar10": _arguments(classes=Annotated[list[str], Field(min_length=2)]),
     "cnn_sweeps.data.load_synthetic": _arguments(

@@ -7,8 +7,24 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
+from collections.abc import Sequence
 
 _FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet computes begins with one: OWASP, "CSV Injection"
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # in whose place Python has a byte of a file's name
+_MOST_CHARACTERS = 200  # of an item of a list
+
+
+def in_unicode(name: object) -> str:
+    """Give a name as a text that every file, page and database takes: bytes that are no UTF-8 as `\\xf6`."""
+    return _NO_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(name))
+
+
+def cut_list(items: Sequence[str], separator: str, most: int) -> str:
+    """List the first items, each cut to what can be read, and say how many more there are."""
+    shown = [item if len(item) <= _MOST_CHARACTERS else f"{item[:_MOST_CHARACTERS]}..." for item in items[:most]]
+    more = len(items) - len(shown)
+    return separator.join([*shown, *([f"and {more:,} more"] if more else [])])
 
 
 def for_terminal(name: object) -> str:
@@ -17,7 +33,7 @@ def for_terminal(name: object) -> str:
     Line breaks, escape sequences, marks that turn the direction of writing and whatever else does not print are shown
     as Python writes them, such as `\\n` and `\\x1b`.
     """
-    text = str(name)
+    text = in_unicode(name)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
@@ -35,8 +51,18 @@ def for_csv(name: object) -> str:
 
 
 def for_picture(name: object) -> str:
-    """Give a name as a text of a picture, in which matplotlib would read formulas between dollar signs."""
-    return for_terminal(name).replace("$", r"\$")
+    """Give a name as a text of a picture.
+
+    There matplotlib would read formulas between dollar signs, and leave what begins with `_` out of a legend.
+    """
+    text = for_terminal(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def num_columns(text: str) -> int:
+    """Count how many columns a text takes: a Chinese, Japanese or Korean letter is as wide as two others."""
+    wide = sum(unicodedata.east_asian_width(each) in "WF" for each in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 def for_file_name(name: object) -> str:

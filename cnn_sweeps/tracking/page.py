@@ -22,6 +22,8 @@ def describe_run(
     """Describe a run, or a `part` of that whose command and id are given; `counts` are of images by split and class."""
     threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
+    names = dataset.class_names
+    positive = f"; precision, recall and F1 are of {for_markdown(names[1])}" if len(names) == 2 else ""
     first = f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:"
     return f"""{first}
 
@@ -33,7 +35,7 @@ To do so and compare, metric by metric:
 
 - **data**: {for_markdown(dataset.name)}, from {for_markdown(hide_passwords(dataset.source))}
 - **fingerprint**: {dataset.fingerprint}
-- **images**: {numbers}, of {len(dataset.class_names)} classes"""
+- **images**: {numbers}, of {len(names)} classes{positive}"""
 
 
 def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) -> str:

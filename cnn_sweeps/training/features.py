@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cnn_sweeps.data.cache import writable_folder
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.rows import Rows, load_rows
 from cnn_sweeps.data.split import Indices
@@ -105,7 +106,10 @@ def _load(
     about += [dataset.digests[positions].tolist(), changes, _SEED_OF_VIEWS]
     shape = (len(dataset.labels), *views, int(beginning.model.output_shape[-1]))
     started = time.perf_counter()
-    rows = load_rows(Path(cache_dir), about, positions, shape, compute)
+    folder, note = writable_folder(Path(cache_dir), "training.cache_dir")
+    if note:
+        log.warning("%s", note)
+    rows = load_rows(folder, about, positions, shape, compute)
     what = f"{augmentation.views} views" if augmentation else "features"
     log.info("%s of %s images at hand after %.1f s", what, f"{len(positions):,}", time.perf_counter() - started)
     return mapped_tensor(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import count
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def pictures_in(folder: Path, kept: KeptModel, num_files: int) -> Explain:
         for image, heat_of_image, (path, class_name, probability, _) in zip(images, heat, predictions, strict=True):
             figure = draw_explained(image, heat_of_image, path.name, class_name, probability)
             file = folder / f"{next(numbers):0{width}}_{for_file_name(path.stem)}.png"
-            with written_whole(file) as unfinished, warnings.catch_warnings(action="ignore"):  # letters without a font
+            with written_whole(file) as unfinished:
                 figure.savefig(unfinished)
 
     return explain

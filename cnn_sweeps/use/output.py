@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from tqdm import tqdm
 
 from cnn_sweeps.system.files import written_whole
-from cnn_sweeps.text.names import for_csv, for_terminal
+from cnn_sweeps.text.names import for_csv, for_terminal, num_columns
 
 if TYPE_CHECKING:
     from cnn_sweeps.tracking.models import ModelFacts
@@ -55,15 +55,22 @@ def write_tables(
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
     """Begin a table on the terminal; the files are all that can come."""
-    file_width = max(len(for_terminal(file)) for file in files)
-    class_width = max(len(for_terminal(name)) for name in (*class_names, "class"))
-    tqdm.write(f"{'file':<{file_width}}  {'class':<{class_width}}  probability")
+    file_width = max(num_columns(for_terminal(file)) for file in (*files, "file"))
+    class_width = max(num_columns(for_terminal(name)) for name in (*class_names, "class"))
+
+    def write_row(file: str, name: str, probability: str) -> None:
+        tqdm.write(f"{_padded(file, file_width)}  {_padded(name, class_width)}  {probability:>11}")
 
     def write(prediction: Prediction) -> None:
-        name, probability = for_terminal(prediction.class_name), prediction.probability
-        tqdm.write(f"{for_terminal(prediction.path):<{file_width}}  {name:<{class_width}}  {probability:11.4f}")
+        names = for_terminal(prediction.path), for_terminal(prediction.class_name)
+        write_row(*names, f"{prediction.probability:.4f}")
 
+    write_row("file", "class", "probability")
     return write
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - num_columns(text))
 
 
 @contextmanager

@@ -20,11 +20,11 @@ def test_classes_are_told_with_their_counts():
 
 def test_long_lists_are_cut():
     classes = [f"class {i}" for i in range(1000)]
-    told = describe(classes, skipped_files=["x" * 5000, *(f"{i}.jpg is empty" for i in range(2000))])
+    told = describe(classes, skipped_files={"x" * 5000: "is odd"} | {f"{i}.jpg": "is empty" for i in range(2000)})
     assert told[1].startswith("classes: class 0 (5), class 1 (5), ")
     assert told[1].endswith("and 988 more")
-    assert told[2].startswith("2001 files are no usable images and were skipped: xxx")
-    assert told[2].endswith("10.jpg is empty; and 1,989 more")
+    assert told[2].startswith("2,001 files are no usable images and were skipped: 0.jpg, 1.jpg, ")
+    assert ", 4.jpg, and 1,995 more: each is empty; xxx" in told[2]
     assert all(len(line) < 700 for line in told)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from cnn_sweeps.data import batches
 from cnn_sweeps.data.batches import decoded_batches
-from cnn_sweeps.data.folder import find_images
+from cnn_sweeps.data.listing import find_images
 from cnn_sweeps.errors import DataError
 
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 import threading
 import warnings
 from unittest.mock import Mock, call
@@ -245,6 +246,50 @@ def test_cache_dir_that_is_a_file_is_refused_by_its_setting(tmp_path, cache_dir)
     with pytest.raises(DataError, match=r"data\.cache_dir=.*file"):
         load(files, tmp_path / cache_dir)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """Nobody may write to this folder, not even root; temporary files go to another one."""
+    folder, access = tmp_path / "closed", os.access
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: (path != folder or mode == os.F_OK) and access(path, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return folder
+
+
+def test_folder_that_cannot_be_written_gives_way_to_a_private_one_and_that_is_told(tmp_path, closed):
+    files, pixels = write_images(tmp_path / "images")
+    loaded, other = load(files, closed / "cache"), tmp_path / f"cnn_sweeps-{os.getuid()}"
+    np.testing.assert_array_equal(loaded.images, pixels)
+    assert loaded.note.startswith(f"data.cache_dir={closed}/cache: {closed} cannot be written; ")
+    assert f"is kept in {other}, " in loaded.note
+    assert (list(closed.iterdir()), other.stat().st_mode & 0o777) == ([], 0o700)
+    assert load(files, closed / "cache").note  # read from there, and told again
+
+
+def test_cache_in_a_folder_that_cannot_be_written_is_read(tmp_path, closed, monkeypatch):
+    files, pixels = write_images(tmp_path / "images")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: True)
+        load(files, closed)
+    loaded = load(files, closed)
+    np.testing.assert_array_equal(loaded.images, pixels)
+    assert not loaded.note
+    assert not (tmp_path / f"cnn_sweeps-{os.getuid()}").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "open"])
+def test_folder_of_temporary_files_that_others_could_have_made_is_refused(tmp_path, closed, kind):
+    files, _ = write_images(tmp_path / "images")
+    other = tmp_path / f"cnn_sweeps-{os.getuid()}"
+    if kind == "link":
+        other.symlink_to(tmp_path / "images")
+    else:
+        other.mkdir()
+        other.chmod(0o777)
+    with pytest.raises(DataError, match=f"{closed} cannot be written, and {other} is not a folder of yours alone; "):
+        load(files, closed)
 
 
 def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, monkeypatch):

@@ -2,37 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from folders import brightness_by_name, load, refusal_of, write_classes, write_image
 
 from cnn_sweeps.data import load_folder
 from cnn_sweeps.errors import DataError
-
-
-def write_image(path, grey):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (grey, grey, grey)).save(path, "PNG")
-
-
-def write_classes(root, classes=("cat", "dog"), count=2, first=0):
-    """Write `count` images a class, each of a brightness of its own, counted from `first`."""
-    for number, (class_name, i) in enumerate((c, i) for c in classes for i in range(count)):
-        write_image(root / class_name / f"{i}.png", first + number)
-
-
-def load(root, **settings):
-    settings = {"image_size": 4, "channels": 3, "on_bad_image": "error"} | settings
-    return load_folder(root=str(root), cache_dir=str(root.parent / "cache"), **settings)
-
-
-def brightness_by_name(dataset):
-    return {name: int(image[0, 0, 0]) for name, image in zip(dataset.file_names, dataset.images, strict=True)}
-
-
-def refusal_of(root, **settings):
-    with pytest.raises(DataError) as caught:
-        load(root, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_subfolders_are_the_classes(tmp_path):
@@ -93,7 +66,8 @@ def test_litter_of_file_managers_is_no_image(tmp_path, junk):
     (tmp_path / "pets" / junk).write_bytes(b"litter")
     dataset = load(tmp_path / "pets")
     assert len(dataset.labels) == 4
-    assert dataset.skipped_files == []
+    assert dataset.skipped_files == {}
+    assert len(dataset.notes) == (not junk.startswith("."))
 
 
 def test_hidden_folder_is_no_class(tmp_path):
@@ -154,7 +128,7 @@ def test_skip_leaves_bad_files_out_and_lists_them(tmp_path):
     dataset = load(tmp_path / "pets", on_bad_image="skip")
     assert brightness_by_name(dataset) == {"cat/1.png": 1, "dog/0.png": 2, "dog/1.png": 3}
     assert dataset.labels.tolist() == [0, 1, 1]
-    assert dataset.skipped_files == ["cat/0.png is empty", "dog/notes.txt is no image of a known format"]
+    assert dataset.skipped_files == {"cat/0.png": "is empty", "dog/notes.txt": "is no image of a known format"}
 
 
 def test_class_left_without_a_good_image_is_refused_by_name(tmp_path):
@@ -243,12 +217,12 @@ def test_folder_that_is_named_by_a_link_is_read(pets, tmp_path):
 @pytest.mark.parametrize("target", ["../../private.png", "{folder}/private.png"])
 def test_link_out_of_the_folder_is_refused_by_name_as_a_bad_file_is(pets, tmp_path, target):
     (pets / "cat" / "link.png").symlink_to(target.format(folder=tmp_path))
-    told = f"cat/link.png is a link out of the folder, to {tmp_path}/private.png"
+    reason = f"is a link out of the folder, to {tmp_path}/private.png"
     message = refusal_of(pets)
-    assert f"1 of 5 files cannot be used: {told}; " in message
+    assert f"1 of 5 files cannot be used: cat/link.png {reason}; " in message
     assert message.endswith("or set data.follow_links=true if the links are meant")
     skipped = load(pets, on_bad_image="skip")
-    assert (skipped.skipped_files, len(skipped.labels)) == ([told], 4)
+    assert (skipped.skipped_files, len(skipped.labels)) == ({"cat/link.png": reason}, 4)
     assert brightness_by_name(load(pets, follow_links=True))["cat/link.png"] == 200
 
 
@@ -287,7 +261,7 @@ def test_link_to_a_folder_around_it_ends_and_is_named(pets, target):
     (pets / "cat" / "link").symlink_to(target)
     told = "is a link to a folder that it lies in, or that is read already"
     message = refusal_of(pets, follow_links=True)
-    assert f"cat/link {told}" in message
+    assert f"cat/link, dog/back/link: each {told}" in message
     assert message.endswith("data.on_bad_image=skip")
     names = load(pets, follow_links=True, on_bad_image="skip").file_names
     assert sorted(names) == [f"{place}/{i}.png" for place in ("cat", "dog", "dog/back") for i in (0, 1)]

@@ -168,12 +168,30 @@ def test_rare_class_is_in_every_split():
         assert all(counts[split]["ant"] >= 10 for split in SPLITS)
 
 
-@pytest.mark.parametrize("copies", [1, 10])
-def test_too_few_different_images_are_refused_with_the_class_and_the_number_needed(copies):
+@pytest.mark.parametrize(("copies", "of"), [(1, ""), (10, r" \(of 20\)")])
+def test_too_few_different_images_are_refused_with_the_class_and_the_number_needed(copies, of):
     ids, labels = distinct(10, 2)
     dataset = dataset_of(np.repeat(ids, copies), np.repeat(labels, copies))
-    with pytest.raises(DataError, match="class bee has 2 different images to split; at least 3 are needed"):
+    with pytest.raises(DataError, match=f"class bee has 2 different images to split{of}; at least 3 are needed"):
         split_dataset(dataset, 0.2, 0.2, seed=0)
+
+
+def test_class_whose_images_are_all_in_another_one_says_so():
+    ids, labels = distinct(10)
+    dataset = dataset_of(np.append(ids, ids[:5]), np.append(labels, [1] * 5))
+    told = (
+        r"class bee has 0 different images to split beside those that are in ant, too \(of 5\); at least 3 are needed"
+    )
+    with pytest.raises(DataError, match=f"{told}, one each for train, test, val; keep each image in one class, add "):
+        split_dataset(dataset, 0.2, 0.2, seed=0)
+
+
+def test_class_with_one_image_says_what_to_do():
+    told = (
+        "class bee has 1 different image to split; at least 3 are needed, one each for train, test, val; add different"
+    )
+    with pytest.raises(DataError, match=told):
+        split_dataset(dataset_of(*distinct(10, 1)), 0.2, 0.2, seed=0)
 
 
 def test_number_needed_counts_only_the_splits_to_draw():

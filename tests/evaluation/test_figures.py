@@ -64,6 +64,27 @@ def test_confusion_matrix_of_many_classes_stays_a_picture_one_can_open(tmp_path)
     assert max(figure.get_size_inches()) < 16
 
 
+@pytest.mark.parametrize("num_classes", [40, 500])
+def test_confusions_of_many_classes_are_named_the_commonest_first(num_classes):
+    counts = np.eye(num_classes, dtype=np.int64)
+    counts[7, 3], counts[39, 5] = 4, 2
+    axes = figures.draw_confusion_matrix(decided(counts, [f"class {i}" for i in range(num_classes)])).axes[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 7 as class 3", "class 39 as class 5"]
+    assert [bar.get_width() for bar in axes.patches] == [4, 2]
+    assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize("num_classes", [2, 30])
+def test_long_name_ends_at_its_column(num_classes):
+    names = [f"Staffordshire_bullterrier {i}" for i in range(num_classes)]
+    figure = figures.draw_confusion_matrix(decided(np.eye(num_classes, dtype=np.int64), names))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    width = axes.transData.transform((1, 0))[0] - axes.transData.transform((0, 0))[0]
+    for column, label in enumerate(axes.get_xticklabels()):
+        assert abs(label.get_window_extent().x1 - axes.transData.transform((column, 0))[0]) < width / 2
+
+
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_curves_have_the_measured_areas(num_classes):
     measured = predictions(num_classes)
@@ -115,6 +136,16 @@ def test_scores_are_counted_by_class_with_the_threshold_marked():
     axes = figures.draw_scores(predictions(2, threshold=0.3)).axes[0]
     assert legend_texts(axes)[1:] == ["ant (30)", "bee (30)", "threshold 0.3"]
     assert axes.get_xlabel() == "probability of bee"
+
+
+def test_legend_names_classes_that_begin_with_an_underscore():
+    measured = measured_of(np.eye(3), np.arange(3), ["_a", "_b", "c"])
+    assert legend_texts(figures.draw_roc_curve(measured).axes[0])[1:] == [" _a", " _b", "c"]
+
+
+def test_precision_and_recall_name_the_positive_class():
+    axes = figures.draw_pr_curve(predictions(2, threshold=0.3)).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("recall of bee", "precision of bee")
 
 
 def test_scores_of_many_classes_are_counted_by_right_and_wrong():

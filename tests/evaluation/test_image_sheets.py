@@ -1,5 +1,7 @@
 """Sheets show the right images under the right names."""
 
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
@@ -38,12 +40,23 @@ def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
     figure = pictures.draw_predictions(measured, np.array([1, 2]), "mistakes")
     assert figure.get_suptitle() == "Test images at the threshold 0.2: mistakes"
     first, second = titles(figure)
-    assert first == "ant/1.jpg\nbee 0.875, is ant"
+    assert first == "ant/1.jpg\nbee 0.875\nis ant"
     assert second.startswith("…")
-    assert second.endswith("2\\$.jpg\nbee 0.250, is ant")  # of a threshold below that
+    assert second.endswith("2\\$.jpg\nbee 0.250\nis ant")  # of a threshold below that
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     np.testing.assert_array_equal(shown, images[1:])
     figure.savefig(tmp_path / "mistakes.png")
+
+
+def test_captions_do_not_run_into_each_other():
+    names = ["Staffordshire_bullterrier", "American_pit_bull_terrier"]
+    measured = measured_of(
+        of_second([0.9] * 4), np.zeros(4), names, file_names=[f"{names[0]}/{i}.jpeg" for i in range(4)]
+    )
+    figure = pictures.draw_predictions(measured, np.arange(4), "mistakes")
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_heat_lies_over_each_image():

@@ -11,7 +11,7 @@ from cnn_sweeps.evaluation.metrics import (
     describe_no_better,
     summarize,
 )
-from cnn_sweeps.evaluation.results import per_class_report
+from cnn_sweeps.evaluation.texts import per_class_report
 from cnn_sweeps.models.layers import class_probabilities
 
 

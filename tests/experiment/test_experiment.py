@@ -238,7 +238,7 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     def fail(*_args, **_options):
         raise ValueError("no\n  such curve")
 
-    monkeypatch.setattr("cnn_sweeps.evaluation.results.per_class_report", fail)
+    monkeypatch.setattr("cnn_sweeps.evaluation.texts.per_class_report", fail)
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "pictures.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
     monkeypatch.setattr("cnn_sweeps.evaluation.pictures.grad_cam", fail)
@@ -306,6 +306,20 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     outputs = model.predict(data.images[test].astype(np.float32))
     measured = summarize(class_probabilities(outputs), data.labels[test])
     assert measured["log_loss"] == pytest.approx(run.data.metrics["test_log_loss"], rel=1e-5)
+
+
+def test_bad_files_that_are_too_many_to_name_are_listed_in_a_file(run_train, tmp_path):
+    for i in range(24):
+        file = tmp_path / "photos" / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    photos = ["data=folder", "data.root=photos", f"data.cache_dir={tmp_path}/cache"]
+    told = r"24 of 24 files cannot be used: .* is empty; .*; here/bad_files\.txt lists all"
+    with pytest.raises(SystemExit, match=told):
+        run_train(*TINY[5:], *photos, "hydra.run.dir=here")
+    lines = (tmp_path / "here/bad_files.txt").read_text().splitlines()
+    assert len(lines) == 24
+    assert lines[0] == "dark/0.png is empty"
 
 
 def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_metrics_and_pictures_but_no_threshold(

@@ -25,7 +25,8 @@ from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
 from cnn_sweeps.evaluation.pictures import draw_predictions
-from cnn_sweeps.evaluation.results import evaluate, per_class_report, write_report
+from cnn_sweeps.evaluation.results import evaluate
+from cnn_sweeps.evaluation.texts import per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.selection.agreement import Change
 from cnn_sweeps.settings.command_line import CONF_DIR
@@ -127,6 +128,16 @@ def test_table_and_summary_of_predictions_hold_names_as_text(tmp_path, capsys):
     assert "\x1b" not in text + told
 
 
+def test_columns_of_the_terminal_stand_below_each_other_whatever_the_letters(capsys):
+    names = ["猫", "fu\u0308r", "cat"]
+    write = terminal_table([Path(name) for name in names], names)
+    for name in names:
+        write(Prediction(Path(name), name, 0.5, {}))
+    lines = capsys.readouterr().out.splitlines()
+    widths = [len(line) + line.count("猫") - line.count("\u0308") for line in lines]
+    assert len(set(widths)) == 1
+
+
 def test_table_of_a_study_is_never_computed(tmp_path):
     study = optuna.create_study()
     study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
@@ -169,6 +180,16 @@ def test_report_of_classes_has_a_line_a_class():
     report = per_class_report(measured_of(of_second([0.2, 0.8]), np.array([0, 1]), names))
     assert "\n2026" not in report
     assert "\x1b" not in report
+
+
+def test_report_names_the_positive_class_and_the_confusions(tmp_path):
+    labels = np.array([0, 1, 0, 0, 1])
+    write_report(tmp_path, measured_of(of_second([0.2, 0.8, 0.7, 0.9, 0.1]), labels, ["=cat", "dog"], threshold=0.5))
+    told = (tmp_path / "test_report.txt").read_text()
+    assert "dog from a probability of 0.5 on" in told
+    assert "precision, recall and F1 elsewhere are those of dog, the positive class" in told
+    rows = (tmp_path / "test_confusions.csv").read_text().splitlines()
+    assert rows == ["true,predicted,images,share_of_true", "'=cat,dog,2,0.6667", "dog,'=cat,1,0.5000"]
 
 
 def test_results_and_doubtful_images_name_classes_as_text(tmp_path, caplog):

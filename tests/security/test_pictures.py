@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image
 
 from cnn_sweeps.data import decode, load_folder
 from cnn_sweeps.data.decode import decode_image, decode_stream
-from cnn_sweeps.data.folder import list_image_files
+from cnn_sweeps.data.listing import list_image_files
 from cnn_sweeps.errors import DataError
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -176,7 +176,7 @@ def test_picture_that_failed_keeps_no_other_waiting(monkeypatch):
 def test_reading_that_fails_in_any_way_is_a_bad_picture_with_its_name(error, told, tmp_path, monkeypatch):
     write_pets(tmp_path / "pets")
     monkeypatch.setattr(decode, "_convert", failing_for_one(error))
-    assert load_pets(tmp_path / "pets").skipped_files == [f"dog/1.png {told}"]
+    assert load_pets(tmp_path / "pets").skipped_files == {"dog/1.png": told}
     with pytest.raises(DataError, match=r"1 of 4 files cannot be used: dog/1.png "):
         load_pets(tmp_path / "pets", "error")
 
@@ -236,6 +236,6 @@ def nested(tmp_path):
 
 
 def test_folders_nested_deeper_than_python_recurses_are_searched(nested):
-    (found,) = list_image_files(nested)
+    (found,) = list_image_files(nested).files
     assert found.name == "picture.png"
     assert len(found.relative_to(nested).parts) == 1501
