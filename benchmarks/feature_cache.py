@@ -1,6 +1,6 @@
 """What do the features of many images take of memory and disk, while they are computed and afterwards?
 
-    python benchmarks/feature_cache.py [--images 50000] [--size 128] [--views 0 2]
+    python benchmarks/feature_cache.py [--images 50000] [--size 128] [--views 0 2] [--repeats 1]
 
 A MobileNetV2 of width 0.35 with random weights; the images are noise in a memory-mapped file, as decoded ones are. As
 in a run, features of four fifths of the images are computed first (training and validation), then of the others (test);
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.file:
@@ -120,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="feature_cache") as folder:
         file = Path(folder, "images.u8")
         write_images(file, arguments.images, arguments.size)
-        for views in arguments.views:
+        for views in arguments.views * arguments.repeats:
             command = [sys.executable, __file__, "--size", str(arguments.size), "--file", str(file)]
             done = subprocess.run([*command, "--views", str(views)], stdout=subprocess.PIPE, check=True, text=True)
             print(done.stdout.rstrip("\n"), flush=True)

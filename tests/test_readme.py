@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_backbones import BACKBONE
 from tiny_sweeps import write_dark_and_light_photos
 
 from cnn_sweeps.errors import TrackingError
@@ -70,8 +71,8 @@ def test_every_command_is_one_of_those_tested_here_or_by_the_installation_itself
 
 
 @pytest.mark.parametrize("arguments", TRAINING)
-def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
-    """Each as it stands, but for one epoch, a small image and network and PATH, and without pictures."""
+def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch, tiny_weights):
+    """Each as it stands, but for one epoch, a small image and network and PATH, and without pictures and downloads."""
     write_dark_and_light_photos(tmp_path / "photos")
     (tmp_path / "my_conf/model").mkdir(parents=True)
     (tmp_path / "my_conf/model/mine.yaml").write_text(block("yaml", containing="build_mine"))
@@ -80,7 +81,9 @@ def test_training_command_runs(arguments, run_train, tmp_path, monkeypatch):
 
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
     smaller = ["data.image_size=32", f"data.cache_dir={tmp_path}/cache"] if "data.root=photos" in words else []
-    if not any(word.startswith(("model=mine", "model.filters=")) for word in words):
+    if "model=pretrained" in words:
+        smaller += [*BACKBONE, f"model.weights={tiny_weights}"]
+    elif not any(word.startswith(("model=mine", "model.filters=")) for word in words):
         smaller += ["model.filters=[4]"]
     if not any(word.startswith("model=") for word in words):
         smaller += ["model.dense_units=[4]"]

@@ -95,9 +95,9 @@ def shared(places, tmp_path_factory):
         trials = optuna.load_study(study_name=STUDY, storage=places.opened_studies()).trials
         return {trial.user_attrs.get("owner", {}).get("owner.host") for trial in trials}
 
-    def add_once_both_are_there(record, metrics, epoch):
+    def add_once_both_are_there(record, metrics, epoch, model):
         wait_until(lambda: "there" in hosts() or second.poll() is not None, "a trial of the other host")
-        add(record, metrics, epoch)
+        add(record, metrics, epoch, model)
 
     def look():
         while second.poll() is None:

@@ -124,9 +124,9 @@ def run_here_beside_a_process(sweep, monkeypatch):
         time.sleep(0.5)  # each look reads the study
         return str(other.pid) in owners(sweep)
 
-    def add_once_both_are_there(record, metrics, epoch):
+    def add_once_both_are_there(record, metrics, epoch, model):
         wait_until(lambda: has_a_trial() or other.poll() is not None, "the other one's trial")
-        add(record, metrics, epoch)
+        add(record, metrics, epoch, model)
 
     monkeypatch.setattr(EpochRecorder, "add", add_once_both_are_there)
     train_command(monkeypatch, sweep.folder, sweep.folder)(*sweep.command[4:], IN_THIS_PROCESS)
