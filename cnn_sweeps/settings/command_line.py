@@ -122,13 +122,15 @@ def _search_path() -> str:
     """Put the user's --config-dir before CONF_DIR, since the first place that holds a group option wins."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("-c", dest="shown")  # Hydra's `--cfg`, else taken for the beginning of `-cd`
     known, rest = parser.parse_known_args(sys.argv[1:])
     if known.config_dir is None:
         return CONF_DIR
     folder = Path(at_home(known.config_dir)).absolute()
     if not folder.is_dir():
         raise ConfigError(f"--config-dir={known.config_dir}: no such folder; give one that holds config groups")
-    sys.argv[1:] = [*rest, "--config-dir", CONF_DIR]
+    shown = [] if known.shown is None else ["--cfg", known.shown]
+    sys.argv[1:] = [*rest, *shown, "--config-dir", CONF_DIR]
     return str(folder)
 
 

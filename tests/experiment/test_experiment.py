@@ -58,6 +58,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
     written = {file.name for file in (tmp_path / "here/results").iterdir()}
     texts = {"config.yaml", "overrides.yaml", "data.json", "test_report.txt", "test_metrics.csv"}
+    texts |= {"test_confusions.csv"}
     assert written - {"mistakes.png"} == texts | {f"{name}.png" for name in PICTURES}
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):

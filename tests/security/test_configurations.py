@@ -1,5 +1,6 @@
 """A configuration that was stored is data: it calls what is offered or allowed by name, and looks nothing up."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -232,7 +233,7 @@ def test_configuration_in_a_trials_folder_says_nothing_of_where_to_record_or_to_
     with pytest.raises(SystemExit):
         load_kept(TrialFolder(str(tmp_path), 3, "none", trusted_of(SimpleNamespace(resolved=stored))))
     assert loaded[0].tracking.uri == stored["tracking"]["uri"]
-    assert loaded[0].training.cache_dir == stored["training"]["cache_dir"]
+    assert loaded[0].training.cache_dir == os.path.expanduser(stored["training"]["cache_dir"])  # noqa: PTH111
     assert loaded[0].data == stored["data"] == loaded[0].resolved["data"]
 
 

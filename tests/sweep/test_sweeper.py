@@ -102,8 +102,9 @@ def test_enqueued_points_come_first_and_no_equal_point_is_run_twice(app):
     output = sweep_here(app, "hydra.sweeper.params={x:'range(0,3)'}", enqueue, "hydra.sweeper.n_trials=12")
     assert xs(app)[:2] == [2, 0]
     assert sorted(xs(app)) == [0, 1, 2]
-    assert states(app) == {"COMPLETE": 12}
-    assert output.count("not run again") == 9
+    assert states(app).keys() == {"COMPLETE"}
+    assert states(app)["COMPLETE"] < 12  # it ends once all three are known
+    assert output.count("not run again") == states(app)["COMPLETE"] - 3
 
 
 def test_grid_sampler_tries_all_points_in_order_over_two_commands(app):

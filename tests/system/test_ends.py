@@ -13,7 +13,8 @@ from cnn_sweeps.settings.arguments import run_command
 from cnn_sweeps.system.ends import threads
 
 def read(name):
-    print("reading", flush=True)
+    sys.stdout.write("reading\\n")
+    sys.stdout.flush()
     with open(name, "rb") as pipe:
         return pipe.read()
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import keras
+import mlflow
 import numpy as np
 import pytest
 import yaml
@@ -23,9 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def model(kept_run, tmp_path, monkeypatch):
+def model(kept_run, store, tmp_path, monkeypatch):
     """The folder of the kept model, which may be changed, in the working folder."""
     monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     return copy_model(kept_run, "model")
 
 

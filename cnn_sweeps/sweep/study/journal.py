@@ -63,6 +63,8 @@ def broken_lines(journal: Path) -> dict[int, bool]:
         for number, line in enumerate(file, 1):
             try:
                 json.loads(line)
+            except RecursionError:  # no accident: what reads the study says that it makes no sense
+                continue
             except ValueError:
                 op_code = _OP_CODE.match(line)
                 is_known = op_code is not None and int(op_code[1]) not in _MAKES_SOMETHING
