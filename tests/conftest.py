@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import shutil
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -67,12 +68,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, to be copied; making one takes seconds, so that the processes share it."""
     import mlflow
 
-    folder = _folder_of_all_processes(tmp_path_factory)
-    with file_lock(folder / "empty.lock", wait=True):
-        file = folder / "empty.db"
-        if not file.exists():
-            mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+    def make(file: Path) -> None:
+        mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+
+    return _made_once(tmp_path_factory, "empty.db", make)
 
 
 @pytest.fixture(scope="session")
@@ -80,11 +79,15 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights of `tiny_backbones.tiny_backbone`, as Keras saves them; the processes share it."""
     from tiny_backbones import tiny_backbone
 
+    return _made_once(tmp_path_factory, "tiny.weights.h5", lambda file: tiny_backbone().save_weights(file))
+
+
+def _made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Give a file that the first of all processes makes."""
     folder = _folder_of_all_processes(tmp_path_factory)
-    with file_lock(folder / "weights.lock", wait=True):
-        file = folder / "tiny.weights.h5"
-        if not file.exists():
-            tiny_backbone().save_weights(file)
+    with file_lock(folder / f"{name}.lock", wait=True):
+        if not (file := folder / name).exists():
+            make(file)
     return file
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from cnn_sweeps.data.bad_files import MOST_NAMES, BadFilesError, describe_bad_files
 from cnn_sweeps.data.cache import load_decoded
 from cnn_sweeps.data.dataset import ImageDataset
-from cnn_sweeps.data.layout import ALLOW_LINKS, class_of, list_folder
+from cnn_sweeps.data.layout import ALLOW_LINKS, ImageFile, class_of, list_folder
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.text.names import cut_list, for_terminal, in_unicode
 
@@ -51,8 +51,6 @@ def load_folder(
     if bad_files and (lost or on_bad_image == "error"):
         told = f"{len(bad_files):,} of {len(found):,} files cannot be used: {describe_bad_files(bad_files)}"
         raise BadFilesError(f"data.root={root}: {told}; {_advice(lost)}{hint}", bad_files)
-    split_of = {file.path.relative_to(folder).parts[0]: file.split for file in good if file.split}
-    splits_told = [f"{name} is {split}" for name, split in split_of.items() if name.lower() != split]
     return ImageDataset(
         images=decoded.images,
         labels=np.array([class_names.index(file.class_name) for file in good], np.int64),
@@ -64,12 +62,15 @@ def load_folder(
         skipped_files=bad_files,
         image_digests=decoded.digests,
         content_ids=decoded.content_ids,
-        notes=[
-            *([f"taken for splits by their names: {', '.join(splits_told)}"] if splits_told else []),
-            *notes,
-            *([decoded.note] if decoded.note else []),
-        ],
+        notes=[*_notes_of_splits(good, folder), *notes, *([decoded.note] if decoded.note else [])],
     )
+
+
+def _notes_of_splits(files: Sequence[ImageFile], folder: Path) -> list[str]:
+    """Say which folders are taken for splits, where their names do not say it."""
+    split_of = {file.path.relative_to(folder).parts[0]: file.split for file in files if file.split}
+    told = [f"{name} is {split}" for name, split in split_of.items() if name.lower() != split]
+    return [f"taken for splits by their names: {', '.join(told)}"] if told else []
 
 
 def check_positive_class(class_names: Collection[str], positive_class: str | None) -> None:

@@ -21,7 +21,7 @@ from cnn_sweeps.models.layers import Features
 from cnn_sweeps.system.locks import file_lock
 
 BY_NAME = ".npz"
-"""The ending of a file of weights by the names of layers, `LAYER/0` and so on, as `use.kept_model` writes it."""
+"""The ending of a file of weights by the names of layers, `LAYER/0` and so on, as `use.weights` writes it."""
 _IMAGENET = "imagenet"
 _OTHERS = "name a file of its weights without its top, model.weights=imagenet, or null to start from nothing"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_sweeps.data.cache import writable_folder
+from cnn_sweeps.models.backbone import BY_NAME
 from cnn_sweeps.system.files import disk_errors, replace_whole
 from cnn_sweeps.tracking.models import KERAS_FILE
 from cnn_sweeps.use.kept_model import exact_address, load_kept_model
@@ -29,7 +30,7 @@ def weights_of_kept(place: ModelPlace, cache_dir: str) -> tuple[str, Path]:
     address = exact_address(place)
     state = (place.folder / KERAS_FILE).stat().st_mtime_ns if place.folder is not None else None
     key = hashlib.blake2b(json.dumps([place.store, address, state]).encode(), digest_size=16).hexdigest()
-    file = writable_folder(Path(cache_dir), "training.cache_dir")[0] / "weights" / f"{key}.npz"
+    file = writable_folder(Path(cache_dir), "training.cache_dir")[0] / "weights" / f"{key}{BY_NAME}"
     if not file.exists():
         network = load_kept_model(place._replace(name=address)).network
         arrays = {f"{layer.name}/{i}": each for layer in network.layers for i, each in enumerate(layer.get_weights())}
