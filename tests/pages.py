@@ -36,6 +36,12 @@ def training_commands(*pages):
     return sorted({shlex.join(each[3:]) for each in words if each[:3] == ["python", "-m", "cnn_sweeps.train"]})
 
 
+def not_in_others(commands):
+    """Leave out commands all of whose words another one has, too."""
+    words = {command: frozenset(shlex.split(command)) for command in commands}
+    return sorted(command for command, own in words.items() if not any(own < others for others in words.values()))
+
+
 def block(page, language, containing):
     """Give the only block of a page in a language that contains a text."""
     (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL) if containing in text]

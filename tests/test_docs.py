@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 from conftest import compose
-from pages import PAGES, PROJECT, TRIED_PAGES, training_commands
+from pages import PAGES, PROJECT, TRIED_PAGES, not_in_others, training_commands
 from tiny_sweeps import write_dark_and_light_photos
 
 from cnn_sweeps.sweep import plan
@@ -38,12 +38,10 @@ NOT_CHECKED = (  # what says how long, by how many, where and under which name: 
     *("hydra.sweeper.study_name", "hydra.sweeper.storage", "tracking.uri", "hydra.launcher.", "hydra/launcher="),
     *("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs", "hydra.sweeper.timeout_s", "hydra.sweeper.trial_timeout_s"),
 )
-SWEEPS = sorted(
-    {
-        shlex.join(word for word in shlex.split(arguments) if not word.startswith(NOT_CHECKED))
-        for arguments in training_commands()
-        if "--multirun" in arguments
-    }
+SWEEPS = not_in_others(
+    shlex.join(word for word in shlex.split(arguments) if not word.startswith(NOT_CHECKED))
+    for arguments in training_commands()
+    if "--multirun" in arguments
 )
 
 
