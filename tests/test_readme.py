@@ -15,6 +15,7 @@ from tiny_backbones import BACKBONE
 from tiny_sweeps import write_dark_and_light_photos
 
 from cnn_sweeps import reproduce
+from cnn_sweeps.compare import compare
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import StudyError, TrackingError
@@ -24,7 +25,7 @@ TRAINING = ["", *not_in_others(ALONE)]
 BENCHMARKS = [command for command in commands() if command.startswith("python benchmarks/")]
 OF_DASK = [command for command in commands() if re.match(r"(\w+=\S+ )*dask ", command)]
 OF_MODELS = [command for command in commands() if re.search(r"cnn_sweeps\.(predict|export)", command)]
-OF_RECORDS = [command for command in commands() if re.search(r"cnn_sweeps\.(reproduce|deliver|doctor)", command)]
+OF_RECORDS = [command for command in commands() if re.search(r"cnn_sweeps\.(reproduce|compare|deliver|doctor)", command)]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -103,6 +104,9 @@ def test_command_on_a_record_is_accepted_as_far_as_there_is_one(command, tmp_pat
     if program == "cnn_sweeps.doctor":
         with pytest.raises(StudyError, match="no such sweep here"):
             doctor(arguments)
+    elif program == "cnn_sweeps.compare":
+        with pytest.raises(TrackingError, match="there is no such database here"):
+            compare(arguments)
     elif program == "cnn_sweeps.deliver":
         deliver(arguments)
     else:
