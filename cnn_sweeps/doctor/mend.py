@@ -21,7 +21,7 @@ from cnn_sweeps.sweep.study.view import StudySnapshot, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import absolute_uri, database_file, find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.moved import bring_along, move_of
+from cnn_sweeps.tracking.moved import bring_along, find_move
 from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
 
@@ -82,7 +82,7 @@ def find_moved_files(uri: str | None) -> Iterator[Change]:
     with suppress(MovedError):
         find_existing_store(uri)
     known = None
-    while (move := move_of(file)) not in (None, known):  # there may be several
+    while (move := find_move(file)) not in (None, known):  # there may be several
         known = move
         remedy = f"it names those below {move.now}; as it was it is kept beside it"
         yield Change(f"{file} {move.describe()}", remedy, partial(bring_along, file, move))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,18 +42,19 @@ def check_store(uri: str, named: str | None, file: Path | None, experiment: str 
             if connection is not None:
                 _check_revision(connection, uri, file)
                 if file is not None:
-                    _check_not_moved(connection, uri, named, file)
+                    _check_not_moved(uri, named, file)
             if experiment is not None:
                 _check_artifacts(uri, connection, experiment)
-    except ValueError as error:
-        kind = TrackingOutageError if is_unavailable(error) else TrackingError
+    except (ValueError, sqlite3.Error) as error:
+        may_pass = is_unavailable(error) or isinstance(error, sqlite3.Error)
+        kind = TrackingOutageError if may_pass else TrackingError
         raise kind(
             f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
         ) from error
 
 
-def _check_not_moved(connection: Connection, uri: str, named: str | None, file: Path) -> None:
-    if (move := find_move(connection, file)) is not None:
+def _check_not_moved(uri: str, named: str | None, file: Path) -> None:
+    if (move := find_move(file)) is not None:
         setting = [f"tracking.uri={uri}"] if named else []
         command = shlex.join(["python", "-m", "cnn_sweeps.doctor", *setting, "--fix"])
         raise MovedError(f"tracking.uri={uri}: {move.describe()}; `{command}` has it name those below {move.now}")

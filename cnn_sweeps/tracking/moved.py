@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.pool import NullPool
-
+from cnn_sweeps.errors import TrackingOutageError
 from cnn_sweeps.system.databases import keep_copy
 from cnn_sweeps.system.locks import file_lock
 
@@ -23,7 +22,6 @@ _PLACES = (
     ("model_versions", "storage_location"),
     ("trace_tags", "value"),
 )
-_FOLDER_OF_MLFLOW = 2  # `mlruns/1`: what it adds to the folder that is moved
 _MOST_RUNS = 100  # that are looked for
 
 
@@ -46,37 +44,39 @@ def local_path(place: str) -> Path | None:
     return Path(place) if place.startswith("/") else None
 
 
-def move_of(file: Path) -> Move | None:
-    """Do what `find_move` does."""
-    with create_engine(f"sqlite:///{file}", poolclass=NullPool).connect() as connection:
-        return find_move(connection, file)
-
-
-def find_move(connection: Connection, file: Path) -> Move | None:
+def find_move(file: Path) -> Move | None:
     """Find out whether an SQLite database was moved or copied together with files of its runs, or to where none are.
 
     They are looked for beside the database, and in the working folder: at the same place below that, with folders named
     as its runs are. What is there by two names, as links or mounts give it, was not moved.
     """
-    query = "SELECT DISTINCT experiment_id, artifact_location FROM experiments JOIN runs USING (experiment_id)"
-    for experiment_id, place in connection.execute(text(query)).all():
-        if (recorded := local_path(str(place))) is None:
-            continue
-        for before, now, here in _candidates(recorded, file):
-            if here.is_dir() and not _is_same(here, recorded) and _has_runs(connection, experiment_id, here):
-                return Move(before, now)
-        if recorded.parts[-_FOLDER_OF_MLFLOW:] == ("mlruns", str(experiment_id)):
-            before = recorded.parents[_FOLDER_OF_MLFLOW - 1]
-            if not os.path.lexists(before):
-                return Move(before, file.absolute().parent)
+    with closing(sqlite3.connect(file)) as database:
+        places = database.execute(
+            "SELECT DISTINCT experiment_id, artifact_location FROM experiments JOIN runs USING (experiment_id)"
+        )
+        for experiment_id, place in places.fetchall():
+            if (recorded := local_path(str(place))) is None:
+                continue
+            for move, here in _candidates(recorded, file):
+                if _is_folder(here) and not _is_same(here, recorded) and _has_runs(database, experiment_id, here):
+                    return move
+            project = recorded.parent.parent
+            if recorded == project / "mlruns" / str(experiment_id) and not os.path.lexists(project):
+                return Move(project, file.absolute().parent)
     return None
 
 
-def _candidates(recorded: Path, file: Path) -> Iterator[tuple[Path, Path, Path]]:
-    """Give what may have been moved, where that may be now, and the folder of files there; the longest way first."""
+def _candidates(recorded: Path, file: Path) -> Iterator[tuple[Move, Path]]:
+    """Give what may have been moved, and the folder of an experiment's files then; the longest way first."""
     for now in dict.fromkeys([file.absolute().parent, Path.cwd()]):
-        for before in reversed(recorded.parents[_FOLDER_OF_MLFLOW - 1 :]):
-            yield before, now, now / recorded.relative_to(before)
+        for before in reversed(recorded.parents):
+            here = now / recorded.relative_to(before)
+            is_all = before == before.parent  # of which only that much was moved
+            yield Move(recorded.parent, here.parent) if is_all else Move(before, now), here
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  says no where Path.is_dir would raise
 
 
 def _is_same(here: Path, recorded: Path) -> bool:
@@ -85,26 +85,29 @@ def _is_same(here: Path, recorded: Path) -> bool:
     return False
 
 
-def _has_runs(connection: Connection, experiment_id: int, folder: Path) -> bool:
-    query = text("SELECT run_uuid FROM runs WHERE experiment_id = :id ORDER BY start_time DESC LIMIT :most")
-    newest = connection.scalars(query, {"id": experiment_id, "most": _MOST_RUNS})
-    return any((folder / str(run_id)).is_dir() for run_id in newest)
+def _has_runs(database: sqlite3.Connection, experiment_id: int, folder: Path) -> bool:
+    newest = "SELECT run_uuid FROM runs WHERE experiment_id = ? ORDER BY start_time DESC LIMIT ?"
+    runs = database.execute(newest, (experiment_id, _MOST_RUNS)).fetchall()
+    return any(_is_folder(folder / str(run_id)) for (run_id,) in runs)
 
 
 def bring_along(file: Path, move: Move) -> Path:
-    """Have a database name the files of its runs where they are now; give the copy that was made of it before."""
-    with file_lock(file.with_name(f"{file.name}.lock"), wait=True):
-        copy = keep_copy(file, "move")
-        engine = create_engine(f"sqlite:///{file}", poolclass=NullPool)
-        forms = ((str(each) for each in move), (each.as_uri() for each in move))
-        with engine.begin() as connection:
-            for before, now in forms:
-                for table, column in _PLACES:
-                    connection.execute(
-                        text(
-                            f"UPDATE {table} SET {column} = :now || substr({column}, length(:before) + 1) "
-                            f"WHERE substr({column}, 1, length(:before) + 1) = :before || '/'"
-                        ),
-                        {"before": before, "now": now},
-                    )
+    """Have a database name the files of its runs where they are now; give the copy that was made of it before.
+
+    Raises:
+        TrackingOutageError: if it cannot be written.
+    """
+    try:
+        with file_lock(file.with_name(f"{file.name}.lock"), wait=True):
+            copy = keep_copy(file, "move")
+            with closing(sqlite3.connect(file)) as database, database:
+                for before, now in ((str(each) for each in move), (each.as_uri() for each in move)):
+                    for table, column in _PLACES:
+                        begins = f"substr({column}, 1, {len(before) + 1}) = ?"
+                        changed = (
+                            f"UPDATE {table} SET {column} = ? || substr({column}, {len(before) + 1}) WHERE {begins}"
+                        )
+                        database.execute(changed, (now, f"{before}/"))
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingOutageError(f"{file}: cannot be written ({error}); give the same command once it can") from error
     return copy

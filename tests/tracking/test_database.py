@@ -15,9 +15,10 @@ from kept_models import refusal
 
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
-from cnn_sweeps.errors import MovedError, TrackingError
+from cnn_sweeps.errors import MovedError, TrackingError, TrackingOutageError
+from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.tracking import upgrade
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.address import find_existing_store, find_store
 from cnn_sweeps.tracking.database import check_store
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
@@ -140,6 +141,14 @@ def test_run_is_refused_before_training_where_its_files_cannot_be_written(is_kno
     assert not (here / "run/record.jsonl").exists()
 
 
+def test_folder_of_files_that_this_user_may_not_write_is_told_as_such(here, closed, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").create_experiment("known", closed.as_uri())
+    config = TrackingConfig(None, "known", None, None, log_model=False)
+    with pytest.raises(TrackingOutageError, match=f"{closed}, where .* cannot be written .Permission denied.; give"):
+        find_store(config)
+
+
 # Moved, or copied.
 
 
@@ -253,6 +262,17 @@ def test_project_that_is_reached_by_a_link_was_not_moved(project_in, monkeypatch
     monkeypatch.setenv("PWD", str(project_in / "link"))
     os.chdir(project_in / "link")
     assert find_existing_store(None)
+
+
+def test_project_of_the_root_folder_as_in_a_container_is_brought_along_alone(project_in):
+    run_id = next(Path("mlruns/1").glob("*/artifacts")).parent.name
+    ask("mlflow.db", "UPDATE experiments SET artifact_location = '/mlruns/1' WHERE experiment_id = 1")
+    ask("mlflow.db", f"UPDATE runs SET artifact_uri = '/mlruns/1/{run_id}/artifacts' WHERE run_uuid = '{run_id}'")
+    ask("mlflow.db", "UPDATE model_versions SET storage_location = '/elsewhere/models'")
+    before = places()
+    doctor(["--fix"])
+    added = {f"{project_in}/a/mlruns/1", f"{project_in}/a/mlruns/1/{run_id}/artifacts"}
+    assert places() == {place for place in before if not place.startswith("/mlruns")} | added
 
 
 def test_database_of_elsewhere_was_not_moved_whatever_runs_the_working_folder_has(project_in, monkeypatch):
