@@ -101,7 +101,8 @@ def test_command_on_a_record_is_accepted_as_far_as_there_is_one(command, tmp_pat
     (tmp_path / "outputs").mkdir()
     _, _, program, *arguments = shlex.split(command)
     if program == "cnn_sweeps.doctor":
-        with pytest.raises(StudyError, match="no such sweep here"):
+        missing = (StudyError, "no such sweep here") if arguments[0] != "--fix" else (TrackingError, "no such database")
+        with pytest.raises(missing[0], match=missing[1]):
             doctor(arguments)
     elif program == "cnn_sweeps.deliver":
         deliver(arguments)
