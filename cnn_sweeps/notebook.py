@@ -1,0 +1,172 @@
+"""Runs and sweeps from a notebook: `from cnn_sweeps.notebook import run, sweep`.
+
+Each is the command itself, in a process of its own: the kernel keeps its Hydra and its memory, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cnn_sweeps.errors import CommandError
+from cnn_sweeps.tracking.address import is_recorded_as, user_uri
+from cnn_sweeps.tracking.entry import Model, read_entries, read_record
+from cnn_sweeps.tracking.position import read_position, store_of_record
+from cnn_sweeps.tracking.record import FOLDER_TO
+from cnn_sweeps.use.output import Prediction
+
+if TYPE_CHECKING:
+    from IPython.display import IFrame
+
+_REPORT = "report.html"
+_REPORT_HEIGHT = 800  # pixels
+_ERROR = "error: "
+
+
+def run(words: Sequence[str] = ()) -> Result:
+    """Train as `python -m cnn_sweeps.train WORDS` does in the working folder, and show what that shows.
+
+    Args:
+        words: of the command line, unquoted, as `["data=folder", "data.root=my photos"]`.
+
+    Raises:
+        CommandError: if it fails, with the reason.
+        KeyboardInterrupt: after an interrupt of the kernel, once the command has ended.
+    """
+    return _train(words)
+
+
+def sweep(words: Sequence[str] = ()) -> Result:
+    """Sweep as `python -m cnn_sweeps.train --multirun WORDS` does; all else is as in `run`."""
+    return _train(words, "--multirun")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run or a sweep has left.
+
+    Attributes:
+        folder: of its record and its files.
+        run_id: of its run in MLflow; None as long as that does not have it.
+        metrics: the newest value of each.
+    """
+
+    folder: Path
+    run_id: str | None
+    metrics: dict[str, float] = field(repr=False)
+
+    def report(self) -> IFrame:
+        """Give the report for the notebook to show, with all that it needs.
+
+        Raises:
+            CommandError: if there is none.
+        """
+        from IPython.display import IFrame  # which is there in a notebook alone
+
+        try:
+            page = (self.folder / _REPORT).read_bytes()
+        except OSError as error:
+            raise CommandError(
+                f"{self.folder / _REPORT}: cannot be read ({error.strerror}); evaluation.pictures=none writes no report"
+            ) from error
+        address = f"data:text/html;base64,{base64.b64encode(page).decode()}"  # has no access to the notebook's page
+        return IFrame(address, "100%", _REPORT_HEIGHT)
+
+    def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
+        """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.
+
+        By the model that the run has kept; of a sweep by its best trial's, of several trainings by the last one's.
+
+        Raises:
+            CommandError: if no model is kept here, or a file is no usable image.
+        """
+        words = [os.path.join(os.curdir, path) for path in paths]  # noqa: PTH118  no flag and no setting
+        with TemporaryDirectory() as temporary:
+            table = Path(temporary, "predictions.json")
+            _run_command("predict", [*words, *_model_of(self.folder), "--json", str(table)])
+            rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
+        return [Prediction(Path(row["file"]), row["class"], row["probability"], row["probabilities"]) for row in rows]
+
+
+def _train(words: Sequence[str], *flags: str) -> Result:
+    if isinstance(words, str):
+        raise CommandError(f"{words}: is one text; give a list of words, as [{words!r}]")
+    with TemporaryDirectory() as temporary:
+        told = Path(temporary, "folder")
+        _run_command("train", [*flags, *words], **{FOLDER_TO: str(told)})
+        if not told.exists():
+            raise CommandError(f"{' '.join(words)}: trains nothing; leave out what only shows something")
+        folder = Path(told.read_text(encoding="utf-8"))
+    recorded = read_record(folder)
+    assert recorded is not None
+    return Result(folder, read_position(folder, store_of_record(folder, recorded.begin)).run_id, recorded.newest)
+
+
+def _model_of(folder: Path) -> list[str]:
+    """Give the words that name the newest model that a run, a trial of a sweep or a part of several has kept."""
+    newest = (0, "", "")
+    for place in [folder, *(each for each in folder.iterdir() if each.is_dir())]:
+        recorded = read_record(place)
+        if recorded is not None and any(isinstance(entry, Model) for entry, _ in read_entries(place)):
+            store = store_of_record(place, recorded.begin)
+            newest = max(newest, (recorded.last_time, read_position(place, store).run_id or "", store))
+    _, run_id, store = newest
+    if not run_id:
+        raise CommandError(f"{folder}: no model is kept here; train with tracking.log_model=true")
+    named = [] if is_recorded_as(user_uri(None), store) else [f"tracking.uri={store}"]  # perhaps with a password
+    return [f"model=runs:/{run_id}/model", *named]
+
+
+def _run_command(name: str, words: Sequence[str], **environment: str) -> None:
+    """Run a command of this package, and show what it says as it comes.
+
+    Raises:
+        CommandError: if it fails; with the line that says why, which is not shown then.
+        KeyboardInterrupt: if it was interrupted.
+    """
+    command, reason = [sys.executable, "-u", "-m", f"cnn_sweeps.{name}", *words], ""
+    with (
+        Popen(
+            command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=os.environ | environment, errors="backslashreplace"
+        ) as process,
+        _interrupting(process),
+    ):
+        for line in process.stdout or ():
+            print(reason, end="")  # it was not the last line
+            reason = line if line.startswith(_ERROR) else ""
+            if not reason:
+                print(line, end="", flush=True)
+    if process.returncode in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if process.returncode:
+        told = f"the command ended with exit code {process.returncode}; what it has shown says why"
+        raise CommandError(reason.removeprefix(_ERROR).strip() or told)
+
+
+@contextmanager
+def _interrupting(process: Popen[str]) -> Iterator[None]:
+    """Have interrupts in the block end the process in order, and this one wait for that."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        if os.getpgrp() != os.getpid():  # else whoever interrupts a kernel sends that to its group, as a terminal does
+            process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
