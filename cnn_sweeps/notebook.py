@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from cnn_sweeps.errors import CommandError
 from cnn_sweeps.tracking.address import is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import Model, read_entries, read_record
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.position import read_position, store_of_record
 from cnn_sweeps.tracking.record import FOLDER_TO
 from cnn_sweeps.use.output import Prediction
+from cnn_sweeps.use.place import kept_by
 
 if TYPE_CHECKING:
     from IPython.display import IFrame
@@ -89,12 +90,15 @@ class Result:
         By the model that the run has kept; of a sweep by its best trial's, of several trainings by the last one's.
 
         Raises:
-            CommandError: if no model is kept here, or a file is no usable image.
+            ModelError: if no model is kept here.
+            CommandError: if the command fails, as where a file is no usable image.
         """
+        model, _, store = kept_by(self.folder)
         words = [os.path.join(os.curdir, path) for path in paths]  # noqa: PTH118  no flag and no setting
+        words += [] if is_recorded_as(user_uri(None), store) else [f"tracking.uri={store}"]  # the user's may be secret
         with TemporaryDirectory() as temporary:
             table = Path(temporary, "predictions.json")
-            _run_command("predict", [*words, *_model_of(self.folder), "--json", str(table)])
+            _run_command("predict", [*words, f"model={model}", "--json", str(table)])
             rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
         return [Prediction(Path(row["file"]), row["class"], row["probability"], row["probabilities"]) for row in rows]
 
@@ -111,21 +115,6 @@ def _train(words: Sequence[str], *flags: str) -> Result:
     recorded = read_record(folder)
     assert recorded is not None
     return Result(folder, read_position(folder, store_of_record(folder, recorded.begin)).run_id, recorded.newest)
-
-
-def _model_of(folder: Path) -> list[str]:
-    """Give the words that name the newest model that a run, a trial of a sweep or a part of several has kept."""
-    newest = (0, "", "")
-    for place in [folder, *(each for each in folder.iterdir() if each.is_dir())]:
-        recorded = read_record(place)
-        if recorded is not None and any(isinstance(entry, Model) for entry, _ in read_entries(place)):
-            store = store_of_record(place, recorded.begin)
-            newest = max(newest, (recorded.last_time, read_position(place, store).run_id or "", store))
-    _, run_id, store = newest
-    if not run_id:
-        raise CommandError(f"{folder}: no model is kept here; train with tracking.log_model=true")
-    named = [] if is_recorded_as(user_uri(None), store) else [f"tracking.uri={store}"]  # perhaps with a password
-    return [f"model=runs:/{run_id}/model", *named]
 
 
 def _run_command(name: str, words: Sequence[str], **environment: str) -> None:

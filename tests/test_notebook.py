@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from tiny_sweeps import processes_in
 from waiting import wait_until
 
-from cnn_sweeps.errors import CommandError
+from cnn_sweeps.errors import CommandError, ModelError
 from cnn_sweeps.notebook import Result, run
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/first_sweep.ipynb"
@@ -97,5 +97,5 @@ def test_missing_report_and_model_are_told(tmp_path):
     result = Result(tmp_path, None, {})
     with pytest.raises(CommandError, match=r"report.html: cannot be read .*; evaluation.pictures=none"):
         result.report()
-    with pytest.raises(CommandError, match=r"no model is kept here; train with tracking\.log_model=true"):
+    with pytest.raises(ModelError, match=r"no model of it is kept here; train with tracking\.log_model=true"):
         result.predict(["."])
