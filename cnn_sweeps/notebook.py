@@ -75,14 +75,14 @@ class Result:
         """
         from IPython.display import IFrame  # which is there in a notebook alone
 
-        try:
-            page = (self.folder / _REPORT).read_bytes()
-        except OSError as error:
+        page = next(self.folder.glob(f"*/{_REPORT}"), None)
+        if page is None:
             raise CommandError(
-                f"{self.folder / _REPORT}: cannot be read ({error.strerror}); evaluation.pictures=none writes no report"
-            ) from error
-        address = f"data:text/html;base64,{base64.b64encode(page).decode()}"  # has no access to the notebook's page
-        return IFrame(address, "100%", _REPORT_HEIGHT)
+                f"{self.folder}: there is no {_REPORT}; of several trainings each has one, in a folder of its own; "
+                "else what was shown says why it could not be written"
+            )
+        content = base64.b64encode(page.read_bytes()).decode()
+        return IFrame(f"data:text/html;base64,{content}", "100%", _REPORT_HEIGHT)  # cut off from the notebook's page
 
     def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
         """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.

@@ -66,7 +66,7 @@ def swept(browser, tmp_path_factory):
     trials = {run.info.run_name: run for run in runs if run is not sweep}
     complete = {name: run for name, run in trials.items() if run.data.tags["trial.state"] == "COMPLETE"}
     with mlflow_ui(folder) as address:
-        yield SimpleNamespace(sweep=sweep, trials=trials, complete=complete, address=address, folder=folder)
+        yield SimpleNamespace(folder=folder, sweep=sweep, trials=trials, complete=complete, address=address)
 
 
 @contextmanager

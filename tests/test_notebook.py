@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -93,9 +94,17 @@ def test_words_in_one_text_and_a_command_that_trains_nothing_are_refused():
         run(["--cfg", "job"])
 
 
+def test_report_is_shown_with_all_that_it_needs(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/report.html").write_text("<p>95 % ± 1")
+    shown = Result(tmp_path, None, {}).report()
+    with urllib.request.urlopen(shown.src) as page:
+        assert page.read().decode() == "<p>95 % ± 1"
+
+
 def test_missing_report_and_model_are_told(tmp_path):
     result = Result(tmp_path, None, {})
-    with pytest.raises(CommandError, match=r"report.html: cannot be read .*; evaluation.pictures=none"):
+    with pytest.raises(CommandError, match=r"there is no report\.html"):
         result.report()
     with pytest.raises(ModelError, match=r"no model of it is kept here; train with tracking\.log_model=true"):
         result.predict(["."])
