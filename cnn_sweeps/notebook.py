@@ -5,7 +5,7 @@ Each is the command itself, in a process of its own: the kernel keeps its Hydra 
 
 from __future__ import annotations
 
-import base64
+import html
 import json
 import os
 import signal
@@ -81,8 +81,9 @@ class Result:
                 f"{self.folder}: there is no {_REPORT}; of several trainings each has one, in a folder of its own; "
                 "else what was shown says why it could not be written"
             )
-        content = base64.b64encode(page.read_bytes()).decode()
-        return IFrame(f"data:text/html;base64,{content}", "100%", _REPORT_HEIGHT)  # cut off from the notebook's page
+        content = html.escape(page.read_text(encoding="utf-8"))  # not its address: a browser may be elsewhere
+        within = [f'srcdoc="{content}"', 'sandbox="allow-scripts"']  # cut off from the notebook's page
+        return IFrame("about:srcdoc", "100%", _REPORT_HEIGHT, extras=within)
 
     def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
         """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.
