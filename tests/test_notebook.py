@@ -51,7 +51,7 @@ def test_sweep_shows_what_the_command_shows_and_gives_its_metrics(outputs):
 def test_best_trials_network_gives_images_their_classes(outputs):
     shown, table = outputs["predict"]
     assert shown.text.startswith("4 images: ")
-    files = [line.split()[1] for line in text_of(table).splitlines()[1:]]
+    files = [Path(line.split()[1]).name for line in text_of(table).splitlines()[1:]]
     assert files == ["4_0.png", "4_1.png", "9_500.png", "9_501.png"]
 
 
