@@ -38,6 +38,10 @@ class TrackingError(UserError):
     """The tracking store, or a record for it, cannot be used."""
 
 
+class MovedError(TrackingError):
+    """MLflow's database was moved or copied, and names files where they were before; the doctor mends that."""
+
+
 class TrainingError(UserError):
     """Training cannot go on: the loss is no longer finite."""
 

@@ -95,6 +95,13 @@ def test_pruning(monkeypatch, capsys, train_here):
     assert "ratio of epochs: median 1.00000" in shown
 
 
+def test_workers(monkeypatch, capsys):
+    benchmark = import_module("workers")
+    monkeypatch.setattr(benchmark, "SWEEPS", {"default pruner": []})
+    shown = shown_by(benchmark, capsys, monkeypatch, "--repeats", "1")
+    assert re.findall(r"(\d) at once  0\.0\d+ \(", shown) == ["1", "2", "4"]
+
+
 def test_warm_trials_tells_times_of_this_day(monkeypatch, capsys, train_here):
     benchmark = import_module("warm_trials")
 

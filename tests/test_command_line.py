@@ -123,6 +123,10 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
         (["data=folder", "data.root=照片"], """type 'data.root="照片"'"""),
         (["data=folder", "data.root=it's"], """type 'data.root="it'"'"'s"'"""),
         (
+            ["data=folder", "data.root='ph\udcffotos'"],
+            r"data.root='ph\xffotos': holds bytes that are no UTF-8, which no",
+        ),
+        (
             ["data=folder", "data.root=[1]"],
             """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'""",
         ),

@@ -23,8 +23,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import describe_new_database
+from cnn_sweeps.tracking.address import describe_new_database, is_recorded_as, uri_seen_from
 from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
@@ -69,8 +68,8 @@ class CnnSweep(CheckedApplication):
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
         gc.enable()  # which was off for a quick start
         forget_images()
-        store, known = hide_passwords(self.store), study.optuna_study.user_attrs.get(STORE)
-        if known not in (None, store):
+        store, known = uri_seen_from(Path(), self.store), study.optuna_study.user_attrs.get(STORE)
+        if known is not None and not is_recorded_as(self.store, str(known)):
             raise TrackingError(
                 f"tracking.uri={store}: the study {study.name} is recorded in {known}; name that one, or choose "
                 "another hydra.sweeper.study_name"

@@ -30,7 +30,7 @@ from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_k
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
-from cnn_sweeps.tracking.address import find_store, store_of
+from cnn_sweeps.tracking.address import find_existing_store, store_of
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
@@ -54,7 +54,7 @@ def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_tes
     lines, warnings = list[str](), list[str]()
     with logged_to(folder / "evaluation.log"):
         trained = _load_trained(kept)
-        record, uri = trained.record, find_store(trained.part.config.tracking)
+        record, uri = trained.record, find_existing_store(trained.part.config.tracking.uri)
         record.again()
         try:
             evaluation, final = trained.evaluate(on_test=on_test)

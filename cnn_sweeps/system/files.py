@@ -44,6 +44,16 @@ def check_folder(folder: Path, setting: str) -> None:
         raise ConfigError(f"{setting}={folder}: is not empty; name an empty folder, or a new one")
 
 
+def why_not_writable(folder: Path) -> str | None:
+    """Say why files cannot be made in a folder that is there or will be made; None if nothing is known against it."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    return os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
+
+
 def at_home(place: str) -> str:
     """Give a path, or the address of a file, with the home folder for a `~` at its beginning."""
     scheme = next((each for each in _SCHEMES if place.startswith(each)), "")

@@ -23,8 +23,10 @@ from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.study import study as study_module
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.shared import SET_ASIDE
+from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.owners import owner_tags
 from hydra_plugins.cnn_sweeps import _config
@@ -268,6 +270,33 @@ def test_failed_or_running_trial_or_one_of_other_settings_has_no_duplicates(tmp_
 def _claim_point(study, point):
     study.optuna_study.enqueue_trial(point)
     return study.claim()
+
+
+# Of another program.
+
+
+def study_of_optuna_alone(folder, **changed):
+    storage = open_storage(parse_address(str(folder / "study.journal")))
+    return optuna.create_study(study_name="study", storage=storage, **changed)
+
+
+def test_study_whose_trials_another_program_has_run_is_refused_with_a_way_out(tmp_path):
+    foreign = study_of_optuna_alone(tmp_path)
+    foreign.enqueue_trial({"x": 0.5})
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    told = (
+        "^hydra.sweeper.study_name=study: is the study of another program in this storage, with 2 trials of its own; "
+    )
+    with pytest.raises(StudyError, match=f"{told}choose another hydra.sweeper.study_name$"):
+        open_study(tmp_path)
+    assert foreign.user_attrs == {}
+    assert len(open_study(tmp_path, name="another").trials) == 0  # in the same storage
+
+
+def test_study_in_which_trials_only_wait_is_gone_on_with(tmp_path):
+    study_of_optuna_alone(tmp_path).enqueue_trial({"x": 0.5})
+    assert open_study(tmp_path).claim().params == {"x": 0.5}
+    assert open_study(tmp_path).trials[0].state == TrialState.RUNNING
 
 
 # Dead controllers.
