@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in
@@ -28,6 +29,7 @@ PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
 ARGUMENTS = (
     ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4", "evaluation.pictures=best"]
 )
+CHECKOUT = Path(__file__).parent.parent
 SWEPT, OBJECTIVE = ("model.dropout", "model.l2", "optimizer.decay_rate"), "final_val_log_loss"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -53,8 +55,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def swept(browser, tmp_path_factory):
-    """A folder in which a sweep was run, its runs, and the address of `mlflow ui` there."""
+    """A folder as a checkout is, in which a sweep was run, its runs, and the address of `mlflow ui` there."""
     folder = tmp_path_factory.mktemp("swept")
+    for name in ("mlruns", "outputs"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=lambda _, names: {*names} - {".gitignore"})
     with command_in(folder, folder) as run:
         run(*ARGUMENTS)
     runs = all_runs(folder)
@@ -62,7 +66,7 @@ def swept(browser, tmp_path_factory):
     trials = {run.info.run_name: run for run in runs if run is not sweep}
     complete = {name: run for name, run in trials.items() if run.data.tags["trial.state"] == "COMPLETE"}
     with mlflow_ui(folder) as address:
-        yield SimpleNamespace(sweep=sweep, trials=trials, complete=complete, address=address)
+        yield SimpleNamespace(folder=folder, sweep=sweep, trials=trials, complete=complete, address=address)
 
 
 @contextmanager
@@ -165,6 +169,12 @@ def recorded(runs):
     """The same of some runs."""
     values = {key: [float(run.data.params[key]) for run in runs] for key in SWEPT}
     return values | {OBJECTIVE: [run.data.metrics[OBJECTIVE] for run in runs]}
+
+
+def test_in_a_checkout_the_database_is_shown_not_the_folder_of_artifacts_beside_it(swept):
+    assert (swept.folder / "mlruns/.gitignore").exists()
+    assert "Using sqlite:///mlflow.db" in (swept.folder / "ui.log").read_text()
+    assert MlflowClient(swept.address).get_run(swept.sweep.info.run_id).data.tags == swept.sweep.data.tags
 
 
 def test_sweep_is_in_the_list_of_runs_and_expands_to_its_trials(page, swept):

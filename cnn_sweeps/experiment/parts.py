@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtr
 
 from cnn_sweeps.data.images import Images
 from cnn_sweeps.data.split import split_into_folds
@@ -87,6 +86,8 @@ def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, mini
     worse = differences if minimize else -differences
     if np.ptp(worse) == 0:
         return bool(worse[0] > 0)
+    from scipy.special import stdtr  # 0.25 s, before a run's first line
+
     # scipy.stats would test it, too, but takes a sweep's controller 0.3 s to import
     t = worse.mean() / (worse.std(ddof=1) / np.sqrt(num_pairs))
     return bool(stdtr(num_pairs - 1, -t) < _LOSES_BELOW_P)

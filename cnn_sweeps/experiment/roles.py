@@ -21,7 +21,7 @@ from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
-from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.address import describe_new_database, find_store
 from cnn_sweeps.tracking.record import short_path
 
 if TYPE_CHECKING:
@@ -73,8 +73,10 @@ class Role:
         return {"command": self.command}
 
     def find_store(self) -> str:
-        """Give the tracking store's URI; raise a TrackingError if it cannot be used."""
-        return find_store(self.config.tracking)
+        """Give the tracking store's URI, and say what making it takes; raise a TrackingError if it cannot be used."""
+        store = find_store(self.config.tracking)
+        say(describe_new_database(store))
+        return store
 
     def load_images(self) -> Images:
         """Load the images, and say what they are.

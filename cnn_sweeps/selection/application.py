@@ -23,7 +23,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from
+from cnn_sweeps.tracking.address import describe_new_database, is_recorded_as, uri_seen_from
 from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
@@ -52,7 +52,7 @@ class CnnSweep(CheckedApplication):
     _run: SweepRun | None = None
     _is_data_told = False
 
-    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Make or reopen the sweep's run.
 
         Raises:
@@ -61,6 +61,8 @@ class CnnSweep(CheckedApplication):
         """
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
+        for line in describe_new_database(self.store):  # before what is slow
+            say(line)
         prepare_libraries()
         with slow_imports():
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at

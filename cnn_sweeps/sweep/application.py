@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,10 +39,10 @@ class SweepApplication:
         """
         return []
 
-    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Prepare the record of a sweep that starts or goes on, whose files are in a folder.
 
-        `about` says what it searches and how, and the `command` that makes it again.
+        `about` says what it searches and how, and the `command` that makes it again; `say` shows a line.
         """
 
     def update(self, study: SweepStudy) -> None:

@@ -110,12 +110,12 @@ class Controller:
         self._executor.open(say)
         about = describe_study(plan.settings, plan.space)
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
-        plan.application.begin(study, about | {"command": command}, self._console.folder)
-        study.enqueue(plan.points)
         study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
         few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
         say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}{few}")
+        plan.application.begin(study, about | {"command": command}, self._console.folder, say)
+        study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:
             more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
             told = f"the study is for {study.total} trials, and has {study.ledger.num_started} of before the change"
