@@ -17,6 +17,8 @@ ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the tr
 # the numbers of the trials that were registered and retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
 
+RESULTS = "results"  # folder, below a record's, of settings, texts and pictures
+
 
 def run_id_of(attributes: Mapping[str, Any]) -> str | None:
     """Give the sweep's run that a study notes; None if it notes none, or what cannot be a run's id."""

@@ -11,20 +11,37 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.notes import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.experiment.notes import (
+    ABOUT_RUN,
+    DATA,
+    DATA_TOLD,
+    FOLDER,
+    REGISTERED,
+    RESULTS,
+    RETRAINED,
+    TESTED,
+    subfolder_of,
+)
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
-from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
-from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
-from cnn_sweeps.selection.report import write_report
-from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
+from cnn_sweeps.selection.agreement import REPORT, AboutRun, read_if_sensible
+from cnn_sweeps.selection.report import write_table
+from cnn_sweeps.selection.sweep_report import Swept, write_report
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.sweep.study.ledger import final_of, owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.system.files import told_in
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
+from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import PARENT_TAG
+from cnn_sweeps.tracking.record import short_path
+from cnn_sweeps.tracking.usage import command_to_look, commands_of_record
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +73,7 @@ class Finishing:
             lines += self._retrain(chosen[0])
         if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
             lines.append(f"warning: trial {chosen[0].number}: {no_better}")
-        lines += self._report(sorted(ran, key=lambda trial: trial.number))
+        lines += self._report(ran)
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
 
     @property
@@ -120,19 +137,29 @@ class Finishing:
             self.study.optuna_study.set_user_attr(key, value)
         return list(lines)
 
-    def _report(self, trials: Sequence[FrozenTrial]) -> list[str]:
+    def _report(self, ranking: Sequence[FrozenTrial]) -> list[str]:
         """Write and draw what the trials come to; give the table and the verdicts of an ablation, if they are one."""
         config, folder = self.config, self.folder / REPORT
         folder.mkdir(exist_ok=True)
-        with_pictures = config.evaluation.pictures != "none"
-        write_report(self.study.optuna_study, config.objective, folder, with_pictures=with_pictures)
+        write_table(self.study.optuna_study, folder)
         for name in ("multirun.yaml", "optimization_results.yaml"):
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
+        ablation = self._judge_ablation(sorted(ranking, key=lambda trial: trial.number))
+        lines, failures = [] if ablation is None else ablation.lines, list[str]()
+        with told_in(failures, f"warning: {REPORT_FILE} cannot be written"):
+            swept, commands = self._describe(ranking)
+            write_report(folder, swept, commands, ablation, with_charts=config.evaluation.pictures != "none")
+            lines.append(f"The report, for a browser: {short_path(folder / REPORT_FILE)}")
+        return [*lines, *failures]
+
+    def _judge_ablation(self, trials: Sequence[FrozenTrial]) -> Ablation | None:
+        """Judge trials, by number, if they are an ablation; write its table, and draw it."""
+        config = self.config
         is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
         trials = [trial for trial in trials if self._measured(trial)]
         if not trials or not is_ablation or len(config.objective) > 1:
-            return []
+            return None
         has_epochs = config.objective == ["val_log_loss"] and config.repeats * config.folds == 1
         trainings = [
             AblationTraining(
@@ -143,4 +170,30 @@ class Finishing:
             )
             for trial in trials
         ]
-        return write_ablation(trainings, config.training.early_stopping.patience, folder)
+        return write_ablation(trainings, config.training.early_stopping.patience, self.folder / REPORT)
+
+    def _describe(self, ranking: Sequence[FrozenTrial]) -> tuple[Swept, list[Command]]:
+        """Give what the report tells of the sweep, and the commands that go on from it."""
+        study, config, uri = self.study, self.config, store_of(self.config.tracking)
+        about = AboutRun.model_validate(self._done.get(ABOUT_RUN, {}))
+        commands = [Command("To make the sweep again, as a study of another name:", about.tags["sweep.command"])]
+        metrics, evaluation = dict[str, float](), None
+        if ranking:
+            place, metrics = self.folder / subfolder_of(ranking[0]), self._measured(ranking[0])
+            evaluation = evaluation_in(place / RESULTS / REPORT_FILE)
+            commands += commands_of_record(place, uri)
+        swept = Swept(
+            study.name,
+            study.ledger.counts,
+            study.trials,
+            ranking,
+            config.objective,
+            OBJECTIVES[config.objective[0]] == "minimize",
+            [],
+            [],
+            metrics,
+            self._done.get(DATA_TOLD, []),
+            evaluation,
+        )
+        look = command_to_look(uri)
+        return swept, commands if look is None else [*commands, look]

@@ -21,7 +21,7 @@ OBJECTIVES = {
 """What a sweep may optimise, and in which direction."""
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
 _BESIDE_THE_RESULT = (
-    *("resume", "evaluate_best", "retrain_best", "evaluation.", "tracking."),
+    *("resume", "evaluate_best", "retrain_best", "evaluation.", "report.", "tracking."),
     *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
@@ -132,6 +132,13 @@ class EvaluationConfig:
 
 
 @dataclass(config=_forbid_unknown)
+class ReportConfig:
+    """What `report.html` shows."""
+
+    images: Switch = True  # runs of before there was a choice do not record it
+
+
+@dataclass(config=_forbid_unknown)
 class TrackingConfig:
     """Where the run is recorded."""
 
@@ -231,6 +238,7 @@ class RunConfig:
     tracking: TrackingConfig
     resolved: dict[str, Any]
     """The same as Hydra composed it, for the record: interpolations are resolved but for environment variables."""
+    report: ReportConfig = Field(default_factory=ReportConfig)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""One HTML file that needs nothing else: what it names is text in it, and nothing that others wrote runs in it."""
+
+import base64
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import cnn_sweeps
+from cnn_sweeps.system.files import replace_whole
+
+REPORT_FILE = "report.html"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def write_html(target: Path, template: str, **content: Any) -> None:
+    """Write a page, whole, from a template of the package; the `nonce` that it is given lets its own scripts run alone.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    text = _TEMPLATES.get_template(template).render(content, nonce=secrets.token_urlsafe())
+    replace_whole(target, text.encode(errors="backslashreplace"))
+
+
+def address_of_picture(file: Path) -> str:
+    """Give a PNG file as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def page_facts(title: str) -> dict[str, str]:
+    """Give what every page says of itself."""
+    now = time.strftime("%Y-%m-%d %H:%M")
+    return {"title": title, "version": cnn_sweeps.__version__, "time": now}
+
+
+def evaluation_in(file: Path) -> Markup | None:
+    """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    _, begins, rest = text.partition("<!-- evaluation begins -->")
+    return Markup(rest.partition("<!-- evaluation ends -->")[0]) if begins else None

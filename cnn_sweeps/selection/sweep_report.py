@@ -1,0 +1,175 @@
+"""`report.html` of a sweep: what was searched and found, how certain that is, what the best trial's network does."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from optuna.trial import FrozenTrial, TrialState
+from plotly.offline import get_plotlyjs
+
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
+from cnn_sweeps.evaluation.sentences import tell_expected
+from cnn_sweeps.selection.ablation import PICTURE, Ablation
+from cnn_sweeps.selection.charts import draw_course
+from cnn_sweeps.selection.drawn_study import Study, some, tell_trials
+from cnn_sweeps.selection.effects import Effect, describe_effects
+from cnn_sweeps.selection.settings_charts import draw_settings, rank_importance
+from cnn_sweeps.sweep.console import describe_counts, describe_params
+from cnn_sweeps.text.commands import Command
+from cnn_sweeps.text.names import cut_list, for_terminal
+from cnn_sweeps.tracking.page import WINNER_NOTE
+
+_MOST_ROWS = 20  # of the ranking
+_MOST_TRIALS = 2000  # that are drawn: more make the page slow, and larger than 6 MB
+_MOST_NAMED = 8  # settings
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that has come to its end, as its report tells of it.
+
+    Attributes:
+        name: of the study.
+        counts: of its trials by state.
+        trials: all, by number.
+        ranking: those that completed, best first; of several objectives the Pareto front.
+        objectives: their names.
+        minimize: whether less of the first one is better.
+        marks: of each of the ranking, what it is compared with the best; none if that is not known.
+        notes: what is to be said of the ranking.
+        metrics: what the best trial measured, with intervals.
+        data_told: lines that say what the images are.
+        evaluation: what the best trial's own report shows of it; None: there is none, as `no_evaluation` explains.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    trials: Sequence[FrozenTrial]
+    ranking: Sequence[FrozenTrial]
+    objectives: Sequence[str]
+    minimize: bool
+    marks: Sequence[str]
+    notes: Sequence[str]
+    metrics: Mapping[str, float]
+    data_told: Sequence[str]
+    evaluation: Markup | None
+    no_evaluation: str = ""
+
+
+class _Row(NamedTuple):
+    number: int
+    values: list[str]
+    mark: str
+    parameters: list[str]
+
+
+def write_report(
+    folder: Path, swept: Swept, commands: Sequence[Command], ablation: Ablation | None, *, with_charts: bool
+) -> None:
+    """Write `report.html` into the folder of a sweep's report.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    drawn = some(swept.trials, swept.ranking, _MOST_TRIALS)
+    study = Study(drawn, _completed(swept)[:_MOST_TRIALS], swept.objectives, swept.minimize, max(1, len(swept.ranking)))
+    is_search = ablation is None and bool(swept.ranking)
+    importance = rank_importance(study) if with_charts and is_search else {}
+    effects = describe_effects(study, importance) if is_search else []
+    of_settings = draw_settings(study, importance) if with_charts and is_search else []
+    of_course = draw_course(study) if with_charts else []
+    write_html(
+        folder / REPORT_FILE,
+        "selection/templates/sweep.html",
+        **page_facts(f"Sweep {for_terminal(swept.name)}"),
+        sentences=_sentences(swept, study.varied, effects),
+        ablation=ablation,
+        ablation_picture="" if ablation is None else address_of_picture(folder / PICTURE),
+        **_ranking(swept, study.varied),
+        effects=effects,
+        importance=importance,
+        settings_charts=of_settings,
+        course_charts=of_course,
+        charts=[*of_settings, *of_course],
+        told=tell_trials(study) if with_charts else {},
+        plotly=_plotly() if with_charts else "",
+        best=swept.ranking[0].number if swept.ranking else None,
+        evaluation=swept.evaluation,
+        no_evaluation=swept.no_evaluation,
+        data_told=list(map(for_terminal, swept.data_told)),
+        commands=commands,
+    )
+
+
+def _completed(swept: Swept) -> list[FrozenTrial]:
+    """Give the ranking and, of several objectives, below their Pareto front, all others that completed."""
+    ranked = {trial.number for trial in swept.ranking}
+    is_single = len(swept.objectives) == 1
+    others = [t for t in swept.trials if t.state == TrialState.COMPLETE and t.number not in ranked and not is_single]
+    return [*swept.ranking, *others]
+
+
+@cache
+def _plotly() -> str:
+    """Give plotly.js, 4.8 MB, packed to 2 MB of letters."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -> list[str]:
+    objectives = " and ".join(_words(name) for name in swept.objectives)
+    settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
+    told = [f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "]
+    told[0] += f"{describe_counts(swept.counts)}."
+    if not swept.ranking:
+        return told
+    best = swept.ranking[0]
+    values = ", ".join(f"{_words(n)} {v:.4g}" for n, v in zip(swept.objectives, best.values, strict=True))
+    first = f"Trial {best.number} is the best" if len(swept.objectives) == 1 else f"Trial {best.number} is on the front"
+    told.append(f"{first}: {values}, with {for_terminal(describe_params(best))}.")
+    told += [_sentence(note) for note in swept.notes]
+    if "final_val_accuracy" in swept.metrics or "test_accuracy" in swept.metrics:
+        told += tell_expected(swept.metrics)
+    if effects and effects[0].importance:
+        most = effects[0]
+        good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
+        told.append(f"Of the settings {most.name} explains most of the differences, {most.importance}{good}.")
+    return told
+
+
+def _sentence(line: str) -> str:
+    return f"{line[:1].upper()}{line[1:].rstrip('.')}."
+
+
+def _words(objective: str) -> str:
+    return objective.replace("val_", "validation ").replace("num_", "number of ").replace("_", " ")
+
+
+def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
+    rows = [
+        _Row(
+            trial.number,
+            [f"{value:.5g}" for value in trial.values],
+            swept.marks[rank] if swept.marks else "",
+            [_told(trial.params.get(key, "-")) for key in parameters],
+        )
+        for rank, trial in enumerate(swept.ranking[:_MOST_ROWS])
+    ]
+    return {
+        "objectives": swept.objectives,
+        "parameters": list(map(for_terminal, parameters)),
+        "rows": rows,
+        "more_rows": max(0, len(swept.ranking) - _MOST_ROWS),
+        "is_marked": bool(swept.marks),
+        "ranking_notes": [WINNER_NOTE],
+    }
+
+
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else for_terminal(value)
