@@ -6,7 +6,7 @@ from pathlib import Path
 from cnn_sweeps.errors import ModelError, UserError, describe_error
 from cnn_sweeps.evaluation import results, texts
 from cnn_sweeps.evaluation.results import Evaluation, Predict
-from cnn_sweeps.experiment.parts import Part
+from cnn_sweeps.experiment.parts import RESULTS, Part
 from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
@@ -14,9 +14,6 @@ from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.training.network import Network
 from cnn_sweeps.training.progress import TrainingProgress
-
-RESULTS = "results"
-"""The folder, below a record's, of settings, texts and pictures."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,15 @@ class TrainedNetwork:
     def _folder(self) -> Path:
         return self.record.folder / RESULTS
 
+    def keep_per_image(self, evaluation: Evaluation) -> None:
+        """Write and record what the network makes of each image that was evaluated."""
+        self.record.log_files(texts.write_per_image(self._folder, evaluation))
+
     def report(self, evaluation: Evaluation) -> list[str]:
         """Write and record texts of the evaluation and, unless the settings say none, pictures; give what failed."""
         failures, config = [], self.part.config
         try:
+            texts.write_per_image(self._folder, evaluation)
             texts.write_report(self._folder, evaluation.held_out)
         except Exception as error:  # as with a picture: metrics and model matter more
             if is_disk_full(error):

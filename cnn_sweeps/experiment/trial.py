@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.evaluation.per_image import FILES, PerImage, average, parse_csv
 from cnn_sweeps.experiment import trial_folder
 from cnn_sweeps.experiment.notes import (
     DATA,
     DATA_TOLD,
     FOLDER,
+    PER_IMAGE,
     PROGRAM,
     RECORD,
     VALUES,
@@ -26,7 +28,7 @@ from cnn_sweeps.experiment.notes import (
     subfolder_of,
     values_of,
 )
-from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values
+from cnn_sweeps.experiment.parts import RESULTS, average_metrics, clearly_loses, objective_values
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.console import describe_params
@@ -149,6 +151,7 @@ class TrialRole(Role):
             trial_folder.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
         trained.log(final | (evaluation.intervals if is_shown else {}))
+        trained.keep_per_image(evaluation)
         if is_shown:
             for failure in trained.report(evaluation):
                 log.warning("warning: %s", failure)
@@ -177,9 +180,19 @@ class TrialRole(Role):
         if self.is_pruned:
             raise optuna.TrialPruned
         self._trial.note_final(average_metrics(finals))
+        if trainings := list(_read_per_image(output_dir())):
+            metrics = {"val_log_loss", *self.config.objective}
+            self._trial.note_if_possible(PER_IMAGE, average(trainings).for_study(metrics))
         return super().outcome(finals)
 
     def _may_be_chosen(self, final: dict[str, float]) -> bool:
         """Tell whether the first training's weights may be asked for at the sweep's end: those of a good trial."""
         value, num_best = objective_values(final, self.config)[0], max(1, self.config.evaluate_best)
         return self.config.repeats * self.config.folds > 1 or self._trial.would_be_among_best(value, num_best)
+
+
+def _read_per_image(folder: Path) -> Iterator[PerImage]:
+    """Give what a trial's only training, or each of several, has made of each of its validation images."""
+    file = Path(RESULTS, FILES["final_val"])
+    for found in [folder / file] if (folder / file).exists() else sorted(folder.glob(f"*/{file}")):
+        yield parse_csv(found.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import optuna
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -17,27 +18,40 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
+from cnn_sweeps.experiment.notes import PER_IMAGE
+from cnn_sweeps.selection.ranking import Uncertainty
 from cnn_sweeps.text.names import for_csv
 
 _WIDTH, _HEIGHT, _DPI = 9.0, 5.0, 110
 _LONGEST_LEGEND = 12  # trials
 
 
-def write_report(
-    study: optuna.Study, objective_names: Sequence[str], folder: Path, *, with_pictures: bool = True
+def write_table(
+    study: optuna.Study, ranking: Sequence[FrozenTrial], uncertainty: Uncertainty | None, folder: Path
 ) -> None:
-    """Write `trials.csv` and the pictures that the study's trials are enough for.
+    """Write `trials.csv`, all trials by number, into a folder that exists.
+
+    Those of the ranking, best first, have their `rank`, from 1, and whether they are `tied_with_best`, if it is known.
+    """
+    table = study.trials_dataframe().drop(columns=f"user_attrs_{PER_IMAGE}", errors="ignore")
+    numbers = [trial.number for trial in ranking]
+    ranks = pd.Series(range(1, len(numbers) + 1), index=numbers)
+    table.insert(1, "rank", table["number"].map(ranks).astype("Int64"))
+    if uncertainty is not None:
+        tied = pd.Series(uncertainty.is_tied, index=numbers)
+        table.insert(2, "tied_with_best", table["number"].map(tied))
+    table = table.rename(columns=for_csv)
+    table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
+
+
+def draw_report(study: optuna.Study, objective_names: Sequence[str], folder: Path) -> None:
+    """Draw the pictures that the study's trials are enough for.
 
     Args:
         study: with at least one completed trial.
         objective_names: one for each direction.
         folder: that exists.
-        with_pictures: whether to draw.
     """
-    table = study.trials_dataframe().rename(columns=for_csv)
-    table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
-    if not with_pictures:
-        return
     mpl.use("Agg")  # Optuna draws with pyplot
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for all that is drawn afterwards

@@ -112,7 +112,8 @@ def test_what_an_earlier_version_has_noted_in_a_trials_record_alone_is_not_done_
 def test_ablation_has_what_the_study_does_not_say_of_a_trial_from_its_record(finishing, tmp_path, monkeypatch):
     """As of trials of an earlier version, or while the study's storage was away."""
     trainings = []
-    monkeypatch.setattr(finishing_module, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(finishing_module, "write_table", lambda *_: None)
+    monkeypatch.setattr(finishing_module, "draw_report", lambda *_: None)
     monkeypatch.setattr(finishing_module, "write_ablation", lambda each, *_: trainings.extend(each) or [])
     for name in ("multirun.yaml", "optimization_results.yaml"):
         (tmp_path / name).touch()
@@ -121,7 +122,7 @@ def test_ablation_has_what_the_study_does_not_say_of_a_trial_from_its_record(fin
     record.log_metrics({"final_val_accuracy": 0.75}, 1)
     space = {"ablation": CategoricalDistribution(["l2"]), "seed": IntDistribution(0, 1)}
     trials = [completed(0, space), completed(1, space, final={"final_val_accuracy": 0.5})]
-    finishing()._report(trials)
+    finishing()._report(trials, None)
     assert [each.metrics for each in trainings] == [{"final_val_accuracy": 0.75}, {"final_val_accuracy": 0.5}]
 
 
