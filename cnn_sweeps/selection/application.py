@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pkgutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.data.images import forget_images
@@ -78,6 +80,9 @@ class CnnSweep(CheckedApplication):
             check_no_trials_lost(self._look(), about["storage"])
             study.optuna_study.set_user_attr(STORE, store)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.optuna_study.set_metric_names(self.config.objective)  # which Optuna's dashboard shows
             self._note_about_run(study)
             self._newest = self._look()
             self._run = SweepRun(self._newest)

@@ -34,6 +34,8 @@ def write_table(
     Those of the ranking, best first, have their `rank`, from 1, and whether they are `tied_with_best`, if it is known.
     """
     table = study.trials_dataframe().drop(columns=f"user_attrs_{PER_IMAGE}", errors="ignore")
+    if len(study.directions) == 1 and study.metric_names is not None:
+        table = table.rename(columns={f"value_{study.metric_names[0]}": "value"})
     numbers = [trial.number for trial in ranking]
     ranks = pd.Series(range(1, len(numbers) + 1), index=numbers)
     table.insert(1, "rank", table["number"].map(ranks).astype("Int64"))

@@ -116,6 +116,11 @@ def test_first_trial_is_the_current_configuration(swept):
     settings = compose(*TINY).settings
     assert swept.trials[0].params == {key: settings[key] for key in swept.trials[0].params}
     assert len({str(trial.params) for trial in swept.trials}) == 4
+    assert all(value == float(f"{value:.4g}") for trial in swept.trials[1:] for value in trial.params.values())
+
+
+def test_study_names_its_objective_for_optunas_dashboard(swept):
+    assert swept.study.metric_names == ["val_log_loss"]
 
 
 def test_epochs_of_every_trial_are_in_the_study(swept):
