@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.notes import DATA, FOLDER, RANKING, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.experiment.notes import DATA, RANKING, REGISTERED, RETRAINED, TESTED, subfolder_of
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
-from cnn_sweeps.selection.ranking import Uncertainty, describe_uncertainty, rank_trials
 from cnn_sweeps.selection.report import draw_report, write_table
-from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.selection.standing import Standing, describe_uncertainty
+from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.sweep.study.ledger import final_of, owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
@@ -46,36 +46,27 @@ class Finishing:
     trusted: Trusted
     call: Callable[..., Any]
 
-    def finish(self) -> list[str]:
+    def finish(self, standing: Standing) -> list[str]:
         """Do all that was not done before; give what to say of it."""
-        config, ranking = self.config, self.study.ranking()
+        config = self.config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
-        ran = [trial for trial in ranking if FOLDER in trial.user_attrs]  # which duplicates do not note
-        chosen = ran[:num_chosen]
-        uncertainty = self._judge(ran)
-        lines = [] if uncertainty is None else describe_uncertainty(ran, uncertainty, minimize=self._minimize)
+        chosen = standing.order[:num_chosen]
+        self._note(standing)
+        lines = [*describe_uncertainty(standing, config), *standing.told]
         lines += [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
         if chosen and config.retrain_best:
             lines += self._retrain(chosen[0])
         if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
             lines.append(f"warning: trial {chosen[0].number}: {no_better}")
-        lines += self._report(ran, uncertainty)
+        lines += self._report(standing)
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
 
-    @property
-    def _minimize(self) -> bool:
-        return OBJECTIVES[self.config.objective[0]] == "minimize"
-
-    def _judge(self, ranking: Sequence[FrozenTrial]) -> Uncertainty | None:
-        """Judge how certain the ranking is, and note that in the study."""
-        if len(self.config.objective) > 1:
-            return None
-        judged = rank_trials(ranking, self.config.objective[0], self.config.repeats, minimize=self._minimize)
-        if judged is not None:
-            tied = [trial.number for trial, is_tied in zip(ranking, judged.is_tied, strict=True) if is_tied]
-            noted = {"trials": len(ranking), "tied": tied, "luck": judged.luck, "images": judged.num_images}
-            self.study.optuna_study.set_user_attr(RANKING, noted)
-        return judged
+    def _note(self, standing: Standing) -> None:
+        """Note in the study how certain the ranking is, and which trial is the champion."""
+        if (known := standing.uncertainty) is not None:
+            noted = {"trials": len(standing.by_value), "tied": standing.tied, "luck": known.luck}
+            noted |= {"images": known.num_images, "again": {str(key): each for key, each in standing.again.items()}}
+            self.study.optuna_study.set_user_attr(RANKING, noted | {"champion": standing.order[0].number})
 
     @property
     def _done(self) -> dict[str, Any]:
@@ -138,18 +129,18 @@ class Finishing:
             self.study.optuna_study.set_user_attr(key, value)
         return list(lines)
 
-    def _report(self, ranking: Sequence[FrozenTrial], uncertainty: Uncertainty | None) -> list[str]:
+    def _report(self, standing: Standing) -> list[str]:
         """Write and draw what the trials come to; give the table and the verdicts of an ablation, if they are one."""
         config, folder = self.config, self.folder / REPORT
         folder.mkdir(exist_ok=True)
         with_pictures = config.evaluation.pictures != "none"
-        write_table(self.study.optuna_study, ranking, uncertainty, folder)
+        write_table(self.study.optuna_study, standing, folder)
         if with_pictures:
             draw_report(self.study.optuna_study, config.objective, folder)
         for name in ("multirun.yaml", "optimization_results.yaml"):
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
-        trials = sorted(ranking, key=lambda trial: trial.number)
+        trials = sorted(standing.by_value, key=lambda trial: trial.number)
         is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
         trials = [trial for trial in trials if self._measured(trial)]
         if not trials or not is_ablation or len(config.objective) > 1:

@@ -13,13 +13,11 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.evaluation.metrics import Floats
 from cnn_sweeps.evaluation.per_image import InStudy, in_study
 from cnn_sweeps.experiment.notes import PER_IMAGE, values_of
-from cnn_sweeps.text.names import cut_list
 
 _NUM_RESAMPLES = 1000
 _LEVEL = 0.95
 _CLEARLY = 6.0  # standard errors, which no resample reaches by chance
 _FEWEST_IMAGES = 10
-_MOST_NAMED = 10
 _MOST_TRIALS = 1000  # take three seconds
 
 
@@ -54,46 +52,64 @@ class Uncertainty(NamedTuple):
     num_images: int
 
 
+class Configuration(NamedTuple):
+    """What is known of a configuration: its objective, that on each image, and with each seed."""
+
+    value: float
+    per_image: InStudy | None
+    of_seeds: list[float]
+
+
 def rank_trials(
     ranking: Sequence[FrozenTrial], objective: str, num_seeds: int, *, minimize: bool
 ) -> Uncertainty | None:
-    """Judge completed trials, best first, by what each notes of each validation image, and with each seed.
+    """Judge completed trials, best first, by what each notes of each validation image, and with each of its seeds."""
+    known = [
+        Configuration(
+            trial.values[0], in_study(trial.user_attrs.get(PER_IMAGE), objective), _by_seed(values_of(trial), num_seeds)
+        )
+        for trial in ranking
+    ]
+    return rank_configurations(known, minimize=minimize)
 
-    None if the best does not note it: the objective is no mean over images, or the trials are of an earlier version.
-    One that does not note it, or of other images, or is not among the best thousand, counts as told from the best.
+
+def _by_seed(values: list[float], num_seeds: int) -> list[float]:
+    """Give the objective with each seed, the mean over its folds, by that of each training; nothing if one is lacking."""
+    if not values or len(values) % num_seeds:
+        return []
+    means: list[float] = np.reshape(values, (num_seeds, -1)).mean(axis=1).tolist()
+    return means
+
+
+def rank_configurations(ranking: Sequence[Configuration], *, minimize: bool) -> Uncertainty | None:
+    """Judge configurations, best first.
+
+    None if nothing is known of the best one's images: the objective is no mean over them, or it is of an earlier
+    version. One of which nothing is, or only of others, or that is not among the best thousand, counts as told apart.
     """
-    known = [in_study(trial.user_attrs.get(PER_IMAGE), objective) for trial in ranking[:_MOST_TRIALS]]
-    best = known[0] if known else None
+    best = ranking[0].per_image if ranking else None
     if best is None or len(best.values) < _FEWEST_IMAGES:
         return None
-    same = {index: each for index, each in enumerate(known) if each is not None and _has_same_images(each, best)}
+    known = {
+        index: each.per_image.values
+        for index, each in enumerate(ranking[:_MOST_TRIALS])
+        if each.per_image is not None
+        and (each.per_image.images, len(each.per_image.values)) == (best.images, len(best.values))
+    }
+    of_seeds = [ranking[index].of_seeds for index in known]
+    if len(set(map(len, of_seeds))) > 1 or not of_seeds[0]:
+        of_seeds = [[ranking[index].value] for index in known]
     sign = 1.0 if minimize else -1.0
-    of_seeds = [_by_seed(ranking[index], num_seeds) for index in same]
-    if not all(of_seeds):
-        of_seeds = [[ranking[index].values[0]] for index in same]
     judged = judge(
         Competitors(
-            values=sign * np.array([ranking[index].values[0] for index in same]),
-            per_image=sign * np.stack([each.values for each in same.values()]),
+            values=sign * np.array([ranking[index].value for index in known]),
+            per_image=sign * np.stack([*known.values()]),
             num_images=best.num_images,
             of_seeds=sign * np.array(of_seeds),
         )
     )
-    tied = {index for index, is_tied in zip(same, judged.is_tied, strict=True) if is_tied}
+    tied = {index for index, is_tied in zip(known, judged.is_tied, strict=True) if is_tied}
     return judged._replace(is_tied=[index in tied for index in range(len(ranking))])
-
-
-def _has_same_images(each: InStudy, best: InStudy) -> bool:
-    return (each.images, len(each.values)) == (best.images, len(best.values))
-
-
-def _by_seed(trial: FrozenTrial, num_seeds: int) -> list[float]:
-    """Give a trial's objective with each seed, the mean over its folds; nothing if it does not note it."""
-    values = values_of(trial)
-    if len(values) % num_seeds or not values:
-        return []
-    means: list[float] = np.reshape(values, (num_seeds, -1)).mean(axis=1).tolist()
-    return means
 
 
 def judge(trials: Competitors) -> Uncertainty:
@@ -144,20 +160,3 @@ def _luck(per_image: Floats, is_left_out: NDArray[np.bool_], winners: NDArray[np
     worse = (per_image[winners] - per_image[0]) * is_left_out
     of_resamples = worse.sum(axis=1) / np.maximum(is_left_out.sum(axis=1), 1)
     return max(0.0, float(of_resamples.mean()))
-
-
-def describe_uncertainty(ranking: Sequence[FrozenTrial], uncertainty: Uncertainty, *, minimize: bool) -> list[str]:
-    """Say which trials cannot be told from the best, and what the luck of the best one was worth."""
-    if (num_trials := len(ranking)) < 2:
-        return []
-    tied = [trial.number for trial, is_tied in zip(ranking, uncertainty.is_tied, strict=True) if is_tied][1:]
-    where = f"from the best on these {uncertainty.num_images:,} validation images (95 %)"
-    lines = [f"all other completed trials can be told {where}"]
-    if tied:
-        named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
-        lines = [f"{len(tied)} of {num_trials} completed trials cannot be told {where}: {named}"]
-    if uncertainty.luck:
-        more = "more" if minimize else "less"
-        told = f"expect about {uncertainty.luck:.2g} {more} than the best value on new images"
-        lines.append(f"{told}: it was chosen as the best of {num_trials}")
-    return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import optuna
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -19,29 +20,30 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 from cnn_sweeps.experiment.notes import PER_IMAGE
-from cnn_sweeps.selection.ranking import Uncertainty
+from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.text.names import for_csv
 
 _WIDTH, _HEIGHT, _DPI = 9.0, 5.0, 110
 _LONGEST_LEGEND = 12  # trials
 
 
-def write_table(
-    study: optuna.Study, ranking: Sequence[FrozenTrial], uncertainty: Uncertainty | None, folder: Path
-) -> None:
+def write_table(study: optuna.Study, standing: Standing, folder: Path) -> None:
     """Write `trials.csv`, all trials by number, into a folder that exists.
 
-    Those of the ranking, best first, have their `rank`, from 1, and whether they are `tied_with_best`, if it is known.
+    Those that completed have their `rank` by value, from 1, whether they are `tied_with_best` and, if they were
+    confirmed, the `mean_of_other_seeds`, each as far as it is known.
     """
     table = study.trials_dataframe().drop(columns=f"user_attrs_{PER_IMAGE}", errors="ignore")
     if len(study.directions) == 1 and study.metric_names is not None:
         table = table.rename(columns={f"value_{study.metric_names[0]}": "value"})
-    numbers = [trial.number for trial in ranking]
-    ranks = pd.Series(range(1, len(numbers) + 1), index=numbers)
-    table.insert(1, "rank", table["number"].map(ranks).astype("Int64"))
-    if uncertainty is not None:
-        tied = pd.Series(uncertainty.is_tied, index=numbers)
-        table.insert(2, "tied_with_best", table["number"].map(tied))
+    numbers = [trial.number for trial in standing.by_value]
+    marks = [("rank", pd.Series(range(1, len(numbers) + 1), index=numbers, dtype="Int64"))]
+    if standing.uncertainty is not None:
+        marks.append(("tied_with_best", pd.Series(standing.uncertainty.is_tied, index=numbers, dtype="boolean")))
+    if standing.again:
+        marks.append(("mean_of_other_seeds", pd.Series({key: np.mean(each) for key, each in standing.again.items()})))
+    for place, (name, values) in enumerate(marks, 1):
+        table.insert(place, name, table["number"].map(values))
     table = table.rename(columns=for_csv)
     table.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell).to_csv(folder / "trials.csv", index=False)
 

@@ -1,13 +1,11 @@
 """Which trials cannot be told from the best: held against losses whose truth is known."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from cnn_sweeps.evaluation.per_image import per_image
-from cnn_sweeps.selection.ranking import Competitors, Uncertainty, describe_uncertainty, judge, rank_trials
+from cnn_sweeps.selection.ranking import Competitors, Uncertainty, judge, rank_trials
 
 NUM_IMAGES = 60
 IDS = np.array([f"image {i}" for i in range(NUM_IMAGES)])
@@ -96,26 +94,3 @@ def test_accuracy_is_better_where_it_is_higher():
     trials = [completed(i, np.zeros(NUM_IMAGES), ("val_accuracy",), each) for i, each in enumerate(right)]
     found = rank_trials(trials, "val_accuracy", 1, minimize=False)
     assert found.is_tied == [True, True, False]
-    assert "less than the best value" in " ".join(describe_uncertainty(trials, found, minimize=False))
-
-
-@pytest.mark.parametrize(
-    ("uncertainty", "lines"),
-    [
-        (Uncertainty([True], 0.0, 200), []),
-        (
-            Uncertainty([True, True, False], 0.0123, 1200),
-            [
-                "1 of 3 completed trials cannot be told from the best on these 1,200 validation images (95 %): 1",
-                "expect about 0.012 more than the best value on new images: it was chosen as the best of 3",
-            ],
-        ),
-        (
-            Uncertainty([True, False], 0.0, 200),
-            ["all other completed trials can be told from the best on these 200 validation images (95 %)"],
-        ),
-    ],
-)
-def test_what_is_said(uncertainty, lines):
-    ranking = [SimpleNamespace(number=number) for number in range(len(uncertainty.is_tied))]
-    assert describe_uncertainty(ranking, uncertainty, minimize=True) == lines
