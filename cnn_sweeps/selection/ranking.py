@@ -74,7 +74,7 @@ def rank_trials(
 
 
 def _by_seed(values: list[float], num_seeds: int) -> list[float]:
-    """Give the objective with each seed, the mean over its folds, by that of each training; nothing if one is lacking."""
+    """Give the mean over the folds of each seed, by the values of all trainings; nothing if some are lacking."""
     if not values or len(values) % num_seeds:
         return []
     means: list[float] = np.reshape(values, (num_seeds, -1)).mean(axis=1).tolist()
