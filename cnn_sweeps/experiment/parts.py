@@ -10,6 +10,8 @@ from cnn_sweeps.data.images import Images
 from cnn_sweeps.data.split import split_into_folds
 from cnn_sweeps.settings.schema import RunConfig
 
+RESULTS = "results"
+"""The folder, below that of the record of a part or of the whole, of settings, texts and pictures."""
 _LOSES_BELOW_P = 0.05
 _TOLD = {
     "final_val_log_loss": "validation log loss",

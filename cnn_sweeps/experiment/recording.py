@@ -15,8 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.evaluation import texts
-from cnn_sweeps.experiment.notes import RESULTS
-from cnn_sweeps.experiment.parts import Part, average_metrics, describe_mean
+from cnn_sweeps.experiment.parts import RESULTS, Part, average_metrics, describe_mean
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_record

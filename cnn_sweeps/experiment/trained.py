@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from cnn_sweeps.errors import ModelError, UserError, describe_error
-from cnn_sweeps.evaluation import results
+from cnn_sweeps.evaluation import results, texts
 from cnn_sweeps.evaluation.results import Evaluation, Predict
-from cnn_sweeps.experiment.notes import RESULTS
-from cnn_sweeps.experiment.parts import Part
+from cnn_sweeps.experiment.parts import RESULTS, Part
 from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
@@ -42,6 +41,10 @@ class TrainedNetwork:
     def log(self, metrics: dict[str, float]) -> None:
         """Record final metrics."""
         self.record.log_metrics(metrics, self.progress.epochs_done)
+
+    def keep_per_image(self, evaluation: Evaluation) -> None:
+        """Write and record what the network makes of each image that was evaluated."""
+        self.record.log_files(texts.write_per_image(self.record.folder / RESULTS, evaluation))
 
     def report(self, evaluation: Evaluation) -> list[str]:
         """Write and record what a person reads of the evaluation, as texts, pictures and a page; give what failed."""

@@ -6,8 +6,7 @@ from cnn_sweeps.evaluation import report, texts
 from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.report import Shown, Thumbnail
 from cnn_sweeps.evaluation.results import Evaluation
-from cnn_sweeps.experiment.notes import RESULTS
-from cnn_sweeps.experiment.parts import Part
+from cnn_sweeps.experiment.parts import RESULTS, Part
 from cnn_sweeps.system.files import told_in
 from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import read_record
@@ -26,6 +25,7 @@ def write_results(
     """
     failures, folder, config = list[str](), record.folder / RESULTS, part.config
     with told_in(failures, "the tables cannot be written"):
+        texts.write_per_image(folder, evaluation)
         texts.write_report(folder, evaluation.held_out)
     shown = Shown(pictures=())
     if config.evaluation.pictures != "none":

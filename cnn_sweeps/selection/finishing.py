@@ -17,19 +17,20 @@ from cnn_sweeps.experiment.notes import (
     ABOUT_RUN,
     DATA,
     DATA_TOLD,
-    FOLDER,
+    RANKING,
     REGISTERED,
-    RESULTS,
     RETRAINED,
     TESTED,
     subfolder_of,
 )
+from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, AboutRun, read_if_sensible
 from cnn_sweeps.selection.report import write_table
+from cnn_sweeps.selection.standing import Standing, describe_uncertainty
 from cnn_sweeps.selection.sweep_report import Swept, write_report
-from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.sweep.study.ledger import final_of, owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
@@ -62,19 +63,27 @@ class Finishing:
     trusted: Trusted
     call: Callable[..., Any]
 
-    def finish(self) -> list[str]:
+    def finish(self, standing: Standing) -> list[str]:
         """Do all that was not done before; give what to say of it."""
-        config, ranking = self.config, self.study.ranking()
+        config = self.config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
-        ran = [trial for trial in ranking if FOLDER in trial.user_attrs]  # which duplicates do not note
-        chosen = ran[:num_chosen]
-        lines = [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
+        chosen = standing.order[:num_chosen]
+        self._note(standing)
+        lines = [*describe_uncertainty(standing, config), *standing.told]
+        lines += [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
         if chosen and config.retrain_best:
             lines += self._retrain(chosen[0])
         if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
             lines.append(f"warning: trial {chosen[0].number}: {no_better}")
-        lines += self._report(ran)
+        lines += self._report(standing)
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
+
+    def _note(self, standing: Standing) -> None:
+        """Note in the study how certain the ranking is, and which trial is the champion."""
+        if (known := standing.uncertainty) is not None:
+            noted = {"trials": len(standing.by_value), "tied": standing.tied, "luck": known.luck}
+            noted |= {"images": known.num_images, "again": {str(key): each for key, each in standing.again.items()}}
+            self.study.optuna_study.set_user_attr(RANKING, noted | {"champion": standing.order[0].number})
 
     @property
     def _done(self) -> dict[str, Any]:
@@ -137,19 +146,19 @@ class Finishing:
             self.study.optuna_study.set_user_attr(key, value)
         return list(lines)
 
-    def _report(self, ranking: Sequence[FrozenTrial]) -> list[str]:
-        """Write and draw what the trials come to; give the table and the verdicts of an ablation, if they are one."""
-        config, folder = self.config, self.folder / REPORT
+    def _report(self, standing: Standing) -> list[str]:
+        """Write what the trials come to as a table and a page; say what an ablation says, if they are one."""
+        folder = self.folder / REPORT
         folder.mkdir(exist_ok=True)
-        write_table(self.study.optuna_study, folder)
+        write_table(self.study.optuna_study, standing, folder)
         for name in ("multirun.yaml", "optimization_results.yaml"):
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
-        ablation = self._judge_ablation(sorted(ranking, key=lambda trial: trial.number))
+        ablation = self._judge_ablation(sorted(standing.by_value, key=lambda trial: trial.number))
         lines, failures = [] if ablation is None else ablation.lines, list[str]()
         with told_in(failures, f"warning: {REPORT_FILE} cannot be written"):
-            swept, commands = self._describe(ranking)
-            write_report(folder, swept, commands, ablation, with_charts=config.evaluation.pictures != "none")
+            swept, commands, with_charts = *self._describe(standing), self.config.evaluation.pictures != "none"
+            write_report(folder, swept, commands, ablation, with_charts=with_charts)
             lines.append(f"The report, for a browser: {short_path(folder / REPORT_FILE)}")
         return [*lines, *failures]
 
@@ -172,28 +181,26 @@ class Finishing:
         ]
         return write_ablation(trainings, config.training.early_stopping.patience, self.folder / REPORT)
 
-    def _describe(self, ranking: Sequence[FrozenTrial]) -> tuple[Swept, list[Command]]:
+    def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
         """Give what the report tells of the sweep, and the commands that go on from it."""
-        study, config, uri = self.study, self.config, store_of(self.config.tracking)
-        about = AboutRun.model_validate(self._done.get(ABOUT_RUN, {}))
-        commands = [Command("To make the sweep again, as a study of another name:", about.tags["sweep.command"])]
+        study, uri, noted = self.study, store_of(self.config.tracking), self._done
+        again = AboutRun.model_validate(noted.get(ABOUT_RUN, {})).tags.get("sweep.command", "")
+        commands = [Command("To make the sweep again, as a study of another name:", again)]
         metrics, evaluation = dict[str, float](), None
-        if ranking:
-            place, metrics = self.folder / subfolder_of(ranking[0]), self._measured(ranking[0])
+        if standing.order:
+            place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])
             evaluation = evaluation_in(place / RESULTS / REPORT_FILE)
             commands += commands_of_record(place, uri)
         swept = Swept(
-            study.name,
-            study.ledger.counts,
-            study.trials,
-            ranking,
-            config.objective,
-            OBJECTIVES[config.objective[0]] == "minimize",
-            [],
-            [],
-            metrics,
-            self._done.get(DATA_TOLD, []),
-            evaluation,
+            name=study.name,
+            counts=study.ledger.counts,
+            trials=study.trials,
+            standing=standing,
+            objectives=self.config.objective,
+            notes=[*describe_uncertainty(standing, self.config), *standing.told],
+            metrics=metrics,
+            data_told=noted.get(DATA_TOLD, []),
+            evaluation=evaluation,
         )
         look = command_to_look(uri)
         return swept, commands if look is None else [*commands, look]

@@ -21,6 +21,8 @@ from cnn_sweeps.selection.charts import draw_course
 from cnn_sweeps.selection.drawn_study import Study, some, tell_trials
 from cnn_sweeps.selection.effects import Effect, describe_effects
 from cnn_sweeps.selection.settings_charts import draw_settings, rank_importance
+from cnn_sweeps.selection.standing import Standing
+from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.console import describe_counts, describe_params
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import cut_list, for_terminal
@@ -31,7 +33,7 @@ _MOST_TRIALS = 2000  # that are drawn: more make the page slow, and larger than 
 _MOST_NAMED = 8  # settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Swept:
     """A sweep that has come to its end, as its report tells of it.
 
@@ -39,34 +41,30 @@ class Swept:
         name: of the study.
         counts: of its trials by state.
         trials: all, by number.
-        ranking: those that completed, best first; of several objectives the Pareto front.
+        standing: of those that completed; of several objectives, of those on the Pareto front.
         objectives: their names.
-        minimize: whether less of the first one is better.
-        marks: of each of the ranking, what it is compared with the best; none if that is not known.
         notes: what is to be said of the ranking.
-        metrics: what the best trial measured, with intervals.
+        metrics: what the champion measured, with intervals.
         data_told: lines that say what the images are.
-        evaluation: what the best trial's own report shows of it; None: there is none, as `no_evaluation` explains.
+        evaluation: what the champion's own report shows of it; None: there is none.
     """
 
     name: str
     counts: Mapping[str, int]
     trials: Sequence[FrozenTrial]
-    ranking: Sequence[FrozenTrial]
+    standing: Standing
     objectives: Sequence[str]
-    minimize: bool
-    marks: Sequence[str]
     notes: Sequence[str]
     metrics: Mapping[str, float]
     data_told: Sequence[str]
     evaluation: Markup | None
-    no_evaluation: str = ""
 
 
 class _Row(NamedTuple):
     number: int
     values: list[str]
     mark: str
+    again: str
     parameters: list[str]
 
 
@@ -78,9 +76,10 @@ def write_report(
     Raises:
         OSError: if it cannot be written.
     """
-    drawn = some(swept.trials, swept.ranking, _MOST_TRIALS)
-    study = Study(drawn, _completed(swept)[:_MOST_TRIALS], swept.objectives, swept.minimize, max(1, len(swept.ranking)))
-    is_search = ablation is None and bool(swept.ranking)
+    ranking, drawn = swept.standing.by_value, some(swept.trials, swept.standing.by_value, _MOST_TRIALS)
+    minimize = OBJECTIVES[swept.objectives[0]] == "minimize"
+    study = Study(drawn, _completed(swept)[:_MOST_TRIALS], swept.objectives, minimize, max(1, len(ranking)))
+    is_search = ablation is None and bool(ranking)
     importance = rank_importance(study) if with_charts and is_search else {}
     effects = describe_effects(study, importance) if is_search else []
     of_settings = draw_settings(study, importance) if with_charts and is_search else []
@@ -100,9 +99,8 @@ def write_report(
         charts=[*of_settings, *of_course],
         told=tell_trials(study) if with_charts else {},
         plotly=_plotly() if with_charts else "",
-        best=swept.ranking[0].number if swept.ranking else None,
+        best=swept.standing.order[0].number if ranking else None,
         evaluation=swept.evaluation,
-        no_evaluation=swept.no_evaluation,
         data_told=list(map(for_terminal, swept.data_told)),
         commands=commands,
     )
@@ -110,10 +108,10 @@ def write_report(
 
 def _completed(swept: Swept) -> list[FrozenTrial]:
     """Give the ranking and, of several objectives, below their Pareto front, all others that completed."""
-    ranked = {trial.number for trial in swept.ranking}
+    ranked = {trial.number for trial in swept.standing.by_value}
     is_single = len(swept.objectives) == 1
     others = [t for t in swept.trials if t.state == TrialState.COMPLETE and t.number not in ranked and not is_single]
-    return [*swept.ranking, *others]
+    return [*swept.standing.by_value, *others]
 
 
 @cache
@@ -127,11 +125,11 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
     settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
     told = [f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "]
     told[0] += f"{describe_counts(swept.counts)}."
-    if not swept.ranking:
+    if not swept.standing.order:
         return told
-    best = swept.ranking[0]
+    best, is_single = swept.standing.order[0], len(swept.objectives) == 1
     values = ", ".join(f"{_words(n)} {v:.4g}" for n, v in zip(swept.objectives, best.values, strict=True))
-    first = f"Trial {best.number} is the best" if len(swept.objectives) == 1 else f"Trial {best.number} is on the front"
+    first = f"Trial {best.number} is {'the champion' if is_single else 'the first on the Pareto front'}"
     told.append(f"{first}: {values}, with {for_terminal(describe_params(best))}.")
     told += [_sentence(note) for note in swept.notes]
     if "final_val_accuracy" in swept.metrics or "test_accuracy" in swept.metrics:
@@ -152,21 +150,24 @@ def _words(objective: str) -> str:
 
 
 def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
+    standing = swept.standing
     rows = [
         _Row(
             trial.number,
             [f"{value:.5g}" for value in trial.values],
-            swept.marks[rank] if swept.marks else "",
+            "~ cannot be told from the best" if mark.strip() else "",
+            again.removeprefix("again: "),
             [_told(trial.params.get(key, "-")) for key in parameters],
         )
-        for rank, trial in enumerate(swept.ranking[:_MOST_ROWS])
+        for trial, mark, again in standing.rank(standing.by_value)[:_MOST_ROWS]
     ]
     return {
         "objectives": swept.objectives,
         "parameters": list(map(for_terminal, parameters)),
         "rows": rows,
-        "more_rows": max(0, len(swept.ranking) - _MOST_ROWS),
-        "is_marked": bool(swept.marks),
+        "more_rows": max(0, len(standing.by_value) - _MOST_ROWS),
+        "is_marked": standing.uncertainty is not None,
+        "is_confirmed": bool(standing.again),
         "ranking_notes": [WINNER_NOTE],
     }
 

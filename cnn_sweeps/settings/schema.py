@@ -21,7 +21,7 @@ OBJECTIVES = {
 """What a sweep may optimise, and in which direction."""
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
 _BESIDE_THE_RESULT = (
-    *("resume", "evaluate_best", "retrain_best", "evaluation.", "report.", "tracking."),
+    *("resume", "evaluate_best", "retrain_best", "confirm", "prefer", "evaluation.", "report.", "tracking."),
     *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
@@ -227,6 +227,8 @@ class RunConfig:
     folds: Annotated[int, Strict(), Field(ge=1, le=1000)]
     evaluate_best: NumBest
     retrain_best: Switch
+    confirm: Annotated[int, Strict(), Field(ge=0, le=1000)] = Field(default=0, kw_only=True)  # runs of before there
+    prefer: Literal["strongest_regularization"] | None = Field(default=None, kw_only=True)  # was a choice lack both
     split: SplitConfig
     augmentation: AugmentationConfig
     data: dict[str, Any]

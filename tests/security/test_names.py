@@ -29,6 +29,7 @@ from cnn_sweeps.evaluation.results import evaluate
 from cnn_sweeps.evaluation.texts import per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.selection.agreement import Change
+from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.console import Console
@@ -141,7 +142,7 @@ def test_columns_of_the_terminal_stand_below_each_other_whatever_the_letters(cap
 def test_table_of_a_study_is_never_computed(tmp_path):
     study = optuna.create_study()
     study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
-    sweep_report.write_report(study, ["val_log_loss"], tmp_path)
+    sweep_report.write_table(study, Standing(study.trials, None, {}, study.trials), tmp_path)
     header, values = csv.reader((tmp_path / "trials.csv").read_text().splitlines())
     assert dict(zip(header, values, strict=True)).items() >= {
         ("value", "-1.0"),

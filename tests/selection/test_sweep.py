@@ -40,6 +40,7 @@ from waiting import wait_until
 
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import summarize
+from cnn_sweeps.evaluation.per_image import in_study
 from cnn_sweeps.models.layers import class_probabilities
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
@@ -115,6 +116,11 @@ def test_first_trial_is_the_current_configuration(swept):
     settings = compose(*TINY).settings
     assert swept.trials[0].params == {key: settings[key] for key in swept.trials[0].params}
     assert len({str(trial.params) for trial in swept.trials}) == 4
+    assert all(value == float(f"{value:.4g}") for trial in swept.trials[1:] for value in trial.params.values())
+
+
+def test_study_names_its_objective_for_optunas_dashboard(swept):
+    assert swept.study.metric_names == ["val_log_loss"]
 
 
 def test_epochs_of_every_trial_are_in_the_study(swept):
@@ -162,7 +168,26 @@ def test_sweeps_run_keeps_table_pictures_and_log(swept):
     with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
         rows = list(csv.DictReader(table))
     assert [float(row["value"]) for row in rows] == [trial.value for trial in swept.trials]
+    assert "user_attrs_val_images" not in rows[0]
     assert "Ranking, 4 of 4 completed trials" in sweep_log(swept.folder)
+
+
+def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
+    best = swept.study.best_trial
+    ranked = sorted(swept.trials, key=lambda trial: trial.value)
+    for trial in swept.trials:
+        kept = in_study(trial.user_attrs["val_images"], "val_log_loss")
+        assert (len(kept.values), kept.num_images) == (12, 12)
+        assert kept.values.mean() == pytest.approx(trial.value, rel=2e-3)
+    noted = swept.study.user_attrs["ranking"]
+    assert (noted["trials"], noted["images"], noted["tied"][0]) == (4, 12, best.number)
+    with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
+        rows = list(csv.DictReader(table))
+    assert [int(row["number"]) for row in sorted(rows, key=lambda row: int(row["rank"]))] == [
+        trial.number for trial in ranked
+    ]
+    assert {int(row["number"]) for row in rows if row["tied_with_best"] == "True"} == {*noted["tied"]}
+    assert "told from the best on these 12 validation images (95 %)" in sweep_log(swept.folder)
 
 
 def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_was_measured(swept):

@@ -1,0 +1,94 @@
+"""The best trials run again, in a study beside the sweep's own: neither its sampler nor its count of trials sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial
+
+from cnn_sweeps.sweep.application import TRIAL, Confirmation, SweepApplication
+from cnn_sweeps.sweep.plan import SweepPlan
+from cnn_sweeps.sweep.space import SearchSpace, override_text
+from cnn_sweeps.sweep.study.ledger import queued_params
+from cnn_sweeps.sweep.study.study import SweepStudy
+
+_FOLDER = "confirmation"  # of its files, below that of the sweep
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _AgainSpace(SearchSpace):
+    """What is run again: of the sweep's `trials`, whose space is `searched`, with other values of some settings."""
+
+    searched: SearchSpace
+    trials: Sequence[FrozenTrial]
+
+    def overrides_of(self, point: Any) -> list[str]:
+        """Give the overrides of the trial that is run again, and those that make it another one."""
+        other = [override_text(key, value) for key, value in point.items() if key != TRIAL]
+        return [*self.searched.overrides_of(self.trials[point[TRIAL]].params), *other, *self.fixed]
+
+
+def open_confirmation(
+    study: SweepStudy, plan: SweepPlan, wanted: Confirmation, folder: Path
+) -> tuple[SweepStudy, SweepPlan]:
+    """Open the study beside a sweep's, whose files are in `folder`, with what is wanted queued, and plan its trials.
+
+    What it has already is not queued again; what failed there stays so, and ends nothing.
+    """
+    name = f"{study.name}.{_FOLDER}"
+    places = {"sweeper.study_name": name, "sweep.dir": str(folder), "sweep.subdir": f"{_FOLDER}/${{hydra.job.num}}"}
+    quoted = {key: QuotedString(text, Quote.single).with_quotes() for key, text in places.items()}
+    keys = dict.fromkeys(key for point in wanted.points for key in point)
+    space = _AgainSpace(
+        distributions={key: IntDistribution(0, _LARGEST) for key in keys},
+        fixed=[f"hydra.{key}={text}" for key, text in quoted.items()],
+        is_named=True,
+        listed={},
+        searched=plan.space,
+        trials=study.trials,
+    )
+    settings = replace(
+        plan.settings,
+        study_name=name,
+        sampler={"_target_": "optuna.samplers.RandomSampler"},  # never asked
+        deterministic=False,
+        max_failure_rate=1.0,
+        max_identical_failures=1000,
+    )
+    beside = SweepStudy(space, settings, 0, plan.shared_settings)
+    for key, value in wanted.attributes.items():
+        beside.optuna_study.set_user_attr(key, value)
+    beside.enqueue(wanted.points)
+    beside.total = beside.ledger.num_started + beside.ledger.counts["WAITING"]
+    again = replace(
+        plan,
+        settings=settings,
+        space=space,
+        extend=None,
+        points=wanted.points,
+        total=beside.total,
+        application=SweepApplication(),
+        called="again",
+    )
+    return beside, again
+
+
+def describe_confirmation(study: SweepStudy, beside: SweepStudy, num_slots: int) -> str | None:
+    """Say what is to be run again and how long that will take, as the trials did; None if nothing is left to run."""
+    numbers = [queued_params(trial)[TRIAL] for trial in beside.trials if not trial.state.is_finished()]
+    if not numbers:
+        return None
+    durations = [study.trials[number].duration or timedelta() for number in numbers]
+    about_s = sum(each.total_seconds() for each in durations) / max(1, num_slots)
+    several = len(set(numbers))
+    return (
+        f"{len(numbers)} more trainings, of the best {several} trials with other seeds, before the best one is named: "
+        f"about {about_s:.0f} s"
+    )
