@@ -10,7 +10,7 @@ from cnn_sweeps.data.images import Images, describe_images
 from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
 from cnn_sweeps.evaluation.metrics import Estimate
 from cnn_sweeps.evaluation.results import Evaluation, Measured
-from cnn_sweeps.evaluation.sentences import tell_expected
+from cnn_sweeps.evaluation.sentences import tell_expected, tell_no_mistake
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
@@ -158,6 +158,7 @@ def _mistaken(measured: Measured) -> dict[str, Any]:
         for name, true, predicted, right in of_class
     ]
     return {
+        "no_mistake": tell_no_mistake(len(measured.labels)),
         "confusions": confusions[:_MOST_CONFUSIONS],
         "more_confusions": max(0, len(confusions) - _MOST_CONFUSIONS),
         "classes": classes[:_MOST_ROWS],

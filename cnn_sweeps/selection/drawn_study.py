@@ -16,6 +16,7 @@ from cnn_sweeps.text.names import for_chart
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 BLUE, RED, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#E69F00", "#000000", "#9AA3AB"
+FEWEST_TRIALS = 8  # that say anything of a setting, or of a quarter of them
 MOST_LINES = 200  # which an eye can follow
 _WIDE = 10.0  # from this ratio of the largest to the smallest value on, an axis is logarithmic
 

@@ -12,10 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 from scipy import stats
 
-from cnn_sweeps.selection.drawn_study import Study
+from cnn_sweeps.selection.drawn_study import FEWEST_TRIALS, Study
 from cnn_sweeps.text.names import cut_list, for_terminal
 
-_FEWEST_TRIALS = 8  # of which a quarter is told
 _MOST_CHOICES = 6
 
 
@@ -40,7 +39,7 @@ def _describe(study: Study, key: str, importance: float | None) -> Effect:
     trials = [trial for trial in study.ranking if key in trial.params]
     distribution, best = trials[0].distributions[key], study.ranking[0].params.get(key, "-")
     is_categorical = isinstance(distribution, CategoricalDistribution)
-    good = trials[: len(trials) // 4] if len(trials) >= _FEWEST_TRIALS else []
+    good = trials[: len(trials) // 4] if len(trials) >= FEWEST_TRIALS else []
     tendency = _describe_choices(trials, key) if is_categorical else _describe_direction(trials, key, study.minimize)
     return Effect(
         for_terminal(key),
@@ -83,7 +82,7 @@ def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool)
     D. G. Bonett and T. A. Wright, Sample size requirements for estimating Pearson, Kendall and Spearman correlations,
     2000.
     """
-    if len(trials) < _FEWEST_TRIALS:
+    if len(trials) < FEWEST_TRIALS:
         return "too few trials to say"
     values = [trial.values[0] for trial in trials]
     if len(set(values)) == 1:

@@ -31,6 +31,7 @@ from cnn_sweeps.tracking.page import WINNER_NOTE
 _MOST_ROWS = 20  # of the ranking
 _MOST_TRIALS = 2000  # that are drawn: more make the page slow, and larger than 6 MB
 _MOST_NAMED = 8  # settings
+_FEWEST_FOR_IMPORTANCE = 16  # trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,9 @@ def write_report(
         folder / REPORT_FILE,
         "selection/templates/sweep.html",
         **page_facts(f"Sweep {for_terminal(swept.name)}"),
-        sentences=_sentences(swept, study.varied, effects),
+        sentences=_sentences(swept, study.varied, effects)
+        if ablation is None
+        else _sentences_of_ablation(swept, ablation),
         ablation=ablation,
         ablation_picture="" if ablation is None else address_of_picture(folder / PICTURE),
         **_ranking(swept, study.varied),
@@ -134,11 +137,19 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
     told += [_sentence(note) for note in swept.notes]
     if "final_val_accuracy" in swept.metrics or "test_accuracy" in swept.metrics:
         told += tell_expected(swept.metrics)
-    if effects and effects[0].importance:
+    if effects and len(swept.standing.by_value) < _FEWEST_FOR_IMPORTANCE:
+        told.append(f"{len(swept.standing.by_value)} completed trials are too few to say which setting matters most.")
+    elif effects and effects[0].importance:
         most = effects[0]
         good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
         told.append(f"Of the settings {most.name} explains most of the differences, {most.importance}{good}.")
     return told
+
+
+def _sentences_of_ablation(swept: Swept, ablation: Ablation) -> list[str]:
+    arms, num_seeds = list(ablation.arms), len({trial.params["seed"] for trial in swept.standing.by_value})
+    told = f"{len(swept.standing.by_value)} trainings compare {', '.join(arms)}, with {num_seeds} seeds."
+    return [told, *(f"{claim.text}: {claim.verdict}." for claim in ablation.claims)]
 
 
 def _sentence(line: str) -> str:

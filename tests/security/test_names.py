@@ -24,7 +24,7 @@ from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
-from cnn_sweeps.evaluation.pictures import draw_predictions
+from cnn_sweeps.evaluation.pictures import draw_explained
 from cnn_sweeps.evaluation.results import evaluate
 from cnn_sweeps.evaluation.texts import per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
@@ -161,7 +161,7 @@ def test_classes_called_as_formulas_are_drawn(tmp_path):
         draw_confusion_matrix(measured),
         draw_roc_curve(measured),
         draw_scores(measured),
-        draw_predictions(measured, np.array([0, 1]), "Mistakes"),
+        draw_explained(measured.dataset.images[0], np.ones((2, 2)), FORMULA, "$_{", 0.7),
     ]
     for figure in figures:
         figure.savefig(tmp_path / "figure.png")

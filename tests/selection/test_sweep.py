@@ -1,6 +1,7 @@
 """Sweeps as a user starts them, and what they leave in the study, in MLflow and on disk."""
 
 import csv
+import html
 import os
 import re
 import shlex
@@ -154,17 +155,9 @@ def test_sweep_says_of_its_images_what_a_run_says_before_its_first_trial_ends(sw
     assert said[start + 2].startswith("trial   0 ")
 
 
-def test_sweeps_run_keeps_table_pictures_and_log(swept):
+def test_sweeps_run_keeps_table_report_and_log(swept):
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(swept.parent.info.run_id)}
-    pictures = {"timeline", "history", "learning_curves", "slice", "importance", "parallel_coordinates", "contour"}
-    assert files == {
-        *("trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"),
-        *(f"{name}.png" for name in pictures),
-    }
-    for name in pictures:
-        with Image.open(artifact(swept.parent, f"{name}.png")) as picture:
-            assert picture.format == "PNG"
-            assert picture.width > 300
+    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
     with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
         rows = list(csv.DictReader(table))
     assert [float(row["value"]) for row in rows] == [trial.value for trial in swept.trials]
@@ -188,6 +181,18 @@ def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
     ]
     assert {int(row["number"]) for row in rows if row["tied_with_best"] == "True"} == {*noted["tied"]}
     assert "told from the best on these 12 validation images (95 %)" in sweep_log(swept.folder)
+
+
+def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
+    page, best = Path(artifact(swept.parent, "report.html")).read_text(), swept.study.best_trial
+    assert f"Trial {best.number} is the champion: validation log loss {best.value:.4g}" in page
+    measured = run_of(best).data.metrics
+    interval = [f"{measured[f'interval/test_accuracy_{bound}']:.1%}" for bound in ("low", "high")]
+    assert f"it is right in {measured['test_accuracy']:.1%} (95 % interval {' to '.join(interval)})" in page
+    assert page.count("Test images: how good the network is") == 1  # of the champion's own report
+    commands = re.findall(r"<pre>(.+)</pre>", page)
+    assert f"model=runs:/{run_of(best).info.run_id}/model" in commands[3]
+    assert commands[0] == html.escape(swept.parent.data.tags["sweep.command"], quote=False).replace("'", "&#39;")
 
 
 def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_was_measured(swept):
@@ -376,7 +381,8 @@ def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(
     first = min(study.best_trials, key=lambda trial: trial.values[0])
     tested = [run.data.tags["trial.number"] for run in child_runs(parent) if measured_on_test(run)]
     assert tested == [str(first.number)]
-    assert Image.open(artifact(parent, "pareto_front.png")).format == "PNG"
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert f"Trial {first.number} is the first on the Pareto front" in page
     assert "Pareto front" in sweep_log(tmp_path)
 
 
@@ -385,7 +391,7 @@ def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_f
         found = {}
         for run in children:
             files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
-            found[run.data.tags["trial.number"]] = {"confusion_matrix.png", "grad_cam.png"} <= files
+            found[run.data.tags["trial.number"]] = {"confusion_matrix.png", "reliability.png"} <= files
         return found
 
     best = str(swept.study.best_trial.number)
@@ -487,6 +493,9 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     of_arm = [run_of(trial) for trial in study.trials if trial.params["ablation"] == "l2"]
     assert row["mean"] == pytest.approx(mean(run.data.metrics["test_accuracy"] for run in of_arm))
     assert Image.open(artifact(parent, "ablation.png")).width > 800
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
+    assert "two seeds say nothing" in page
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
@@ -512,7 +521,12 @@ def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_o
 def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(untested):
     parent = parent_run(untested)
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
-    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"}
+    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert "it was not tested" not in page  # but measured on validation images, as its model is kept
+    assert "Validation images: how good the network is" in page
+    assert "data:image" not in page
+    assert "<script" not in page
     version = mlflow.MlflowClient().get_model_version_by_alias("not-tested-synthetic", "champion")
     assert version.tags["trial.run_id"] == run_of(untested.best_trial).info.run_id
     for run in child_runs(parent):
