@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.system.patience import Backoff
-from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.address import DEFAULT, find_existing_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
-from cnn_sweeps.tracking.usage import command_to_look, command_to_predict
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +149,14 @@ class LiveRun:
         if self.brought_at_once() is None:
             return []
         position = self._position
-        page = f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
-        commands = [command_to_predict(str(position.run_id), self._uri)] if has_model else []
-        if (look := command_to_look(self._uri)) is None:
-            return [*_told(commands), f"The run's page: {hide_passwords(self._uri).rstrip('/')}{page}"]
-        return [*_told([*commands, look]), f"  http://127.0.0.1:5000{page}"]
-
-
-def _told(commands: Sequence[Command]) -> list[str]:
-    return [line for each in commands for line in (each.what, f"  {each.command}")]
+        uri, page = hide_passwords(self._uri), f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
+        predict = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model"]
+        look = ["mlflow", "ui"]
+        if uri != DEFAULT:
+            predict.append(f"tracking.uri={uri}")
+        if uri != DEFAULT or is_hidden_by_old_store(uri):
+            look += ["--backend-store-uri", uri]
+        lines = ["To give images their classes:", f"  {shlex.join(predict)}"] if has_model else []
+        if uri.startswith("http"):
+            return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]
+        return [*lines, "To look at the run:", f"  {shlex.join(look)}", f"  http://127.0.0.1:5000{page}"]
