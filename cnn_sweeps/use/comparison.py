@@ -41,9 +41,9 @@ def compare_runs(uri: str, run_ids: Sequence[str]) -> Iterator[str]:
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key in {**first, **second}:
-        texts = [_text(each.get(key, _ABSENT)) for each in (first, second)]
-        if texts[0] != texts[1]:
-            yield key, *texts
+        of_first, of_second = (_text(each.get(key, _ABSENT)) for each in (first, second))
+        if of_first != of_second:
+            yield key, of_first, of_second
 
 
 def _text(value: Any) -> str:
