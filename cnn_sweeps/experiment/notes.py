@@ -15,7 +15,7 @@ _PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a quer
 DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
 CONFIRMS = "confirms.study"  # of a study whose trials are run again here, to see what another seed gives
 ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the trials come to
-RANKING = "ranking"  # how certain it is: of how many trials and images, which are tied with the best one, its luck
+RANKING = "ranking"  # the champion, what other seeds gave, how many trials and images, which are tied, the best's luck
 # What was done at the sweep's end, noted once it is done: what a trial, whose number follows, measured on test images;
 # the numbers of the trials that were registered and retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"

@@ -210,7 +210,7 @@ class ConfirmingRole(TrialRole):
     def tags(self) -> dict[str, str]:
         """What tells the run from others; its number in its own study would be taken for that of a sweep's trial."""
         study = str(self._trial.study.user_attrs[CONFIRMS])
-        others = {key: text for key, text in super().tags.items() if key not in self._trial.tags}
+        others = {key: text for key, text in super().tags.items() if key not in {*self._trial.tags, STATE_TAG}}
         return others | {"study": study, CONFIRMS_TAG: self._number}
 
     def takes_over(self) -> bool:

@@ -154,7 +154,9 @@ class CnnSweep(CheckedApplication):
         return self._standing.rank(completed)
 
     def _settings_of(self, trial: FrozenTrial) -> dict[str, str]:
-        recorded = read_record(self._folder / subfolder_of(trial))
+        recorded = None
+        with suppress(TrackingError):  # of a record that makes no sense
+            recorded = read_record(self._folder / subfolder_of(trial))
         return {} if recorded is None else recorded.params
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:

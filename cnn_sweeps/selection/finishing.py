@@ -79,11 +79,15 @@ class Finishing:
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
 
     def _note(self, standing: Standing) -> None:
-        """Note in the study how certain the ranking is, and which trial is the champion."""
+        """Note in the study which trial is the champion, why, and how certain the ranking by value is."""
+        if not standing.by_value or len(self.config.objective) > 1:
+            return
+        again = {str(number): values for number, values in standing.again.items()}
+        noted: dict[str, Any] = {"champion": standing.order[0].number, "again": again}
         if (known := standing.uncertainty) is not None:
-            noted = {"trials": len(standing.by_value), "tied": standing.tied, "luck": known.luck}
-            noted |= {"images": known.num_images, "again": {str(key): each for key, each in standing.again.items()}}
-            self.study.optuna_study.set_user_attr(RANKING, noted | {"champion": standing.order[0].number})
+            noted |= {"trials": len(known.is_tied), "images": known.num_images, "tied": standing.tied}
+            noted["luck"] = known.luck
+        self.study.optuna_study.set_user_attr(RANKING, noted)
 
     @property
     def _done(self) -> dict[str, Any]:

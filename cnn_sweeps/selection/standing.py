@@ -20,7 +20,7 @@ from cnn_sweeps.text.names import cut_list
 NUM_SEEDS = 3
 """Further trainings of each trial that is confirmed."""
 _SUGGESTED = 3  # trials to confirm
-_RESTRAINTS = ("model.dropout", "model.l2", "optimizer.weight_decay")
+_REGULARIZERS = ("model.dropout", "model.l2", "optimizer.weight_decay")
 _MOST_NAMED = 10
 
 
@@ -135,16 +135,16 @@ def _mean_of(again: Sequence[FrozenTrial], objective: str) -> Configuration:
 def _prefer(
     standing: Standing, tied: Sequence[FrozenTrial], settings_of: Callable[[FrozenTrial], Mapping[str, Any]]
 ) -> Standing:
-    """Put that one of the tied trials first, best first, that is restrained most: by the sum of its ranks."""
+    """Put that one of the tied trials first, best first, that is regularized most: by the sum of its ranks."""
     settings = [settings_of(trial) for trial in tied]
-    restraints = np.array([[_number(each.get(key)) for key in _RESTRAINTS] for each in settings])
-    is_more = restraints[:, np.newaxis] > restraints
-    is_equal = restraints[:, np.newaxis] == restraints
+    strengths = np.array([[_number(each.get(key)) for key in _REGULARIZERS] for each in settings])
+    is_more = strengths[:, np.newaxis] > strengths
+    is_equal = strengths[:, np.newaxis] == strengths
     ranks = (is_more + is_equal / 2).sum(axis=(1, 2))
     if (index := int(ranks.argmax())) == 0:
         return standing
     chosen = tied[index]
-    values = ", ".join(f"{key}={settings[index][key]}" for key in _RESTRAINTS if key in settings[index])
+    values = ", ".join(f"{key}={settings[index][key]}" for key in _REGULARIZERS if key in settings[index])
     told = f"trial {chosen.number} is preferred: it cannot be told from the best either, and is regularized most"
     order = [chosen, *(trial for trial in standing.order if trial.number != chosen.number)]
     return replace(standing, order=order, told=[*standing.told, f"{told} ({values})"])

@@ -42,6 +42,12 @@ def _check_evaluate_best(value: Any) -> int:
     return int(value)
 
 
+def _check_confirm(value: Any) -> int:
+    if type(value) is not int or value < 0 or value == 1:
+        raise ValueError("should be 0 or a number of trials, at least 2")
+    return value
+
+
 def _check_image_size(value: Any) -> Any:
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LONGEST_SIDE for side in sides):
@@ -69,6 +75,7 @@ Folder = Annotated[Text, AfterValidator(at_home)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=64)]
 Objectives = Annotated[list[str], PlainValidator(_check_objective)]
 NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
+NumConfirmed = Annotated[int, PlainValidator(_check_confirm)]
 Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
 
 _forbid_unknown = ConfigDict(extra="forbid")
@@ -227,8 +234,8 @@ class RunConfig:
     folds: Annotated[int, Strict(), Field(ge=1, le=1000)]
     evaluate_best: NumBest
     retrain_best: Switch
-    confirm: Annotated[int, Strict(), Field(ge=0, le=1000)] = Field(default=0, kw_only=True)  # runs of before there
-    prefer: Literal["strongest_regularization"] | None = Field(default=None, kw_only=True)  # was a choice lack both
+    confirm: NumConfirmed = Field(default=0, kw_only=True)  # runs of before there was a choice do not record it
+    prefer: Literal["strongest_regularization"] | None = Field(default=None, kw_only=True)  # nor this
     split: SplitConfig
     augmentation: AugmentationConfig
     data: dict[str, Any]

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
+from cnn_sweeps.evaluation.per_image import in_study
 from cnn_sweeps.experiment import part as one_part
 from cnn_sweeps.experiment import recording
 from cnn_sweeps.training import loop as training
@@ -166,6 +167,8 @@ def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     losses = [part.data.metrics["final_val_log_loss"] for part in parts]
     assert trial.value == run.data.metrics["final_val_log_loss"] == sum(losses) / 2
     assert trial.user_attrs["objective_of_trainings"] == losses
+    kept = in_study(trial.user_attrs["val_images"], "val_log_loss")  # of both, image by image
+    assert (kept.num_images, kept.values.mean()) == (12, pytest.approx(trial.value, rel=2e-3))
     assert "test_accuracy" in run.data.metrics  # of the weights that the lost trial's training left
     assert list(Path(tmp_path, "outputs/checkpoints").iterdir()) == []
 

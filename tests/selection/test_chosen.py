@@ -147,6 +147,18 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
         gc.enable()
 
 
+def test_settings_of_a_trial_are_those_of_its_record_and_none_where_that_makes_no_sense(tmp_path):
+    swept = CnnSweep()
+    swept._folder = tmp_path
+    assert swept._settings_of(completed(0)) == {}
+    record = Record(tmp_path / "0")
+    record.begin("chosen", "trial 0", "sqlite:///mlflow.db", {})
+    record.log_params({"model.l2": 0.001})
+    assert swept._settings_of(completed(0)) == {"model.l2": "0.001"}
+    (tmp_path / "0" / "record.jsonl").write_text("nonsense\n")
+    assert swept._settings_of(completed(0)) == {}
+
+
 @pytest.mark.parametrize(
     ("restores_best", "best_epoch", "ends"),
     [(True, 7, (3, 5)), (True, 3, (3, None)), (False, 3, (5, 8))],  # of three further epochs after five

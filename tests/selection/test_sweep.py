@@ -43,6 +43,7 @@ from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import summarize
 from cnn_sweeps.evaluation.per_image import in_study
 from cnn_sweeps.models.layers import class_probabilities
+from cnn_sweeps.selection import application
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.jobs.choice import InThisProcess
@@ -501,6 +502,49 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
 
 
+def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_one_that_was_trained_first(
+    run_train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(application, "NUM_SEEDS", 2)
+    command = ["model.dropout=0.0,0.1,0.6", "training.epochs=1", "confirm=2", "tracking.experiment_name=confirmed"]
+    run_train(*SWEEP, IN_THIS_PROCESS, *command)
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    best, second, _ = sorted(study.trials, key=lambda trial: trial.value)
+    parent = parent_run(study)
+    assert parent.data.metrics["trials.complete"] == 3
+    children = child_runs(parent)
+    again = [run for run in children if "confirms.trial" in run.data.tags]
+    assert sorted((run.data.tags["confirms.trial"], run.data.params["seed"]) for run in again) == sorted(
+        (str(trial.number), seed) for trial in (best, second) for seed in ("1", "2")
+    )
+    assert sum("trial.number" in run.data.tags for run in children) == 3
+    losses = {
+        trial.number: [
+            run.data.metrics["final_val_log_loss"]
+            for run in again
+            if run.data.tags["confirms.trial"] == str(trial.number)
+        ]
+        for trial in (best, second)
+    }
+    chosen = min(losses, key=lambda number: mean(losses[number]))
+    version = mlflow.MlflowClient().get_model_version_by_alias("confirmed-synthetic", "champion")
+    assert version.tags["trial.number"] == str(chosen)
+    assert version.tags["trial.run_id"] == run_of(study.trials[chosen]).info.run_id
+    noted = study.user_attrs["ranking"]
+    assert noted["champion"] == chosen
+    assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
+        number: sorted(values) for number, values in losses.items()
+    }
+    said = sweep_log(tmp_path)
+    assert f"trial {chosen} is the best of 2 that were trained again" in said
+    assert said.rstrip().endswith(f"model.dropout={study.trials[chosen].params['model.dropout']}")
+    for run in again:
+        of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
+        assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}
+        assert not measured_on_test(run)
+
+
 def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_of_them_tests(
     run_train, tmp_path, monkeypatch
 ):
@@ -695,6 +739,10 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
             "set hydra.sweeper.direction=[minimize,maximize]",
         ),
         (["hydra.sweeper.direction=[minimize,minimize]"], "set hydra.sweeper.direction=minimize"),
+        (["confirm=1"], "confirm=1: should be 0 or a number of trials, at least 2"),
+        (["confirm=2", "seed=0,1"], "confirm=2: trains the best trials again with other seeds, and seed is searched"),
+        (["confirm=2", "objective=[val_log_loss,num_parameters]"], "confirm=2: of several objectives no trial is the"),
+        (["prefer=smallest"], "prefer=smallest: should be 'strongest_regularization'"),
         (["evaluate_best=-1"], "evaluate_best=-1: should be false or a number of trials"),
         (["repeats=0"], "repeats=0: should be greater than or equal to 1"),
         (["folds=0"], "folds=0: should be greater than or equal to 1"),
