@@ -1,25 +1,23 @@
 """One HTML file that needs nothing else: what it names is text in it, and nothing that others wrote runs in it."""
 
+from __future__ import annotations
+
 import base64
 import secrets
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 import cnn_sweeps
 from cnn_sweeps.system.files import replace_whole
 
+if TYPE_CHECKING:
+    import jinja2
+
 REPORT_FILE = "report.html"
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def write_html(target: Path, template: str, **content: Any) -> None:
@@ -28,8 +26,16 @@ def write_html(target: Path, template: str, **content: Any) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    text = _TEMPLATES.get_template(template).render(content, nonce=secrets.token_urlsafe())
+    text = _templates().get_template(template).render(content, nonce=secrets.token_urlsafe())
     replace_whole(target, text.encode(errors="backslashreplace"))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  takes 0.1 s, needed at the end
+
+    loader, undefined = FileSystemLoader(Path(__file__).parents[1]), StrictUndefined
+    return Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def address_of_picture(file: Path) -> str:

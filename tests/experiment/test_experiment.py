@@ -232,11 +232,12 @@ def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     run_train, last_run, own_networks, tmp_path
 ):
     run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
-    *_, results, warning, hint, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
+    *_, results, warning, hint, report, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning
     assert "its accuracy is 0.500, that of the commonest class 0.500 (its balanced accuracy is 0.500)" in warning
     assert "hint: " in hint
+    assert report.endswith("The report, for a browser: here/results/report.html")
     assert to_look.endswith("To look at the run:")
     assert re.search(r"  mlflow ui --backend-store-uri sqlite:///\S+/mlflow.db$", command)
     assert page.endswith(
@@ -353,7 +354,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
         "data.image_size=16",
         f"data.cache_dir={tmp_path}/cache",
         "data.on_bad_image=skip",
-        "evaluation.pictures=best",
+        *("evaluation.pictures=best", "report.images=false"),
     )
     run = last_run()
     assert run.info.run_name == "photos cnn seed 0"
@@ -370,6 +371,11 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     assert {f"{name}.png" for name in PICTURES} <= {
         file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
     }
+    page = artifact(run, "report.html").read_text()
+    assert page.count("data:image/png") == len(PICTURES)
+    assert "data:image/jpeg" not in page
+    assert "1 images repeat another one" in page
+    assert "dark/broken.jpg" in page
 
 
 def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):
