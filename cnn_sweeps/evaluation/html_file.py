@@ -13,11 +13,13 @@ from markupsafe import Markup
 
 import cnn_sweeps
 from cnn_sweeps.system.files import replace_whole
+from cnn_sweeps.system.plain_files import NotPlainError, opened_folder, read_plain_file
 
 if TYPE_CHECKING:
     import jinja2
 
 REPORT_FILE = "report.html"
+_MOST_BYTES = 2**24  # of a page
 
 
 def write_html(target: Path, template: str, **content: Any) -> None:
@@ -52,8 +54,9 @@ def page_facts(title: str) -> dict[str, str]:
 def evaluation_in(file: Path) -> Markup | None:
     """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError:
+        with opened_folder(file.parent) as folder:
+            text = read_plain_file(folder, file.name, _MOST_BYTES).decode(errors="replace")
+    except (OSError, NotPlainError):
         return None
     _, begins, rest = text.partition("<!-- evaluation begins -->")
     return Markup(rest.partition("<!-- evaluation ends -->")[0]) if begins else None

@@ -115,6 +115,10 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     assert measured(whole) == metrics
     assert {part.info.run_name: (measured(part), epochs(part)) for part in parts} == by_part
     assert all("model.l2" in run.data.params for run in [whole, *parts])
+    page = Path(mlflow.artifacts.download_artifacts(run_id=whole.info.run_id, artifact_path="report.html")).read_text()
+    assert "Mean of 2 trainings ± its standard error: validation log loss " in page
+    assert all(f"{by_part[name][0]['test_log_loss']:.4f}" in page for name in by_part)
+    assert page.count("how good the network is") == 1  # of the first one
     assert list(Path(tmp_path, "outputs/checkpoints").iterdir()) == []
 
 
