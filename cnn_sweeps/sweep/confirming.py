@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -85,10 +86,9 @@ def describe_confirmation(study: SweepStudy, beside: SweepStudy, num_slots: int)
     numbers = [queued_params(trial)[TRIAL] for trial in beside.trials if not trial.state.is_finished()]
     if not numbers:
         return None
-    durations = [study.trials[number].duration or timedelta() for number in numbers]
-    about_s = sum(each.total_seconds() for each in durations) / max(1, num_slots)
-    several = len(set(numbers))
-    return (
-        f"{len(numbers)} more trainings, of the best {several} trials with other seeds, before the best one is named: "
-        f"about {about_s:.0f} s"
-    )
+    best = set(numbers)
+    durations = [study.trials[number].duration or timedelta() for number in best]
+    each_s = median(each.total_seconds() for each in durations)  # of which a first trial's is long
+    about_s = len(numbers) * each_s / max(1, num_slots)
+    told = f"{len(numbers)} more trainings, of the best {len(best)} trials with other seeds"
+    return f"{told}, before the best one is named: about {about_s:.0f} s"
