@@ -194,7 +194,7 @@ class Finishing:
         if standing.order:
             place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])
             evaluation = evaluation_in(place / RESULTS / REPORT_FILE)
-            commands += commands_of_record(place, uri)
+            commands += commands_of_record(place, uri, f"trial {standing.order[0].number}")
         swept = Swept(
             name=study.name,
             counts=study.ledger.counts,

@@ -93,6 +93,7 @@ def write_report(
         if ablation is None
         else _sentences_of_ablation(swept, ablation),
         ablation=ablation,
+        ablation_notes=[] if ablation is None else list(map(_sentence, ablation.notes)),
         ablation_picture="" if ablation is None else address_of_picture(folder / PICTURE),
         **_ranking(swept, study.varied),
         effects=effects,

@@ -44,11 +44,11 @@ def command_to_look(uri: str) -> Command | None:
     return Command("To look at the run:", shlex.join(words))
 
 
-def commands_of_record(folder: Path, uri: str) -> list[Command]:
+def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Command]:
     """Give the commands that use the run of a record: those that need its id only once the store has given it one."""
     if (recorded := read_record(folder)) is None:
         return []
-    commands = [Command("To make this run again:", recorded.tags["command"])] if "command" in recorded.tags else []
+    commands = [Command(f"To make {run} again:", recorded.tags["command"])] if "command" in recorded.tags else []
     if (run_id := read_position(folder, uri).run_id) is not None:
         commands.append(command_to_reproduce(run_id, uri))
         if (folder / MODEL_FOLDER).is_dir():

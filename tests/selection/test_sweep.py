@@ -496,7 +496,7 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     assert Image.open(artifact(parent, "ablation.png")).width > 800
     page = Path(artifact(parent, "report.html")).read_text()
     assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
-    assert "two seeds say nothing" in page
+    assert "Two seeds say nothing" in page
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
