@@ -23,6 +23,7 @@ from cnn_sweeps.selection.drawn_study import (
     points,
     some,
     value_axis,
+    whole_number_axis,
 )
 
 _STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": BLACK, "RUNNING": GREY}
@@ -53,7 +54,7 @@ def draw_history(study: Study) -> Chart | None:
         | {"line": {"shape": "hv", "color": RED, "width": 2}},
     ]
     axis = value_axis(study.objectives[0], [*values.values(), *pruned.values()])
-    layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": axis}
+    layout = {"xaxis": whole_number_axis("trial", max(numbers)), "yaxis": axis}
     return Chart("History", "What each trial came to, in the order in which they began.", traces, layout)
 
 
@@ -74,7 +75,8 @@ def draw_learning_curves(study: Study) -> Chart | None:
     note = "Validation after each epoch; a pruned trial ends early. Where a curve gets worse again, it learns by heart."
     if len(shown) < len(trials):
         note += f" Of {len(trials):,} trials, the best {MOST_LINES // 2} and an even sample of the others are drawn."
-    layout = {"xaxis": {"title": {"text": "epoch"}}, "yaxis": value_axis(study.objectives[0], values)}
+    epochs_axis = whole_number_axis("epoch", max(max(line.x) for line in lines))
+    layout = {"xaxis": epochs_axis, "yaxis": value_axis(study.objectives[0], values)}
     return Chart("Learning curves of all trials", note, draw_lines(lines), layout)
 
 

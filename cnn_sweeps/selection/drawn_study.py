@@ -111,6 +111,11 @@ def value_axis(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {"title": {"text": name}, "type": "log" if is_wide(values) else "linear"}
 
 
+def whole_number_axis(name: str, last: int) -> dict[str, Any]:
+    """Give the axis of trials or epochs, up to this one."""
+    return {"title": {"text": name}, "tick0": 0, "dtick": max(1, 5 * round(last / 30))}
+
+
 def is_wide(values: Sequence[float]) -> bool:
     """Tell whether values, all above 0, are best shown on a logarithmic axis."""
     finite = [value for value in values if math.isfinite(value)]

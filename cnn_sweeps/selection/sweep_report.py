@@ -85,13 +85,12 @@ def write_report(
     effects = describe_effects(study, importance) if is_search else []
     of_settings = draw_settings(study, importance) if with_charts and is_search else []
     of_course = draw_course(study) if with_charts else []
+    sentences = _sentences(swept, study.varied, effects) if ablation is None else _tell_ablation(swept, ablation)
     write_html(
         folder / REPORT_FILE,
         "selection/templates/sweep.html",
         **page_facts(f"Sweep {for_terminal(swept.name)}"),
-        sentences=_sentences(swept, study.varied, effects)
-        if ablation is None
-        else _sentences_of_ablation(swept, ablation),
+        sentences=sentences,
         ablation=ablation,
         ablation_notes=[] if ablation is None else list(map(_sentence, ablation.notes)),
         ablation_picture="" if ablation is None else address_of_picture(folder / PICTURE),
@@ -125,29 +124,34 @@ def _plotly() -> str:
 
 
 def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -> list[str]:
+    """Say what was searched, what was found and how certain that is, and what to expect of it."""
     objectives = " and ".join(_words(name) for name in swept.objectives)
     settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
-    told = [f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "]
-    told[0] += f"{describe_counts(swept.counts)}."
+    searched = f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "
+    searched += f"{describe_counts(swept.counts)}."
     if not swept.standing.order:
-        return told
+        return [searched]
     best, is_single = swept.standing.order[0], len(swept.objectives) == 1
     values = ", ".join(f"{_words(n)} {v:.4g}" for n, v in zip(swept.objectives, best.values, strict=True))
-    first = f"Trial {best.number} is {'the champion' if is_single else 'the first on the Pareto front'}"
-    told.append(f"{first}: {values}, with {for_terminal(describe_params(best))}.")
-    told += [_sentence(note) for note in swept.notes]
-    if "final_val_accuracy" in swept.metrics or "test_accuracy" in swept.metrics:
-        told += tell_expected(swept.metrics)
-    if effects and len(swept.standing.by_value) < _FEWEST_FOR_IMPORTANCE:
-        told.append(f"{len(swept.standing.by_value)} completed trials are too few to say which setting matters most.")
-    elif effects and effects[0].importance:
-        most = effects[0]
-        good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
-        told.append(f"Of the settings {most.name} explains most of the differences, {most.importance}{good}.")
-    return told
+    found = f"Trial {best.number} is {'the champion' if is_single else 'the first on the Pareto front'}"
+    found += f": {values}, with {for_terminal(describe_params(best))}."
+    is_measured = bool({"final_val_accuracy", "test_accuracy"} & swept.metrics.keys())
+    expected = tell_expected(swept.metrics) if is_measured else []
+    paragraphs = [searched, " ".join([found, *map(_sentence, swept.notes)]), " ".join(expected)]
+    return [*filter(None, paragraphs), *_tell_most_important(effects, len(swept.standing.by_value))]
 
 
-def _sentences_of_ablation(swept: Swept, ablation: Ablation) -> list[str]:
+def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str]:
+    if effects and num_trials < _FEWEST_FOR_IMPORTANCE:
+        return [f"{num_trials} completed trials are too few to say which setting matters most."]
+    if not effects or not effects[0].importance:
+        return []
+    most = effects[0]
+    good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
+    return [f"Of the settings {most.name} explains most of the differences, {most.importance}{good}."]
+
+
+def _tell_ablation(swept: Swept, ablation: Ablation) -> list[str]:
     arms, num_seeds = list(ablation.arms), len({trial.params["seed"] for trial in swept.standing.by_value})
     told = f"{len(swept.standing.by_value)} trainings compare {', '.join(arms)}, with {num_seeds} seeds."
     return [told, *(f"{claim.text}: {claim.verdict}." for claim in ablation.claims)]
