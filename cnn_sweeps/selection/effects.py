@@ -30,7 +30,7 @@ class Effect(NamedTuple):
 
 
 def describe_effects(study: Study, importance: Mapping[str, float]) -> list[Effect]:
-    """Describe each setting that varies, the most important first."""
+    """Describe each setting that varies, the most important first, in a study of one objective."""
     keys = sorted(study.varied, key=lambda key: -importance.get(key, 0.0))
     return [_describe(study, key, importance.get(key)) for key in keys]
 
@@ -46,7 +46,7 @@ def _describe(study: Study, key: str, importance: float | None) -> Effect:
         _describe_space(distribution),
         _told(best),
         _describe_good(good, key, is_categorical=is_categorical),
-        tendency if len(study.objectives) == 1 else "",
+        tendency,
         "" if importance is None else f"{importance:.0%}",
     )
 

@@ -79,9 +79,7 @@ def draw_parallel(study: Study) -> Chart | None:
     axes += [_scale_of_values(shown, index, name) for index, name in enumerate(study.objectives)]
     rank_of, lines = {trial.number: rank for rank, trial in enumerate(trials)}, list[Line]()
     for trial in reversed(shown):  # the best one above the others
-        rank = rank_of[trial.number]
-        style = Style("others", GREY, opacity=0.5) if rank >= max(1, len(trials) // 4) else Style("best quarter", BLUE)
-        style = Style("best", RED, 3) if rank == 0 else style
+        style = _style_of(rank_of[trial.number], len(trials), study)
         lines.append(Line(trial, range(len(axes)), [axis.place(trial) for axis in axes], style))
     layout = {
         "xaxis": {"tickvals": list(range(len(axes))), "ticktext": [for_chart(axis.name) for axis in axes]}
@@ -96,6 +94,15 @@ def draw_parallel(study: Study) -> Chart | None:
     }
     note = "Each line is a trial: what it was given, and what came of it. Where the good ones meet, a value matters."
     return Chart("Parallel coordinates", note, draw_lines(lines), layout, is_broad=True)
+
+
+def _style_of(rank: int, num_trials: int, study: Study) -> Style:
+    if len(study.objectives) > 1 and rank < study.num_best:
+        return Style("Pareto front", RED, 2)
+    if len(study.objectives) == 1 and rank == 0:
+        return Style("best", RED, 3)
+    is_good = len(study.objectives) == 1 and rank < num_trials // 4
+    return Style("best quarter", BLUE) if is_good else Style("others", GREY, opacity=0.5)
 
 
 class _Axis(NamedTuple):

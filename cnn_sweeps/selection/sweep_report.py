@@ -82,7 +82,7 @@ def write_report(
     study = Study(drawn, _completed(swept)[:_MOST_TRIALS], swept.objectives, minimize, max(1, len(ranking)))
     is_search = ablation is None and bool(ranking)
     importance = rank_importance(study) if with_charts and is_search else {}
-    effects = describe_effects(study, importance) if is_search else []
+    effects = describe_effects(study, importance) if is_search and len(study.objectives) == 1 else []
     of_settings = draw_settings(study, importance) if with_charts and is_search else []
     of_course = draw_course(study) if with_charts else []
     sentences = _sentences(swept, study.varied, effects) if ablation is None else _tell_ablation(swept, ablation)

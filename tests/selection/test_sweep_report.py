@@ -109,6 +109,12 @@ def test_parallel_coordinates_go_from_the_least_to_the_greatest_value_of_each_ax
     assert {text["text"] for text in chart.layout["annotations"]} >= {"cnn", "&lt;script&gt;alert(1)&lt;/script&gt;"}
 
 
+def test_parallel_coordinates_of_two_objectives_tell_the_front_from_the_others():
+    trials = [trial for trial in made_trials(20, num_objectives=2) if trial.values]
+    chart = draw_parallel(Study(trials, trials, ["val_log_loss", "num_parameters"], minimize=True, num_best=3))
+    assert [trace["name"] for trace in chart.traces] == ["others"] * (len(trials) - 3) + ["Pareto front"] * 3
+
+
 def test_pareto_front_is_told_from_the_others():
     trials = [trial for trial in made_trials(20, num_objectives=2) if trial.values]
     chart = draw_front(Study(trials, trials, ["val_log_loss", "num_parameters"], minimize=True, num_best=3))
