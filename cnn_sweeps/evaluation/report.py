@@ -47,6 +47,14 @@ class Thumbnail(NamedTuple):
     true: str  # empty if the prediction is right
 
 
+class Training(NamedTuple):
+    """The images of a training, how it went, and the epoch, from 1, after which its final weights were."""
+
+    images: Images
+    progress: TrainingProgress
+    kept_epoch: int
+
+
 class Shown(NamedTuple):
     """What a report shows of a training beside numbers: images, and pictures by name that lie in its folder."""
 
@@ -65,7 +73,7 @@ def write_report(
     folder: Path,
     title: str,
     evaluation: Evaluation,
-    training: tuple[Images, TrainingProgress],
+    training: Training,
     commands: Sequence[Command],
     shown: Shown,
 ) -> None:
@@ -75,14 +83,14 @@ def write_report(
         folder: where its pictures are.
         title: the run's name.
         evaluation: of its final weights.
-        training: its images, and how it went.
+        training: how they came about.
         commands: that use it.
         shown: beside numbers.
 
     Raises:
         OSError: if it cannot be written.
     """
-    (images, progress), measured = training, evaluation.held_out
+    images, measured = training.images, evaluation.held_out
     pictures = [
         {"address": address_of_picture(file), "told": _PICTURES[name], "is_broad": name == "learning_curves"}
         for name in shown.pictures
@@ -92,7 +100,7 @@ def write_report(
         folder / REPORT_FILE,
         "evaluation/templates/run.html",
         **page_facts(for_terminal(title)),
-        sentences=[_tell_training(images, progress), *_tell_results(evaluation)],
+        sentences=[_tell_training(training), *_tell_results(evaluation)],
         measured=measured,
         notes=_notes(measured),
         metrics=_metrics(measured),
@@ -105,13 +113,14 @@ def write_report(
     )
 
 
-def _tell_training(images: Images, progress: TrainingProgress) -> str:
+def _tell_training(training: Training) -> str:
+    images, progress, kept_epoch = training
     counts = {split: sum(of_class.values()) for split, of_class in images.counts.items()}
     num_train, num_val = len(images.split.train), len(images.split.val)
     name = for_terminal(images.dataset.name)
     told = f"The network was trained on {num_train:,} of {sum(counts.values()):,} images of {name}"
-    chosen = f"; its weights are those after epoch {progress.best_epoch} of {progress.epochs_done}"
-    by = f", the best on {num_val:,} validation images" if num_val else ""
+    chosen = f"; its weights are those after epoch {kept_epoch} of {progress.epochs_done}"
+    by = f", the best on {num_val:,} validation images" if kept_epoch == progress.best_epoch else ""
     return f"{told}, {len(images.dataset.class_names)} classes{chosen}{by}."
 
 

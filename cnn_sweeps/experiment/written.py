@@ -7,7 +7,7 @@ import keras
 
 from cnn_sweeps.evaluation import report, texts
 from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in, page_facts, write_html
-from cnn_sweeps.evaluation.report import Shown, Thumbnail
+from cnn_sweeps.evaluation.report import Shown, Thumbnail, Training
 from cnn_sweeps.evaluation.results import Evaluation
 from cnn_sweeps.experiment.parts import RESULTS, SHOWN_OF_PARTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.settings.schema import RunConfig
@@ -43,7 +43,9 @@ def write_results(
         shown = _with_images(model, evaluation, failures) if config.report.images else Shown()
     with told_in(failures, f"{REPORT_FILE} cannot be written"):
         title, commands = _title_and_commands(record, config)
-        report.write_report(folder, title, evaluation, (part.images, progress), commands, shown)
+        kept_epoch = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
+        training = Training(part.images, progress, kept_epoch)
+        report.write_report(folder, title, evaluation, training, commands, shown)
     record.log_files(folder.iterdir())
     return failures
 
