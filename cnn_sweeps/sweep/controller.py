@@ -180,7 +180,7 @@ class Controller:
         """Run again what the application wants to be; give the completed runs."""
         if (wanted := self._plan.application.to_confirm(self._study)) is None:
             return []
-        self._confirmation, plan = open_confirmation(self._study, self._plan, wanted, self._console.folder)
+        self._confirmation, plan = open_confirmation(self._study, self._plan, wanted)
         if (told := describe_confirmation(self._study, self._confirmation, self._executor.num_slots)) is not None:
             self._console.say(told)
         self._loop.run(self._confirmation, plan)

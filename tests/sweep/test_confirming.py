@@ -93,9 +93,9 @@ def test_best_trials_run_again_after_all_others_where_neither_the_study_nor_its_
 def test_further_run_reports_to_its_own_study_and_has_a_folder_below_the_sweeps(tmp_path):
     jobs = Jobs()
     run(tmp_path, jobs)
-    assert jobs.settings["hydra.sweeper.study_name"] == "'study.confirmation'"
-    assert jobs.settings["hydra.sweep.dir"] == f"'{tmp_path}'"
+    assert jobs.settings["+hydra.job.env_set.CNN_SWEEPS_STUDY"] == "'study.confirmation'"
     assert jobs.settings["hydra.sweep.subdir"] == "'confirmation/${hydra.job.num}'"
+    assert not any(key.startswith("hydra.sweeper") for key in jobs.settings)  # which Hydra 1.4 lets no job change
 
 
 def test_same_command_runs_nothing_again_and_of_a_longer_sweep_only_what_is_among_the_best_now(tmp_path):
