@@ -281,6 +281,7 @@ def test_sweeps_report_opens_without_a_network_and_is_as_wide_as_a_telephone(ope
     page = opened.open(report_file(swept))
     assert report_file(swept).stat().st_size < 6_000_000
     assert page.locator(".js-plotly-plot").count() >= 6
+    keep_picture(page, "report")
     charts = "[...document.querySelectorAll('.svg-container')].map(each => each.offsetWidth)"
     fits = f"Math.max(document.documentElement.scrollWidth, ...{charts}) <= innerWidth"
     for width in (1400, 390):

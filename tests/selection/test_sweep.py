@@ -256,6 +256,9 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
     assert said.count("classes: stripes 0 degrees (30), ") == 2  # at each start
     if len(tested) == 1:
         assert f"trial {study.best_trial.number} was tested before" in said
+    page = Path(artifact(parent, "report.html")).read_text()  # written anew
+    assert "5 trials searched" in page
+    assert page.count("how good the network is") == 1
 
 
 @pytest.fixture(scope="module")
