@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 
-from cnn_sweeps.errors import ConfigError, DiskError, UserError
+from cnn_sweeps.errors import ConfigError, DiskError, UserError, describe_error
 from cnn_sweeps.system.output import open_lossy
 
 _SCHEMES = ("sqlite:///", "file://")
@@ -64,6 +64,17 @@ def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
+
+
+@contextmanager
+def told_in(failures: list[str], what: str) -> Iterator[None]:
+    """Have an error of the block told in a list and no more, since it loses nothing that matters; not a full disk."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        failures.append(f"{what} ({describe_error(error)})")
 
 
 class LogFile(logging.FileHandler):

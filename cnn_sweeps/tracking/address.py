@@ -122,6 +122,14 @@ def is_hidden_by_old_store(uri: str) -> bool:
     return is_here and any(file.parent.name.isdigit() for file in Path("mlruns").glob("*/meta.yaml"))
 
 
+def describe_new_database(uri: str) -> list[str]:
+    """Say that MLflow's database is made first, if it is; else nothing."""
+    file = database_file(uri)
+    if file is None or file.exists():
+        return []
+    return [f"making MLflow's database {file}, which is done once and takes some seconds"]
+
+
 def database_file(uri: str) -> Path | None:
     """Give the file that an SQLite database is; None for every other store."""
     name = uri.removeprefix(SQLITE).partition("?")[0] if uri.startswith(SQLITE) else ""

@@ -48,21 +48,23 @@ def find_move(file: Path) -> Move | None:
     """Find out whether an SQLite database was moved or copied together with files of its runs, or to where none are.
 
     They are looked for beside the database, and in the working folder: at the same place below that, with folders named
-    as its runs are. What is there by two names, as links or mounts give it, was not moved.
+    as its runs are. What is there by two names, as links or mounts give it, was not moved; nor was a database of
+    several projects of which one is gone.
     """
     with closing(sqlite3.connect(file)) as database:
         places = database.execute(
             "SELECT DISTINCT experiment_id, artifact_location FROM experiments JOIN runs USING (experiment_id)"
         )
-        for experiment_id, place in places.fetchall():
-            if (recorded := local_path(str(place))) is None:
-                continue
+        known = [(each, path) for each, place in places.fetchall() if (path := local_path(str(place))) is not None]
+        for experiment_id, recorded in known:
             for move, here in _candidates(recorded, file):
                 if _is_folder(here) and not _is_same(here, recorded) and _has_runs(database, experiment_id, here):
                     return move
-            project = recorded.parent.parent
-            if recorded == project / "mlruns" / str(experiment_id) and not os.path.lexists(project):
-                return Move(project, file.absolute().parent)
+    for experiment_id, recorded in known:
+        project = recorded.parent.parent
+        is_of_project = recorded == project / "mlruns" / str(experiment_id)
+        if is_of_project and not os.path.lexists(project) and not any(_is_folder(path) for _, path in known):
+            return Move(project, file.absolute().parent)
     return None
 
 

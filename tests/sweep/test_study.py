@@ -666,6 +666,22 @@ def test_description_names_what_is_searched_and_hides_a_password(tmp_path):
     assert "host" in about["storage"]
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])  # one suggests by itself, one all together
+def test_suggested_numbers_have_four_digits_within_their_interval_and_queued_ones_are_as_they_were_typed(
+    tmp_path, sampler
+):
+    space = {"x": FloatDistribution(0.123456, 0.123567), "y": FloatDistribution(1e-6, 1e-2, log=True)}
+    study = open_study(tmp_path, space, total=16, sampler=sampler)
+    typed = {"x": 0.12345678, "y": 0.00012345678}
+    study.enqueue([typed])
+    first, *suggested = run_all(study)
+    assert first == typed
+    ends = {0.123456, 0.123567}
+    assert {each["x"] for each in suggested} <= ends | {0.1235}
+    assert all(each["y"] == float(f"{each['y']:.4g}") for each in suggested)
+    assert len({each["y"] for each in suggested}) == 15
+
+
 def test_values_are_exact_in_the_storage(tmp_path):
     study = open_study(tmp_path)
     trial = study.claim()
