@@ -143,4 +143,4 @@ def test_benchmark_command_exists_and_says_what_it_measures(command, monkeypatch
         runpy.run_path(str(PROJECT / file), run_name="__main__")
     told = capsys.readouterr().out
     assert file in told
-    assert "--repeats" in told
+    assert "--repeats" in told or "--seeds" in told
