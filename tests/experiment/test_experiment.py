@@ -360,7 +360,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     assert run.info.run_name == "photos cnn seed 0"
     assert "dark/broken.jpg is no image" in artifact(run, "skipped_files.txt").read_text()
     (log,) = artifact(run, "logs").rglob("*.log")
-    assert "1 images repeat another one" in log.read_text()
+    assert "1 images are copies of others" in log.read_text()
     assert "1 files are no usable images and were skipped: dark/broken.jpg" in log.read_text()
     assert "light" in artifact(run, "test_report.txt").read_text()
     counts = json.loads(artifact(run, "data.json").read_text())["images"]["test"].values()

@@ -732,8 +732,8 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): an empty interval"),
         (["model.l2=tag(log,interval(0,0.1))"], "model.l2=tag(log,interval(0,0.1)): a log interval must begin above 0"),
         (["objective=val_f1"], "objective=val_f1: should be one or a list of val_log_loss, val_accuracy"),
-        (["objective=test_accuracy"], "objective=test_accuracy: test images are for the chosen model alone"),
-        (["objective=[val_log_loss,test_log_loss]"], "test images are for the chosen model alone"),
+        (["objective=test_accuracy"], "objective=test_accuracy: a sweep must not look at test images"),
+        (["objective=[val_log_loss,test_log_loss]"], "a sweep must not look at test images"),
         (["objective=val_accuracy"], "set hydra.sweeper.direction=maximize"),
         (["hydra.sweeper.direction=maximize"], "set hydra.sweeper.direction=minimize"),
         (
