@@ -14,13 +14,24 @@ from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.experiment.notes import ABOUT_RUN, record_of, run_id_of, subfolder_of
+from cnn_sweeps.selection.outcome import describe_outcome, noted_data, of_best
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, RECORD_TAG, STATE_TAG, Recorded, Status, read_record
+from cnn_sweeps.tracking.entry import (
+    NOTE_TAG,
+    PARENT_TAG,
+    RECORD_FILE,
+    RECORD_TAG,
+    STATE_TAG,
+    Recorded,
+    Status,
+    read_record,
+)
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record, find_records
@@ -78,6 +89,9 @@ class Sweep:
         """
         about, searched = self.about_run, self.searched
         metrics, tags = summarize(self.ledger, next(iter(self.objectives), ""))
+        metrics |= of_best(self.ledger.best, self.attributes)
+        if (note := about.tags.get(NOTE_TAG)) is not None:
+            tags[NOTE_TAG] = f"{describe_outcome(self.ledger.best, self.objectives, self.attributes)}  \n{note}"
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
         return (
@@ -99,6 +113,8 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     if recorded.status is not None and (metrics or tags or params or status):  # another controller has ended it
         record.again()
     record.log_metrics(metrics, 0)
+    if recorded.data is None and (data := noted_data(sweep.attributes)) is not None:
+        record.add(data)
     if tags:
         record.log_tags(tags)
     if params:
@@ -197,7 +213,7 @@ def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collectio
     }
     for run_id, run in runs.items():
         trial, status = by_number[run.data.tags["trial.number"]], run.info.status
-        known = (None if status == "RUNNING" else status, run.data.tags, f"its run {run_id}")
+        known = (None if status == "RUNNING" else status, tags_of(run), f"its run {run_id}")
         if (change := _end_as_trial(sweep, trial, *known, partial(end_run, run_id))) is not None:
             yield change
 

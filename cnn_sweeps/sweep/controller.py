@@ -165,7 +165,8 @@ class Controller:
             if self._is_over:
                 self._finish()
         finally:
-            self._console.say_commands(ranking, "" if self._has_total else self._command_to_go_on)
+            to_go_on = "" if self._has_total else self._command_to_go_on
+            self._console.say_commands(ranking, to_go_on, self._plan.application.describe_next())
         return ranking
 
     def _finish(self) -> None:

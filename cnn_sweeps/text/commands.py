@@ -29,6 +29,22 @@ def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
     return " ".join([hide_passwords(program), *words])
 
 
+def one_word_a_line(command: str) -> str:
+    """Give a command of one line as several, each override on its own, as a shell takes it all the same."""
+    words = shlex.split(command)
+    is_override = [not word.startswith("-") and "=" in word and not word.partition("=")[0].isupper() for word in words]
+    first = is_override.index(True) if any(is_override) else len(words)
+    return " \\\n  ".join([shlex.join(words[:first]), *map(shlex.quote, words[first:])])
+
+
+def short_overrides(overrides: Sequence[str]) -> list[str]:
+    """Give overrides with the last part of their keys alone, where no other one has it: `l2=0.1` for `model.l2=0.1`."""
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    short = [key if key.startswith("~") else key.rpartition(".")[2] for key in keys]
+    names = [key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)]
+    return [name + override.lstrip("+")[len(key) :] for name, key, override in zip(names, keys, overrides, strict=True)]
+
+
 def _program_and_flags() -> tuple[list[str], list[str]]:
     """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
