@@ -41,7 +41,10 @@ HINT = (
 )
 
 _MANY_IMAGES = 5000
-_SAID_ELSEWHERE = ("data=", "data.root=", "data.cache_dir=", "tracking.", "training.checkpoint_dir=", "resume=")
+_SAID_ELSEWHERE = (
+    *("data=", "data.root=", "data.cache_dir=", "tracking.", "training.checkpoint_dir=", "resume="),
+    "evaluation.pictures=",
+)
 _LONGEST_NAME = 200
 
 

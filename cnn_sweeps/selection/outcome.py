@@ -29,8 +29,8 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
     """
     if best is None:
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
-    value, params = f"{objectives[0]} {best.values[0]:.4g}", for_markdown(describe_params(best))
-    lines = [f"**Best: trial {best.number}, {value}** with {params}"]
+    params = f" with {for_markdown(describe_params(best))}" if best.params else ""
+    lines = [f"**Best: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")
     registered = attributes.get(REGISTERED_AS)

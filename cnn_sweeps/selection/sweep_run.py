@@ -50,7 +50,7 @@ def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapp
     tags[NOTE_TAG] = f"{link}\n\n{describe_sweep(objective, study.total, about)}"
     return AboutRun(
         experiment=config.tracking.experiment_name,
-        name=config.tracking.run_name or f"{_data_name(config)} {_short_study_name(study.name)}",
+        name=config.tracking.run_name or name_sweep(_data_name(config), study.name),
         tags={key: hide_passwords(text) for key, text in tags.items()},
         params={key: hide_passwords(str(value)) for key, value in (application.fixed or {}).items()},
     ).model_dump()
@@ -63,13 +63,13 @@ def _data_name(config: RunConfig) -> str:
     return str(HydraConfig.get().runtime.choices.get("data", "sweep"))
 
 
-def _short_study_name(name: str) -> str:
-    """Give day and time of a study that the program has named, as `28 Nov 15:59`; the name that a person chose."""
+def name_sweep(data_name: str, study_name: str) -> str:
+    """Name a sweep for a narrow column: `hotdog 28 Nov 15:59`, or with the study's name if a person has chosen that."""
     try:
-        begun = datetime.strptime(name[: len("sweep_2026-11-28_15-59")], "sweep_%Y-%m-%d_%H-%M")
+        begun = datetime.strptime(study_name.rpartition("-")[0], "sweep_%Y-%m-%d_%H-%M-%S")
     except ValueError:
-        return name
-    return f"{begun.day} {begun:%b %H:%M}"
+        return f"{data_name} {study_name}"
+    return f"{data_name} {begun.day} {begun:%b %H:%M}"
 
 
 def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) -> Sweep:

@@ -38,11 +38,14 @@ def one_word_a_line(command: str) -> str:
 
 
 def short_overrides(overrides: Sequence[str]) -> list[str]:
-    """Give overrides with the last part of their keys alone, where no other one has it: `l2=0.1` for `model.l2=0.1`."""
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    short = [key if key.startswith("~") else key.rpartition(".")[2] for key in keys]
-    names = [key if short.count(last) > 1 else last for key, last in zip(keys, short, strict=True)]
-    return [name + override.lstrip("+")[len(key) :] for name, key, override in zip(names, keys, overrides, strict=True)]
+    """Give overrides with the last part of their keys alone, where no other has it: `l2=0.1` for `model.l2=0.1`.
+
+    Of several for one key it is the last one that counts.
+    """
+    by_key = {text.partition("=")[0]: text for text in (override.lstrip("+") for override in overrides)}
+    short = {key: key if key.startswith("~") else key.rpartition(".")[2] for key in by_key}
+    several = {name for name in short.values() if list(short.values()).count(name) > 1}
+    return [(key if short[key] in several else short[key]) + text[len(key) :] for key, text in by_key.items()]
 
 
 def _program_and_flags() -> tuple[list[str], list[str]]:

@@ -213,7 +213,8 @@ class _Projection:
             for name, value in entry.metrics.items()
             if not name.startswith(INTERVAL)
         ]
-        self._client.log_batch(self._run.info.run_id, metrics, synchronous=True)
+        if metrics:
+            self._client.log_batch(self._run.info.run_id, metrics, synchronous=True)
 
     def _log_data(self, data: entries.Data) -> None:
         source = json.dumps({"tags": {"source": data.source}})

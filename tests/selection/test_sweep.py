@@ -88,7 +88,7 @@ def swept(tmp_path_factory, store):
 def test_sweep_is_one_run_that_tells_what_was_searched_and_what_came_out(swept):
     best, data = swept.study.best_trial, swept.parent.data
     assert swept.parent.info.status == "FINISHED"
-    assert swept.parent.info.run_name == f"sweep {STUDY}"
+    assert swept.parent.info.run_name == f"synthetic {STUDY}"
     assert (data.tags["study"], data.tags["objective"], data.tags["n_trials"]) == (STUDY, "val_log_loss", "4")
     for key in ("model.dropout", "model.l2", "optimizer.decay_rate"):
         assert key in data.tags["sweep.search_space"]
@@ -97,7 +97,20 @@ def test_sweep_is_one_run_that_tells_what_was_searched_and_what_came_out(swept):
     assert data.metrics["best_val_log_loss"] == best.value
     counts = {key.removeprefix("trials."): value for key, value in data.metrics.items() if key.startswith("trials.")}
     assert counts == {"complete": 4, "pruned": 0, "fail": 0, "running": 0, "waiting": 0, "retried": 0}
-    assert {"version.tensorflow", "command"} <= set(data.tags)
+    assert {"version.tensorflow", "mlflow.command"} <= set(data.tags)
+    of_best = run_of(swept.study.best_trial)
+    for name in ("final_val_log_loss", "test_accuracy"):  # so that sweeps and runs rank in one column
+        assert data.metrics[name] == of_best.data.metrics[name]
+    assert swept.parent.inputs.dataset_inputs[0].dataset.digest == of_best.data.tags["data.fingerprint"]
+
+
+def test_page_of_a_sweep_begins_with_the_best_trial_its_test_and_its_model_and_then_the_link_to_all(swept):
+    best, run_id = swept.study.best_trial, swept.parent.info.run_id
+    lines = swept.parent.data.tags["mlflow.note.content"].splitlines()
+    assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `model.dropout=")
+    assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[1])
+    assert lines[2].startswith("**Model**: `registered as plain sweep-synthetic version 1, alias champion`")
+    assert lines[3].endswith(f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)")
 
 
 def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_reached(swept):
@@ -108,7 +121,7 @@ def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_re
         assert (run.info.status, run.data.tags["trial.state"]) == ("FINISHED", "COMPLETE")
         assert {key: float(run.data.params[key]) for key in trial.params} == trial.params
         assert run.data.metrics["final_val_log_loss"] == trial.value
-        assert run.info.run_name.startswith(f"trial {trial.number}: model.dropout=")
+        assert run.info.run_name.startswith(f"trial {trial.number}: dropout=")
 
 
 def test_first_trial_is_the_current_configuration(swept):
@@ -130,14 +143,13 @@ def test_objective_is_the_first_metric_of_every_epoch(swept):
     for trial in swept.trials:
         entries = [entry for entry, _ in read_entries(sweep_folder(swept.folder) / trial.user_attrs["folder"])]
         epochs = [list(entry.metrics) for entry in entries if entry.kind == "metrics"][:2]
-        assert [names[0] for names in epochs] == ["val_log_loss"] * 2
+        assert [names[:2] for names in epochs] == [["best_val_log_loss", "val_log_loss"]] * 2
 
 
 def test_only_the_best_trial_is_tested(swept):
     tested = {run.data.tags["trial.number"]: measured_on_test(run) for run in swept.children if measured_on_test(run)}
     assert tested.keys() == {str(swept.study.best_trial.number)}
     assert {"test_log_loss", "test_accuracy", "test_roc_auc"} <= tested[str(swept.study.best_trial.number)]
-    assert not measured_on_test(swept.parent)
     assert sweep_log(swept.folder).count("on the test images, once") == 1
 
 
@@ -190,6 +202,7 @@ def test_best_value_is_told_with_what_has_chosen_it_and_the_commands_come_last(s
     assert said.count(note) == 1
     assert swept.parent.data.tags["mlflow.note.content"].count(note) == 1
     order = ["Ranking, 4 of 4", note, "on the test images, once", "alias champion", "The best configuration"]
+    order += ["To look at the trials, ranked"]
     assert sorted(order, key=said.index) == order
 
 
@@ -265,6 +278,8 @@ def test_pruned_trials_leave_finished_runs_and_no_checkpoint_and_the_sweep_says_
     assert [run.info.status for run in children] == ["FINISHED"] * 2
     assert [run.data.tags["trial.state"] for run in children] == ["PRUNED"] * 2
     assert not any(name.startswith(("final_", "test_")) for run in children for name in run.data.metrics)
+    notes = [run.data.tags["mlflow.note.content"] for run in children]
+    assert all(note.startswith("**PRUNED after epoch 1**: val_log_loss 0.") for note in notes)
     assert "no trial completed" in sweep_log(tmp_path)
     assert list((tmp_path / "outputs/checkpoints").iterdir()) == []
 
@@ -558,7 +573,7 @@ def test_every_trial_of_a_worker_has_the_value_that_the_same_run_has_by_itself(r
     one_worker = ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
     run_train(*SWEEP, *one_worker, "regularization=full", "evaluate_best=false", "tracking.log_model=false")
     trials = study_in(tmp_path).trials
-    owners = {run_of(trial).data.tags["owner.pid"] for trial in trials}
+    owners = {run_of(trial).data.tags["mlflow.owner.pid"] for trial in trials}
     assert len(owners) == 1
     assert owners != {str(os.getpid())}
     for trial in trials:
@@ -584,7 +599,7 @@ def test_trial_whose_worker_is_killed_is_resumed_and_sigterm_closes_all_runs_and
     with started(tmp_path, *SWEEP, *long, "hydra.sweeper.n_trials=1") as process:
         wait_for_line(0, "epoch +3/")
         (killed,) = study_in(tmp_path).trials
-        worker = psutil.Process(int(run_of(killed).data.tags["owner.pid"]))
+        worker = psutil.Process(int(run_of(killed).data.tags["mlflow.owner.pid"]))
         assert process.pid in [parent.pid for parent in worker.parents()]
         worker.send_signal(signal.SIGKILL)
         wait_for_line(1, "resuming after epoch.*epoch +[0-9]+/")
