@@ -145,12 +145,13 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
         yield whole
         if role.is_pruned:
             run.record.log_outcome(f"**PRUNED after training {len(whole.finals)} of {len(parts)}**")
-        elif whole.finals:
+        if whole.finals:
             averaged = average_metrics(whole.finals)
             run.record.log_metrics(averaged, 0)
             if len(whole.finals) > 1:
                 told = describe_mean(averaged, len(whole.finals))
-                run.record.log_outcome(f"{told[:1].upper()}{told[1:]}")
+                if not role.is_pruned:
+                    run.record.log_outcome(told)
                 log.info("%s", told)
 
 
