@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.experiment.notes import ABOUT_RUN, record_of, run_id_of, subfolder_of
-from cnn_sweeps.selection.outcome import describe_outcome, noted_data, of_best
+from cnn_sweeps.experiment.notes import record_of, run_id_of, subfolder_of
+from cnn_sweeps.selection.outcome import AboutRun, describe_outcome, noted_about, noted_data, of_best
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
@@ -40,15 +39,6 @@ from cnn_sweeps.training.checkpoint import left_checkpoints
 REPORT = "report"  # folder, below a sweep's, of what is drawn and written of it
 
 
-class AboutRun(BaseModel):
-    """What a controller notes in the study for the sweep's own run: `params` are the settings that all trials share."""
-
-    experiment: str = ""
-    name: str = ""
-    tags: dict[str, str] = {}
-    params: dict[str, str] = {}
-
-
 @dataclass(frozen=True)
 class Sweep:
     """What a study, whose name and attributes these are, says of a sweep now, and where its records are.
@@ -72,10 +62,7 @@ class Sweep:
     @cached_property
     def about_run(self) -> AboutRun:
         """What a controller has noted; nothing if that makes no sense."""
-        try:
-            return AboutRun.model_validate(self.attributes.get(ABOUT_RUN, {}))
-        except ValidationError:
-            return AboutRun()
+        return noted_about(self.attributes)
 
     @cached_property
     def searched(self) -> list[str]:
@@ -90,8 +77,8 @@ class Sweep:
         about, searched = self.about_run, self.searched
         metrics, tags = summarize(self.ledger, next(iter(self.objectives), ""))
         metrics |= of_best(self.ledger.best, self.attributes)
-        if (note := about.tags.get(NOTE_TAG)) is not None:
-            tags[NOTE_TAG] = f"{describe_outcome(self.ledger.best, self.objectives, self.attributes)}  \n{note}"
+        outcome = describe_outcome(self.ledger.best, self.objectives, self.attributes)
+        tags |= {NOTE_TAG: f"{outcome}  \n{about.tags[NOTE_TAG]}"} if NOTE_TAG in about.tags else {}
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
         return (
@@ -120,8 +107,7 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     if params:
         record.log_params(params)
     if status is not None:
-        files = [sweep.folder / "sweep.log", *(sweep.folder / REPORT).glob("*")]
-        record.log_files(file for file in files if file.exists())
+        record.log_files([*sweep.folder.glob("sweep.log"), *(sweep.folder / REPORT).glob("*")])
         record.end(status)
 
 

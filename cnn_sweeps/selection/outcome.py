@@ -1,4 +1,4 @@
-"""What came out of a sweep so far, as its study has it, for the sweep's own run."""
+"""What a study says for the sweep's own run: what was noted, and what came out so far."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.experiment.notes import DATA_SET, REGISTERED, REGISTERED_AS, TESTED
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, REGISTERED, REGISTERED_AS, TESTED
 from cnn_sweeps.sweep.console import describe_params
 from cnn_sweeps.sweep.study.ledger import final_of
 from cnn_sweeps.text.names import for_markdown
@@ -20,6 +20,23 @@ _TOLD = {
     "test_log_loss": "log loss {:.3f}",
     "test_accuracy_of_commonest_class": "{:.3f} by naming the commonest class",
 }
+
+
+class AboutRun(BaseModel):
+    """What a controller notes in the study for the sweep's own run: `params` are the settings that all trials share."""
+
+    experiment: str = ""
+    name: str = ""
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+
+
+def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
+    """Give what the study notes for the sweep's own run; nothing if that makes no sense."""
+    try:
+        return AboutRun.model_validate(attributes.get(ABOUT_RUN, {}))
+    except ValidationError:
+        return AboutRun()
 
 
 def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:

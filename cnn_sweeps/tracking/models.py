@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import mlflow
 import numpy as np
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
@@ -26,8 +26,18 @@ from pydantic.dataclasses import dataclass
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.names import block_for_markdown
-from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, RECORD_TAG, Model
-from cnn_sweeps.tracking.page import predict_command
+from cnn_sweeps.tracking.entry import (
+    EXAMPLE_FILE,
+    MODEL_FILE,
+    MODEL_FOLDER,
+    MODEL_PACKAGES,
+    RECORD_TAG,
+    Data,
+    Metrics,
+    Model,
+    read_entries,
+)
+from cnn_sweeps.tracking.page import INTERVAL, predict_command
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import is_unknown, store_errors
 
@@ -107,6 +117,25 @@ def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
     )
     for left in target.rglob("__pycache__"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def measured_by(model_id: str, run_id: str, folder: Path) -> list[Metric]:
+    """Give what a run's record, in a folder, has of its model's weights, as metrics of the model and the data set."""
+    found, about = [], {"model_id": model_id, "run_id": run_id}
+    for entry, _ in read_entries(folder):
+        match entry:
+            case Model():
+                break
+            case Data():
+                about |= {"dataset_name": entry.name, "dataset_digest": entry.digest}
+            case Metrics(epoch=0):
+                found.append(entry)
+    return [
+        Metric(name, value, entry.time, 0, **about)
+        for entry in found
+        for name, value in entry.metrics.items()
+        if not name.startswith(INTERVAL)
+    ]
 
 
 def models_of(run: Run) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -49,6 +50,16 @@ def describe_data(dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]]
         image_shape=dataset.image_shape,
         num_images=num_images,
     )
+
+
+def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
+    """Give what a data set's page shows of it, as MLflow keeps it; None of records of earlier versions."""
+    if data.image_shape is None or data.num_images is None:
+        return None, None
+    pixels = f"uint8, {' x '.join(map(str, data.image_shape))}"
+    columns = [{"name": "image", "type": pixels}, {"name": "class", "type": "string"}]  # as a table, which is shown
+    profile = {"images": sum(data.num_images.values()), "images of each class": data.num_images}
+    return json.dumps({"mlflow_colspec": columns}), json.dumps(profile)
 
 
 def describe_run(

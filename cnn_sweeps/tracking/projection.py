@@ -23,8 +23,8 @@ from cnn_sweeps.errors import DiskError
 from cnn_sweeps.system.plain_files import NotPlainError, copy_plain_files, opened_folder
 from cnn_sweeps.tracking import entry as entries
 from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, senseless
-from cnn_sweeps.tracking.models import send_model
-from cnn_sweeps.tracking.page import INTERVAL, hidden
+from cnn_sweeps.tracking.models import measured_by, send_model
+from cnn_sweeps.tracking.page import INTERVAL, hidden, schema_and_profile
 from cnn_sweeps.tracking.position import Position, keep_position, read_position
 from cnn_sweeps.tracking.record import locked
 from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors, use_store
@@ -108,7 +108,8 @@ class _Projection:
                 files = [f"{entries.MODEL_FOLDER}/{name}" for name in (entries.MODEL_FILE, entries.EXAMPLE_FILE)]
                 with self._copies(files) as copies:
                     model_id = send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
-                self._log_measured(model_id)
+                if metrics := measured_by(model_id, self._run.info.run_id, self._folder):
+                    self._client.log_batch(self._run.info.run_id, metrics, synchronous=True)
             case entries.End(status=status, time=ended):
                 self._client.set_terminated(self._run.info.run_id, status, ended)
                 self._delete_twins()
@@ -194,31 +195,9 @@ class _Projection:
             synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
         )
 
-    def _log_measured(self, model_id: str) -> None:
-        """Link a model to what its run has measured of the final weights so far, and to the data set."""
-        found, data = [], None
-        for entry, _ in read_entries(self._folder):
-            match entry:
-                case entries.Model():
-                    break
-                case entries.Data():
-                    data = entry
-                case entries.Metrics(epoch=0):
-                    found.append(entry)
-        about = {"model_id": model_id, "run_id": self._run.info.run_id}
-        about |= {} if data is None else {"dataset_name": data.name, "dataset_digest": data.digest}
-        metrics = [
-            Metric(name, value, entry.time, 0, **about)
-            for entry in found
-            for name, value in entry.metrics.items()
-            if not name.startswith(INTERVAL)
-        ]
-        if metrics:
-            self._client.log_batch(self._run.info.run_id, metrics, synchronous=True)
-
     def _log_data(self, data: entries.Data) -> None:
         source = json.dumps({"tags": {"source": data.source}})
-        dataset = Dataset(data.name, data.digest, "code", source, *_schema_and_profile(data))
+        dataset = Dataset(data.name, data.digest, "code", source, *schema_and_profile(data))
         context = InputTag("mlflow.data.context", "train, val, test")
         self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(dataset, tags=[context])])
 
@@ -237,15 +216,6 @@ class _Projection:
                 except NotPlainError as error:
                     raise senseless(self._folder, error) from error
             yield Path(copies)
-
-
-def _schema_and_profile(data: entries.Data) -> tuple[str | None, str | None]:
-    if data.image_shape is None or data.num_images is None:
-        return None, None
-    pixels = f"uint8, {' x '.join(map(str, data.image_shape))}"
-    columns = [{"name": "image", "type": pixels}, {"name": "class", "type": "string"}]  # as a table, which is shown
-    profile = {"images": sum(data.num_images.values()), "images of each class": data.num_images}
-    return json.dumps({"mlflow_colspec": columns}), json.dumps(profile)
 
 
 def _batches(folder: Path, offset: int) -> Iterator[tuple[list[Entry], int]]:

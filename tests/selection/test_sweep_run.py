@@ -14,7 +14,8 @@ from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_i
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.experiment.notes import ABOUT_RUN, STUDY_RUN_ID
-from cnn_sweeps.selection.agreement import AboutRun, Sweep
+from cnn_sweeps.selection.agreement import Sweep
+from cnn_sweeps.selection.outcome import AboutRun
 from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, name_sweep
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
