@@ -187,7 +187,8 @@ def test_sweeps_description_leads_to_its_trials_in_parallel_coordinates(page, sw
     link = page.get_by_role("link", name="The trials, ranked and drawn")
     with page.context.expect_page() as opened:
         link.click()
-    opened.value.get_by_text("Parallel Coordinates").scroll_into_view_if_needed()
+    opened.value.get_by_test_id("experiment-view-compare-runs-card").first.hover()
+    opened.value.mouse.wheel(0, 500)  # charts are drawn once they are in sight
     axes = opened.value.locator(".parcoords .dimension")
     expect(axes).to_have_count(len(SWEPT) + 1)
     for axis, (title, values) in zip(axes.all(), recorded(swept.complete.values()).items(), strict=True):

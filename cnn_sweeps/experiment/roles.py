@@ -45,7 +45,7 @@ _SAID_ELSEWHERE = (
     *("data=", "data.root=", "data.cache_dir=", "tracking.", "training.checkpoint_dir=", "resume="),
     "evaluation.pictures=",
 )
-_LONGEST_NAME = 200
+_LONGEST_NAME = 80
 
 
 class Role:
