@@ -231,7 +231,7 @@ def our_command(tool: Tool, data: Path, work: Workload, seed: int) -> list[str]:
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", "search=regularization", *tool.options]
     command += [f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()]
     command += [f"seed={seed}", "augmentation.enabled=false", f"training.epochs={work.epochs}"]
-    command += ["evaluate_best=false", "tracking.log_model=false"]
+    command += ["evaluate_best=false", "tracking.log_model=false", "optimizer.learning_rate=1e-3"]  # as the peers
     if work.weights is None:
         command += ["training.early_stopping.enabled=false"]
     else:

@@ -11,6 +11,10 @@ class UserError(Exception):
         """Say it."""
         super().__init__(for_terminal(hide_passwords(message)))
 
+    def _render_traceback_(self) -> list[str]:
+        """Give what IPython shows of it: no traceback."""
+        return [f"error: {self}"]
+
 
 def describe_error(error: BaseException) -> str:
     """Give kind and text of an exception that is no UserError, as one line that is not too long."""
@@ -34,6 +38,10 @@ class TrackingError(UserError):
     """The tracking store, or a record for it, cannot be used."""
 
 
+class MovedError(TrackingError):
+    """MLflow's database was moved or copied, and names files where they were before; the doctor mends that."""
+
+
 class TrainingError(UserError):
     """Training cannot go on: the loss is no longer finite."""
 
@@ -44,6 +52,10 @@ class StudyError(UserError):
 
 class SweepError(UserError):
     """A sweep was stopped: its trials fail, or nothing is left that runs them."""
+
+
+class CommandError(UserError):
+    """A command that was started from a notebook has failed."""
 
 
 class OutageError(UserError):

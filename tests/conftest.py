@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
@@ -160,6 +161,16 @@ def run_train(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from tiny_sweeps import train_command
 
     return train_command(monkeypatch, tmp_path, store)
+
+
+@pytest.fixture
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nobody may write to this folder, not even root; temporary files go to another one."""
+    folder, access = tmp_path / "closed", os.access
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: (path != folder or mode == os.F_OK) and access(path, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return folder
 
 
 @pytest.fixture(scope="session")

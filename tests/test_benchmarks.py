@@ -95,6 +95,29 @@ def test_pruning(monkeypatch, capsys, train_here):
     assert "ratio of epochs: median 1.00000" in shown
 
 
+def test_workers(monkeypatch, capsys):
+    benchmark = import_module("workers")
+    monkeypatch.setattr(benchmark, "SWEEPS", {"default pruner": []})
+    shown = shown_by(benchmark, capsys, monkeypatch, "--repeats", "1")
+    assert re.findall(r"(\d) at once  0\.0\d+ \(", shown) == ["1", "2", "4"]
+
+
+def test_defaults(monkeypatch, capsys, train_here):
+    benchmark = import_module("defaults")
+
+    def run(command, cwd, **_how):
+        train_here(command, cwd, *TINY, IN_THIS_PROCESS, "hydra.sweeper.n_jobs=1")
+
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    monkeypatch.setattr(benchmark, "BUILT_IN", {"patterns": []})
+    shown = shown_by(benchmark, capsys, monkeypatch, "--seeds", "0", "1", "--", "optimizer.learning_rate=1e-9")
+    heads, others, defaults = [line.strip("|").split("|") for line in shown.splitlines() if line.startswith("|")]
+    assert heads[:3] == ["data set", "settings", "validation log loss"]
+    assert (others[:2], defaults[:2]) == (["patterns", "others"], ["patterns", "defaults"])
+    assert others[2] != defaults[2]
+    assert others[-1] == defaults[-1] == "2 (2-2)"
+
+
 def test_warm_trials_tells_times_of_this_day(monkeypatch, capsys, train_here):
     benchmark = import_module("warm_trials")
 

@@ -50,6 +50,21 @@ def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(ar
     assert not code or re.fullmatch(r"error: .*\n", done.stderr)
 
 
+@pytest.mark.parametrize(("arguments", "first"), [([], "making"), (["--multirun", "hydra/launcher=basic"], "study")])
+def test_in_an_empty_folder_says_what_it_does_before_it_imports_what_is_slow(arguments, first, tmp_path):
+    script = (
+        "import runpy, sys\n"
+        "sys.modules['mlflow'] = sys.modules['tensorflow'] = None\n"  # so that their import fails
+        "runpy.run_module('cnn_sweeps.train', run_name='__main__', alter_sys=True)"
+    )
+    words = [sys.executable, "-c", script, *arguments, "data=synthetic"]
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in done.stderr
+    assert done.stdout.startswith(first)
+    assert "making MLflow's database mlflow.db, which is done once" in done.stdout
+
+
 @pytest.mark.parametrize(("module", "arguments"), [(train, []), (reproduce, ["0" * 32])])
 def test_garbage_is_collected_from_the_task_on(module, arguments, tmp_path, monkeypatch):
     """Before, few objects of many are free: it would take a part of the time until a command answers."""
@@ -107,6 +122,10 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
         (["model.l2=="], """model.l2==: Hydra cannot read this value; if it is a text, type 'model.l2="="'"""),
         (["data=folder", "data.root=照片"], """type 'data.root="照片"'"""),
         (["data=folder", "data.root=it's"], """type 'data.root="it'"'"'s"'"""),
+        (
+            ["data=folder", "data.root='ph\udcffotos'"],
+            r"data.root='ph\xffotos': holds bytes that are no UTF-8, which no",
+        ),
         (
             ["data=folder", "data.root=[1]"],
             """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'""",

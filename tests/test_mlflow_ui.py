@@ -1,4 +1,4 @@
-"""MLflow's own pages of a sweep, in a browser: what a person sees there without setting anything up.
+"""MLflow's own pages of a sweep, and its report, in a browser: what a person sees there without setting anything up.
 
 Without Chromium these tests are skipped; one that the environment variable CHROMIUM names must be there. The README's
 pictures are of the same pages, after the default sweep:
@@ -19,15 +19,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from made_studies import made_sweep, made_trials
+from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in
 from waiting import LONGEST_S, wait_until
 
+from cnn_sweeps.selection.sweep_report import write_report
+
 PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
 ARGUMENTS = (
     ["--multirun"] if PICTURES else [*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=4", "evaluation.pictures=best"]
 )
+CHECKOUT = Path(__file__).parent.parent
 SWEPT, OBJECTIVE = ("model.dropout", "model.l2", "optimizer.decay_rate"), "final_val_log_loss"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -53,8 +58,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def swept(browser, tmp_path_factory):
-    """A folder in which a sweep was run, its runs, and the address of `mlflow ui` there."""
+    """A folder as a checkout is, in which a sweep was run, its runs, and the address of `mlflow ui` there."""
     folder = tmp_path_factory.mktemp("swept")
+    for name in ("mlruns", "outputs"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=lambda _, names: {*names} - {".gitignore"})
     with command_in(folder, folder) as run:
         run(*ARGUMENTS)
     runs = all_runs(folder)
@@ -155,6 +162,12 @@ def recorded(runs):
     return values | {OBJECTIVE: [run.data.metrics[OBJECTIVE] for run in runs]}
 
 
+def test_in_a_checkout_the_database_is_shown_not_the_folder_of_artifacts_beside_it(swept):
+    assert (swept.folder / "mlruns/.gitignore").exists()
+    assert "Using sqlite:///mlflow.db" in (swept.folder / "ui.log").read_text()
+    assert MlflowClient(swept.address).get_run(swept.sweep.info.run_id).data.tags == swept.sweep.data.tags
+
+
 def test_sweep_is_in_the_list_of_runs_and_expands_to_its_trials(page, swept):
     page.goto(f"{swept.address}/#/experiments")
     expect(page.get_by_role("link", name="cnn-sweeps")).to_be_visible()
@@ -222,14 +235,14 @@ def test_comparison_that_takes_in_the_sweeps_own_run_finds_only_what_was_searche
     assert len(compared(page)["model.l2"]) == len(swept.trials) + 1
 
 
-def test_picture_among_the_artifacts_is_shown(page, swept):
+def test_report_among_the_artifacts_is_shown_with_its_charts(page, swept):
     open_runs(page, swept)
     row(page, swept.sweep.info.run_name).get_by_role("link").click()
     page.get_by_role("tab", name="Artifacts").click()
-    page.get_by_text("parallel_coordinates.png", exact=True).click()
-    picture = page.get_by_role("img", name="parallel_coordinates.png").first
-    expect(picture).to_be_visible()
-    assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 300
+    page.get_by_text("report.html", exact=True).click()
+    report = page.frame_locator("iframe.mlflow-html-iframe")
+    expect(report.get_by_text("is the champion")).to_be_visible()
+    expect(report.locator(".js-plotly-plot")).to_have_count(report_charts(swept))
     keep_picture(page, "artifact")
 
 
@@ -300,3 +313,69 @@ def test_models_are_listed_by_data_and_network_with_their_data_set_and_a_version
     expect(page.get_by_text("Test images: log loss")).to_be_visible()
     expect(page.get_by_text("python -m cnn_sweeps.predict PHOTOS model=models:/cnn-sweeps-")).to_be_visible()
     keep_picture(page, "champion")
+
+
+def report_charts(swept):
+    return report_file(swept).read_text().count("data-chart=")
+
+
+def report_file(swept):
+    (file,) = swept.folder.glob("outputs/sweeps/*/report/report.html")
+    return file
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a file in a browser without a network; what goes wrong there, and what it asks for, is in the list."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, offline=True)
+    page, wrong = context.new_page(), []
+    page.set_default_timeout(1000 * LONGEST_S)
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or wrong.append(asked.url))
+
+    def opened(file):
+        page.goto(file.as_uri())
+        expect(page.locator(".js-plotly-plot")).to_have_count(page.locator("[data-chart]").count())
+        return page
+
+    yield SimpleNamespace(open=opened, wrong=wrong)
+    context.close()
+
+
+def test_sweeps_report_opens_without_a_network_and_is_as_wide_as_a_telephone(opened, swept):
+    page = opened.open(report_file(swept))
+    assert report_file(swept).stat().st_size < 6_000_000
+    assert page.locator(".js-plotly-plot").count() >= 6
+    keep_picture(page, "report")
+    charts = "[...document.querySelectorAll('.svg-container')].map(each => each.offsetWidth)"
+    fits = f"Math.max(document.documentElement.scrollWidth, ...{charts}) <= innerWidth"
+    for width in (1400, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        wait_until(lambda: page.evaluate(fits), "charts as wide as the page")
+    plots = page.locator(".js-plotly-plot")
+    points = plots.evaluate_all("plots => plots.flatMap(plot => plot.data.flatMap(trace => trace.text ?? []))")
+    assert any(text.startswith("trial 3, ") for text in points)
+    assert opened.wrong == []
+
+
+def test_names_that_are_markup_are_text_in_a_report_and_nothing_of_them_runs(opened, tmp_path):
+    trials = made_trials(12)
+    write_report(tmp_path, made_sweep(trials), [], None, with_charts=True)
+    page = opened.open(tmp_path / "report.html")
+    expect(page.get_by_role("heading", name="<i>made</i>")).to_be_visible()
+    expect(page.get_by_text("<img src=x onerror=alert(1)>: 60 images")).to_be_visible()
+    ticks = page.locator(".xtick").all_text_contents()
+    assert {"<script>alert(1)</script>", "cnn"} <= set(ticks)
+    assert page.locator("b, img, i").count() == 0
+    assert opened.wrong == []
+
+
+def test_script_that_somebody_writes_into_a_report_does_not_run(opened, tmp_path):
+    write_report(tmp_path, made_sweep(made_trials(12)), [], None, with_charts=True)
+    file = tmp_path / "report.html"
+    file.write_text(file.read_text().replace("<h1>", "<script>alert(1)</script><img src=x onerror=alert(1)><h1>"))
+    opened.open(file)
+    assert opened.wrong
+    assert all("Content Security Policy" in each for each in opened.wrong)

@@ -1,4 +1,4 @@
-"""The wheel carries all it needs and works from any folder."""
+"""The wheel carries all it needs and works from any folder; a checkout has places for what runs leave."""
 
 import os
 import subprocess
@@ -44,3 +44,16 @@ def test_installed_wheel_composes_from_any_folder(wheel, tmp_path):
         searched, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
     ).stdout
     assert Path(found.strip()) == site / "cnn_sweeps/conf"
+
+
+def test_checkout_has_folders_for_what_runs_leave_and_git_takes_nothing_of_it():
+    if not (PROJECT / ".git").exists():
+        pytest.skip("this is no checkout")
+    kept, left = ["mlruns/.gitignore", "outputs/.gitignore"], ["mlruns/1/run", "outputs/run", "docs/outputs/run"]
+
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    assert git("ls-files", "mlruns", "outputs") == kept
+    assert git("check-ignore", "--no-index", *kept, *left) == left

@@ -15,7 +15,7 @@ ROOMS = [
     *("text", "errors", "system", "settings", "sweep", "data", "models", "training", "evaluation", "tracking"),
     *("use", "experiment", "selection", "doctor"),
 ]
-COMMANDS = ["train", "predict", "export", "reproduce", "deliver"]
+COMMANDS = ["train", "predict", "export", "reproduce", "compare", "deliver", "notebook"]
 FAST = ["text", "errors", "system", "settings", "sweep"]  # and the commands, until they start work, and of other rooms:
 FAST_MODULES = [f"cnn_sweeps.tracking.{name}" for name in ("address", "entry", "record", "position", "page")]
 SLOW = {"tensorflow", "keras", "mlflow", "sklearn", "matplotlib", "pandas", "scipy"}

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.errors import ConfigError, MovedError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.sweep.study.address import check_study_exists, parse_address, sweep_folder
 from cnn_sweeps.system.files import at_home
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import find_existing_store, user_uri
 
 _HELP = """\
-Find what killed processes have left of a sweep: where Optuna, the records on disk and MLflow disagree.
+Find what killed processes have left of a sweep: where Optuna, the records on disk and MLflow disagree; and whether
+MLflow's database still names files where they were before you moved or copied the folder.
 
 Examples:
   python -m cnn_sweeps.doctor NAME
   python -m cnn_sweeps.doctor NAME --fix
+  python -m cnn_sweeps.doctor --fix         only the database
 
 NAME is the study's, hydra.sweeper.study_name; work in the folder where the sweep was started. Each disagreement is one
 line, with what mends it, or with what you may do where nothing here tells what is true. Without --fix nothing is
@@ -51,12 +55,15 @@ def doctor(arguments: Sequence[str]) -> None:
     command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
     command_line.add_argument("--fix", action="store_true")
     flags, names, settings = command_line.read(arguments)
-    if len(names) != 1:
-        raise ConfigError(f"{' '.join(names) or 'no study'}: give the name of one study; {SEE_HELP}")
-    name, study = names[0], parse_address(settings.get("hydra.sweeper.storage"), names[0])
-    check_study_exists(study)
-    if "tracking.uri" in settings:
-        find_existing_store(settings["tracking.uri"])
+    if len(names) > 1:
+        raise ConfigError(f"{' '.join(names)}: give the name of one study; {SEE_HELP}")
+    name, uri = "".join(names), settings.get("tracking.uri")
+    study = parse_address(settings.get("hydra.sweeper.storage"), name)
+    if name:
+        check_study_exists(study)
+    if uri or not name:
+        with suppress(MovedError):
+            find_existing_store(uri)
     if flags.fix:
         outlive_display()
     prepare_libraries()
@@ -65,15 +72,16 @@ def doctor(arguments: Sequence[str]) -> None:
     folder = Path(at_home(settings.get("hydra.sweep.dir", str(sweep_folder(name)))))
     dead_hosts = [settings["dead_host"]] if "dead_host" in settings else []
     checkpoints = Path(at_home(settings.get(_CHECKPOINTS, str(mend.FOLDER))))
-    place = mend.Place(study, folder, settings.get("tracking.uri"), dead_hosts, checkpoints)
+    place = mend.Place(study, folder, uri, dead_hosts, checkpoints)
     num_mended = num_left = 0
-    found = mend.find_disagreements(place)
+    found = mend.find_disagreements(place) if name else mend.find_moved_files(uri)
     for change, is_mended in mend.made(found) if flags.fix else ((each, False) for each in found):
         who = "mended" if is_mended else "for you" if change.make is None else "for --fix"
         print(for_terminal(f"{who}: {change.what}; {change.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
-    print(f"{name}: {left if num_left else 'all mended' if num_mended else 'nothing found'}")
+    told = left if num_left else "all mended" if num_mended else "nothing found"
+    print(f"{name or hide_passwords(user_uri(uri))}: {told}")
     if num_left:
         sys.exit(_IS_LEFT)
 

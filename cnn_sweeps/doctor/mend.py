@@ -11,7 +11,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.errors import MovedError, TrackingError
 from cnn_sweeps.experiment.notes import STORE, senseless_notes
 from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, useless_checkpoints
 from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_end
@@ -19,8 +19,9 @@ from cnn_sweeps.sweep.study.journal import broken_lines, cut_unfinished_end, tak
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
 from cnn_sweeps.sweep.study.view import StudySnapshot, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import absolute_uri, find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.address import absolute_uri, database_file, find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.tracking.entry import read_record
+from cnn_sweeps.tracking.moved import bring_along, find_move
 from cnn_sweeps.tracking.record import find_records
 from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
 
@@ -70,6 +71,23 @@ class Place:
         return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
 
 
+def find_moved_files(uri: str | None) -> Iterator[Change]:
+    """Give where MLflow's database, None: the user's own, names files where they were before it was moved or copied.
+
+    Raises:
+        TrackingError: if it cannot be used.
+    """
+    if (file := database_file(user_uri(uri))) is None or not file.is_file():
+        return
+    with suppress(MovedError):
+        find_existing_store(uri)
+    known = None
+    while (move := find_move(file)) not in (None, known):  # there may be several
+        known = move
+        remedy = f"it names those below {move.now}; as it was it is kept beside it"
+        yield Change(f"{file} {move.describe()}", remedy, partial(bring_along, file, move))
+
+
 def find_disagreements(place: Place) -> Iterator[Change]:
     """Give where Optuna, the disk and MLflow disagree about a sweep, each once what was given before is mended, or not.
 
@@ -80,6 +98,9 @@ def find_disagreements(place: Place) -> Iterator[Change]:
         yield from _of_journal(place.study.file)
         if broken_lines(place.study.file):
             return  # it cannot be read
+    yield from find_moved_files(place.uri)
+    if any(find_moved_files(place.uri)):
+        return  # what is asked of MLflow would be another folder's
     study, _ = place.read()
     yield from _senseless(study)
     yield from _lost_trials(study, place)

@@ -14,6 +14,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Indices, Split
 from cnn_sweeps.evaluation import metrics
 from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, accuracy_of_commonest_class, choose_classes
+from cnn_sweeps.evaluation.per_image import PerImage, per_image
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.training.progress import TrainingProgress
@@ -62,6 +63,12 @@ class Measured:
     def predicted(self) -> Labels:
         """(n,), the classes that the network gives."""
         return choose_classes(self.probabilities, self.threshold)
+
+    @property
+    def per_image(self) -> PerImage:
+        """What the network makes of each image."""
+        losses = metrics.log_losses(self.probabilities, self.labels)
+        return per_image(self.dataset.ids[self.indices], self.labels, losses, self.predicted == self.labels)
 
     @cached_property
     def confidence(self) -> Floats:

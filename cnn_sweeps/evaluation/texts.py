@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from cnn_sweeps.data.bad_files import list_bad_files
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.split import Split
-from cnn_sweeps.evaluation.results import Measured
+from cnn_sweeps.evaluation.per_image import FILES
+from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_csv, for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
@@ -31,6 +32,14 @@ def write_settings(
     for name, text in texts.items():
         if text:
             _write(folder / name, hide_passwords(text))
+
+
+def write_per_image(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Write what the network makes of each validation and test image; give the files."""
+    files = {folder / FILES[each.prefix]: each for each in (evaluation.validation, evaluation.test) if each is not None}
+    for file, measured in files.items():
+        _write(file, measured.per_image.as_csv())
+    return list(files)
 
 
 def write_report(folder: Path, measured: Measured) -> None:

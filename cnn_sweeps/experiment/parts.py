@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtr
 
 from cnn_sweeps.data.images import Images
 from cnn_sweeps.data.split import split_into_folds
 from cnn_sweeps.settings.schema import RunConfig
 
+RESULTS = "results"
+"""The folder, below that of the record of a part or of the whole, of settings, texts and pictures."""
 _LOSES_BELOW_P = 0.05
-_TOLD = {
+SHOWN_OF_PARTS = {
     "final_val_log_loss": "validation log loss",
     "final_val_accuracy": "validation accuracy",
     "test_log_loss": "test log loss",
@@ -54,6 +56,11 @@ def plan_parts(config: RunConfig, images: Images) -> list[Part]:
     return parts
 
 
+def folder_of_part(name: str, whole: Path) -> Path:
+    """Give the folder of the record of a part, below that of the whole."""
+    return whole / name.replace(" ", "_")
+
+
 def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
     """Give the mean of each metric and, of several trainings, its standard error under the name with `_se`.
 
@@ -73,7 +80,7 @@ def describe_mean(averaged: dict[str, float], num_trainings: int) -> str:
     """Say what `average_metrics` gave for several trainings."""
     told = [
         f"{name} {averaged[metric]:.4f} ± {averaged[f'{metric}_se']:.4f}"
-        for metric, name in _TOLD.items()
+        for metric, name in SHOWN_OF_PARTS.items()
         if metric in averaged
     ]
     return f"mean of {num_trainings} trainings ± its standard error: {', '.join(told)}"
@@ -92,6 +99,8 @@ def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, mini
     worse = differences if minimize else -differences
     if np.ptp(worse) == 0:
         return bool(worse[0] > 0)
+    from scipy.special import stdtr  # 0.25 s, before a run's first line
+
     # scipy.stats would test it, too, but takes a sweep's controller 0.3 s to import
     t = worse.mean() / (worse.std(ddof=1) / np.sqrt(num_pairs))
     return bool(stdtr(num_pairs - 1, -t) < _LOSES_BELOW_P)

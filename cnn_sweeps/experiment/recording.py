@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.evaluation import texts
-from cnn_sweeps.experiment.parts import Part, average_metrics, describe_mean
+from cnn_sweeps.experiment.parts import RESULTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.experiment.roles import Role, output_dir, say
-from cnn_sweeps.experiment.trained import RESULTS
+from cnn_sweeps.experiment.written import write_whole
 from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Moved, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_data, describe_run
@@ -100,7 +100,7 @@ class Whole:
     def _place_of(self, part: Part, checkpoint: Checkpoint) -> tuple[Path, bool]:
         """Give the folder of a record, and whether it goes on with what an interrupted process has left there."""
         if self.run is not None:
-            folder = _folder_of(part.name, self.run.record.folder)
+            folder = folder_of_part(part.name, self.run.record.folder)
             return folder, self._is_resumed and read_record(folder) is not None
         left = None if self.role.is_trial else checkpoint.read_left()  # each trial has a run of its own
         recorded = None if left is None else read_record(Path(left.folder))  # another one may be there by now, or none
@@ -153,6 +153,8 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
                 if not role.is_pruned:
                     run.record.log_outcome(told)
                 log.info("%s", told)
+            if not role.is_trial:
+                write_whole(run.record, parts, whole.finals)
 
 
 @contextmanager
@@ -166,14 +168,10 @@ def _told_how_to_go_on(role: Role | None) -> Iterator[None]:
         raise
 
 
-def _folder_of(name: str, whole: Path) -> Path:
-    return whole / name.replace(" ", "_")
-
-
 def _move_here(parts: Sequence[Part], before: Path, now: Path) -> None:
     """Make the finished parts of a lost trial those of the one that tries it again."""
     for part in parts:
-        folder, to = _folder_of(part.name, before), _folder_of(part.name, now)
+        folder, to = folder_of_part(part.name, before), folder_of_part(part.name, now)
         if (folder / RECORD_FILE).exists() and not to.exists():
             shutil.move(folder, to)
             Record(to).add(Moved())

@@ -15,13 +15,14 @@ from hydra.types import RunMode
 from cnn_sweeps.data.bad_files import MOST_NAMES, BadFilesError, list_bad_files
 from cnn_sweeps.data.images import Images, describe_images, load_images
 from cnn_sweeps.errors import DataError, ModelError
+from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.metrics import describe_no_better
-from cnn_sweeps.experiment.parts import average_metrics, objective_values
+from cnn_sweeps.experiment.parts import RESULTS, average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
-from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.address import describe_new_database, find_store
 from cnn_sweeps.tracking.record import short_path
 from cnn_sweeps.tracking.views import link_to_all_runs
 
@@ -90,8 +91,10 @@ class Role:
         return {"command": self.command}
 
     def find_store(self) -> str:
-        """Give the tracking store's URI; raise a TrackingError if it cannot be used."""
-        return find_store(self.config.tracking)
+        """Give the tracking store's URI, and say what making it takes; raise a TrackingError if it cannot be used."""
+        store = find_store(self.config.tracking)
+        say(describe_new_database(store))
+        return store
 
     def load_images(self) -> Images:
         """Load the images, and say what they are.
@@ -144,6 +147,8 @@ class Role:
         if self.is_told_what_next and not trained.part.name:
             if (better := _hint_at_pretrained(self.config, len(trained.part.images.dataset.labels))) is not None:
                 log.info("hint: %s", better)
+            if (report := run.record.folder / RESULTS / REPORT_FILE).exists():
+                say([f"The report, for a browser: {short_path(report)}"])
             say(run.describe_next(has_model=is_kept))
         return final
 

@@ -1,12 +1,11 @@
 """A trained network with what it was trained on: measured, recorded, drawn."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnn_sweeps.errors import ModelError, UserError, describe_error
 from cnn_sweeps.evaluation import results, texts
 from cnn_sweeps.evaluation.results import Evaluation, Predict
-from cnn_sweeps.experiment.parts import Part
+from cnn_sweeps.experiment.parts import RESULTS, Part
 from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
@@ -14,9 +13,6 @@ from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.training.network import Network
 from cnn_sweeps.training.progress import TrainingProgress
-
-RESULTS = "results"
-"""The folder, below a record's, of settings, texts and pictures."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +51,15 @@ class TrainedNetwork:
             lines.insert(0, f"**Test images**: {evaluation.test.describe()}")
         self.record.log_outcome("  \n".join(lines))
 
-    @property
-    def _folder(self) -> Path:
-        return self.record.folder / RESULTS
+    def keep_per_image(self, evaluation: Evaluation) -> None:
+        """Write and record what the network makes of each image that was evaluated."""
+        self.record.log_files(texts.write_per_image(self.record.folder / RESULTS, evaluation))
 
     def report(self, evaluation: Evaluation) -> list[str]:
-        """Write and record texts of the evaluation and, unless the settings say none, pictures; give what failed."""
-        failures, config = [], self.part.config
-        try:
-            texts.write_report(self._folder, evaluation.held_out)
-        except Exception as error:  # as with a picture: metrics and model matter more
-            if is_disk_full(error):
-                raise
-            failures.append(f"the report cannot be written ({describe_error(error)})")
-        if config.evaluation.pictures != "none":
-            from cnn_sweeps.evaluation.pictures import write_pictures
+        """Write and record what a person reads of the evaluation, as texts, pictures and a page; give what failed."""
+        from cnn_sweeps.experiment.written import write_results  # Jinja, matplotlib
 
-            about = (self.network.whole, evaluation, self.progress, config.training)
-            failures += write_pictures(self._folder, *about)
-        self.record.log_files(self._folder.iterdir())
-        return failures
+        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress)
 
     def log_model(self, threshold: float | None) -> None:
         """Record the network, of standard layers, with what using it takes: of two classes also the threshold.
@@ -93,8 +78,8 @@ class TrainedNetwork:
         except Exception as error:  # whatever Keras makes of a user's own layer
             if is_disk_full(error) or is_out_of_memory(error):
                 raise
-            self._folder.mkdir(parents=True, exist_ok=True)
-            weights = self._folder / "final.weights.h5"
+            weights = self.record.folder / RESULTS / "final.weights.h5"
+            weights.parent.mkdir(parents=True, exist_ok=True)
             self.network.whole.save_weights(weights)
             self.record.log_files([weights])
             raise ModelError(

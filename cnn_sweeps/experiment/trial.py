@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 
 from cnn_sweeps.data.images import Images, describe_images, load_images_once
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.evaluation.per_image import FILES, PerImage, average, parse_csv
 from cnn_sweeps.experiment import trial_folder
 from cnn_sweeps.experiment.notes import (
+    CONFIRMS,
     DATA,
     DATA_SET,
     DATA_TOLD,
     FOLDER,
+    PER_IMAGE,
     PROGRAM,
     RECORD,
     VALUES,
@@ -27,16 +30,17 @@ from cnn_sweeps.experiment.notes import (
     subfolder_of,
     values_of,
 )
-from cnn_sweeps.experiment.parts import average_metrics, clearly_loses, objective_values
+from cnn_sweeps.experiment.parts import RESULTS, average_metrics, clearly_loses, objective_values
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.sweep.application import TRIAL
 from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat, short_overrides
 from cnn_sweeps.tracking.address import store_of
-from cnn_sweeps.tracking.entry import PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.page import describe_data
 from cnn_sweeps.tracking.views import link_to_view
 from cnn_sweeps.training.progress import TrainingProgress
@@ -50,8 +54,10 @@ log = logging.getLogger(__name__)
 
 def join_trial(config: RunConfig) -> TrialRole | None:
     """Give the trial that this job is; None under another sweeper."""
-    trial = current_trial()
-    return None if trial is None else TrialRole(trial, config)
+    if (trial := current_trial()) is None:
+        return None
+    is_further = CONFIRMS in trial.study.user_attrs
+    return ConfirmingRole(trial, config) if is_further else TrialRole(trial, config)
 
 
 class TrialRole(Role):
@@ -160,6 +166,7 @@ class TrialRole(Role):
         is_shown = self.config.evaluation.pictures == "all"
         trained.log(final | (evaluation.intervals if is_shown else {}))
         trained.log_outcome(evaluation)
+        trained.keep_per_image(evaluation)
         if is_shown:
             for failure in trained.report(evaluation):
                 log.warning("warning: %s", failure)
@@ -188,9 +195,54 @@ class TrialRole(Role):
         if self.is_pruned:
             raise optuna.TrialPruned
         self._trial.note_final(average_metrics(finals))
+        if trainings := list(_read_per_image(output_dir())):
+            metrics = {"val_log_loss", *self.config.objective}
+            self._trial.note_if_possible(PER_IMAGE, average(trainings).for_study(metrics))
         return super().outcome(finals)
 
     def _may_be_chosen(self, final: dict[str, float]) -> bool:
         """Tell whether the first training's weights may be asked for at the sweep's end: those of a good trial."""
-        value, num_best = objective_values(final, self.config)[0], max(1, self.config.evaluate_best)
-        return self.config.repeats * self.config.folds > 1 or self._trial.would_be_among_best(value, num_best)
+        config, value = self.config, objective_values(final, self.config)[0]
+        if config.repeats * config.folds > 1 or config.prefer is not None:
+            return True
+        return self._trial.would_be_among_best(value, max(1, config.evaluate_best, config.confirm))
+
+
+class ConfirmingRole(TrialRole):
+    """A trial of a sweep run again with another seed, to its end: only what it measures matters."""
+
+    def __init__(self, trial: JobTrial, config: RunConfig) -> None:
+        """Of a trial of the study that stands beside the sweep's."""
+        super().__init__(trial, config)
+        self._number = str(trial.frozen.params[TRIAL])
+        self.name, self.params = f"trial {self._number} again, seed {config.seed}", {}
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """What tells the run from others; its number in its own study would be taken for that of a sweep's trial."""
+        study = str(self._trial.study.user_attrs[CONFIRMS])
+        others = {key: text for key, text in super().tags.items() if key not in {*self._trial.tags, STATE_TAG}}
+        return others | {"study": study, CONFIRMS_TAG: self._number}
+
+    def takes_over(self) -> bool:
+        """Take over finished trainings: their weights are not kept."""
+        return True
+
+    def after_epoch(self, progress: TrainingProgress) -> bool:
+        """Report an epoch's objective; go on."""
+        self._report(progress, progress.epochs_done)
+        return False
+
+    def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:
+        """Go on."""
+        return False
+
+    def _may_be_chosen(self, _final: dict[str, float]) -> bool:
+        return False
+
+
+def _read_per_image(folder: Path) -> Iterator[PerImage]:
+    """Give what a trial's only training, or each of several, has made of each of its validation images."""
+    file = Path(RESULTS, FILES["final_val"])
+    for found in [folder / file] if (folder / file).exists() else sorted(folder.glob(f"*/{file}")):
+        yield parse_csv(found.read_text(encoding="utf-8"))

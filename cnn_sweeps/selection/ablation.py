@@ -27,6 +27,7 @@ SHOWN = {
     "best_epoch": "best epoch",
 }
 """The metrics of the table, and what they are called in it."""
+PICTURE = "ablation.png"
 _BOUNDS = {name: (0.0, 1.0) for name in SHOWN if name.endswith("accuracy")}
 _BOUNDS |= {name: (0.0, np.inf) for name in SHOWN if name.endswith("log_loss")} | {"best_epoch": (1.0, np.inf)}
 _FEWEST_SEEDS = 3
@@ -58,25 +59,56 @@ class Claim(NamedTuple):
         return f"{self.text}: {self.verdict}; {self.evidence}"
 
 
-def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, folder: Path) -> list[str]:
-    """Write `ablation.csv`, `ablation.txt` and `ablation.png` into a folder; give the text's lines: table and verdicts.
+class Ablation(NamedTuple):
+    """What trainings with and without regularization come to: each arm's means, what to bear in mind, and verdicts."""
+
+    arms: dict[str, dict[str, Estimate]]
+    notes: list[str]
+    claims: list[Claim]
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the metrics of the table are called."""
+        return [SHOWN[metric] for metric in next(iter(self.arms.values()))]
+
+    @property
+    def rows(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The table: of each arm the mean of each metric, and the bounds of its interval."""
+        return [
+            (arm, [_describe(mean, 1 if metric == "best_epoch" else 4) for metric, mean in summary.items()])
+            for arm, summary in self.arms.items()
+        ]
+
+    @property
+    def lines(self) -> list[str]:
+        """All as lines of text; in the table the bounds of an interval are below the mean."""
+        table = [("", self.metrics)]
+        for arm, cells in self.rows:
+            table += [(arm, [mean for mean, _ in cells]), ("", [bounds for _, bounds in cells])]
+        width = max(map(len, self.metrics)) + 2
+        lines = ["".join([f"{arm:16s}", *(f"{cell:>{width}s}" for cell in cells)]) for arm, cells in table]
+        return [*lines, *self.notes, "", *map(str, self.claims)]
+
+
+def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, folder: Path) -> Ablation:
+    """Judge trainings; write `ablation.csv`, `ablation.txt` and `ablation.png` into a folder.
 
     `patience_epochs` is that of the early stopping that is judged, which the trainings did without.
     """
-    arms, lines = summarize_arms(trainings), []
+    arms, notes = summarize_arms(trainings), []
     commonest = {SHOWN[name]: value for name in SHOWN if (value := _of_commonest_class(trainings, name)) is not None}
     if commonest:
         told = ", ".join(f"{name} {value:.4f}" for name, value in commonest.items())
-        lines = [f"naming the commonest class: {told}"]
+        notes = [f"naming the commonest class: {told}"]
     if (num_seeds := len({each.seed for each in trainings})) < _FEWEST_SEEDS:
-        lines.append(_TOO_FEW.format("two seeds" if num_seeds > 1 else "trainings with one seed"))
-    lines = [*describe_arms(arms), *lines, "", *map(str, judge_claims(trainings, patience_epochs))]
-    (folder / "ablation.txt").write_text("\n".join(lines), encoding="utf-8")
+        notes.append(_TOO_FEW.format("two seeds" if num_seeds > 1 else "trainings with one seed"))
+    ablation = Ablation(arms, notes, judge_claims(trainings, patience_epochs))
+    (folder / "ablation.txt").write_text("\n".join(ablation.lines), encoding="utf-8")
     rows = [(arm, metric, *mean) for arm, summary in arms.items() for metric, mean in summary.items()]
     table = pd.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high"])
     table.to_csv(folder / "ablation.csv", index=False)
-    draw_ablation(trainings, arms).savefig(folder / "ablation.png")
-    return lines
+    draw_ablation(trainings, arms).savefig(folder / PICTURE)
+    return ablation
 
 
 def _of_commonest_class(trainings: Sequence[AblationTraining], metric: str) -> float | None:
@@ -204,17 +236,6 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
     title = "each seed a dot; mean over the seeds with its 95 % interval above; dotted: naming the commonest class"
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def describe_arms(arms: dict[str, dict[str, Estimate]]) -> list[str]:
-    """Give the table as lines of text: the mean of each metric and, below it, the bounds of its interval."""
-    names = [SHOWN[metric] for metric in next(iter(arms.values()))]
-    rows = [("", names)]
-    for arm, summary in arms.items():
-        told = [_describe(mean, 1 if metric == "best_epoch" else 4) for metric, mean in summary.items()]
-        rows += [(arm, [mean for mean, _ in told]), ("", [bounds for _, bounds in told])]
-    width = max(map(len, names)) + 2
-    return ["".join([f"{arm:16s}", *(f"{cell:>{width}s}" for cell in cells)]) for arm, cells in rows]
 
 
 def _describe(mean: Estimate, digits: int) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pkgutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,18 +13,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.data.images import forget_images
 from cnn_sweeps.errors import OutageError, TrackingError
-from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_TOLD, PROGRAM, RECORD, STORE, STUDY_RUN_ID
+from cnn_sweeps.experiment.notes import (
+    ABOUT_RUN,
+    CONFIRMS,
+    DATA,
+    DATA_TOLD,
+    FOLDER,
+    PROGRAM,
+    RECORD,
+    STORE,
+    STUDY_RUN_ID,
+    subfolder_of,
+)
 from cnn_sweeps.selection.checked import CheckedApplication
+from cnn_sweeps.selection.standing import NUM_SEEDS, Standing, stand
+from cnn_sweeps.sweep.application import TRIAL, Confirmation, Ranked
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import describe_new_database, is_recorded_as, uri_seen_from
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
@@ -47,12 +63,13 @@ class CnnSweep(CheckedApplication):
     _folder: Path
     _look: Callable[[], Sweep]
     _describe_run: Callable[[], dict[str, Any]]
+    _standing: Standing
     _noted: dict[str, Any] | None = None
     _newest: Sweep
     _run: SweepRun | None = None
     _is_data_told = False
 
-    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Make or reopen the sweep's run.
 
         Raises:
@@ -61,13 +78,15 @@ class CnnSweep(CheckedApplication):
         """
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
+        for line in describe_new_database(self.store):  # before what is slow
+            say(line)
         prepare_libraries()
         with slow_imports():
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
         gc.enable()  # which was off for a quick start
         forget_images()
-        store, known = hide_passwords(self.store), study.optuna_study.user_attrs.get(STORE)
-        if known not in (None, store):
+        store, known = uri_seen_from(Path(), self.store), study.optuna_study.user_attrs.get(STORE)
+        if known is not None and not is_recorded_as(self.store, str(known)):
             raise TrackingError(
                 f"tracking.uri={store}: the study {study.name} is recorded in {known}; name that one, or choose "
                 "another hydra.sweeper.study_name"
@@ -78,6 +97,9 @@ class CnnSweep(CheckedApplication):
             check_no_trials_lost(self._look(), about["storage"])
             study.optuna_study.set_user_attr(STORE, store)
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.optuna_study.set_metric_names(self.config.objective)  # which Optuna's dashboard shows
             self._note_about_run(study)
             self._newest = self._look()
             self._run = SweepRun(self._newest)
@@ -116,6 +138,29 @@ class CnnSweep(CheckedApplication):
         if self._run is not None and trials:
             self._run.settle_soon(self._look(), trials)
 
+    def to_confirm(self, study: SweepStudy) -> Confirmation | None:
+        """Have the best trials trained with other seeds, if that is asked for and there are several."""
+        config, noted = self.config, study.optuna_study.user_attrs
+        best = [trial.number for trial in study.ranking() if FOLDER in trial.user_attrs][: config.confirm]
+        if len(best) < 2:
+            return None
+        seeds = [config.seed + config.repeats * further for further in range(1, NUM_SEEDS + 1)]
+        attributes = {key: noted[key] for key in (DATA, DATA_TOLD, PROGRAM, STUDY_RUN_ID) if key in noted}
+        points = [{TRIAL: number, "seed": seed} for seed in seeds for number in best]
+        return Confirmation(points, attributes | {CONFIRMS: study.name})
+
+    def rank(self, study: SweepStudy, confirmed: Sequence[FrozenTrial]) -> list[Ranked]:
+        """Rank by value, or by what the best gave with other seeds; mark what cannot be told from the best."""
+        completed = study.ranking()
+        self._standing = stand(completed, confirmed, self.config, self._settings_of)
+        return self._standing.rank(completed)
+
+    def _settings_of(self, trial: FrozenTrial) -> dict[str, str]:
+        recorded = None
+        with suppress(TrackingError):  # of a record that makes no sense
+            recorded = read_record(self._folder / subfolder_of(trial))
+        return {} if recorded is None else recorded.params
+
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
         """Test and register the best trials, draw the report; give what to say of it."""
         from cnn_sweeps.selection.finishing import Finishing
@@ -123,7 +168,7 @@ class CnnSweep(CheckedApplication):
         assert self._run is not None
         self.update(study)
         call = partial(call_until_worker_lasts, executor, _call_by_name)
-        return Finishing(study, self.config, self._folder, self._run.run_id, self.trusted, call).finish()
+        return Finishing(study, self.config, self._folder, self._run.run_id, self.trusted, call).finish(self._standing)
 
     def describe_next(self) -> list[str]:
         """Say where the ranked trials are to be seen."""

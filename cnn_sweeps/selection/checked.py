@@ -55,6 +55,11 @@ class CheckedApplication(SweepApplication):
                 "data.image_size: all trials of a sweep train on the same images, and these would have several sizes, "
                 f"perhaps those of several backbones; set one, as data.image_size={known['data.image_size']}"
             )
+        if checked.confirm and "seed" in known.keys() - self.fixed.keys():
+            raise ConfigError(
+                f"confirm={checked.confirm}: trains the best trials again with other seeds, and seed is searched here; "
+                "leave one of them out"
+            )
         self.store = self.store or find_store(checked.tracking)
         root = str(checked.data.get("root"))
         if checked.data["_target_"] == FOLDER and root != self._listed_root:

@@ -31,7 +31,7 @@ from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_k
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
-from cnn_sweeps.tracking.address import find_store, store_of
+from cnn_sweeps.tracking.address import find_existing_store, store_of
 from cnn_sweeps.tracking.entry import Recorded
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_data
@@ -57,7 +57,7 @@ def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_tes
     lines, warnings = list[str](), list[str]()
     with logged_to(folder / "evaluation.log"):
         trained = _load_trained(kept)
-        record, uri = trained.record, find_store(trained.part.config.tracking)
+        record, uri = trained.record, find_existing_store(trained.part.config.tracking.uri)
         before = record.again()
         try:
             evaluation, final = trained.evaluate(on_test=on_test)
@@ -116,7 +116,7 @@ def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
 
 def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> str:
     config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
-    if (run_id := project(folder, find_store(config.tracking))) is None:
+    if (run_id := project(folder, find_existing_store(config.tracking.uri))) is None:
         raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train it again")
     tags = tags | {
         "trial.run_id": run_id,

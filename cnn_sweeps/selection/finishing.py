@@ -11,20 +11,39 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.notes import DATA, FOLDER, REGISTERED, RETRAINED, TESTED, subfolder_of
+from cnn_sweeps.experiment.notes import (
+    ABOUT_RUN,
+    DATA,
+    DATA_TOLD,
+    RANKING,
+    REGISTERED,
+    RETRAINED,
+    TESTED,
+    subfolder_of,
+)
+from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
-from cnn_sweeps.selection.ablation import AblationTraining, write_ablation
+from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
-from cnn_sweeps.selection.report import write_report
+from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.selection.report import write_table
+from cnn_sweeps.selection.standing import Standing, describe_uncertainty
+from cnn_sweeps.selection.sweep_report import Swept, write_report
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.sweep.study.ledger import final_of, owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.system.files import told_in
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
+from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import PARENT_TAG
+from cnn_sweeps.tracking.record import short_path
+from cnn_sweeps.tracking.usage import command_to_look, commands_of_record
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +64,31 @@ class Finishing:
     trusted: Trusted
     call: Callable[..., Any]
 
-    def finish(self) -> list[str]:
+    def finish(self, standing: Standing) -> list[str]:
         """Do all that was not done before; give what to say of it."""
-        config, ranking = self.config, self.study.ranking()
+        config = self.config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
-        ran = [trial for trial in ranking if FOLDER in trial.user_attrs]  # which duplicates do not note
-        chosen = ran[:num_chosen]
-        lines = [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
+        chosen = standing.order[:num_chosen]
+        self._note(standing)
+        lines = [*describe_uncertainty(standing, config), *standing.told]
+        lines += [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
         if chosen and config.retrain_best:
             lines += self._retrain(chosen[0])
         if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
             lines.append(f"warning: trial {chosen[0].number}: {no_better}")
-        lines += self._report(sorted(ran, key=lambda trial: trial.number))
+        lines += self._report(standing)
         return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
+
+    def _note(self, standing: Standing) -> None:
+        """Note in the study which trial is the champion, why, and how certain the ranking by value is."""
+        if not standing.by_value or len(self.config.objective) > 1:
+            return
+        again = {str(number): values for number, values in standing.again.items()}
+        noted: dict[str, Any] = {"champion": standing.order[0].number, "again": again}
+        if (known := standing.uncertainty) is not None:
+            noted |= {"trials": len(known.is_tied), "images": known.num_images, "tied": standing.tied}
+            noted["luck"] = known.luck
+        self.study.optuna_study.set_user_attr(RANKING, noted)
 
     @property
     def _done(self) -> dict[str, Any]:
@@ -120,19 +151,29 @@ class Finishing:
             self.study.optuna_study.set_user_attr(key, value)
         return list(lines)
 
-    def _report(self, trials: Sequence[FrozenTrial]) -> list[str]:
-        """Write and draw what the trials come to; give the table and the verdicts of an ablation, if they are one."""
-        config, folder = self.config, self.folder / REPORT
+    def _report(self, standing: Standing) -> list[str]:
+        """Write what the trials come to as a table and a page; say what an ablation says, if they are one."""
+        folder = self.folder / REPORT
         folder.mkdir(exist_ok=True)
-        with_pictures = config.evaluation.pictures != "none"
-        write_report(self.study.optuna_study, config.objective, folder, with_pictures=with_pictures)
+        write_table(self.study.optuna_study, standing, folder)
         for name in ("multirun.yaml", "optimization_results.yaml"):
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
+        ablation = self._judge_ablation(sorted(standing.by_value, key=lambda trial: trial.number))
+        lines, failures = [] if ablation is None else ablation.lines, list[str]()
+        with told_in(failures, f"warning: {REPORT_FILE} cannot be written"):
+            swept, commands, with_charts = *self._describe(standing), self.config.evaluation.pictures != "none"
+            write_report(folder, swept, commands, ablation, with_charts=with_charts)
+            lines.append(f"The report, for a browser: {short_path(folder / REPORT_FILE)}")
+        return [*lines, *failures]
+
+    def _judge_ablation(self, trials: Sequence[FrozenTrial]) -> Ablation | None:
+        """Judge trials, by number, if they are an ablation; write its table, and draw it."""
+        config = self.config
         is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
         trials = [trial for trial in trials if self._measured(trial)]
         if not trials or not is_ablation or len(config.objective) > 1:
-            return []
+            return None
         has_epochs = config.objective == ["val_log_loss"] and config.repeats * config.folds == 1
         trainings = [
             AblationTraining(
@@ -143,4 +184,28 @@ class Finishing:
             )
             for trial in trials
         ]
-        return write_ablation(trainings, config.training.early_stopping.patience, folder)
+        return write_ablation(trainings, config.training.early_stopping.patience, self.folder / REPORT)
+
+    def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
+        """Give what the report tells of the sweep, and the commands that go on from it."""
+        study, uri, noted = self.study, store_of(self.config.tracking), self._done
+        again = AboutRun.model_validate(noted.get(ABOUT_RUN, {})).tags.get("sweep.command", "")
+        commands = [Command("To make the sweep again, as a study of another name:", again)]
+        metrics, evaluation = dict[str, float](), None
+        if standing.order:
+            place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])
+            evaluation = evaluation_in(place / RESULTS / REPORT_FILE)
+            commands += commands_of_record(place, uri, f"trial {standing.order[0].number}")
+        swept = Swept(
+            name=study.name,
+            counts=study.ledger.counts,
+            trials=study.trials,
+            standing=standing,
+            objectives=self.config.objective,
+            notes=[*describe_uncertainty(standing, self.config), *standing.told],
+            metrics=metrics,
+            data_told=noted.get(DATA_TOLD, []),
+            evaluation=evaluation,
+        )
+        look = command_to_look(uri)
+        return swept, commands if look is None else [*commands, look]

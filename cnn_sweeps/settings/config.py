@@ -155,6 +155,9 @@ def _check_together(config: RunConfig) -> None:
             f"split.val_fraction={val} and split.test_fraction={test} leave nothing to train on; their sum must be "
             "below 1"
         )
+    if len(config.objective) > 1 and (config.confirm or config.prefer):
+        wrong = f"confirm={config.confirm}" if config.confirm else f"prefer={config.prefer}"
+        raise ConfigError(f"{wrong}: of several objectives no trial is the best; leave it out, or name one objective")
     for_several_devices = config.training.strategy != "single"
     if for_several_devices and config.training.xla:
         raise ConfigError(

@@ -21,7 +21,7 @@ OBJECTIVES = {
 """What a sweep may optimise, and in which direction."""
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
 _BESIDE_THE_RESULT = (
-    *("resume", "evaluate_best", "retrain_best", "evaluation.", "tracking."),
+    *("resume", "evaluate_best", "retrain_best", "confirm", "prefer", "evaluation.", "report.", "tracking."),
     *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
@@ -40,6 +40,12 @@ def _check_evaluate_best(value: Any) -> int:
     if not isinstance(value, (bool, int)) or value < 0:
         raise ValueError("should be false or a number of trials")
     return int(value)
+
+
+def _check_confirm(value: Any) -> int:
+    if type(value) is not int or value < 0 or value == 1:
+        raise ValueError("should be 0 or a number of trials, at least 2")
+    return value
 
 
 def _check_image_size(value: Any) -> Any:
@@ -69,6 +75,7 @@ Folder = Annotated[Text, AfterValidator(at_home)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=64)]
 Objectives = Annotated[list[str], PlainValidator(_check_objective)]
 NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
+NumConfirmed = Annotated[int, PlainValidator(_check_confirm)]
 Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
 
 _forbid_unknown = ConfigDict(extra="forbid")
@@ -129,6 +136,13 @@ class EvaluationConfig:
 
     threshold_metric: Literal["accuracy", "balanced_accuracy", "f1"]
     pictures: Literal["best", "all", "none"]
+
+
+@dataclass(config=_forbid_unknown)
+class ReportConfig:
+    """What `report.html` shows."""
+
+    images: Switch = True  # runs of before there was a choice do not record it
 
 
 @dataclass(config=_forbid_unknown)
@@ -220,6 +234,8 @@ class RunConfig:
     folds: Annotated[int, Strict(), Field(ge=1, le=1000)]
     evaluate_best: NumBest
     retrain_best: Switch
+    confirm: NumConfirmed = Field(default=0, kw_only=True)  # runs of before there was a choice do not record it
+    prefer: Literal["strongest_regularization"] | None = Field(default=None, kw_only=True)  # nor this
     split: SplitConfig
     augmentation: AugmentationConfig
     data: dict[str, Any]
@@ -231,6 +247,7 @@ class RunConfig:
     tracking: TrackingConfig
     resolved: dict[str, Any]
     """The same as Hydra composed it, for the record: interpolations are resolved but for environment variables."""
+    report: ReportConfig = Field(default_factory=ReportConfig)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 
+from cnn_sweeps.errors import ConfigError
+from cnn_sweeps.text.names import in_unicode
+
 _WITH_A_WORD = {"-cp", "-cn", "-cd", "-c", "-p", "--config-path", "--config-name", "--config-dir", "--cfg", "--package"}
 _WITH_A_WORD |= {"--experimental-rerun"}
 _MAY_HAVE_A_WORD = {"--info", "-i"}
@@ -17,7 +20,16 @@ _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'\n1\. ", re.DOTALL)
 
 
 def settings_first(words: Sequence[str]) -> list[str]:
-    """Give the words of a command line with all settings before all flags, the one order in which Hydra takes them."""
+    """Give the words of a command line with all settings before all flags, the one order in which Hydra takes them.
+
+    Raises:
+        ConfigError: if one is no UTF-8, as a folder's name may be: no record, page or database could hold it.
+    """
+    if wrong := [word for word in words if in_unicode(word) != word]:
+        raise ConfigError(
+            f"{wrong[0]}: holds bytes that are no UTF-8, which no record can keep; rename what it names, or make a "
+            "link to it (ln -s) and name that"
+        )
     settings: list[str] = []
     flags: list[str] = []
     for word, flag in zip(words, ["", *words], strict=False):

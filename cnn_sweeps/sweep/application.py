@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, Trial
 
 from cnn_sweeps.sweep.jobs.executor import Executor
 from cnn_sweeps.sweep.study.study import SweepStudy
+
+TRIAL = "trial"
+
+
+class Confirmation(NamedTuple):
+    """Trials that are to be run again before the best one is named.
+
+    Attributes:
+        points: of each further run the number of the trial, as TRIAL, and what is set otherwise, such as its seed.
+        attributes: that the study of these runs gets.
+    """
+
+    points: list[dict[str, int]]
+    attributes: dict[str, Any]
+
+
+class Ranked(NamedTuple):
+    """A completed trial in the ranking, with a mark of one letter before its value, and a remark behind it."""
+
+    trial: FrozenTrial
+    mark: str = " "
+    remark: str = ""
 
 
 class SweepApplication:
@@ -39,10 +61,10 @@ class SweepApplication:
         """
         return []
 
-    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path) -> None:
+    def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Prepare the record of a sweep that starts or goes on, whose files are in a folder.
 
-        `about` says what it searches and how, and the `command` that makes it again.
+        `about` says what it searches and how, and the `command` that makes it again; `say` shows a line.
         """
 
     def update(self, study: SweepStudy) -> None:
@@ -61,6 +83,14 @@ class SweepApplication:
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
         """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""
+
+    def to_confirm(self, study: SweepStudy) -> Confirmation | None:  # noqa: ARG002
+        """Give what is to be run again once all trials are told; None if nothing is."""
+        return None
+
+    def rank(self, study: SweepStudy, confirmed: Sequence[FrozenTrial]) -> list[Ranked]:  # noqa: ARG002
+        """Give the completed trials, best first; `confirmed` are the completed further runs that were asked for."""
+        return [Ranked(trial) for trial in study.ranking()]
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:  # noqa: ARG002
         """Do what is to be done with the best trials once all are told; give what to say of it.

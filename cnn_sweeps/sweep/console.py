@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from cnn_sweeps.sweep.application import Ranked
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
@@ -69,32 +70,31 @@ class Console:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
-    def report(self, study: SweepStudy) -> list[FrozenTrial]:
-        """Say what came out, and leave it in `optimization_results.yaml`; give the ranking."""
-        ranking, is_single = study.ranking(), len(self._plan.settings.direction) == 1
+    def report(self, study: SweepStudy, ranking: Sequence[Ranked]) -> None:
+        """Say what came out, and leave it in `optimization_results.yaml`."""
+        is_single = len(self._plan.settings.direction) == 1
         self.say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
         if not ranking:
             self.say("no trial completed; the reasons are above and in the trials' folders")
-            return ranking
+            return
         self.say(describe_ranking(ranking, "Ranking" if is_single else "Pareto front"))
         if self._plan.application.about_ranking:
             self.say(self._plan.application.about_ranking)
-        best = ranking[0]
+        best = ranking[0].trial
         results: dict[str, Any] = {"best_params": best.params, "best_value": best.values[0], "best_trial": best.number}
         if not is_single:
-            results = {"solutions": [{"params": trial.params, "values": list(trial.values)} for trial in ranking]}
+            results = {"solutions": [{"params": each.params, "values": list(each.values)} for each, *_ in ranking]}
         OmegaConf.save(OmegaConf.create({"name": "optuna"} | results), self.folder / "optimization_results.yaml")
-        return ranking
 
-    def say_commands(self, ranking: Sequence[FrozenTrial], to_go_on: str, to_look: Sequence[str]) -> None:
+    def say_commands(self, best: FrozenTrial | None, to_go_on: str, to_look: Sequence[str]) -> None:
         """Say, below all that came out, which commands go on from here, and where one looks at it."""
         if to_go_on:
             self.say(f"To go on:\n  {to_go_on}")
-        if ranking:
-            params, space = ranking[0].params, self._plan.space
+        if best is not None:
+            params, space = best.params, self._plan.space
             searched = params.keys() if self._plan.extend else space.distributions.keys()
-            best = [override_text(key, value) for key, value in params.items() if key in searched]
-            self.say(f"The best configuration, to run by itself:\n  {describe_command([*space.fixed, *best])}")
+            own = [override_text(key, value) for key, value in params.items() if key in searched]
+            self.say(f"The best configuration, to run by itself:\n  {describe_command([*space.fixed, *own])}")
         if to_look:
             self.say("\n".join(to_look))
 
@@ -119,12 +119,12 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state != "RETRIED")
 
 
-def describe_trial(trial: FrozenTrial) -> str:
-    """Say in one line how a trial ended."""
+def describe_trial(trial: FrozenTrial, called: str = "trial") -> str:
+    """Say in one line how a trial, or what is `called` otherwise, ended."""
     seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
     state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
     value = _describe_values(trial) if trial.state == TrialState.COMPLETE else ""
-    columns = [f"trial {trial.number:3d}", f"{state:8s}", f"{value:>10s}", f"{seconds:>8s}", describe_params(trial)]
+    columns = [f"{called} {trial.number:3d}", f"{state:8s}", f"{value:>10s}", f"{seconds:>8s}", describe_params(trial)]
     columns += [error] if (error := error_of(trial)) else []
     if DUPLICATE_OF in trial.user_attrs:
         columns.append(f"equals trial {trial.user_attrs[DUPLICATE_OF]}, not run again")
@@ -146,12 +146,13 @@ def rounded_overrides(trial: FrozenTrial) -> list[str]:
     return [override_text(key, value) for key, value in rounded.items()]
 
 
-def describe_ranking(ranking: Sequence[FrozenTrial], title: str) -> str:
+def describe_ranking(ranking: Sequence[Ranked], title: str) -> str:
     """Give the best trials, one a line."""
     shown = ranking[:_RANKED]
-    width = max(len(_describe_values(trial)) for trial in shown)
+    width = max(len(_describe_values(trial)) for trial, *_ in shown)
     lines = [f"{title}, {len(shown)} of {len(ranking)} completed trials:"]
-    for rank, trial in enumerate(shown, 1):
-        value = _describe_values(trial)
-        lines.append(f"{rank:4d}.  {value:>{width}s}  trial {trial.number:3d}  {describe_params(trial)}")
+    for rank, (trial, mark, remark) in enumerate(shown, 1):
+        value = f"{mark} {_describe_values(trial):>{width}s}"
+        line = f"{rank:4d}.{value}  trial {trial.number:3d}  {describe_params(trial)}"
+        lines.append(f"{line}  {remark}" if remark else line)
     return "\n".join(lines)

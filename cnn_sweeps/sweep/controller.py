@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.errors import OutageError, StudyError, SweepError
+from cnn_sweeps.sweep.confirming import describe_confirmation, open_confirmation
 from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.sweep.failures import no_success
 from cnn_sweeps.sweep.jobs.choice import choose_executor
@@ -86,6 +87,7 @@ class Controller:
         self._loop = TrialLoop(study, plan, executor, console)
         self._interruption = self._loop.interruption
         self._status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
+        self._confirmation: SweepStudy | None = None
 
     def run(self) -> list[FrozenTrial]:
         """Run the sweep to its end, and end all its parts; give the ranking."""
@@ -110,12 +112,12 @@ class Controller:
         self._executor.open(say)
         about = describe_study(plan.settings, plan.space)
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
-        plan.application.begin(study, about | {"command": command}, self._console.folder)
-        study.enqueue(plan.points)
         study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
         few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
         say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}{few}")
+        plan.application.begin(study, about | {"command": command}, self._console.folder, say)
+        study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:
             more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
             told = f"the study is for {study.total} trials, and has {study.ledger.num_started} of before the change"
@@ -142,8 +144,8 @@ class Controller:
 
     @property
     def _has_total(self) -> bool:
-        ledger = self._study.ledger
-        return ledger.num_started - ledger.counts["RUNNING"] >= self._study.total
+        studies = [self._study] if self._confirmation is None else [self._study, self._confirmation]
+        return all(each.ledger.num_started - each.ledger.counts["RUNNING"] >= each.total for each in studies)
 
     @property
     def _command_to_go_on(self) -> str:
@@ -152,11 +154,16 @@ class Controller:
     def _run_and_report(self) -> list[FrozenTrial]:
         """Run trials, say what came out, and have the best ones tested; give the ranking."""
         stopped: SweepError | None = None
+        confirmed: list[FrozenTrial] = []
         try:
-            self._loop.run()
+            self._loop.run(self._study, self._plan)
+            if self._is_over:
+                confirmed = self._confirm()
         except SweepError as error:
             stopped = error
-        ranking = self._console.report(self._study)
+        marked = self._plan.application.rank(self._study, confirmed)
+        ranking = [each.trial for each in marked]
+        self._console.report(self._study, marked)
         try:
             if stopped is not None:
                 raise stopped
@@ -165,9 +172,19 @@ class Controller:
             if self._is_over:
                 self._finish()
         finally:
-            to_go_on = "" if self._has_total else self._command_to_go_on
-            self._console.say_commands(ranking, to_go_on, self._plan.application.describe_next())
+            best, to_go_on = ranking[0] if ranking else None, "" if self._has_total else self._command_to_go_on
+            self._console.say_commands(best, to_go_on, self._plan.application.describe_next())
         return ranking
+
+    def _confirm(self) -> list[FrozenTrial]:
+        """Run again what the application wants to be; give the completed runs."""
+        if (wanted := self._plan.application.to_confirm(self._study)) is None:
+            return []
+        self._confirmation, plan = open_confirmation(self._study, self._plan, wanted)
+        if (told := describe_confirmation(self._study, self._confirmation, self._executor.num_slots)) is not None:
+            self._console.say(told)
+        self._loop.run(self._confirmation, plan)
+        return self._confirmation.ranking()
 
     def _finish(self) -> None:
         """Have the best trials tested as soon as no other controller does so; others may claim trials meanwhile."""

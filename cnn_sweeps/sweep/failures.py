@@ -23,13 +23,20 @@ class Verdict(NamedTuple):
     to_try_again: list[int]
 
 
+class _Ended(NamedTuple):
+    failure: str  # what failures that are alike have in common; "" for none
+    number: int
+    is_last: bool  # attempt of its trial
+
+
 class FailureLimits:
     """Looks at each trial's outcome, in the order in which they end."""
 
     def __init__(self, settings: SweepSettings) -> None:
-        """Take `max_identical_failures` and `max_failure_rate`."""
+        """Take `max_identical_failures`, `max_retries` and `max_failure_rate`."""
         self._num_identical, self._rate = settings.max_identical_failures, settings.max_failure_rate
-        self._ended: list[tuple[str, int]] = []
+        self._num_attempts = self._num_identical * (1 + settings.max_retries)
+        self._ended: list[_Ended] = []
 
     def check(
         self, outcome: Outcome, number: int, *, is_retried: bool, counts: Mapping[str, int], total: int
@@ -38,23 +45,38 @@ class FailureLimits:
 
         The study is for `total` trials and has `counts` of each state; `is_retried`: another one tries the same again.
         """
-        if is_retried and not outcome.failure_id:  # its last attempt counts
-            return None
         has_worked = bool(counts["COMPLETE"] or counts["PRUNED"])
-        failure_id = outcome.failure_id or ("" if has_worked else outcome.kind)
-        self._ended.append((failure_id, number))
-        last = self._ended[-self._num_identical :]
-        if failure_id and [each for each, _ in last] == [failure_id] * self._num_identical:
+        failure = outcome.failure_id or ("" if has_worked else outcome.kind)
+        ended = _Ended(failure, number, is_last=bool(outcome.failure_id) or not is_retried)
+        self._ended.append(ended)
+        if (what := self._alike(ended)) is not None:
             how = "failed at the same place" if outcome.failure_id else "failed alike and none has completed"
-            reason = f"{self._num_identical} trials in a row {how} ({outcome.error})"
-            return Verdict(reason, ", or raise hydra.sweeper.max_identical_failures", [number for _, number in last])
-        if outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
+            failed = [each.number for each in self._last_attempts()[-self._num_identical :]]
+            return Verdict(
+                f"{what} in a row {how} ({outcome.error})", ", or raise hydra.sweeper.max_identical_failures", failed
+            )
+        if ended.is_last and outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
             too_many = (
                 f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
             )
-            failed = [number for failure_id, number in self._ended if failure_id]
+            failed = [each.number for each in self._last_attempts() if each.failure]
             return Verdict(f"{too_many} allows; the last one: {outcome.error}", "", failed)
         return None
+
+    def _alike(self, ended: _Ended) -> str | None:
+        """Say how many trials in a row failed alike, or how many attempts where several trials are tried at once."""
+        if not ended.failure:
+            return None
+        trials, attempts = self._last_attempts()[-self._num_identical :], self._ended[-self._num_attempts :]
+        if ended.is_last and [each.failure for each in trials] == [ended.failure] * self._num_identical:
+            return f"{self._num_identical} trials"
+        is_one_given_up = any(each.is_last for each in attempts)  # one outage can hit many first attempts
+        if is_one_given_up and [each.failure for each in attempts] == [ended.failure] * self._num_attempts:
+            return f"{self._num_attempts} attempts"
+        return None
+
+    def _last_attempts(self) -> list[_Ended]:
+        return [each for each in self._ended if each.is_last]
 
 
 def why_to_stop(limits: FailureLimits, study: SweepStudy, outcome: Outcome, trial: FrozenTrial) -> SweepError | None:

@@ -26,18 +26,22 @@ _UPDATE_EVERY_S = 5.0
 
 
 class TrialLoop:
-    """The trials that a controller has under way."""
+    """The trials that a controller has under way, of one study at a time."""
 
     def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
         """Have no trial yet; the time for starting some begins."""
-        self._study, self._plan, self._executor, self._console = study, plan, executor, console
-        self._application, self._limits = plan.application, FailureLimits(plan.settings)
+        self._executor, self._console = executor, console
+        self._turn_to(study, plan)
         self.interruption = Interruption(self._say_what_is_finished)
         self._starting: list[Trial] = []  # one, or none
         self._running: dict[Future[JobReturn], Trial] = {}
         self._is_waiting_told = False
         self._updated = time.monotonic()
         self._deadline = self._updated + (plan.settings.timeout_s or math.inf)
+
+    def _turn_to(self, study: SweepStudy, plan: SweepPlan) -> None:
+        self._study, self._plan = study, plan
+        self._application, self._limits = plan.application, FailureLimits(plan.settings)
 
     @property
     def is_time_over(self) -> bool:
@@ -50,8 +54,9 @@ class TrialLoop:
             under_way = [*self._starting, *self._running.values()]
             self._application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
 
-    def run(self) -> None:
+    def run(self, study: SweepStudy, plan: SweepPlan) -> None:
         """Run trials until the study has its total, the time is over, or Ctrl-C was pressed."""
+        self._turn_to(study, plan)
         self._update_record()
         self._recover()
         while True:
@@ -90,7 +95,7 @@ class TrialLoop:
             if trial is None:
                 return
             if isinstance(trial, FrozenTrial):
-                self._console.say(describe_trial(trial))
+                self._say_of(trial)
             else:
                 self._starting = [trial]
                 self._start(trial)
@@ -99,11 +104,11 @@ class TrialLoop:
     def _start(self, trial: Trial) -> None:
         plan, study = self._plan, self._study
         if plan.extend is not None and (refused := study.extend(trial, plan.extend)) is not None:
-            self._console.say(describe_trial(refused))
+            self._say_of(refused)
         elif plan.settings.deterministic and (original := study.finished_duplicate(trial)) is not None:
             with self.interruption.allowed():
                 patiently(partial(self._application.record_duplicate, trial, original), self._console.say)
-            self._console.say(describe_trial(study.tell_duplicate(trial, original)))
+            self._say_of(study.tell_duplicate(trial, original))
         else:
             with self.interruption.allowed():  # a job may run at once, in this process
                 future = self._executor.submit(plan.space.overrides_of(trial.params), trial.number)
@@ -127,7 +132,7 @@ class TrialLoop:
             self._console.keep_traceback(result, told.number, outcome.traceback)
         if not isinstance(result, JobReturn):
             self._application.close_lost([told])
-        self._console.say(describe_trial(told))
+        self._say_of(told)
         return outcome, told
 
     def _wait_for_others(self) -> None:
@@ -146,7 +151,7 @@ class TrialLoop:
         recovered = self._study.recover()
         self._application.close_lost(recovered)
         for trial in recovered:
-            self._console.say(describe_trial(trial))
+            self._say_of(trial)
 
     def _is_all_known(self) -> bool:
         """Tell whether every point of the space has finished, and say so if that comes before the study's total."""
@@ -159,6 +164,9 @@ class TrialLoop:
         if study.ledger.num_started < study.total:
             self._console.say(f"all {num_points} different points are known; no further trial is started")
         return True
+
+    def _say_of(self, trial: FrozenTrial) -> None:
+        self._console.say(describe_trial(trial, self._plan.called))
 
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)

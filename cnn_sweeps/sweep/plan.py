@@ -41,6 +41,7 @@ class SweepPlan:
         application: what the application adds.
         shared_settings: what every trial has in common and its result depends on.
         overrides: the command line, without the study's name.
+        called: what a trial of it is called.
     """
 
     settings: SweepSettings
@@ -51,6 +52,7 @@ class SweepPlan:
     application: SweepApplication
     shared_settings: dict[str, Any]
     overrides: list[str]
+    called: str = "trial"
 
     @property
     def num_points(self) -> int | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
-
-DATABASES = ("sqlite", "postgres", "mysql", "mssql")
-"""How the addresses of databases begin that MLflow takes."""
 
 _CONNECT_TIMEOUT_S = 10
 _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
@@ -22,16 +23,29 @@ def check_database(address: str, program: str) -> None:
     """See that a program, "MLflow" or "Optuna", can make its tables in a database, or has them there.
 
     Raises:
+        ValueError: as `opened_database`.
+    """
+    with opened_database(address, program):
+        pass
+
+
+@contextmanager
+def opened_database(address: str, program: str) -> Iterator[Connection | None]:
+    """Connect to a database that has the tables of a program, "MLflow" or "Optuna"; None if it can make them there.
+
+    Raises:
         ValueError: in one line, if the address is none, the driver is not installed, the server lets nobody in, or the
             database is another program's.
     """
     try:
         url = make_url(address)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-            return  # it will be made
+            yield None  # it will be made
+            return
         engine = create_engine(url, poolclass=NullPool, connect_args=connect_timeout(url, _CONNECT_TIMEOUT_S))
         with engine.connect() as connection:
-            owner = _owner(connection)
+            if (owner := _owner(connection)) in (None, program):
+                yield None if owner is None else connection
     except ModuleNotFoundError as error:
         package = _DRIVERS.get(str(error.name), error.name)
         raise ValueError(f"its driver is not installed; pip install '{package}'") from error
@@ -39,6 +53,23 @@ def check_database(address: str, program: str) -> None:
         raise ValueError(describe_database_error(error)) from error
     if owner not in (None, program):
         raise ValueError(f"it holds the tables of {owner}; {program} needs a database of its own")
+
+
+def keep_copy(file: Path, reason: str) -> Path:
+    """Copy an SQLite database, which may be in use, beside itself, as `FILE.before-REASON`; give the copy.
+
+    A copy of before stays: the new one has a number then.
+    """
+    names = (f"{file.name}.before-{reason}{f'-{number}' if number > 1 else ''}" for number in count(1))
+    copy = next(path for name in names if not (path := file.with_name(name)).exists())
+    copy_content(file, copy)
+    return copy
+
+
+def copy_content(file: Path, target: Path) -> None:
+    """Make an SQLite database what another one is now, all of it at once; either may be in use."""
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
 
 
 def _owner(connection: Connection) -> str | None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 
-from cnn_sweeps.errors import ConfigError, DiskError, UserError
+from cnn_sweeps.errors import ConfigError, DiskError, UserError, describe_error
 from cnn_sweeps.system.output import open_lossy
 
 _SCHEMES = ("sqlite:///", "file://")
@@ -44,6 +44,16 @@ def check_folder(folder: Path, setting: str) -> None:
         raise ConfigError(f"{setting}={folder}: is not empty; name an empty folder, or a new one")
 
 
+def why_not_writable(folder: Path) -> str | None:
+    """Say why files cannot be made in a folder that is there or will be made; None if nothing is known against it."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    if os.access(there, os.W_OK | os.X_OK):
+        return None
+    return os.strerror(errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES)
+
+
 def at_home(place: str) -> str:
     """Give a path, or the address of a file, with the home folder for a `~` at its beginning."""
     scheme = next((each for each in _SCHEMES if place.startswith(each)), "")
@@ -54,6 +64,17 @@ def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
+
+
+@contextmanager
+def told_in(failures: list[str], what: str) -> Iterator[None]:
+    """Have an error of the block told in a list and no more, since it loses nothing that matters; not a full disk."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        failures.append(f"{what} ({describe_error(error)})")
 
 
 class LogFile(logging.FileHandler):

@@ -6,11 +6,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
 
 _ONCE = ("resume=",)  # what was for the one time
 _OF_HYDRA = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+
+
+class Command(NamedTuple):
+    """A command to copy, and what it is for."""
+
+    what: str
+    command: str
 
 
 def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:

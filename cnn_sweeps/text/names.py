@@ -5,6 +5,7 @@ One function for each place. What the place would act on, and not only show, is 
 
 from __future__ import annotations
 
+import html
 import logging
 import re
 import unicodedata
@@ -57,6 +58,11 @@ def for_picture(name: object) -> str:
     """
     text = for_terminal(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
+
+
+def for_chart(name: object) -> str:
+    """Give a name as a text of a chart by plotly.js, which would read tags in it, and decodes entities."""
+    return html.escape(for_terminal(name))
 
 
 def num_columns(text: str) -> int:

@@ -17,6 +17,7 @@ from cnn_sweeps.text.passwords import hide_passwords
 SQLITE = "sqlite:///"
 DEFAULT = f"{SQLITE}mlflow.db"
 _SERVERS = ("http://", "https://")
+_DATABASES = ("sqlite", "postgres", "mysql", "mssql")  # how the addresses of those begin that MLflow takes
 _HERE = Path()
 
 
@@ -26,13 +27,13 @@ def store_of(config: TrackingConfig) -> str:
 
 
 def find_store(config: TrackingConfig) -> str:
-    """Do what `store_of` does, having looked whether something can answer there.
+    """Do what `store_of` does, having looked whether something can answer there, and take files of runs.
 
     Raises:
-        TrackingOutageError: if the server does not answer.
+        TrackingOutageError: if the server does not answer, or the folder of the files cannot be written.
         TrackingError: if the database cannot be used.
     """
-    return _answering_uri(config.uri)
+    return _answering_uri(config.uri, config.experiment_name)
 
 
 def find_existing_store(uri: str | None) -> str:
@@ -55,7 +56,7 @@ def user_uri(named: str | None) -> str:
     return at_home(named or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT)
 
 
-def _answering_uri(named: str | None) -> str:
+def _answering_uri(named: str | None, experiment: str | None = None) -> str:
     uri = user_uri(named)
     if uri.startswith(_SERVERS):
         try:
@@ -72,22 +73,11 @@ def _answering_uri(named: str | None) -> str:
             ) from error
     elif uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).absolute().parent.is_dir():
         raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or name another")
-    elif "://" in uri:
-        _check_database(uri)
+    elif uri.startswith(_DATABASES):
+        from cnn_sweeps.tracking.database import check_store  # and SQLAlchemy, which is slow
+
+        check_store(uri, named, database_file(uri), experiment)
     return uri
-
-
-def _check_database(uri: str) -> None:
-    from cnn_sweeps.system.databases import DATABASES, check_database, is_unavailable  # and SQLAlchemy, which is slow
-
-    if uri.startswith(DATABASES):
-        try:
-            check_database(uri, "MLflow")
-        except ValueError as error:
-            kind = TrackingOutageError if is_unavailable(error) else TrackingError
-            raise kind(
-                f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
-            ) from error
 
 
 def _handed_over(uri: str) -> str:
@@ -130,6 +120,14 @@ def is_hidden_by_old_store(uri: str) -> bool:
     """Tell whether `mlflow ui` alone, in this folder, shows the files of an experiment there instead of this store."""
     is_here = absolute_uri(uri) == absolute_uri(DEFAULT)
     return is_here and any(file.parent.name.isdigit() for file in Path("mlruns").glob("*/meta.yaml"))
+
+
+def describe_new_database(uri: str) -> list[str]:
+    """Say that MLflow's database is made first, if it is; else nothing."""
+    file = database_file(uri)
+    if file is None or file.exists():
+        return []
+    return [f"making MLflow's database {file}, which is done once and takes some seconds"]
 
 
 def database_file(uri: str) -> Path | None:

@@ -24,6 +24,7 @@ MODEL_FOLDER, MODEL_FILE, EXAMPLE_FILE = "model", "model.keras", "example.npy"
 MODEL_PACKAGES = ("keras", "tensorflow", "numpy")  # that a model's entry may require
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 REPRODUCES_TAG, RECORD_TAG, FOLDER_TAG = "reproduces", "record.id", "output.folder"
+CONFIRMS_TAG = "confirms.trial"  # number of the trial of the sweep that is run again
 WEIGHTS_TAG = "weights.digest"  # of the frozen beginning of a network
 _MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
 

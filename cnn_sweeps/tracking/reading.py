@@ -12,13 +12,15 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from cnn_sweeps.errors import TrackingError
+from cnn_sweeps.evaluation.per_image import PerImage, average, parse_csv
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
+from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
 from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
 _MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
+_MOST_BYTES_OF_IMAGES = 2**26  # of two million images
 
 
 class _Data(BaseModel):
@@ -99,9 +101,41 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
     )
 
 
+@store_errors()
+def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
+    """Read what a run that is there made of each image, by the name of the file; the mean of its parts, if it has some.
+
+    None if it has no such file, or a part of it has none.
+
+    Raises:
+        TrackingError: if a file makes no sense.
+    """
+    use_store(uri)
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    runs = [run] if name in _sizes_of_files(run, client) else _parts_of(run, client)
+    measured: list[PerImage] = []
+    for each in runs:
+        if (size := _sizes_of_files(each, client).get(name)) is None:
+            return None
+        check_place_of_files(each.info.artifact_uri)
+        told = f"{run_id}: {name} of the run {each.info.run_name}"
+        if size > _MOST_BYTES_OF_IMAGES:
+            raise TrackingError(f"{told} has {size:,} bytes, and should have at most {_MOST_BYTES_OF_IMAGES:,}")
+        try:
+            measured.append(parse_csv(mlflow.artifacts.load_text(f"runs:/{each.info.run_id}/{name}")))
+        except ValueError as error:
+            raise TrackingError(f"{told} makes no sense ({error}); give another run") from error
+    return average(measured) if measured else None
+
+
+def _sizes_of_files(run: Run, client: MlflowClient) -> dict[str, int]:
+    return {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
+
+
 def _check_whole(run: Run) -> None:
     tags, what = tags_of(run), f"{run.info.run_id}: the run {run.info.run_name}"
-    is_trial = "trial.number" in tags
+    is_trial = "trial.number" in tags or CONFIRMS_TAG in tags
     if "version.cnn-sweeps" not in tags and "trial.duplicate_of" not in tags:
         raise TrackingError(f"{what} is of another program; give one that cnn_sweeps.train made")
     if trial := tags.get("retrained.trial"):
@@ -116,7 +150,7 @@ def _check_whole(run: Run) -> None:
 
 
 def _check_files(run: Run, client: MlflowClient) -> None:
-    sizes = {file.path: file.file_size or 0 for file in client.list_artifacts(run.info.run_id)}
+    sizes = _sizes_of_files(run, client)
     if missing := _NEEDED_FILES - sizes.keys():
         raise TrackingError(
             f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
@@ -130,9 +164,13 @@ def _check_files(run: Run, client: MlflowClient) -> None:
 
 
 def _read_measured(run: Run, client: MlflowClient) -> dict[str, RecordedTraining]:
-    condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
-    parts = client.search_runs([run.info.experiment_id], condition, order_by=["attributes.start_time"])
+    parts = _parts_of(run, client)
     return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
+
+
+def _parts_of(run: Run, client: MlflowClient) -> list[Run]:
+    condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+    return list(client.search_runs([run.info.experiment_id], condition, order_by=["attributes.start_time"]))
 
 
 def _measured(run: Run, client: MlflowClient) -> RecordedTraining:

@@ -22,6 +22,11 @@ from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import NOTE_TAG, POSITION_FILE, RECORD_FILE, Recorded, Status, read_record, senseless
 from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
 
+FOLDER_TO = "CNN_SWEEPS_FOLDER_TO"
+"""An environment variable: a file that is to hold the folder of the first record that a process writes.
+
+So whoever starts a process learns of its run, of several parts or a sweep of the whole, without reading what it shows.
+"""
 _EARLIER = "earlier"  # folder of records whose place another run has taken
 _LOCK_FILE = "record.lock"
 
@@ -78,9 +83,15 @@ class Record:
                 self._set_aside(earlier)
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
         self.record_id, self._known = secrets.token_hex(16), set()
+        self._tell_folder()
         uri, tags = uri_seen_from(self.folder, uri), dict(tags) | self._place_tags()
         known = {"record": self.record_id, "run_id": run_id, "is_part": is_part, "time": _now()}
         self.add(entries.Begin(experiment=experiment, name=name, uri=uri, tags=tags, **known))
+
+    def _tell_folder(self) -> None:
+        if (file := os.environ.get(FOLDER_TO)) is not None:
+            with suppress(OSError), Path(file).open("x", encoding="utf-8") as told:  # "x": only the first one
+                told.write(str(self.folder.absolute()))
 
     def _place_tags(self) -> dict[str, str]:
         return owner_tags() | {entries.FOLDER_TAG: str(short_path(self.folder))}
@@ -101,6 +112,7 @@ class Record:
         """Go on with the record that is there, as this process; give what it says."""
         with self._reopened() as recorded:
             self.record_id = recorded.begin.record
+            self._tell_folder()
             self._known = {(name, epoch) for name, by_epoch in recorded.metrics.items() for epoch in by_epoch if epoch}
             self.add(entries.Again(time=_now(), tags=self._place_tags()))
         return recorded

@@ -1,4 +1,4 @@
-"""Where the model is that a command line names: found before anything slow is imported."""
+"""Where the model is that a command line names, or a run has kept: found before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.entry import Model, read_entries, read_record
+from cnn_sweeps.tracking.position import read_position, store_of_record
 
 MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a model's folder"
 ADDRESSES = ("models:/", "runs:/")
@@ -47,3 +49,22 @@ def find_place(name: str, uri: str | None) -> ModelPlace:
         missing = f"there is no {ABOUT_FILE} in it" if folder.is_dir() else "there is no such folder"
         raise ModelError(f"model={name}: {missing}; give {MODEL_FORMS}")
     return ModelPlace(name, None, find_existing_store(uri))
+
+
+def kept_by(folder: Path) -> ModelPlace:
+    """Find the newest model that a run, a trial of a sweep or a part of several has kept whose record is in a folder.
+
+    Raises:
+        ModelError: if there is none, or the store does not have it.
+        TrackingError: if a record makes no sense.
+    """
+    newest = (0, "", "")
+    for place in [folder, *(each for each in folder.iterdir() if each.is_dir())]:
+        recorded = read_record(place)
+        if recorded is not None and any(isinstance(entry, Model) for entry, _ in read_entries(place)):
+            store = store_of_record(place, recorded.begin)
+            newest = max(newest, (recorded.last_time, read_position(place, store).run_id or "", store))
+    _, run_id, store = newest
+    if not run_id:
+        raise ModelError(f"{folder}: no model of it is kept here; train with tracking.log_model=true")
+    return ModelPlace(f"runs:/{run_id}/model", None, store)

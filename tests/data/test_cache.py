@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 import threading
 import warnings
 from unittest.mock import Mock, call
@@ -246,16 +245,6 @@ def test_cache_dir_that_is_a_file_is_refused_by_its_setting(tmp_path, cache_dir)
     with pytest.raises(DataError, match=r"data\.cache_dir=.*file"):
         load(files, tmp_path / cache_dir)
     assert (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.fixture
-def closed(tmp_path, monkeypatch):
-    """Nobody may write to this folder, not even root; temporary files go to another one."""
-    folder, access = tmp_path / "closed", os.access
-    folder.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: (path != folder or mode == os.F_OK) and access(path, mode))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return folder
 
 
 def test_folder_that_cannot_be_written_gives_way_to_a_private_one_and_that_is_told(tmp_path, closed):

@@ -467,7 +467,7 @@ def places(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no study: give the name of one study"),
+        (["tracking.uri=sqlite:///no.db"], "tracking.uri=sqlite:///no.db: there is no such database here"),
         (["a", "b"], "a b: give the name of one study"),
         (["a", "storage=x"], "storage: no such setting; allowed: hydra.sweeper.storage"),
         (["a", "--mend"], "unrecognized arguments: --mend"),

@@ -69,12 +69,12 @@ def test_early_stopping_is_judged_by_whether_the_best_epoch_came_before_it(curve
 def test_one_seed_or_two_decide_nothing_and_that_is_said(num_seeds, tmp_path):
     differing = {"dropout": 0.1}, {"both_and_decay": 0.1}
     assert set(verdicts(*differing, num_seeds=num_seeds).values()) == {"undecided"}
-    lines = write_ablation(trainings(*differing, num_seeds=num_seeds), 3, tmp_path)
+    lines = write_ablation(trainings(*differing, num_seeds=num_seeds), 3, tmp_path).lines
     assert [line.split(":")[0] for line in lines if "say nothing" in line] == [
         ["trainings with one seed say nothing"],
         ["two seeds say nothing"],
     ][num_seeds - 1]
-    assert not any("say nothing" in line for line in write_ablation(trainings(*differing), 3, tmp_path))
+    assert not any("say nothing" in line for line in write_ablation(trainings(*differing), 3, tmp_path).lines)
 
 
 def test_interval_of_a_metric_stays_where_the_metric_can_be():
@@ -127,7 +127,7 @@ def test_interval_is_students():
 
 def test_table_and_picture_hold_every_arm_and_metric(tmp_path):
     all_trainings = trainings({"dropout": 0.3})
-    lines = write_ablation(all_trainings, 3, tmp_path)
+    lines = write_ablation(all_trainings, 3, tmp_path).lines
     table = pd.read_csv(tmp_path / "ablation.csv")
     assert set(table["arm"]) == set(ARMS)
     arms = summarize_arms(all_trainings)

@@ -1,14 +1,16 @@
-"""Sheets show the right images under the right names."""
+"""Images of the data are shown with the right names, and networks as they are."""
 
-from itertools import pairwise
+import base64
+import io
 
 import keras
 import numpy as np
 import pytest
 from conftest import TINY_CNN, compose
 from measured import measured_of, of_second
+from PIL import Image
 
-from cnn_sweeps.evaluation import pictures
+from cnn_sweeps.evaluation import pictures, thumbnails
 from cnn_sweeps.evaluation.grad_cam import grad_cam, has_grad_cam
 from cnn_sweeps.models.layers import plain_copy, scaled
 from cnn_sweeps.settings.targets import call_target
@@ -23,51 +25,40 @@ def titles(figure):
 def test_mistakes_come_with_the_most_confident_first():
     scores, labels = [0.1, 0.4, 0.2, 0.9, 0.01], np.array([0, 1, 1, 0, 1])
     measured = measured_of(of_second(scores), labels, CLASSES)
-    assert pictures.most_confident_mistakes(measured).tolist() == [4, 3, 2, 1]
+    assert thumbnails.most_confident_mistakes(measured).tolist() == [4, 3, 2, 1]
 
 
 def test_explained_are_right_ones_of_every_class_and_then_wrong_ones():
     scores, labels = [0.01, 0.02, 0.03, 0.04, 0.05, 0.6, 0.9], np.array([0, 0, 0, 0, 0, 1, 0])
     measured = measured_of(of_second(scores), labels, CLASSES)
-    assert pictures.images_to_explain(measured).tolist() == [0, 5, 1, 2, 6]
+    assert thumbnails.images_to_explain(measured).tolist() == [0, 5, 1, 2, 6]
 
 
-def test_mistakes_are_shown_with_file_name_prediction_and_truth(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    names = ["ant/0.jpg", "ant/1.jpg", "a/very/long/folder/name/that/goes/on/$2$.jpg"]
-    about = {"threshold": 0.2, "images": images, "file_names": names}
+def picture_of(address):
+    kind, _, content = address.partition(";base64,")
+    assert kind == "data:image/jpeg"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+
+
+def test_mistakes_are_shown_with_file_name_prediction_and_truth():
+    images = np.repeat(np.array([0, 100, 200], np.uint8), 8 * 4 * 3).reshape(3, 8, 4, 3)
+    about = {"threshold": 0.2, "images": images, "file_names": ["ant/0.jpg", "ant/1.jpg", "<b>x</b>/2.jpg"]}
     measured = measured_of(of_second([0.1, 0.875, 0.25]), np.array([0, 0, 0]), CLASSES, **about)
-    figure = pictures.draw_predictions(measured, np.array([1, 2]), "mistakes")
-    assert figure.get_suptitle() == "Test images at the threshold 0.2: mistakes"
-    first, second = titles(figure)
-    assert first == "ant/1.jpg\nbee 0.875\nis ant"
-    assert second.startswith("…")
-    assert second.endswith("2\\$.jpg\nbee 0.250\nis ant")  # of a threshold below that
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    np.testing.assert_array_equal(shown, images[1:])
-    figure.savefig(tmp_path / "mistakes.png")
+    first, second = thumbnails.show_mistakes(measured)
+    assert first[1:] == ("ant/1.jpg", "bee", 0.875, "ant")
+    assert second[1:] == ("<b>x</b>/2.jpg", "bee", 0.25, "ant")  # of a threshold below that
+    for shown, brightness in ((first, 100), (second, 200)):
+        picture = picture_of(shown.address)
+        assert picture.shape == (160, 80, 3)
+        assert np.abs(picture.astype(int) - brightness).max() < 3
 
 
-def test_captions_do_not_run_into_each_other():
-    names = ["Staffordshire_bullterrier", "American_pit_bull_terrier"]
-    measured = measured_of(
-        of_second([0.9] * 4), np.zeros(4), names, file_names=[f"{names[0]}/{i}.jpeg" for i in range(4)]
-    )
-    figure = pictures.draw_predictions(measured, np.arange(4), "mistakes")
-    figure.draw_without_rendering()
-    boxes = [axes.title.get_window_extent() for axes in figure.axes]
-    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
-
-
-def test_heat_lies_over_each_image():
-    images, heat = np.zeros((3, 8, 8, 1), np.uint8), np.random.default_rng(0).random((2, 4, 4))
-    measured = measured_of(of_second([0.1, 0.2, 0.3]), np.array([0, 0, 0]), CLASSES, images=images)
-    figure = pictures.draw_predictions(measured, np.array([2, 0]), "Grad-CAM", heat)
-    assert [title.splitlines() for title in titles(figure)] == [["image 2", "ant 0.700"], ["image 0", "ant 0.900"]]
-    shown = [axes.images for axes in figure.axes if axes.images]
-    for (_, over), expected in zip(shown, heat, strict=True):
-        np.testing.assert_array_equal(over.get_array(), expected)
-        assert over.get_extent() == [-0.5, 7.5, 7.5, -0.5]
+def test_heat_lies_over_an_image_that_is_explained():
+    images, heat = np.zeros((2, 8, 8, 1), np.uint8), np.zeros((2, 2))
+    heat[0, 0] = 1.0
+    corners = picture_of(thumbnails.address_of(images[0], heat)).astype(int).sum(axis=2)
+    assert corners[0, 0] > 200
+    assert corners[-1, -1] < 20
 
 
 def test_explained_image_is_under_its_file_name_class_and_probability():

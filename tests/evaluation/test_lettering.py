@@ -60,7 +60,7 @@ def test_pictures_of_all_such_names_are_drawn_without_a_warning(tmp_path, caplog
             [
                 figures.draw_confusion_matrix(measured),
                 figures.draw_roc_curve(measured),
-                pictures.draw_predictions(measured, labels, "mistakes"),
+                pictures.draw_explained(images[0], np.ones((2, 2)), names[0], IN_STIX_ALONE, 0.5),
             ]
         ):
             figure.savefig(tmp_path / f"{i}.png")

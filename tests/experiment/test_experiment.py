@@ -23,7 +23,7 @@ METRICS = {
 AT_THRESHOLD = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 PICTURES = {
     *("learning_curves", "confusion_matrix", "roc_curve", "pr_curve", "reliability", "scores"),
-    *("grad_cam", "filters"),
+    "filters",
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -64,8 +64,8 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
     written = {file.name for file in (tmp_path / "here/results").iterdir()}
     texts = {"config.yaml", "overrides.yaml", "data.json", "test_report.txt", "test_metrics.csv"}
-    texts |= {"test_confusions.csv"}
-    assert written - {"mistakes.png"} == texts | {f"{name}.png" for name in PICTURES}
+    texts |= {"test_confusions.csv", "val_images.csv", "test_images.csv", "report.html"}
+    assert written == texts | {f"{name}.png" for name in PICTURES}
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
@@ -92,6 +92,17 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     for name in PICTURES:
         assert Image.open(artifact(run, f"{name}.png")).width > 300
     assert "stripes 90 degrees" in artifact(run, "test_report.txt").read_text()
+    page = artifact(run, "report.html").read_text()
+    for told in (
+        "On 12 test images",
+        "Grad-CAM",
+        "stripes 90 degrees",
+        "model.l2=0.01",
+        f"runs:/{run.info.run_id}/model",
+    ):
+        assert told in page
+    assert page.count("data:image/png") == len(PICTURES)
+    assert page.count("data:image/jpeg") >= 4
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
     uri = mlflow.get_tracking_uri()
@@ -236,11 +247,12 @@ def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     run_train, last_run, own_networks, tmp_path
 ):
     run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
-    *_, results, warning, hint, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
+    *_, results, warning, hint, report, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning
     assert "its accuracy is 0.500, that of the commonest class 0.500 (its balanced accuracy is 0.500)" in warning
     assert "hint: " in hint
+    assert report.endswith("The report, for a browser: here/results/report.html")
     assert to_look.endswith("To look at the run:")
     assert re.search(r"  mlflow ui --backend-store-uri sqlite:///\S+/mlflow.db$", command)
     assert page.endswith(
@@ -258,22 +270,23 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     monkeypatch.setattr("cnn_sweeps.evaluation.texts.per_class_report", fail)
     for name in ("figures.draw_roc_curve", "figures.draw_confusion_matrix", "pictures.draw_filters"):
         monkeypatch.setattr(f"cnn_sweeps.evaluation.{name}", fail)
-    monkeypatch.setattr("cnn_sweeps.evaluation.pictures.grad_cam", fail)
+    monkeypatch.setattr("cnn_sweeps.evaluation.thumbnails.grad_cam", fail)
     run_train(*TINY, "evaluation.pictures=best", "hydra.run.dir=here")
     run = last_run()
     assert run.info.status == "FINISHED"
     assert "test_accuracy" in run.data.metrics
     assert load_model_of(run).predict(np.zeros((1, 16, 16, 1), np.float32)).size
-    failed = {"roc_curve", "confusion_matrix", "filters", "grad_cam"}
+    failed = {"roc_curve", "confusion_matrix", "filters"}
     told = (tmp_path / "here/train.log").read_text()
     for name in failed:
         assert f"warning: {name}.png cannot be drawn (ValueError: no such curve)\n" in told
     assert "Traceback" not in told
     kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     drawn = {name.removesuffix(".png") for name in kept if name.endswith(".png")}
-    assert drawn - {"mistakes"} == PICTURES - failed
-    assert "warning: the report cannot be written (ValueError: no such curve)\n" in told
-    assert "test_metrics.csv" in kept
+    assert drawn == PICTURES - failed
+    assert "warning: the tables cannot be written (ValueError: no such curve)\n" in told
+    assert "warning: Grad-CAM cannot be shown (ValueError: no such curve)\n" in told
+    assert {"test_metrics.csv", "report.html"} <= kept
 
 
 @pytest.mark.parametrize("name", ["shared", "without_config"])
@@ -357,7 +370,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
         "data.image_size=16",
         f"data.cache_dir={tmp_path}/cache",
         "data.on_bad_image=skip",
-        "evaluation.pictures=best",
+        *("evaluation.pictures=best", "report.images=false"),
     )
     run = last_run()
     assert run.info.run_name.startswith("epochs=2 ") or run.info.run_name.startswith("filters=[4] ")
@@ -374,6 +387,11 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     assert {f"{name}.png" for name in PICTURES} <= {
         file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
     }
+    page = artifact(run, "report.html").read_text()
+    assert page.count("data:image/png") == len(PICTURES)
+    assert "data:image/jpeg" not in page
+    assert "1 images repeat another one" in page
+    assert "dark/broken.jpg" in page
 
 
 def test_run_that_cannot_go_on_ends_failed_with_one_line(run_train, last_run):

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 from tiny_sweeps import IN_THIS_PROCESS, SWEEP, child_runs, run_of, study_in, sweep_folder
 
+from cnn_sweeps.evaluation.per_image import in_study
 from cnn_sweeps.experiment import part as one_part
 from cnn_sweeps.experiment import recording
 from cnn_sweeps.training import loop as training
@@ -114,6 +115,10 @@ def test_interrupted_run_goes_on_with_its_finished_parts_and_ends_as_if_it_had_n
     assert measured(whole) == metrics
     assert {part.info.run_name: (measured(part), epochs(part)) for part in parts} == by_part
     assert all("model.l2" in run.data.params for run in [whole, *parts])
+    page = Path(mlflow.artifacts.download_artifacts(run_id=whole.info.run_id, artifact_path="report.html")).read_text()
+    assert "Mean of 2 trainings ± its standard error: validation log loss " in page
+    assert all(f"{by_part[name][0]['test_log_loss']:.4f}" in page for name in by_part)
+    assert page.count("how good the network is") == 1  # of the first one
     assert list(Path(tmp_path, "outputs/checkpoints").iterdir()) == []
 
 
@@ -166,6 +171,8 @@ def test_trial_that_is_tried_again_has_the_finished_trainings_of_the_lost_one(
     losses = [part.data.metrics["final_val_log_loss"] for part in parts]
     assert trial.value == run.data.metrics["final_val_log_loss"] == sum(losses) / 2
     assert trial.user_attrs["objective_of_trainings"] == losses
+    kept = in_study(trial.user_attrs["val_images"], "val_log_loss")  # of both, image by image
+    assert (kept.num_images, kept.values.mean()) == (12, pytest.approx(trial.value, rel=2e-3))
     assert "test_accuracy" in run.data.metrics  # of the weights that the lost trial's training left
     assert list(Path(tmp_path, "outputs/checkpoints").iterdir()) == []
 

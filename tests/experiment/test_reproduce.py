@@ -24,6 +24,8 @@ from tiny_sweeps import (
 )
 
 from cnn_sweeps import reproduce
+from cnn_sweeps.compare import compare
+from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.experiment.reproduction import Pair, describe_differences, judge, pair_up
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.page import tags_of
@@ -520,3 +522,60 @@ def test_help_shows_the_command():
         [sys.executable, "-m", "cnn_sweeps.reproduce", "--help"], capture_output=True, text=True, check=True
     )
     assert "python -m cnn_sweeps.reproduce RUN_ID\n" in done.stdout
+
+
+# Two runs side by side.
+
+
+@pytest.fixture
+def compared(made, store, monkeypatch, capsys):
+    """Give what `python -m cnn_sweeps.compare` says of two runs."""
+    monkeypatch.chdir(made.folder)
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+
+    def compare_runs(*runs):
+        compare([*(run.info.run_id for run in runs), f"tracking.uri=sqlite:///{store}/mlflow.db"])
+        return capsys.readouterr().out
+
+    return compare_runs
+
+
+def test_two_trials_are_compared_by_their_settings_and_on_the_images_that_they_were_validated_on(made, compared):
+    told = compared(*made.trials)
+    assert re.search(r"^model\.dropout +0\.1 +0\.3$", told, re.MULTILINE)
+    assert "the same data" in told
+    assert "model.filters" not in told
+    assert re.search(r"^final_val_log_loss +0\.\d+ +0\.\d+$", told, re.MULTILINE)
+    assert "on the same 12 validation images, on which they may have been chosen (95 % intervals):\n  log loss " in told
+    assert "This is of two trainings; another seed may change either" in told
+
+
+def test_runs_that_were_tested_are_compared_on_the_test_images_and_of_several_trainings_the_mean_is(made, compared):
+    told = compared(made.single, made.group)
+    assert re.search(r"^repeats +1 +2$", told, re.MULTILINE)
+    assert "on the same 12 test images (95 % intervals):" in told
+    losses = [run.data.metrics["test_log_loss"] for run in (made.single, made.group)]
+    difference = float(re.search(r"  log loss (\S+) \(.* to .*\): (may be|more than) chance", told)[1])
+    assert difference == pytest.approx(losses[1] - losses[0], abs=2e-4)
+    assert "another seed may change" not in told
+
+
+def test_what_is_chance_is_not_told_where_single_images_are_not_known_or_are_others(made, compared, forge):
+    nothing = forge(made.single)
+    cannot = "whether the difference is chance cannot be told"
+    told = compared(made.single, nothing)
+    assert f"{cannot}: forged kept nothing of single images" in told
+    assert "the same settings\nthe same data\nthe same metrics\n" in told
+    others = forge(made.single)
+    header, row, *rows = artifact(made.single, "test_images.csv").splitlines()
+    text = "\n".join([header, f"0{row[1:]}" if row[0] != "0" else f"1{row[1:]}", *rows])
+    mlflow.MlflowClient().log_text(others.info.run_id, text, "test_images.csv")
+    assert f"{cannot}: they have other test images" in compared(made.single, others)
+    mlflow.MlflowClient().log_text(others.info.run_id, "a,b\n", "test_images.csv")
+    with pytest.raises(TrackingError, match=r"test_images\.csv of the run forged makes no sense"):
+        compared(made.single, others)
+
+
+def test_two_runs_are_to_be_given():
+    with pytest.raises(ConfigError, match="a b c: give the ids of two runs"):
+        compare(["a", "b", "c"])

@@ -24,11 +24,12 @@ from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import DataError, TrackingError
 from cnn_sweeps.evaluation.figures import draw_confusion_matrix, draw_roc_curve, draw_scores
-from cnn_sweeps.evaluation.pictures import draw_predictions
+from cnn_sweeps.evaluation.pictures import draw_explained
 from cnn_sweeps.evaluation.results import evaluate
 from cnn_sweeps.evaluation.texts import per_class_report, write_report
 from cnn_sweeps.selection import report as sweep_report
 from cnn_sweeps.selection.agreement import Change
+from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.console import Console
@@ -141,7 +142,7 @@ def test_columns_of_the_terminal_stand_below_each_other_whatever_the_letters(cap
 def test_table_of_a_study_is_never_computed(tmp_path):
     study = optuna.create_study()
     study.add_trial(optuna.create_trial(value=-1.0, user_attrs={"=1+1": "@SUM(A1)", "lines": FORGES_A_LINE}))
-    sweep_report.write_report(study, ["val_log_loss"], tmp_path)
+    sweep_report.write_table(study, Standing(study.trials, None, {}, study.trials), tmp_path)
     header, values = csv.reader((tmp_path / "trials.csv").read_text().splitlines())
     assert dict(zip(header, values, strict=True)).items() >= {
         ("value", "-1.0"),
@@ -160,7 +161,7 @@ def test_classes_called_as_formulas_are_drawn(tmp_path):
         draw_confusion_matrix(measured),
         draw_roc_curve(measured),
         draw_scores(measured),
-        draw_predictions(measured, np.array([0, 1]), "Mistakes"),
+        draw_explained(measured.dataset.images[0], np.ones((2, 2)), FORMULA, "$_{", 0.7),
     ]
     for figure in figures:
         figure.savefig(tmp_path / "figure.png")

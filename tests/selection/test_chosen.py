@@ -16,6 +16,7 @@ from cnn_sweeps.selection import finishing as finishing_module
 from cnn_sweeps.selection.application import CnnSweep
 from cnn_sweeps.selection.chosen import Retraining, evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
+from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import Record
@@ -113,8 +114,8 @@ def test_what_an_earlier_version_has_noted_in_a_trials_record_alone_is_not_done_
 def test_ablation_has_what_the_study_does_not_say_of_a_trial_from_its_record(finishing, tmp_path, monkeypatch):
     """As of trials of an earlier version, or while the study's storage was away."""
     trainings = []
-    monkeypatch.setattr(finishing_module, "write_report", lambda *_, **__: None)
-    monkeypatch.setattr(finishing_module, "write_ablation", lambda each, *_: trainings.extend(each) or [])
+    monkeypatch.setattr(finishing_module, "write_table", lambda *_: None)
+    monkeypatch.setattr(finishing_module, "write_ablation", lambda each, *_: trainings.extend(each))
     for name in ("multirun.yaml", "optimization_results.yaml"):
         (tmp_path / name).touch()
     record = Record(tmp_path / "0")
@@ -122,7 +123,7 @@ def test_ablation_has_what_the_study_does_not_say_of_a_trial_from_its_record(fin
     record.log_metrics({"final_val_accuracy": 0.75}, 1)
     space = {"ablation": CategoricalDistribution(["l2"]), "seed": IntDistribution(0, 1)}
     trials = [completed(0, space), completed(1, space, final={"final_val_accuracy": 0.5})]
-    finishing()._report(trials)
+    finishing()._report(Standing(trials, None, {}, trials))
     assert [each.metrics for each in trainings] == [{"final_val_accuracy": 0.75}, {"final_val_accuracy": 0.5}]
 
 
@@ -145,6 +146,18 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
         assert gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_settings_of_a_trial_are_those_of_its_record_and_none_where_that_makes_no_sense(tmp_path):
+    swept = CnnSweep()
+    swept._folder = tmp_path
+    assert swept._settings_of(completed(0)) == {}
+    record = Record(tmp_path / "0")
+    record.begin("chosen", "trial 0", "sqlite:///mlflow.db", {})
+    record.log_params({"model.l2": 0.001})
+    assert swept._settings_of(completed(0)) == {"model.l2": "0.001"}
+    (tmp_path / "0" / "record.jsonl").write_text("nonsense\n")
+    assert swept._settings_of(completed(0)) == {}
 
 
 @pytest.mark.parametrize(

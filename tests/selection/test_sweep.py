@@ -1,6 +1,7 @@
 """Sweeps as a user starts them, and what they leave in the study, in MLflow and on disk."""
 
 import csv
+import html
 import os
 import re
 import shlex
@@ -40,7 +41,9 @@ from waiting import wait_until
 
 from cnn_sweeps.data.split import split_dataset
 from cnn_sweeps.evaluation.metrics import summarize
+from cnn_sweeps.evaluation.per_image import in_study
 from cnn_sweeps.models.layers import class_probabilities
+from cnn_sweeps.selection import application
 from cnn_sweeps.selection.sweep_run import SweepRun
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.sweep.jobs.choice import InThisProcess
@@ -128,6 +131,11 @@ def test_first_trial_is_the_current_configuration(swept):
     settings = compose(*TINY).settings
     assert swept.trials[0].params == {key: settings[key] for key in swept.trials[0].params}
     assert len({str(trial.params) for trial in swept.trials}) == 4
+    assert all(value == float(f"{value:.4g}") for trial in swept.trials[1:] for value in trial.params.values())
+
+
+def test_study_names_its_objective_for_optunas_dashboard(swept):
+    assert swept.study.metric_names == ["val_log_loss"]
 
 
 def test_epochs_of_every_trial_are_in_the_study(swept):
@@ -160,21 +168,44 @@ def test_sweep_says_of_its_images_what_a_run_says_before_its_first_trial_ends(sw
     assert said[start + 2].startswith("trial   0 ")
 
 
-def test_sweeps_run_keeps_table_pictures_and_log(swept):
+def test_sweeps_run_keeps_table_report_and_log(swept):
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(swept.parent.info.run_id)}
-    pictures = {"timeline", "history", "learning_curves", "slice", "importance", "parallel_coordinates", "contour"}
-    assert files == {
-        *("trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"),
-        *(f"{name}.png" for name in pictures),
-    }
-    for name in pictures:
-        with Image.open(artifact(swept.parent, f"{name}.png")) as picture:
-            assert picture.format == "PNG"
-            assert picture.width > 300
+    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
     with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
         rows = list(csv.DictReader(table))
     assert [float(row["value"]) for row in rows] == [trial.value for trial in swept.trials]
+    assert "user_attrs_val_images" not in rows[0]
     assert "Ranking, 4 of 4 completed trials" in sweep_log(swept.folder)
+
+
+def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
+    best = swept.study.best_trial
+    ranked = sorted(swept.trials, key=lambda trial: trial.value)
+    for trial in swept.trials:
+        kept = in_study(trial.user_attrs["val_images"], "val_log_loss")
+        assert (len(kept.values), kept.num_images) == (12, 12)
+        assert kept.values.mean() == pytest.approx(trial.value, rel=2e-3)
+    noted = swept.study.user_attrs["ranking"]
+    assert (noted["trials"], noted["images"], noted["tied"][0]) == (4, 12, best.number)
+    with open(artifact(swept.parent, "trials.csv"), newline="") as table:  # noqa: PTH123
+        rows = list(csv.DictReader(table))
+    assert [int(row["number"]) for row in sorted(rows, key=lambda row: int(row["rank"]))] == [
+        trial.number for trial in ranked
+    ]
+    assert {int(row["number"]) for row in rows if row["tied_with_best"] == "True"} == {*noted["tied"]}
+    assert "told from the best on these 12 validation images (95 %)" in sweep_log(swept.folder)
+
+
+def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
+    page, best = Path(artifact(swept.parent, "report.html")).read_text(), swept.study.best_trial
+    assert f"Trial {best.number} is the champion: validation log loss {best.value:.4g}" in page
+    measured = run_of(best).data.metrics
+    interval = [f"{measured[f'interval/test_accuracy_{bound}']:.1%}" for bound in ("low", "high")]
+    assert f"it is right in {measured['test_accuracy']:.1%} (95 % interval {' to '.join(interval)})" in page
+    assert page.count("Test images: how good the network is") == 1  # of the champion's own report
+    commands = re.findall(r"<pre>(.+)</pre>", page)
+    assert f"model=runs:/{run_of(best).info.run_id}/model" in commands[3]
+    assert commands[0] == html.escape(swept.parent.data.tags["sweep.command"], quote=False).replace("'", "&#39;")
 
 
 def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_was_measured(swept):
@@ -238,6 +269,9 @@ def test_same_command_with_more_trials_goes_on_in_the_same_study_run_and_folders
     assert said.count("classes: stripes 0 degrees (30), ") == 2  # at each start
     if len(tested) == 1:
         assert f"trial {study.best_trial.number} was tested before" in said
+    page = Path(artifact(parent, "report.html")).read_text()  # written anew
+    assert "5 trials searched" in page
+    assert page.count("how good the network is") == 1
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +400,8 @@ def test_several_objectives_end_in_a_pareto_front_and_its_first_trial_is_tested(
     first = min(study.best_trials, key=lambda trial: trial.values[0])
     tested = [run.data.tags["trial.number"] for run in child_runs(parent) if measured_on_test(run)]
     assert tested == [str(first.number)]
-    assert Image.open(artifact(parent, "pareto_front.png")).format == "PNG"
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert f"Trial {first.number} is the first on the Pareto front" in page
     assert "Pareto front" in sweep_log(tmp_path)
 
 
@@ -375,7 +410,7 @@ def test_pictures_are_of_the_trial_that_is_chosen_unless_all_or_none_are_asked_f
         found = {}
         for run in children:
             files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
-            found[run.data.tags["trial.number"]] = {"confusion_matrix.png", "grad_cam.png"} <= files
+            found[run.data.tags["trial.number"]] = {"confusion_matrix.png", "reliability.png"} <= files
         return found
 
     best = str(swept.study.best_trial.number)
@@ -478,9 +513,55 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     of_arm = [run_of(trial) for trial in study.trials if trial.params["ablation"] == "l2"]
     assert row["mean"] == pytest.approx(mean(run.data.metrics["test_accuracy"] for run in of_arm))
     assert Image.open(artifact(parent, "ablation.png")).width > 800
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
+    assert "Two seeds say nothing" in page
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
+
+
+def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_one_that_was_trained_first(
+    run_train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(application, "NUM_SEEDS", 2)
+    command = ["model.dropout=0.0,0.1,0.6", "training.epochs=1", "confirm=2", "tracking.experiment_name=confirmed"]
+    run_train(*SWEEP, IN_THIS_PROCESS, *command)
+    study = study_in(tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    best, second, _ = sorted(study.trials, key=lambda trial: trial.value)
+    parent = parent_run(study)
+    assert parent.data.metrics["trials.complete"] == 3
+    children = child_runs(parent)
+    again = [run for run in children if "confirms.trial" in run.data.tags]
+    assert sorted((run.data.tags["confirms.trial"], run.data.params["seed"]) for run in again) == sorted(
+        (str(trial.number), seed) for trial in (best, second) for seed in ("1", "2")
+    )
+    assert sum("trial.number" in run.data.tags for run in children) == 3
+    losses = {
+        trial.number: [
+            run.data.metrics["final_val_log_loss"]
+            for run in again
+            if run.data.tags["confirms.trial"] == str(trial.number)
+        ]
+        for trial in (best, second)
+    }
+    chosen = min(losses, key=lambda number: mean(losses[number]))
+    version = mlflow.MlflowClient().get_model_version_by_alias("confirmed-synthetic", "champion")
+    assert version.tags["trial.number"] == str(chosen)
+    assert version.tags["trial.run_id"] == run_of(study.trials[chosen]).info.run_id
+    noted = study.user_attrs["ranking"]
+    assert noted["champion"] == chosen
+    assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
+        number: sorted(values) for number, values in losses.items()
+    }
+    said = sweep_log(tmp_path)
+    assert f"trial {chosen} is the best of 2 that were trained again" in said
+    assert said.rstrip().endswith(f"model.dropout={study.trials[chosen].params['model.dropout']}")
+    for run in again:
+        of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
+        assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}
+        assert not measured_on_test(run)
 
 
 def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_of_them_tests(
@@ -503,7 +584,12 @@ def test_while_a_controller_tests_or_retrains_others_may_claim_trials_and_none_o
 def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none_draws_nothing(untested):
     parent = parent_run(untested)
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
-    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml"}
+    assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
+    page = Path(artifact(parent, "report.html")).read_text()
+    assert "it was not tested" not in page  # but measured on validation images, as its model is kept
+    assert "Validation images: how good the network is" in page
+    assert "data:image" not in page
+    assert "<script" not in page
     version = mlflow.MlflowClient().get_model_version_by_alias("not-tested-synthetic", "champion")
     assert version.tags["trial.run_id"] == run_of(untested.best_trial).info.run_id
     for run in child_runs(parent):
@@ -672,6 +758,10 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
             "set hydra.sweeper.direction=[minimize,maximize]",
         ),
         (["hydra.sweeper.direction=[minimize,minimize]"], "set hydra.sweeper.direction=minimize"),
+        (["confirm=1"], "confirm=1: should be 0 or a number of trials, at least 2"),
+        (["confirm=2", "seed=0,1"], "confirm=2: trains the best trials again with other seeds, and seed is searched"),
+        (["confirm=2", "objective=[val_log_loss,num_parameters]"], "confirm=2: of several objectives no trial is the"),
+        (["prefer=smallest"], "prefer=smallest: should be 'strongest_regularization'"),
         (["evaluate_best=-1"], "evaluate_best=-1: should be false or a number of trials"),
         (["repeats=0"], "repeats=0: should be greater than or equal to 1"),
         (["folds=0"], "folds=0: should be greater than or equal to 1"),

@@ -206,7 +206,7 @@ def test_settings_hold_every_leaf_under_the_key_that_a_user_types():
     composed = yaml.safe_load((Path(CONF_DIR) / "training/default.yaml").read_text())
     settings = compose().settings
     assert {f"training.{key}" for key in composed if key != "early_stopping"} <= set(settings)
-    assert settings["optimizer.learning_rate"] == 1e-3
+    assert settings["optimizer.learning_rate"] == 3e-3
     assert settings["training.early_stopping.patience"] == 8
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures.process
 import math
 from collections import Counter
+from itertools import count, islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_traceback_that_came_with_the_job_wins_over_the_one_that_pickling_lost()
     assert 'File "app.py", line 3, in main' in outcome.failure_id
 
 
-NO_SETTINGS = SimpleNamespace(max_identical_failures=3, max_failure_rate=1.0)
+NO_SETTINGS = SimpleNamespace(max_identical_failures=3, max_retries=2, max_failure_rate=1.0)
 NOT_FINITE, DEAD = read_outcome(returned(math.nan), 1), read_outcome(expired(0), 1)
 
 
@@ -217,6 +218,22 @@ def test_lost_trial_that_is_tried_again_counts_once():
     attempts = [limits.check(DEAD, number, is_retried=number % 3 < 2, counts=counts, total=20) for number in range(9)]
     assert attempts[:8] == [None] * 8
     assert attempts[8].to_try_again == [2, 5, 8]
+
+
+@pytest.mark.parametrize(("num_workers", "num_attempts"), [(1, 9), (2, 9), (4, 9), (16, 33)])
+def test_lost_attempts_stop_a_sweep_as_soon_with_several_workers_but_not_before_one_trial_is_given_up(
+    num_workers, num_attempts
+):
+    limits, tries, verdict = FailureLimits(NO_SETTINGS), Counter(), None
+    numbers = count()
+    queue = list(islice(numbers, num_workers))
+    while verdict is None:
+        trial = queue.pop(0)
+        tries[trial] += 1
+        is_retried = tries[trial] < 3
+        queue.append(trial if is_retried else next(numbers))
+        verdict = limits.check(DEAD, tries.total(), is_retried=is_retried, counts=Counter(), total=100)
+    assert tries.total() == num_attempts
 
 
 def test_same_message_identifies_a_failure_without_a_traceback():

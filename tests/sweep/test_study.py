@@ -23,8 +23,10 @@ from cnn_sweeps.sweep.jobs.outcome import INTERRUPTED, Outcome, read_outcome
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.sweep.study import study as study_module
+from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.shared import SET_ASIDE
+from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.owners import owner_tags
 from hydra_plugins.cnn_sweeps import _config
@@ -268,6 +270,33 @@ def test_failed_or_running_trial_or_one_of_other_settings_has_no_duplicates(tmp_
 def _claim_point(study, point):
     study.optuna_study.enqueue_trial(point)
     return study.claim()
+
+
+# Of another program.
+
+
+def study_of_optuna_alone(folder, **changed):
+    storage = open_storage(parse_address(str(folder / "study.journal")))
+    return optuna.create_study(study_name="study", storage=storage, **changed)
+
+
+def test_study_whose_trials_another_program_has_run_is_refused_with_a_way_out(tmp_path):
+    foreign = study_of_optuna_alone(tmp_path)
+    foreign.enqueue_trial({"x": 0.5})
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    told = (
+        "^hydra.sweeper.study_name=study: is the study of another program in this storage, with 2 trials of its own; "
+    )
+    with pytest.raises(StudyError, match=f"{told}choose another hydra.sweeper.study_name$"):
+        open_study(tmp_path)
+    assert foreign.user_attrs == {}
+    assert len(open_study(tmp_path, name="another").trials) == 0  # in the same storage
+
+
+def test_study_in_which_trials_only_wait_is_gone_on_with(tmp_path):
+    study_of_optuna_alone(tmp_path).enqueue_trial({"x": 0.5})
+    assert open_study(tmp_path).claim().params == {"x": 0.5}
+    assert open_study(tmp_path).trials[0].state == TrialState.RUNNING
 
 
 # Dead controllers.
@@ -635,6 +664,22 @@ def test_description_names_what_is_searched_and_hides_a_password(tmp_path):
     assert about["pruner"] == "optuna.pruners.MedianPruner"
     assert "secret" not in about["storage"]
     assert "host" in about["storage"]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])  # one suggests by itself, one all together
+def test_suggested_numbers_have_four_digits_within_their_interval_and_queued_ones_are_as_they_were_typed(
+    tmp_path, sampler
+):
+    space = {"x": FloatDistribution(0.123456, 0.123567), "y": FloatDistribution(1e-6, 1e-2, log=True)}
+    study = open_study(tmp_path, space, total=16, sampler=sampler)
+    typed = {"x": 0.12345678, "y": 0.00012345678}
+    study.enqueue([typed])
+    first, *suggested = run_all(study)
+    assert first == typed
+    ends = {0.123456, 0.123567}
+    assert {each["x"] for each in suggested} <= ends | {0.1235}
+    assert all(each["y"] == float(f"{each['y']:.4g}") for each in suggested)
+    assert len({each["y"] for each in suggested}) == 15
 
 
 def test_values_are_exact_in_the_storage(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from cnn_sweeps.tracking import record
 from cnn_sweeps.tracking.address import uri_seen_from
 from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_record
 from cnn_sweeps.tracking.position import keep_position, num_waiting, read_position, store_of_record
-from cnn_sweeps.tracking.record import Record, close_if_died, find_records
+from cnn_sweeps.tracking.record import FOLDER_TO, Record, close_if_died, find_records
 
 
 def begun(folder, **tags):
@@ -144,6 +145,18 @@ def test_folder_in_which_another_process_is_at_work_is_refused(tmp_path):
             begun(tmp_path)
         other.communicate("\n")
     begun(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["begin", "again"])
+def test_folder_of_the_first_record_is_told_to_whoever_started_the_process(method, tmp_path, monkeypatch):
+    begun(tmp_path / "left")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(FOLDER_TO, str(tmp_path / "told"))
+    if method == "again":
+        Record(Path("left")).again()
+    for name in ("left", "other"):
+        begun(Path(name))
+    assert (tmp_path / "told").read_text() == str(tmp_path / "left")
 
 
 def test_passwords_are_kept_out_of_every_entry(tmp_path):

@@ -388,6 +388,7 @@ def test_old_store_of_files_that_mlflow_ui_would_open_is_told_when_the_database_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cnn_sweeps.tracking.store._make_database", lambda file: shutil.copy(empty_database, file))
     (tmp_path / "mlruns/0").mkdir(parents=True)
+    (tmp_path / "mlruns/.gitignore").touch()  # as in a checkout
     assert not is_hidden_by_old_store("sqlite:///mlflow.db")
     (tmp_path / "mlruns/0/meta.yaml").touch()
     for _ in range(2):

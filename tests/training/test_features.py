@@ -1,5 +1,6 @@
 """What a frozen beginning makes of images is that of just these images, changes and network, and of no test image."""
 
+import os
 from dataclasses import replace
 
 import keras
@@ -91,6 +92,19 @@ def test_changed_image_gets_features_of_its_own(beginning, images, tmp_path):
     after = load_features(beginning, with_images(images, with_first_changed), positions, str(tmp_path)).numpy()
     assert not np.allclose(before[0], after[0], atol=1e-3)
     np.testing.assert_array_equal(before[1:], after[1:])
+
+
+def test_features_are_kept_elsewhere_where_their_folder_cannot_be_written_and_that_is_told(
+    beginning, images, tmp_path, closed, caplog
+):
+    positions, other = np.arange(10), tmp_path / f"cnn_sweeps-{os.getuid()}"
+    told = load_features(beginning, images.dataset, positions, str(closed / "cache")).numpy()
+    assert f"training.cache_dir={closed}/cache: {closed} cannot be written; " in caplog.text
+    assert f"is kept in {other}, " in caplog.text
+    assert (list(closed.iterdir()), len(list((other / "features").iterdir()))) == ([], 1)
+    np.testing.assert_array_equal(
+        told, load_features(beginning, images.dataset, positions, str(tmp_path / "open")).numpy()
+    )
 
 
 def the_inputs(images, cache_dir, *settings):

@@ -7,12 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import optuna
 from optuna.distributions import (
     CategoricalDistribution,
     check_distribution_compatibility,
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.trial import TrialState
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
@@ -55,6 +57,24 @@ def check_definition(study_name: str, definition: Any) -> None:
             f"{study_name}: the study's attribute {DEFINITION} makes no sense ({describe_error(error)}); "
             "name another study"
         ) from error
+
+
+def read_definition(study: optuna.Study, now: StudyDefinition) -> StudyDefinition:
+    """Give the definition that a study has or, if it is new, that of the sweep which is its first; trials may wait.
+
+    Raises:
+        StudyError: if it makes no sense, or another program has run trials, of which nothing tells what they measured.
+    """
+    if (noted := study.user_attrs.get(DEFINITION)) is None:
+        if num_foreign := sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+            raise StudyError(
+                f"hydra.sweeper.study_name={study.study_name}: is the study of another program in this storage, with "
+                f"{num_foreign} trials of its own; choose another hydra.sweeper.study_name"
+            )
+        return {**now, "directions": [each.name.lower() for each in study.directions]}
+    check_definition(study.study_name, noted)
+    definition: StudyDefinition = noted
+    return definition
 
 
 def settings_id_of(settings: dict[str, Any]) -> str:

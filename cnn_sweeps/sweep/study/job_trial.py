@@ -26,6 +26,8 @@ from cnn_sweeps.system.patience import Backoff, patiently
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+STUDY_OF_JOB = "CNN_SWEEPS_STUDY"
+"""In `hydra.job.env_set`: the study of a job's trial, if that is not the sweep's, which Hydra lets no job change."""
 _SWEEPER = "hydra_plugins.cnn_sweeps.optuna_sweeper.OptunaSweeper"
 
 
@@ -35,7 +37,8 @@ def current_trial() -> JobTrial | None:
     if hydra.mode != RunMode.MULTIRUN or hydra.sweeper.get("_target_") != _SWEEPER:
         return None
     sweeper: dict[str, Any] = OmegaConf.to_container(hydra.sweeper, resolve=True)  # type: ignore[assignment]
-    return JobTrial(parse_address(sweeper["storage"], sweeper["study_name"]), sweeper["pruner"], int(hydra.job.num))
+    name = hydra.job.env_set.get(STUDY_OF_JOB, sweeper["study_name"])
+    return JobTrial(parse_address(sweeper["storage"], name), sweeper["pruner"], int(hydra.job.num))
 
 
 class JobTrial:

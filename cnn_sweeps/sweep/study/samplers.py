@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from hydra.errors import InstantiationException
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.targets import build
@@ -20,6 +24,51 @@ from cnn_sweeps.sweep.space import SearchSpace
 
 _NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
+
+
+class RoundedSampler(BaseSampler):
+    """Rounds what another sampler suggests, so that study, record and command have a number of the same few digits."""
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        """Ask `sampler`."""
+        self._sampler = sampler
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the other one has it; so are those that follow, but for the rounding."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Suggest parameters that depend on each other."""
+        suggested = self._sampler.sample_relative(study, trial, search_space)
+        return {name: _rounded(value, search_space[name]) for name, value in suggested.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Suggest a parameter by itself."""
+        suggested = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return _rounded(suggested, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """A trial begins."""
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """A trial has ended."""
+        self._sampler.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        """Draw other numbers from now on."""
+        self._sampler.reseed_rng()
+
+
+def _rounded(value: Any, distribution: BaseDistribution) -> Any:
+    """Round a number of an interval to four significant digits, or to the end of the interval if that is nearer."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
+        return value
+    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 def check_sampler(settings: SweepSettings, space: SearchSpace) -> None:
@@ -53,8 +102,7 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
     """
     reseed = not str(config.get("_target_")).endswith(_CONSTANT_SEED)
     given = _given(_reseeded(config, num_started) if reseed else config)
-    sampler: BaseSampler = build_setting("sampler", given, BaseSampler, "Optuna sampler")
-    return sampler
+    return RoundedSampler(build_setting("sampler", given, BaseSampler, "Optuna sampler"))
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:

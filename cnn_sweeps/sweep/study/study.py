@@ -66,13 +66,11 @@ class SweepStudy(SharedStudy):
 
     def _check_definition(self, now: definition.StudyDefinition) -> None:
         study = self.optuna_study
-        noted, directions = study.user_attrs.get(definition.DEFINITION), [d.name.lower() for d in study.directions]
-        before = now | {"directions": directions} if noted is None else noted  # of a new one, or of another program's
-        definition.check_definition(self.name, before)
+        before = definition.read_definition(study, now)
         if reason := definition.why_not_continued(before, now, self._settings.on_change):
             raise StudyError(f"hydra.sweeper.study_name={self.name}: {reason}")
         self.is_changed = before != now
-        if noted != now:
+        if study.user_attrs.get(definition.DEFINITION) != now:
             study.set_user_attr(definition.DEFINITION, now)
 
     def set_aside(self, numbers: Sequence[int]) -> None:

@@ -1,0 +1,72 @@
+"""How good are the default settings? They and others, with several seeds, on several data sets.
+
+    python benchmarks/defaults.py [--roots FOLDER ...] [--few FOLDER ...] [--size 48] [--seeds 0 1 2] [SETTING ...]
+
+The others are those of earlier versions, unless some are named. Digits and generated patterns are always there;
+`--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others are
+test images. Each cell is the mean over the seeds (lowest to highest).
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+
+EARLIER = ["optimizer.learning_rate=1e-3"]
+BUILT_IN = {
+    "digits 4 and 9": ["data=digits"],
+    "digits, all ten": ["data=digits", "data.classes=[0,1,2,3,4,5,6,7,8,9]", "split.test_fraction=0.5"],
+    "generated patterns": ["data=synthetic", "data.num_images=300", "data.num_classes=4", "data.difficulty=0.85"],
+}
+FEW = ["split.test_fraction=0.857", "split.val_fraction=0.043"]
+COLUMNS = {
+    "validation log loss": ("final_val_log_loss", 3),
+    "test log loss": ("test_log_loss", 3),
+    "test accuracy": ("test_accuracy", 3),
+    "training log loss": ("final_train_log_loss", 3),
+    "epochs": ("epochs", 0),
+}
+
+
+def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
+    """Train once with each seed and test; give the cells of a table's row."""
+    command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={study}", *settings]
+    command += ["hydra/sweeper/pruner=none", "hydra.sweeper.n_jobs=2", "evaluate_best=1000"]
+    command += ["evaluation.pictures=none", "tracking.log_model=false", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.study = '{study}'")
+    trials = runs[runs["tags.mlflow.parentRunId"].notna()]
+    values = [(trials[f"metrics.{name}"], digits) for name, digits in COLUMNS.values()]
+    return [f"{each.mean():.{n}f} ({each.min():.{n}f}-{each.max():.{n}f})" for each, n in values]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--roots", type=Path, nargs="*", default=[], help="folders of images")
+    parser.add_argument("--few", type=Path, nargs="*", default=[], help="folders, to train on a tenth of their images")
+    parser.add_argument("--size", type=int, default=48, help="pixels a side of their images")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("settings", nargs="*", default=EARLIER, help="what the defaults are compared with")
+    arguments = parser.parse_args()
+    workloads = dict(BUILT_IN)
+    for root in [*arguments.roots, *arguments.few]:
+        workloads[root.name] = ["data=folder", f"data.root={root.resolve()}", f"data.image_size={arguments.size}"]
+    for root in arguments.few:
+        workloads[f"{root.name}, few"] = [*workloads[root.name], *FEW]
+    print("command:", shlex.join(["python", *sys.argv]))
+    print("|".join(["", "data set", "settings", *COLUMNS, ""]))
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (title, data) in enumerate(workloads.items()):
+            for name, settings in (("others", arguments.settings), ("defaults", [])):
+                seeds = f"seed={','.join(arguments.seeds)}"
+                cells = run_sweep(Path(folder), f"{name}-{i}", [*data, *settings, seeds])
+                print("|".join(["", title, name, *cells, ""]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

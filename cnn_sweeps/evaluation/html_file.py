@@ -1,0 +1,62 @@
+"""One HTML file that needs nothing else: what it names is text in it, and nothing that others wrote runs in it."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+import cnn_sweeps
+from cnn_sweeps.system.files import replace_whole
+from cnn_sweeps.system.plain_files import NotPlainError, opened_folder, read_plain_file
+
+if TYPE_CHECKING:
+    import jinja2
+
+REPORT_FILE = "report.html"
+_MOST_BYTES = 2**24  # of a page
+
+
+def write_html(target: Path, template: str, **content: Any) -> None:
+    """Write a page, whole, from a template of the package; the `nonce` that it is given lets its own scripts run alone.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    text = _templates().get_template(template).render(content, nonce=secrets.token_urlsafe())
+    replace_whole(target, text.encode(errors="backslashreplace"))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415  takes 0.1 s, needed at the end
+
+    loader, undefined = FileSystemLoader(Path(__file__).parents[1]), StrictUndefined
+    return Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def address_of_picture(file: Path) -> str:
+    """Give a PNG file as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def page_facts(title: str) -> dict[str, str]:
+    """Give what every page says of itself."""
+    now = time.strftime("%Y-%m-%d %H:%M")
+    return {"title": title, "version": cnn_sweeps.__version__, "time": now}
+
+
+def evaluation_in(file: Path) -> Markup | None:
+    """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away."""
+    try:
+        with opened_folder(file.parent) as folder:
+            text = read_plain_file(folder, file.name, _MOST_BYTES).decode(errors="replace")
+    except (OSError, NotPlainError):
+        return None
+    _, begins, rest = text.partition("<!-- evaluation begins -->")
+    return Markup(rest.partition("<!-- evaluation ends -->")[0]) if begins else None

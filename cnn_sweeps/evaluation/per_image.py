@@ -1,0 +1,142 @@
+"""What a network makes of each single image, kept with each training: so trainings can be compared image by image."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_sweeps.evaluation.metrics import NUM_RESAMPLES, Estimate, Floats, Labels
+
+MOST_IN_STUDY = 2000
+"""Images of which a study keeps values, the same of every trial: 5 kB a trial; more would change no verdict."""
+FILES = {"final_val": "val_images.csv", "test": "test_images.csv"}
+"""The files of a training, by the prefix of its metrics."""
+_WEIGHTS_AT_ONCE = 2**22  # 32 MB
+_COLUMNS = ["image", "log_loss", "is_right"]
+_PACKED = np.dtype("<f2")  # keeps three digits of a loss from 6e-5 on, and of a smaller one what is above 6e-8
+
+
+@dataclass(frozen=True, eq=False)
+class PerImage:
+    """What one training, or the mean of several, makes of each of n images.
+
+    Attributes:
+        images: str, (n,), sorted: tells images apart, equal for equal ones in whatever run, and in a random order.
+        log_losses: (n,), in nats.
+        is_right: (n,), share of the trainings that give the image its true class, at their decision thresholds.
+    """
+
+    images: NDArray[np.str_]
+    log_losses: Floats
+    is_right: Floats
+
+    def as_csv(self) -> str:
+        """Give a table with one row an image."""
+        table = StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(_COLUMNS)
+        columns = (self.images.tolist(), self.log_losses.tolist(), self.is_right.tolist())
+        rows.writerows([image, f"{loss:.4g}", f"{right:g}"] for image, loss, right in zip(*columns, strict=True))
+        return table.getvalue()
+
+    def for_study(self, metrics: Collection[str]) -> dict[str, Any]:
+        """Give what `in_study` reads of some metrics, JSON types: of MOST_IN_STUDY images, drawn by their names."""
+        names = "".join(self.images[:MOST_IN_STUDY])
+        known = {"val_log_loss": self.log_losses, "val_accuracy": self.is_right}
+        return {
+            "images": hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
+            "num_images": len(self.images),
+            **{name: _packed(values[:MOST_IN_STUDY]) for name, values in known.items() if name in metrics},
+        }
+
+
+def per_image(ids: NDArray[np.str_], labels: Labels, log_losses: Floats, is_right: NDArray[np.bool_]) -> PerImage:
+    """Take what was measured of images with these ids and classes, (n,) each; equal ones are counted."""
+    seen, names = Counter[str](), list[str]()
+    for image, label in zip(ids.tolist(), labels.tolist(), strict=True):
+        seen[known := f"{image} {label}"] += 1
+        names.append(hashlib.blake2b(f"{known} {seen[known]}".encode(), digest_size=8).hexdigest())
+    order = np.argsort(names)
+    return PerImage(np.array(names)[order], log_losses[order], is_right[order].astype(np.float64))
+
+
+def parse_csv(text: str) -> PerImage:
+    """Read what `as_csv` gave.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    header, *rows = csv.reader(StringIO(text))
+    if header != _COLUMNS or not rows:
+        raise ValueError(f"has the columns {', '.join(header)[:80]}, or no rows; should be {', '.join(_COLUMNS)}")
+    images, losses, right = zip(*rows, strict=True)
+    return PerImage(np.array(images), np.array(losses, np.float64), np.array(right, np.float64))
+
+
+def average(trainings: Sequence[PerImage]) -> PerImage:
+    """Give the mean of each image over the trainings that measured it, with other seeds, and each on its own fold."""
+    images, which = np.unique(np.concatenate([each.images for each in trainings]), return_inverse=True)
+    counts = np.bincount(which)
+    sums = [
+        np.bincount(which, np.concatenate(columns))
+        for columns in ([each.log_losses for each in trainings], [each.is_right for each in trainings])
+    ]
+    return PerImage(images, *(each / counts for each in sums))
+
+
+def paired_difference(first: Floats, second: Floats) -> Estimate:
+    """Give by how much the second mean is higher, of the same images, (n,) each, with the bounds of its 95 % interval.
+
+    They are percentiles over 1,000 bootstrap resamples of the images, as in `metrics.estimate`.
+    """
+    differences, random = second - first, np.random.default_rng(0)
+    num_images, rows = len(differences), max(1, _WEIGHTS_AT_ONCE // len(differences))
+    shares, means = np.full(num_images, 1 / num_images), list[Floats]()
+    for start in range(0, NUM_RESAMPLES, rows):
+        drawn = random.multinomial(num_images, shares, size=min(rows, NUM_RESAMPLES - start))
+        means.append(drawn @ differences / num_images)
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return Estimate(float(differences.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True, eq=False)
+class InStudy:
+    """What a study keeps of a trial.
+
+    Attributes:
+        images: which ones they are; equal for equal ones.
+        values: (n,), a metric of each; their mean is that of the trial, if these are all images.
+        num_images: of which these are a part.
+    """
+
+    images: str
+    values: Floats
+    num_images: int
+
+
+def in_study(noted: Any, metric: str) -> InStudy | None:
+    """Read what a trial notes of each image; None if it notes none of this metric, or what makes no sense."""
+    if not isinstance(noted, Mapping) or not isinstance(noted.get(metric), str):
+        return None
+    try:
+        packed = base64.b64decode(noted[metric], validate=True)
+        values = np.frombuffer(packed[: MOST_IN_STUDY * _PACKED.itemsize], _PACKED).astype(np.float64)
+    except ValueError:
+        return None
+    images, number = noted.get("images"), noted.get("num_images")
+    if not isinstance(images, str) or not isinstance(number, int) or not np.isfinite(values).all():
+        return None
+    return InStudy(images, values, number) if 1 <= len(values) <= number < 2**31 else None
+
+
+def _packed(values: Floats) -> str:
+    return base64.b64encode(values.astype(_PACKED).tobytes()).decode()

@@ -1,0 +1,77 @@
+"""Small images for a report: what a network got wrong, and where it sees the class that it predicts."""
+
+import base64
+import io
+
+import keras
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnn_sweeps.evaluation.grad_cam import grad_cam
+from cnn_sweeps.evaluation.metrics import Floats, Labels
+from cnn_sweeps.evaluation.report import Thumbnail
+from cnn_sweeps.evaluation.results import Measured
+from cnn_sweeps.text.names import for_terminal
+
+NUM_MISTAKES = 12
+NUM_EXPLAINED = 4  # right ones, and as many wrong ones
+_LONGEST_SIDE = 160  # pixels
+_QUALITY = 88  # of JPEG, in which twenty such photographs have 0.2 MB
+
+
+def show_mistakes(measured: Measured) -> list[Thumbnail]:
+    """Give up to 12 wrongly predicted images, those of the highest probability first."""
+    return [_show(measured, i) for i in most_confident_mistakes(measured).tolist()]
+
+
+def show_explained(model: keras.Model, measured: Measured) -> list[Thumbnail]:
+    """Give up to 4 right and 4 wrong predictions under their Grad-CAM; none if the network has no such maps."""
+    chosen = images_to_explain(measured)
+    heat = grad_cam(model, measured.dataset.images[measured.indices[chosen]], measured.predicted[chosen])
+    return [] if heat is None else [_show(measured, i, each) for i, each in zip(chosen.tolist(), heat, strict=True)]
+
+
+def most_confident_mistakes(measured: Measured) -> Labels:
+    """Give which of the measured images are up to 12 wrong predictions, those of the highest probability first."""
+    return _most_confident(measured, measured.predicted != measured.labels, NUM_MISTAKES)
+
+
+def images_to_explain(measured: Measured) -> Labels:
+    """Give which are up to 4 right predictions, of all classes in turn, and 4 wrong ones; the most confident."""
+    is_right, classes = measured.predicted == measured.labels, np.unique(measured.labels)
+    best = [_most_confident(measured, is_right & (measured.labels == i), NUM_EXPLAINED) for i in classes]
+    in_turn = [of_class[rank] for rank in range(NUM_EXPLAINED) for of_class in best if rank < len(of_class)]
+    wrong = _most_confident(measured, ~is_right, NUM_EXPLAINED)
+    return np.array([*in_turn[:NUM_EXPLAINED], *wrong], np.int64)
+
+
+def _most_confident(measured: Measured, is_wanted: NDArray[np.bool_], number: int) -> Labels:
+    wanted = np.flatnonzero(is_wanted)
+    return wanted[np.argsort(-measured.confidence[wanted], kind="stable")][:number]
+
+
+def _show(measured: Measured, i: int, heat: Floats | None = None) -> Thumbnail:
+    position, names = int(measured.indices[i]), [for_terminal(name) for name in measured.dataset.class_names]
+    true, predicted = int(measured.labels[i]), int(measured.predicted[i])
+    address = address_of(measured.dataset.images[position], heat)
+    is_what = "" if true == predicted else names[true]
+    return Thumbnail(
+        address, measured.dataset.image_name(position), names[predicted], float(measured.confidence[i]), is_what
+    )
+
+
+def address_of(image: NDArray[np.uint8], heat: Floats | None = None) -> str:
+    """Give an image, (height, width, 1 or 3), small, as an address that holds it; heat, 0 to 1, is laid over it."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
+    scale = _LONGEST_SIDE / max(picture.size)
+    size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
+    picture = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    if heat is not None:
+        smooth = Image.fromarray(np.uint8(255 * heat)).resize(size, Image.Resampling.BILINEAR)
+        colours = mpl.colormaps["inferno"](np.asarray(smooth), bytes=True)[:, :, :3]
+        picture = Image.blend(picture, Image.fromarray(colours), 0.5)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

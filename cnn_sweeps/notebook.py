@@ -1,0 +1,162 @@
+"""Runs and sweeps from a notebook: `from cnn_sweeps.notebook import run, sweep`.
+
+Each is the command itself, in a process of its own: the kernel keeps its Hydra and its memory, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cnn_sweeps.errors import CommandError
+from cnn_sweeps.tracking.address import is_recorded_as, user_uri
+from cnn_sweeps.tracking.entry import read_record
+from cnn_sweeps.tracking.position import read_position, store_of_record
+from cnn_sweeps.tracking.record import FOLDER_TO
+from cnn_sweeps.use.output import Prediction
+from cnn_sweeps.use.place import kept_by
+
+if TYPE_CHECKING:
+    from IPython.display import IFrame
+
+_REPORT = "report.html"
+_REPORT_HEIGHT = 800  # pixels
+_ERROR = "error: "
+
+
+def run(words: Sequence[str] = ()) -> Result:
+    """Train as `python -m cnn_sweeps.train WORDS` does in the working folder, and show what that shows.
+
+    Args:
+        words: of the command line, unquoted, as `["data=folder", "data.root=my photos"]`.
+
+    Raises:
+        CommandError: if it fails, with the reason.
+        KeyboardInterrupt: after an interrupt of the kernel, once the command has ended.
+    """
+    return _train(words)
+
+
+def sweep(words: Sequence[str] = ()) -> Result:
+    """Sweep as `python -m cnn_sweeps.train --multirun WORDS` does; all else is as in `run`."""
+    return _train(words, "--multirun")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run or a sweep has left.
+
+    Attributes:
+        folder: of its record and its files.
+        run_id: of its run in MLflow; None as long as that does not have it.
+        metrics: the newest value of each.
+    """
+
+    folder: Path
+    run_id: str | None
+    metrics: dict[str, float] = field(repr=False)
+
+    def report(self) -> IFrame:
+        """Give the report for the notebook to show, with all that it needs.
+
+        Raises:
+            CommandError: if there is none.
+        """
+        from IPython.display import IFrame  # which is there in a notebook alone
+
+        page = next(self.folder.glob(f"*/{_REPORT}"), None)
+        if page is None:
+            raise CommandError(
+                f"{self.folder}: there is no {_REPORT}; of several trainings each has one, in a folder of its own; "
+                "else what was shown says why it could not be written"
+            )
+        content = html.escape(page.read_text(encoding="utf-8"))  # not its address: a browser may be elsewhere
+        within = [f'srcdoc="{content}"', 'sandbox="allow-scripts"']  # cut off from the notebook's page
+        return IFrame("about:srcdoc", "100%", _REPORT_HEIGHT, extras=within)
+
+    def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
+        """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.
+
+        By the model that the run has kept; of a sweep by its best trial's, of several trainings by the last one's.
+
+        Raises:
+            ModelError: if no model is kept here.
+            CommandError: if the command fails, as where a file is no usable image.
+        """
+        model, _, store = kept_by(self.folder)
+        words = [os.path.join(os.curdir, path) for path in paths]  # noqa: PTH118  no flag and no setting
+        words += [] if is_recorded_as(user_uri(None), store) else [f"tracking.uri={store}"]  # the user's may be secret
+        with TemporaryDirectory() as temporary:
+            table = Path(temporary, "predictions.json")
+            _run_command("predict", [*words, f"model={model}", "--json", str(table)])
+            rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
+        return [Prediction(Path(row["file"]), row["class"], row["probability"], row["probabilities"]) for row in rows]
+
+
+def _train(words: Sequence[str], *flags: str) -> Result:
+    if isinstance(words, str):
+        raise CommandError(f"{words}: is one text; give a list of words, as [{words!r}]")
+    with TemporaryDirectory() as temporary:
+        told = Path(temporary, "folder")
+        _run_command("train", [*flags, *words], **{FOLDER_TO: str(told)})
+        if not told.exists():
+            raise CommandError(f"{' '.join(words)}: trains nothing; leave out what only shows something")
+        folder = Path(told.read_text(encoding="utf-8"))
+    recorded = read_record(folder)
+    assert recorded is not None
+    return Result(folder, read_position(folder, store_of_record(folder, recorded.begin)).run_id, recorded.newest)
+
+
+def _run_command(name: str, words: Sequence[str], **environment: str) -> None:
+    """Run a command of this package, and show what it says as it comes.
+
+    Raises:
+        CommandError: if it fails; with the line that says why, which is not shown then.
+        KeyboardInterrupt: if it was interrupted.
+    """
+    command, reason = [sys.executable, "-u", "-m", f"cnn_sweeps.{name}", *words], ""
+    with (
+        Popen(
+            command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=os.environ | environment, errors="backslashreplace"
+        ) as process,
+        _interrupting(process),
+    ):
+        for line in process.stdout or ():
+            print(reason, end="")  # it was not the last line
+            reason = line if line.startswith(_ERROR) else ""
+            if not reason:
+                print(line, end="", flush=True)
+    if process.returncode in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if process.returncode:
+        told = f"the command ended with exit code {process.returncode}; what it has shown says why"
+        raise CommandError(reason.removeprefix(_ERROR).strip() or told)
+
+
+@contextmanager
+def _interrupting(process: Popen[str]) -> Iterator[None]:
+    """Have interrupts in the block end the process in order, and this one wait for that."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        if os.getpgrp() != os.getpid():  # else whoever interrupts a kernel sends that to its group, as a terminal does
+            process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

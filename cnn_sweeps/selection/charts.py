@@ -1,0 +1,122 @@
+"""Charts of how a sweep went: history, learning curves, Pareto front, timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from optuna.trial import FrozenTrial, TrialState
+
+from cnn_sweeps.selection.drawn_study import (
+    BLACK,
+    BLUE,
+    GREY,
+    MOST_LINES,
+    ORANGE,
+    RED,
+    Chart,
+    Line,
+    Study,
+    Style,
+    Trace,
+    draw_lines,
+    points,
+    some,
+    value_axis,
+    whole_number_axis,
+)
+
+_STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": BLACK, "RUNNING": GREY}
+
+
+def draw_course(study: Study) -> list[Chart]:
+    """Give the charts that the trials are enough for."""
+    draw: list[Callable[[Study], Chart | None]] = [draw_history, draw_learning_curves, draw_front, draw_timeline]
+    charts = [each(study) for each in draw]
+    return [chart for chart in charts if chart is not None]
+
+
+def draw_history(study: Study) -> Chart | None:
+    """Draw the value of each trial and the best so far."""
+    values = {trial.number: trial.values[0] for trial in study.trials if trial.state == TrialState.COMPLETE}
+    if len(study.objectives) > 1 or len(values) < 2:
+        return None
+    pruned = {
+        trial.number: trial.intermediate_values[max(trial.intermediate_values)]
+        for trial in study.trials
+        if trial.state == TrialState.PRUNED and trial.intermediate_values
+    }
+    numbers, best_so_far = list(values), list(accumulate(values.values(), min if study.minimize else max))
+    traces = [
+        points(numbers, list(values.values()), numbers, BLUE) | {"name": "completed"},
+        points(list(pruned), list(pruned.values()), list(pruned), ORANGE, "x") | {"name": "pruned, at its last epoch"},
+        {"x": numbers, "y": best_so_far, "mode": "lines", "name": "best so far", "hoverinfo": "skip"}
+        | {"line": {"shape": "hv", "color": RED, "width": 2}},
+    ]
+    axis = value_axis(study.objectives[0], [*values.values(), *pruned.values()])
+    layout = {"xaxis": whole_number_axis("trial", max(numbers)), "yaxis": axis}
+    return Chart("History", "What each trial came to, in the order in which they began.", traces, layout)
+
+
+def draw_learning_curves(study: Study) -> Chart | None:
+    """Draw the objective of each trial after each epoch; of many the best ones, and some of the others."""
+    trials, best = [trial for trial in study.trials if trial.intermediate_values], {t.number for t in study.ranking[:1]}
+    if not trials:
+        return None
+    lines, values = list[Line](), list[float]()
+    shown = some(trials, study.ranking)
+    for trial in sorted(shown, key=lambda trial: trial.number in best):  # the best one above the others
+        colour = _STATES.get(trial.state.name, GREY)
+        style = Style("best", RED, 3) if trial.number in best else Style(trial.state.name.lower(), colour, opacity=0.55)
+        epochs = sorted(trial.intermediate_values)
+        losses = [trial.intermediate_values[epoch] for epoch in epochs]
+        lines.append(Line(trial, epochs, losses, style))
+        values += losses
+    note = "Validation after each epoch; a pruned trial ends early. Where a curve gets worse again, it learns by heart."
+    if len(shown) < len(trials):
+        note += f" Of {len(trials):,} trials, the best {MOST_LINES // 2} and an even sample of the others are drawn."
+    epochs_axis = whole_number_axis("epoch", max(max(line.x) for line in lines))
+    layout = {"xaxis": epochs_axis, "yaxis": value_axis(study.objectives[0], values)}
+    return Chart("Learning curves of all trials", note, draw_lines(lines), layout)
+
+
+def draw_front(study: Study) -> Chart | None:
+    """Draw two objectives against each other; the trials that no other one beats in both are the Pareto front."""
+    front = sorted(study.ranking[: study.num_best], key=lambda trial: trial.values[0])
+    others = study.ranking[study.num_best :]
+    if len(study.objectives) != 2 or len(study.ranking) < 2:
+        return None
+    on_front = {"name": "Pareto front", "mode": "lines+markers", "line": {"color": RED, "dash": "dot", "width": 1}}
+    traces = [_both(others, BLUE) | {"name": "completed"}, _both(front, RED) | on_front]
+    axes = [value_axis(name, [t.values[i] for t in study.ranking]) for i, name in enumerate(study.objectives)]
+    note = "On the front are the trials that no other one beats in both objectives: which is best is for you to say."
+    return Chart("Pareto front", note, traces, dict(zip(("xaxis", "yaxis"), axes, strict=True)))
+
+
+def _both(trials: Sequence[FrozenTrial], colour: str) -> Trace:
+    x, y = ([trial.values[i] for trial in trials] for i in (0, 1))
+    return points(x, y, [trial.number for trial in trials], colour)
+
+
+def draw_timeline(study: Study) -> Chart | None:
+    """Draw when each trial was at work, and what became of it."""
+    traces = []
+    for state, colour in _STATES.items():
+        trials = [t for t in study.trials if t.state.name == state and t.datetime_start and t.datetime_complete]
+        if trials:
+            numbers, seconds = [t.number for t in trials], [t.duration.total_seconds() for t in trials if t.duration]
+            begun = [t.datetime_start.isoformat(sep=" ", timespec="milliseconds") for t in trials if t.datetime_start]
+            traces.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "y": numbers,
+                    "base": begun,
+                    "x": [round(1000 * s) for s in seconds],
+                }
+                | {"name": state.lower(), "marker": {"color": colour}, "trials": numbers}
+            )
+    if not traces:
+        return None
+    layout = {"xaxis": {"type": "date"}, "yaxis": {"title": {"text": "trial"}}, "barmode": "overlay", "bargap": 0.2}
+    return Chart("Timeline", "When each trial was at work, in the time of the machine.", traces, layout)

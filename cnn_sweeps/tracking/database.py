@@ -1,0 +1,116 @@
+"""MLflow's database, looked at before MLflow is imported: its version, and where the files of its runs are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sqlite3
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from cnn_sweeps.errors import MovedError, TrackingError, TrackingOutageError
+from cnn_sweeps.system.databases import is_unavailable, opened_database
+from cnn_sweeps.system.files import why_not_writable
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.moved import find_move, local_path
+
+_REVISION = re.compile(r"""^(down_)?revision\b.*?=(.*)$""", re.MULTILINE)
+_QUOTED = re.compile(r"""["'](\w+)["']""")
+
+
+def check_store(uri: str, named: str | None, file: Path | None, experiment: str | None) -> None:
+    """See that MLflow can use a database, and the files of its runs are where it says.
+
+    A file of an older MLflow is upgraded, and a copy of it is kept.
+
+    Args:
+        uri: of the database.
+        named: the same as it was named to this command, if it was.
+        file: that it is in SQLite.
+        experiment: to which runs are to be added, for whose files there must be a place; None for none.
+
+    Raises:
+        TrackingOutageError: if the server does not answer, or the files cannot be written.
+        TrackingError: if it cannot be used.
+    """
+    try:
+        with opened_database(uri, "MLflow") as connection:
+            if connection is not None:
+                _check_revision(connection, uri, file)
+                if file is not None:
+                    _check_not_moved(uri, named, file)
+            if experiment is not None:
+                _check_artifacts(uri, connection, experiment)
+    except (ValueError, sqlite3.Error) as error:
+        may_pass = is_unavailable(error) or isinstance(error, sqlite3.Error)
+        kind = TrackingOutageError if may_pass else TrackingError
+        raise kind(
+            f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
+        ) from error
+
+
+def _check_not_moved(uri: str, named: str | None, file: Path) -> None:
+    if (move := find_move(file)) is not None:
+        setting = [f"tracking.uri={uri}"] if named else []
+        command = shlex.join(["python", "-m", "cnn_sweeps.doctor", *setting, "--fix"])
+        raise MovedError(f"tracking.uri={uri}: {move.describe()}; `{command}` has it name those below {move.now}")
+
+
+def _check_revision(connection: Connection, uri: str, file: Path | None) -> None:
+    """See that the tables are those of the installed MLflow, or make them so, in a file."""
+    revision, (known, newest) = revision_of(connection), _revisions()
+    if revision in newest or not known:
+        return
+    installed = f"the installed {version('mlflow')}"
+    if revision not in known:
+        raise TrackingError(
+            f"tracking.uri={uri}: is of a newer MLflow than {installed}, which does not know its revision {revision}; "
+            "`pip install --upgrade mlflow` here, or name another tracking.uri"
+        )
+    if file is None:
+        raise TrackingError(
+            f"tracking.uri={uri}: is of an older MLflow than {installed}; once it is backed up and nobody uses it, "
+            f"`mlflow db upgrade {shlex.quote(hide_passwords(uri))}` brings it up to date, or name another"
+        )
+    connection.rollback()  # else it would hold the file
+    from cnn_sweeps.tracking.upgrade import upgrade  # and MLflow, which is slow
+
+    upgrade(file, newest)
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Give the revision of a database's tables, as MLflow notes it."""
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+@cache
+def _revisions() -> tuple[set[str], set[str]]:
+    """Give the revisions of tables that the installed MLflow knows, and of them the newest, as its scripts say."""
+    known: set[str] = set()
+    before: set[str] = set()
+    package = find_spec("mlflow")
+    assert package is not None
+    assert package.origin is not None
+    for script in Path(package.origin).parent.glob("store/db_migrations/versions/*.py"):
+        for is_before, value in _REVISION.findall(script.read_text(encoding="utf-8")):
+            (before if is_before else known).update(_QUOTED.findall(value))
+    return known, known - before
+
+
+def _check_artifacts(uri: str, connection: Connection | None, experiment: str) -> None:
+    """See that files of new runs can be written, as far as that can be known."""
+    place = None
+    if connection is not None:
+        query = text("SELECT artifact_location FROM experiments WHERE name = :name")
+        place = connection.scalar(query, {"name": experiment})
+    folder = Path("mlruns").absolute() if place is None else local_path(place)  # which MLflow takes for a new one
+    if folder is not None and (reason := why_not_writable(folder)) is not None:
+        raise TrackingOutageError(
+            f"tracking.uri={uri}: {folder}, where the files of experiment {experiment} go, cannot be written "
+            f"({reason}); give that folder its right kind and owner, or name another tracking.experiment_name"
+        )

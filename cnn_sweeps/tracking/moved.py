@@ -1,0 +1,115 @@
+"""A project's folder that was moved or copied: MLflow's database names the files of its runs by absolute places."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from cnn_sweeps.errors import TrackingOutageError
+from cnn_sweeps.system.databases import keep_copy
+from cnn_sweeps.system.locks import file_lock
+
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("trace_tags", "value"),
+)
+_MOST_RUNS = 100  # that are looked for
+
+
+class Move(NamedTuple):
+    """Below which folder a database names the files of its runs, and below which one they are."""
+
+    before: Path
+    now: Path
+
+    def describe(self) -> str:
+        """Say it."""
+        return f"names the files of its runs below {self.before}, from where it was moved or copied"
+
+
+def local_path(place: str) -> Path | None:
+    """Give the folder that MLflow names so; None if it is no folder of a disk."""
+    parts = urlsplit(place)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return Path(place) if place.startswith("/") else None
+
+
+def find_move(file: Path) -> Move | None:
+    """Find out whether an SQLite database was moved or copied together with files of its runs, or to where none are.
+
+    They are looked for beside the database, and in the working folder: at the same place below that, with folders named
+    as its runs are. What is there by two names, as links or mounts give it, was not moved; nor was a database of
+    several projects of which one is gone.
+    """
+    with closing(sqlite3.connect(file)) as database:
+        places = database.execute(
+            "SELECT DISTINCT experiment_id, artifact_location FROM experiments JOIN runs USING (experiment_id)"
+        )
+        known = [(each, path) for each, place in places.fetchall() if (path := local_path(str(place))) is not None]
+        for experiment_id, recorded in known:
+            for move, here in _candidates(recorded, file):
+                if _is_folder(here) and not _is_same(here, recorded) and _has_runs(database, experiment_id, here):
+                    return move
+    for experiment_id, recorded in known:
+        project = recorded.parent.parent
+        is_of_project = recorded == project / "mlruns" / str(experiment_id)
+        if is_of_project and not os.path.lexists(project) and not any(_is_folder(path) for _, path in known):
+            return Move(project, file.absolute().parent)
+    return None
+
+
+def _candidates(recorded: Path, file: Path) -> Iterator[tuple[Move, Path]]:
+    """Give what may have been moved, and the folder of an experiment's files then; the longest way first."""
+    for now in dict.fromkeys([file.absolute().parent, Path.cwd()]):
+        for before in reversed(recorded.parents):
+            here = now / recorded.relative_to(before)
+            is_all = before == before.parent  # of which only that much was moved
+            yield Move(recorded.parent, here.parent) if is_all else Move(before, now), here
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  says no where Path.is_dir would raise
+
+
+def _is_same(here: Path, recorded: Path) -> bool:
+    with suppress(OSError):
+        return here.samefile(recorded)
+    return False
+
+
+def _has_runs(database: sqlite3.Connection, experiment_id: int, folder: Path) -> bool:
+    newest = "SELECT run_uuid FROM runs WHERE experiment_id = ? ORDER BY start_time DESC LIMIT ?"
+    runs = database.execute(newest, (experiment_id, _MOST_RUNS)).fetchall()
+    return any(_is_folder(folder / str(run_id)) for (run_id,) in runs)
+
+
+def bring_along(file: Path, move: Move) -> Path:
+    """Have a database name the files of its runs where they are now; give the copy that was made of it before.
+
+    Raises:
+        TrackingOutageError: if it cannot be written.
+    """
+    try:
+        with file_lock(file.with_name(f"{file.name}.lock"), wait=True):
+            copy = keep_copy(file, "move")
+            with closing(sqlite3.connect(file)) as database, database:
+                for before, now in ((str(each) for each in move), (each.as_uri() for each in move)):
+                    for table, column in _PLACES:
+                        begins = f"substr({column}, 1, {len(before) + 1}) = ?"
+                        changed = (
+                            f"UPDATE {table} SET {column} = ? || substr({column}, {len(before) + 1}) WHERE {begins}"
+                        )
+                        database.execute(changed, (now, f"{before}/"))
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingOutageError(f"{file}: cannot be written ({error}); give the same command once it can") from error
+    return copy

@@ -1,0 +1,60 @@
+"""Commands that use a run, and its page, once the store has it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from cnn_sweeps.text.commands import Command
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.address import DEFAULT, is_hidden_by_old_store
+from cnn_sweeps.tracking.entry import MODEL_FOLDER, read_record
+from cnn_sweeps.tracking.position import read_position
+
+
+def command_to_predict(run_id: str, uri: str) -> Command:
+    """Give the command by which the model of a run in a store classifies photographs."""
+    uri, words = hide_passwords(uri), ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{run_id}/model"]
+    return Command("To give images their classes:", shlex.join([*words, *_named(uri)]))
+
+
+def command_to_serve(run_id: str, uri: str) -> Command:
+    """Give the command that has the model of a run answer over HTTP."""
+    uri, words = hide_passwords(uri), ["mlflow", "models", "serve", "-m", f"runs:/{run_id}/model"]
+    words += ["--env-manager", "local", "-p", "5001"]
+    variable = "" if uri == DEFAULT else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
+    return Command("To have it answer over HTTP:", variable + shlex.join(words))
+
+
+def command_to_reproduce(run_id: str, uri: str) -> Command:
+    """Give the command that makes a run of a store again and compares what it measures."""
+    words = ["python", "-m", "cnn_sweeps.reproduce", run_id]
+    return Command(
+        "To make it again and compare, metric by metric:", shlex.join([*words, *_named(hide_passwords(uri))])
+    )
+
+
+def command_to_look(uri: str) -> Command | None:
+    """Give the command that shows the runs of a store; None of a server, which does so at its address."""
+    if uri.startswith("http"):
+        return None
+    uri, words = hide_passwords(uri), ["mlflow", "ui"]
+    if uri != DEFAULT or is_hidden_by_old_store(uri):
+        words += ["--backend-store-uri", uri]
+    return Command("To look at the run:", shlex.join(words))
+
+
+def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Command]:
+    """Give the commands that use the run of a record: those that need its id only once the store has given it one."""
+    if (recorded := read_record(folder)) is None:
+        return []
+    commands = [Command(f"To make {run} again:", recorded.tags["command"])] if "command" in recorded.tags else []
+    if (run_id := read_position(folder, uri).run_id) is not None:
+        commands.append(command_to_reproduce(run_id, uri))
+        if (folder / MODEL_FOLDER).is_dir():
+            commands += [command_to_predict(run_id, uri), command_to_serve(run_id, uri)]
+    return commands
+
+
+def _named(uri: str) -> list[str]:
+    return [] if uri == DEFAULT else [f"tracking.uri={uri}"]
