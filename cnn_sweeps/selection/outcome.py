@@ -10,15 +10,16 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, REGISTERED, REGISTERED_AS, TESTED
-from cnn_sweeps.sweep.console import describe_params
+from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.study.ledger import final_of
+from cnn_sweeps.text.commands import short_overrides
 from cnn_sweeps.text.names import for_markdown
 from cnn_sweeps.tracking.entry import Data
 
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",
     "test_log_loss": "log loss {:.3f}",
-    "test_accuracy_of_commonest_class": "{:.3f} by naming the commonest class",
+    "test_accuracy_of_commonest_class": "{:.3f} is the commonest class",
 }
 
 
@@ -46,7 +47,7 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
     """
     if best is None:
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
-    params = f" with {for_markdown(describe_params(best))}" if best.params else ""
+    params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
     lines = [f"**Best: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")

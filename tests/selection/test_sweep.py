@@ -110,7 +110,7 @@ def test_sweep_is_one_run_that_tells_what_was_searched_and_what_came_out(swept):
 def test_page_of_a_sweep_begins_with_the_best_trial_its_test_and_its_model_and_then_the_link_to_all(swept):
     best, run_id = swept.study.best_trial, swept.parent.info.run_id
     lines = swept.parent.data.tags["mlflow.note.content"].splitlines()
-    assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `model.dropout=")
+    assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `dropout=")
     assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[1])
     assert lines[2].startswith("**Model**: `registered as plain sweep-synthetic version 1, alias champion`")
     assert lines[3].endswith(f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)")
