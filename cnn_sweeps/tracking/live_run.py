@@ -16,9 +16,11 @@ from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import DEFAULT, find_existing_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
+from cnn_sweeps.tracking.page import predict_command
 from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.views import TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -149,14 +151,18 @@ class LiveRun:
         if self.brought_at_once() is None:
             return []
         position = self._position
-        uri, page = hide_passwords(self._uri), f"/#/experiments/{position.experiment_id}/runs/{position.run_id}"
-        predict = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{position.run_id}/model"]
-        look = ["mlflow", "ui"]
-        if uri != DEFAULT:
-            predict.append(f"tracking.uri={uri}")
-        if uri != DEFAULT or is_hidden_by_old_store(uri):
-            look += ["--backend-store-uri", uri]
-        lines = ["To give images their classes:", f"  {shlex.join(predict)}"] if has_model else []
-        if uri.startswith("http"):
-            return [*lines, f"The run's page: {uri.rstrip('/')}{page}"]
-        return [*lines, "To look at the run:", f"  {shlex.join(look)}", f"  http://127.0.0.1:5000{page}"]
+        predict = predict_command(f"runs:/{position.run_id}/model", self._uri)
+        lines = ["To give images their classes:", f"  {predict}"] if has_model else []
+        page = f"#/experiments/{position.experiment_id}/runs/{position.run_id}?{TRAINING}"
+        return [*lines, *describe_page("the run", page, self._uri)]
+
+
+def describe_page(what: str, page: str, uri: str) -> list[str]:
+    """Say at which address of a store a browser shows something, and which command starts a server where none is."""
+    uri = hide_passwords(uri)
+    if uri.startswith("http"):
+        return [f"To look at {what}:", f"  {uri.rstrip('/')}/{page}"]
+    look = ["mlflow", "ui"]
+    if uri != DEFAULT or is_hidden_by_old_store(uri):
+        look += ["--backend-store-uri", uri]
+    return [f"To look at {what}:", f"  {shlex.join(look)}", f"  http://127.0.0.1:5000/{page}"]

@@ -43,7 +43,7 @@ def model_of_three(store, kept_run, tmp_path_factory):
     record, uri = Record(tmp_path_factory.mktemp("three")), f"sqlite:///{store}/mlflow.db"
     record.begin("kept", "three", uri, {})
     about = ModelFacts(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
-    log_model(record, network, about, np.zeros((1, 8, 8, 3), np.uint8))
+    log_model(record, "three", network, about, np.zeros((1, 8, 8, 3), np.uint8))
     record.end("FINISHED")
     run_id = project(record.folder, uri)
     assert run_id is not None
