@@ -100,10 +100,11 @@ def _confirm(
 ) -> tuple[Standing, list[bool]]:
     """Rank the best trials by the mean of what they gave with other seeds; tell of these which may be the best, too."""
     objective, minimize = config.objective[0], OBJECTIVES[config.objective[0]] == "minimize"
+    by_seed = sorted(confirmed, key=lambda each: each.params["seed"])  # so that trials are compared seed by seed
     known = {
         trial.number: _mean_of(trainings, objective)
         for trial in standing.by_value[: config.confirm]
-        if (trainings := [each for each in confirmed if each.params.get(TRIAL) == trial.number])
+        if (trainings := [each for each in by_seed if each.params.get(TRIAL) == trial.number])
     }
     if len(known) < 2:
         told = "warning: too few of the best trials were trained with other seeds: the best value counts"

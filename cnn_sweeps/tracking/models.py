@@ -121,7 +121,8 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     """Register a logged model as a new version; make it `champion` if there is none, or it is better; say so.
 
     Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
-    another champion nothing can be said, and it stays.
+    another champion nothing can be said, and it stays. One that a sweep has `chosen.by` more than its value, with other
+    seeds or by preference, takes the place of one of the same `sweep.run_id`, however good that one's value is.
     """
     client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
     try:
@@ -152,6 +153,8 @@ def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *
         if before.get(key) != now.get(key):
             known = before.get(key, "not recorded")
             return f": its value is of {what} ({known}, now {now.get(key)}){advice}"
+    if "chosen.by" in now and before.get("sweep.run_id") == now.get("sweep.run_id"):
+        return None
     is_better = value < reached if minimize else value > reached
     return None if is_better else f" with {reached:.4g}"
 

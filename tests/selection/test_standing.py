@@ -117,6 +117,17 @@ def test_preference_is_among_those_whose_means_cannot_be_told_apart():
     assert standing(*asked, confirmed=confirmed, settings=STRONGER).order[0].number == 2
 
 
+def test_means_are_compared_seed_by_seed_in_whatever_order_the_trainings_are():
+    """A study gives them by value. Seeds shift both trials alike here, and what is left of the difference is clear."""
+    asked = ["confirm=2", "prefer=strongest_regularization"]
+    confirmed = [*again(0, 1.0, 3.0, 2.0), *again(2, 1.2, 3.3, 2.25)]
+    crossed = [*again(0, 1.0, 3.0, 2.0), *again(2, 3.2, 1.3, 2.25)]
+    for trainings, first in ((confirmed, 0), (crossed, 2)):
+        by_value = sorted(trainings, key=lambda each: each.value)
+        found = standing(*asked, confirmed=by_value, completed=[COMPLETED[0], COMPLETED[2]], settings=STRONGER)
+        assert found.order[0].number == first
+
+
 def test_duplicate_stands_behind_the_trial_that_it_repeats():
     duplicate = create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs={"duplicate_of": 0})
     duplicate.number = 4
