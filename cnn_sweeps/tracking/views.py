@@ -36,7 +36,7 @@ def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *,
     charts, others = "sweep", "model-metrics"
     columns = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics), "tags.`trial.state`"]
     return {
-        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}'",
+        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` != ''",  # none run again
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": ascending,
         "selectedColumns": columns,

@@ -66,6 +66,17 @@ def test_nothing_is_said_of_a_single_trial_and_nothing_of_seeds_that_were_tried(
     assert apart == "all other completed trials can be told from the best on these 60 validation images (95 %)"
 
 
+def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_told_apart():
+    """As those of an earlier version, with which a sweep goes on."""
+    before = create_trial(state=TrialState.COMPLETE, value=1.001, user_attrs={"folder": "9"})
+    before.number = 9
+    apart, *_ = describe_uncertainty(standing(completed=[COMPLETED[0], before, COMPLETED[3]]), compose())
+    assert apart.startswith(
+        "all other completed trials that are compared can be told from the best on these 60 validation images (95 %); "
+        "1 is not compared, of which no values of these images are kept"
+    )
+
+
 def test_of_those_that_were_trained_again_the_best_mean_is_first_and_the_others_keep_their_order():
     confirmed = [*again(0, 1.3, 1.5, 1.4), *again(1, 1.1, 1.3, 1.2)]
     found = standing("confirm=2", confirmed=confirmed)

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import os
 import re
 import shlex
@@ -521,7 +522,10 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert sorted((run.data.tags["confirms.trial"], run.data.params["seed"]) for run in again) == sorted(
         (str(trial.number), seed) for trial in (best, second) for seed in ("1", "2")
     )
-    assert sum("trial.number" in run.data.tags for run in children) == 3
+    tags = mlflow.get_experiment(parent.info.experiment_id).tags
+    view = json.loads(json.loads(tags[f"mlflow.sharedViewState.sweep-{parent.info.run_id}"])["state"])
+    listed = mlflow.search_runs([parent.info.experiment_id], view["searchFilter"], output_format="list")
+    assert sorted(run.data.tags["trial.number"] for run in listed) == ["0", "1", "2"]
     losses = {
         trial.number: [
             run.data.metrics["final_val_log_loss"]
