@@ -37,14 +37,14 @@ def write_photos(folder, num_images=12):
 
 def outputs_for(run, files):
     """What MLflow's own `predict` gives for PNG files as written above, float32 (N, 1)."""
-    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])[..., np.newaxis]
     return model.predict(pixels.astype(np.float32))
 
 
 def copy_model(run, target):
     """Copy the folder of a run's model, to be changed."""
-    kept = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model")
+    kept = mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}")
     return Path(shutil.copytree(kept, target))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SLURM on this machine alone, for tests/sweep/test_slurm.py and to try docs/clusters.md: Debian or Ubuntu, as root.
+# SLURM on this machine alone, for tests/sweep/test_slurm.py and to try docs/slurm.md: Debian or Ubuntu, as root.
 #   tests/slurm_node.sh start     # installs SLURM if it is missing, and waits until the node takes jobs
 #   tests/slurm_node.sh stop
 set -euo pipefail

@@ -130,7 +130,7 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
             ["data=folder", "data.root=[1]"],
             """[1]: should be a valid string; if it is a text, type 'data.root="[1]"'""",
         ),
-        (["data=folder", "data.root=a,b"], """a list is typed 'data.root=[a,b]', and a text 'data.root="a,b"'"""),
+        (["data=folder", "data.root=a,b"], """for a list, type 'data.root=[a,b]'; for a text, 'data.root="a,b"'"""),
         (["--config-dir", "nowhere"], "--config-dir=nowhere: no such folder"),
         (["hydra.run.dir=/dev/null/x"], "/dev/null"),
         (["model._target_=no.such.function"], "model._target_=no.such.function: there is no module no"),

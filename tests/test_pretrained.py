@@ -65,7 +65,7 @@ def newest_run():
 
 
 def model_of(run):
-    folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model")
+    folder = mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}")
     return keras.saving.load_model(Path(folder, "artifacts/model.keras"))
 
 
@@ -150,7 +150,7 @@ def test_kept_model_predicts_what_it_serves(made, store, tmp_path):
     predict(["photos", *where(made, store), "--json", str(tmp_path / "table.json")])
     table = json.loads((tmp_path / "table.json").read_text())
     pixels = np.stack([np.asarray(Image.open(row["file"])) for row in table]).astype(np.float32)
-    served = mlflow.pyfunc.load_model(f"runs:/{made.run.info.run_id}/model").predict(pixels)
+    served = mlflow.pyfunc.load_model(f"models:/{made.run.outputs.model_outputs[0].model_id}").predict(pixels)
     assert len(table) == 60
     np.testing.assert_allclose([row["probabilities"]["light"] for row in table], served[:, 0], atol=1e-6)
 

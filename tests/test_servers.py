@@ -144,7 +144,7 @@ def test_one_record_shows_who_ran_what_and_the_best_trial_is_tested_once(shared)
     assert {run.info.status for run in shared.runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {sweep.info.run_id}
     for trial in shared.trials:
-        assert runs[trial.number].data.tags["owner.host"] == trial.user_attrs["owner"]["owner.host"]
+        assert runs[trial.number].data.tags["mlflow.owner.host"] == trial.user_attrs["owner"]["owner.host"]
         assert runs[trial.number].data.metrics["final_val_log_loss"] == trial.value
     best = min(shared.trials, key=lambda trial: trial.value)
     assert {number for number, run in runs.items() if measured_on_test(run)} == {best.number}

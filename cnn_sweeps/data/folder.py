@@ -79,7 +79,7 @@ def check_positive_class(class_names: Collection[str], positive_class: str | Non
     if positive_class is None:
         return
     if len(class_names) > 2:
-        raise ConfigError(f"{wanted}: only of two classes is one positive, and there are {len(class_names)}; remove it")
+        raise ConfigError(f"{wanted}: needs two classes, and there are {len(class_names)}; remove it")
     if class_of(str(positive_class)) not in class_names:
         raise ConfigError(f"{wanted}: there is no such class; allowed: {', '.join(sorted(class_names))}")
 

@@ -83,13 +83,13 @@ def describe_images(dataset: ImageDataset, split: Split) -> list[str]:
         *map(for_terminal, dataset.notes),
     ]
     if split.num_duplicates:
-        lines.append(f"{split.num_duplicates} images repeat another one; equal images are in one split")
+        lines.append(f"{split.num_duplicates} images are copies of others; copies stay in one split")
     if skipped := dataset.skipped_files:
         told = for_terminal(describe_bad_files(skipped))
         lines.append(f"{len(skipped):,} files are no usable images and were skipped: {told}")
     for names, what in (
-        (split.left_out, "images equal one in a later split and are left out"),
-        (split.conflicts, "groups of equal images have different classes"),
+        (split.left_out, "images are left out, since a later split has copies of them"),
+        (split.conflicts, "groups of equal images are in several classes"),
     ):
         if names:
             lines.append(f"{len(names)} {what}: {cut_list([*map(for_terminal, names)], '; ', _MOST_ITEMS)}")

@@ -76,8 +76,8 @@ def _list_classes(root: Path, follow_links: bool) -> tuple[list[ImageFile], list
     wanted, found = {class_of(folder.name) for folder in split_of_class}, {file.class_name for file in files}
     _check_classes(root, tops, wanted, found, num_strays=len(strays))
     notes = {
-        "left out, since in no class folder": strays,
-        "passed over, as no images by their names": passed_over + passed_over_inside,
+        "left out, since they are in no class folder": strays,
+        "left out, since their names are not those of images": passed_over + passed_over_inside,
     }
     return files, [f"{what}: {_named(paths, root)}" for what, paths in notes.items() if paths]
 
@@ -164,8 +164,8 @@ def _find_splits(root: Path, tops: Sequence[Path]) -> dict[Path, str]:
     names, rename = ", ".join(folder.name for folder in split_of), "rename what is a class"
     if stray := [folder.name for folder in tops if folder not in split_of]:
         raise DataError(
-            f"data.root={root}: beside {names} there is {', '.join(stray)}; only train, val and test may be there, "
-            f"with one subfolder a class in each, or {rename}"
+            f"data.root={root}: beside {names} there is {', '.join(stray)}; have only train, val and test there, "
+            f"each with one subfolder a class, or {rename}"
         )
     if "train" not in splits:
         raise DataError(f"data.root={root}: holds {names} but no train; add train, or {rename}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cnn_sweeps.errors import DataError
 
-_IS_READ_ALREADY = "is a link to a folder that it lies in, or that is read already"
+_IS_READ_ALREADY = "is a link to a folder around it, or to one that is read already"
 _LITTER = {  # left by file managers, archives and disks, in lower case
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"),
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),

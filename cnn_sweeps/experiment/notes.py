@@ -12,13 +12,15 @@ from cnn_sweeps.sweep.study.address import trial_subfolder
 STUDY_RUN_ID, RECORD, FOLDER, VALUES = "mlflow.run_id", "record", "folder", "objective_of_trainings"
 PER_IMAGE = "val_images"  # what a trial makes of each validation image, as `evaluation/per_image` reads it
 _PLAIN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)  # safe in a path and in a query
-DATA, DATA_TOLD, PROGRAM, STORE = "data.fingerprint", "data.told", "program", "tracking.uri"
+DATA, DATA_SET, DATA_TOLD = "data.fingerprint", "data.set", "data.told"
+PROGRAM, STORE = "program", "tracking.uri"
 CONFIRMS = "confirms.study"  # of a study whose trials are run again here, to see what another seed gives
 ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the trials come to
 RANKING = "ranking"  # the champion, what other seeds gave, how many trials and images, which are tied, the best's luck
 # What was done at the sweep's end, noted once it is done: what a trial, whose number follows, measured on test images;
 # the numbers of the trials that were registered and retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
+REGISTERED_AS = "registered.as"  # what is said of that
 
 
 def run_id_of(attributes: Mapping[str, Any]) -> str | None:

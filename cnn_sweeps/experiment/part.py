@@ -9,7 +9,7 @@ from cnn_sweeps.experiment.parts import Part
 from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
-from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.tracking.entry import WEIGHTS_TAG, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.training import loop
@@ -36,11 +36,12 @@ def run_part(part: Part, whole: Whole) -> bool:
             _name_weights(network.beginning.digest, run, part.config)
         save = partial(checkpoint.save, progress=progress, run=whole.left_by(run.record))
         save(network.model)  # so that a run that ends in its first epoch goes on in this record
-        for epoch, metrics in enumerate(progress.history, 1):
-            run.record.log_metrics(metrics, epoch)
+        for epoch in range(1, progress.epochs_done + 1):
+            run.record.log_metrics(_recorded(progress, epoch, config), epoch)
         trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
             log.info("pruned after epoch %d", progress.epochs_done)
+            run.record.log_outcome(f"**PRUNED after epoch {progress.epochs_done}**{_told(progress, config)}")
             return False
         whole.finished[run.record.record_id] = role.finish(trained, run)
     return True
@@ -78,6 +79,25 @@ def train_part(
     return TrainedNetwork(part, network, inputs.predict, progress, keeper.run.record)
 
 
+def _told(progress: TrainingProgress, config: RunConfig) -> str:
+    value = progress.history[-1].get(config.objective[0])
+    return "" if value is None else f": {config.objective[0]} {value:.4g}"
+
+
+def _recorded(progress: TrainingProgress, epoch: int, config: RunConfig) -> dict[str, float]:
+    """Give what is recorded of an epoch, counted from 1: first what MLflow is to compare runs by, as it does.
+
+    Where the weights of the best epoch are kept that is the best value so far: a later epoch's own would contradict
+    the ranking.
+    """
+    metrics, objective = progress.history[epoch - 1], config.objective[0]
+    first = {name: metrics[name] for name in config.objective if name in metrics}
+    if config.training.restore_best_weights and config.training.monitor == objective and objective in metrics:
+        best = min if OBJECTIVES[objective] == "minimize" else max
+        first = {f"best_{objective}": best(each[objective] for each in progress.history[:epoch])} | first
+    return first | metrics
+
+
 def _train(part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: EpochRecorder) -> Inputs:
     config, dataset, split = part.config, part.images.dataset, part.images.split
     inputs = Inputs(network, part.images, config)
@@ -85,9 +105,9 @@ def _train(part: Part, role: Role, network: Network, progress: TrainingProgress,
     def validate() -> dict[str, float]:
         return summarize(inputs.predict(split.val), dataset.labels[split.val]) if len(split.val) else {}
 
-    def add_epoch(metrics: dict[str, float]) -> bool:
-        objectives = {name: metrics[name] for name in config.objective if name in metrics}
-        keeper.add(objectives | metrics, progress.epochs_done, network.model)  # MLflow compares by what comes first
+    def add_epoch(_metrics: dict[str, float]) -> bool:
+        epoch = progress.epochs_done
+        keeper.add(_recorded(progress, epoch, config), epoch, network.model)
         return part.is_first and role.after_epoch(progress)
 
     loop.train(network, inputs.to_train(), validate, config.training, progress, add_epoch)

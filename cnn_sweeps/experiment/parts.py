@@ -30,6 +30,11 @@ class Part:
     name: str = ""  # what tells it from the others; empty if there are none
     is_first: bool = True
 
+    @property
+    def network_name(self) -> str:
+        """What the network is called in short, such as `cnn`."""
+        return str(self.config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
+
 
 def plan_parts(config: RunConfig, images: Images) -> list[Part]:
     """Give every training: `config.repeats` seeds from `config.seed` on, each on `config.folds` folds.

@@ -18,12 +18,11 @@ from cnn_sweeps.evaluation import texts
 from cnn_sweeps.experiment.parts import RESULTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.experiment.written import write_whole
-from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Data, Moved, read_record
+from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Moved, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.page import describe_run
+from cnn_sweeps.tracking.page import describe_data, describe_run
 from cnn_sweeps.tracking.process import run_tags
-from cnn_sweeps.tracking.projection import RUN_ID
+from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
 from cnn_sweeps.tracking.record import Record, short_path
 from cnn_sweeps.training.checkpoint import (
     Checkpoint,
@@ -84,7 +83,7 @@ class Whole:
                     run.record.again()
                 else:
                     tags = run_tags({"command": role.command} | ({} if is_part else role.tags))
-                    name = part.name or role.name or _describe(part)
+                    name = part.name or role.name or role.short_name or _describe(part)
                     run.record.begin(part.config.tracking.experiment_name, name, self.store, tags, is_part=is_part)
                 run.record.log_params(role.params | part.config.settings)
                 run.start(may_be_away=not is_on_its_own, closes_others=is_on_its_own)
@@ -144,11 +143,16 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
                 remove_checkpoint(path)
         checkpoint.save_parts(whole.finished, whole.left_by(run.record))
         yield whole
+        if role.is_pruned:
+            run.record.log_outcome(f"**PRUNED after training {len(whole.finals)} of {len(parts)}**")
         if whole.finals:
             averaged = average_metrics(whole.finals)
-            run.record.log_metrics(averaged, len(whole.finals))
+            run.record.log_metrics(averaged, 0)
             if len(whole.finals) > 1:
-                log.info("%s", describe_mean(averaged, len(whole.finals)))
+                told = describe_mean(averaged, len(whole.finals))
+                if not role.is_pruned:
+                    run.record.log_outcome(told)
+                log.info("%s", told)
             if not role.is_trial:
                 write_whole(run.record, parts, whole.finals)
 
@@ -174,8 +178,7 @@ def _move_here(parts: Sequence[Part], before: Path, now: Path) -> None:
 
 
 def _describe(part: Part) -> str:
-    network = str(part.config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
-    return f"{part.images.dataset.name} {network} seed {part.config.seed}"
+    return f"{part.images.dataset.name} {part.network_name} seed {part.config.seed}"
 
 
 def record_start(part: Part, role: Role, run: LiveRun) -> None:
@@ -183,13 +186,14 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
     record, folder = run.record, run.record.folder / RESULTS
     dataset, counts = part.images.dataset, part.images.counts
     texts.write_settings(folder, part.config, role.overrides, dataset, part.images.split)
-    source = hide_passwords(dataset.source)
-    about = {"source": source, "fingerprint": dataset.fingerprint, "images": counts}
+    data = describe_data(dataset, counts)
+    about = {"source": data.source, "fingerprint": data.digest, "images": counts}
     (folder / "data.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
     record.log_files(folder.iterdir())
-    record.add(Data(name=dataset.name, digest=dataset.fingerprint, source=source))
+    record.add(data)
     note = describe_run(role.command, RUN_ID, dataset, counts, part=part.name)
-    record.log_tags({"data.fingerprint": dataset.fingerprint, NOTE_TAG: note})
+    tags = {"data.fingerprint": dataset.fingerprint, NOTE_TAG: f"{role.link_to_others(EXPERIMENT_ID)}\n\n{note}"}
+    record.log_tags(tags)
 
 
 class EpochRecorder:

@@ -21,9 +21,10 @@ from cnn_sweeps.experiment.parts import RESULTS, average_metrics, objective_valu
 from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.system.files import disk_errors
-from cnn_sweeps.text.commands import command_to_repeat, describe_command
+from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
 from cnn_sweeps.tracking.address import describe_new_database, find_store
 from cnn_sweeps.tracking.record import short_path
+from cnn_sweeps.tracking.views import link_to_all_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,11 @@ HINT = (
 )
 
 _MANY_IMAGES = 5000
+_SAID_ELSEWHERE = (
+    *("data=", "data.root=", "data.cache_dir=", "tracking.", "training.checkpoint_dir=", "resume="),
+    "evaluation.pictures=",
+)
+_LONGEST_NAME = 80
 
 
 class Role:
@@ -62,6 +68,17 @@ class Role:
     def overrides(self) -> list[str]:
         """What was set otherwise than by default, as Hydra takes it."""
         return job_overrides()
+
+    @property
+    def short_name(self) -> str:
+        """What was set, for a narrow column, of the network first; empty if that is only what other columns show."""
+        told = [each for each in self.overrides if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
+        told.sort(key=lambda each: [each.lstrip("+~").startswith(group) for group in ("data.", "training.")])
+        return " ".join(short_overrides(told))[:_LONGEST_NAME]
+
+    def link_to_others(self, experiment_id: str) -> str:
+        """Give a link, in Markdown, to the runs that this one is compared with."""
+        return f"[All runs, best first]({link_to_all_runs(experiment_id)})"
 
     @cached_property
     def command(self) -> str:
@@ -112,11 +129,11 @@ class Role:
         evaluation, final = trained.evaluate(on_test=True)
         final = trained.measure_train(final)
         trained.log(final | evaluation.intervals)
-        warnings, is_kept = [], False
+        trained.log_outcome(evaluation)
+        warnings = []
         if self.config.tracking.log_model:
             try:
                 trained.log_model(evaluation.threshold)
-                is_kept = True
             except ModelError as error:
                 warnings.append(str(error))
         warnings += trained.report(evaluation)
@@ -131,7 +148,7 @@ class Role:
                 log.info("hint: %s", better)
             if (report := run.record.folder / RESULTS / REPORT_FILE).exists():
                 say([f"The report, for a browser: {short_path(report)}"])
-            say(run.describe_next(has_model=is_kept))
+            say(run.describe_next())
         return final
 
     def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:

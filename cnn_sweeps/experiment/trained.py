@@ -40,7 +40,16 @@ class TrainedNetwork:
 
     def log(self, metrics: dict[str, float]) -> None:
         """Record final metrics."""
-        self.record.log_metrics(metrics, self.progress.epochs_done)
+        self.record.log_metrics(metrics, 0)
+
+    def log_outcome(self, evaluation: Evaluation, of_parts: str = "") -> None:
+        """Have the run's description begin with what was measured; of several trainings, `of_parts` says the mean."""
+        of_epoch = f"epoch {self.progress.best_epoch} of {self.progress.epochs_done}"
+        validation = evaluation.validation.describe(with_intervals=False)
+        lines = [of_parts or f"**Validation images**: {validation}; {of_epoch}"]
+        if evaluation.test is not None:
+            lines.insert(0, f"**Test images**: {evaluation.test.describe()}")
+        self.record.log_outcome("  \n".join(lines))
 
     def keep_per_image(self, evaluation: Evaluation) -> None:
         """Write and record what the network makes of each image that was evaluated."""
@@ -62,7 +71,8 @@ class TrainedNetwork:
         dataset, train = self.part.images.dataset, self.part.images.split.train
         about = models.ModelFacts(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
         try:
-            models.log_model(self.record, plain_copy(self.network.whole), about, dataset.images[train[:1]])
+            name = f"{dataset.name}-{self.part.network_name}"
+            models.log_model(self.record, name, plain_copy(self.network.whole), about, dataset.images[train[:1]])
         except UserError:
             raise
         except Exception as error:  # whatever Keras makes of a user's own layer

@@ -19,6 +19,7 @@ from cnn_sweeps.experiment import trial_folder
 from cnn_sweeps.experiment.notes import (
     CONFIRMS,
     DATA,
+    DATA_SET,
     DATA_TOLD,
     FOLDER,
     PER_IMAGE,
@@ -33,13 +34,15 @@ from cnn_sweeps.experiment.parts import RESULTS, average_metrics, clearly_loses,
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import TRIAL
-from cnn_sweeps.sweep.console import describe_params
+from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
-from cnn_sweeps.text.commands import command_to_repeat
+from cnn_sweeps.text.commands import command_to_repeat, short_overrides
 from cnn_sweeps.tracking.address import store_of
 from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.page import describe_data
+from cnn_sweeps.tracking.views import link_to_view
 from cnn_sweeps.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class TrialRole(Role):
         super().__init__(config)
         self._trial = trial
         self._objective = config.objective[0]
-        self.name = f"trial {trial.number}: {describe_params(trial.frozen)}"
+        self.name = f"trial {trial.number}: {' '.join(short_overrides(rounded_overrides(trial.frozen)))}"
         self.params = by_setting(trial.frozen.params)  # also groups (`optimizer`), which are no settings
         self.goes_on = config.resume or retry_of(trial.frozen) is not None  # which may have left its checkpoint
 
@@ -93,7 +96,8 @@ class TrialRole(Role):
                 f"data: {images.dataset.source} holds other images than when the study {study.study_name} began; "
                 "choose another hydra.sweeper.study_name"
             )
-        if DATA_TOLD not in study.user_attrs:  # which the sweep's controller says
+        if DATA_TOLD not in study.user_attrs:  # which the sweep's controller says, and its own run
+            study.set_user_attr(DATA_SET, describe_data(images.dataset, images.counts).model_dump())
             study.set_user_attr(DATA_TOLD, told)
         return images.without_test()
 
@@ -108,6 +112,12 @@ class TrialRole(Role):
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
         parent = run_id_of(self._trial.study.user_attrs)
         return tags | ({PARENT_TAG: parent} if parent else {})
+
+    def link_to_others(self, experiment_id: str) -> str:
+        """Give a link, in Markdown, to the sweep's trials."""
+        if (parent := self.tags.get(PARENT_TAG)) is None:
+            return super().link_to_others(experiment_id)
+        return f"[The sweep's trials, ranked and drawn]({link_to_view(experiment_id, parent)})"
 
     def note_run(self, run: LiveRun) -> None:
         """Note the trial's record, and which folder below the sweep's holds its files."""
@@ -155,6 +165,7 @@ class TrialRole(Role):
             trial_folder.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
         trained.log(final | (evaluation.intervals if is_shown else {}))
+        trained.log_outcome(evaluation)
         trained.keep_per_image(evaluation)
         if is_shown:
             for failure in trained.report(evaluation):

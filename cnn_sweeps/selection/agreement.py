@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.experiment.notes import ABOUT_RUN, record_of, run_id_of, subfolder_of
+from cnn_sweeps.experiment.notes import record_of, run_id_of, subfolder_of
+from cnn_sweeps.selection.outcome import AboutRun, describe_outcome, noted_about, noted_data, of_best
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, RECORD_TAG, STATE_TAG, Recorded, Status, read_record
+from cnn_sweeps.tracking.entry import (
+    NOTE_TAG,
+    PARENT_TAG,
+    RECORD_FILE,
+    RECORD_TAG,
+    STATE_TAG,
+    Recorded,
+    Status,
+    read_record,
+)
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.position import num_waiting, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record, find_records
 from cnn_sweeps.training.checkpoint import left_checkpoints
 
 REPORT = "report"  # folder, below a sweep's, of what is drawn and written of it
-
-
-class AboutRun(BaseModel):
-    """What a controller notes in the study for the sweep's own run: `params` are the settings that all trials share."""
-
-    experiment: str = ""
-    name: str = ""
-    tags: dict[str, str] = {}
-    params: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,7 @@ class Sweep:
     @cached_property
     def about_run(self) -> AboutRun:
         """What a controller has noted; nothing if that makes no sense."""
-        try:
-            return AboutRun.model_validate(self.attributes.get(ABOUT_RUN, {}))
-        except ValidationError:
-            return AboutRun()
+        return noted_about(self.attributes)
 
     @cached_property
     def searched(self) -> list[str]:
@@ -78,6 +76,9 @@ class Sweep:
         """
         about, searched = self.about_run, self.searched
         metrics, tags = summarize(self.ledger, next(iter(self.objectives), ""))
+        metrics |= of_best(self.ledger.best, self.attributes)
+        outcome = describe_outcome(self.ledger.best, self.objectives, self.attributes)
+        tags |= {NOTE_TAG: f"{outcome}  \n{about.tags[NOTE_TAG]}"} if NOTE_TAG in about.tags else {}
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
         return (
@@ -99,13 +100,14 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     if recorded.status is not None and (metrics or tags or params or status):  # another controller has ended it
         record.again()
     record.log_metrics(metrics, 0)
+    if recorded.data is None and (data := noted_data(sweep.attributes)) is not None:
+        record.add(data)
     if tags:
         record.log_tags(tags)
     if params:
         record.log_params(params)
     if status is not None:
-        files = [sweep.folder / "sweep.log", *(sweep.folder / REPORT).glob("*")]
-        record.log_files(file for file in files if file.exists())
+        record.log_files([*sweep.folder.glob("sweep.log"), *(sweep.folder / REPORT).glob("*")])
         record.end(status)
 
 
@@ -197,7 +199,7 @@ def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collectio
     }
     for run_id, run in runs.items():
         trial, status = by_number[run.data.tags["trial.number"]], run.info.status
-        known = (None if status == "RUNNING" else status, run.data.tags, f"its run {run_id}")
+        known = (None if status == "RUNNING" else status, tags_of(run), f"its run {run_id}")
         if (change := _end_as_trial(sweep, trial, *known, partial(end_run, run_id))) is not None:
             yield change
 

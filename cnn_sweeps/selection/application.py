@@ -170,6 +170,11 @@ class CnnSweep(CheckedApplication):
         call = partial(call_until_worker_lasts, executor, _call_by_name)
         return Finishing(study, self.config, self._folder, self._run.run_id, self.trusted, call).finish(self._standing)
 
+    def describe_next(self) -> list[str]:
+        """Say where the ranked trials are to be seen."""
+        assert self._run is not None
+        return self._run.describe_page()
+
     def end(self, status: Status) -> None:
         """Close the sweep's run."""
         if self._run is None:

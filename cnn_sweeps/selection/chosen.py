@@ -21,8 +21,9 @@ from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import ModelError, TrackingError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.notes import REGISTERED, RETRAINED, TESTED
+from cnn_sweeps.experiment.notes import REGISTERED, REGISTERED_AS, RETRAINED, TESTED
 from cnn_sweeps.experiment.part import build_part, train_part
+from cnn_sweeps.experiment.parts import describe_mean
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
@@ -31,7 +32,9 @@ from cnn_sweeps.settings.schema import OBJECTIVES, ReportConfig, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.address import find_existing_store, store_of
+from cnn_sweeps.tracking.entry import Recorded
 from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.page import describe_data
 from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
@@ -58,7 +61,7 @@ def evaluate_trial(
     with logged_to(folder / "evaluation.log"):
         trained = _load_trained(kept, shown)
         record, uri = trained.record, find_existing_store(trained.part.config.tracking.uri)
-        record.again()
+        before = record.again()
         try:
             evaluation, final = trained.evaluate(on_test=on_test)
             if on_test:
@@ -66,13 +69,15 @@ def evaluate_trial(
                 if evaluation.threshold is not None:
                     tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
                 trained.log(tested)
-                lines.append(f"trial {kept.number} on the test images, once: {describe_test(final)}")
+                lines.append(f"trial {kept.number} on the test images, once: {describe_test(tested)}")
                 done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
+            trained.log_outcome(evaluation, _describe_parts(trained.part.config, before))
             if keep_model:
                 try:
                     trained.log_model(evaluation.threshold)
-                    lines.append(_register(trained, uri, tags, value))
-                    done[REGISTERED] = kept.number
+                    measured = f"{evaluation.held_out.title}: {evaluation.held_out.describe()}"
+                    lines.append(_register(trained, tags, value, measured))
+                    done |= {REGISTERED: kept.number, REGISTERED_AS: lines[-1]}
                 except ModelError as error:
                     warnings.append(str(error))
             warnings += trained.report(evaluation)
@@ -106,9 +111,16 @@ def _load_trained(kept: TrialFolder, shown: ReportConfig) -> TrainedNetwork:
     return TrainedNetwork(part, network, predict, progress, Record(Path(kept.path)))
 
 
-def _register(trained: TrainedNetwork, uri: str, tags: dict[str, str], value: float) -> str:
+def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
+    """Say what several trainings of a trial came to, of which only the first one is tested; empty if it is the only."""
+    if (num_parts := config.repeats * config.folds) == 1:
+        return ""
+    return describe_mean({name: each for name, each in recorded.newest.items() if "_val_" in name}, num_parts)
+
+
+def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> str:
     config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
-    if (run_id := project(folder, uri)) is None:
+    if (run_id := project(folder, find_existing_store(config.tracking.uri))) is None:
         raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train it again")
     tags = tags | {
         "trial.run_id": run_id,
@@ -116,7 +128,7 @@ def _register(trained: TrainedNetwork, uri: str, tags: dict[str, str], value: fl
         "comparable.metric": _describe_metric(config, len(dataset.class_names)),
     }
     name, minimize = _registered_name(config, dataset), OBJECTIVES[config.objective[0]] == "minimize"
-    return models.register_champion(name, models.find_model(run_id), tags, value, minimize=minimize)
+    return models.register_champion(name, models.find_model(run_id), tags, value, measured, minimize=minimize)
 
 
 def _registered_name(config: RunConfig, dataset: ImageDataset) -> str:
@@ -153,13 +165,14 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
         with run.ending(log_file):
             run.record.begin(config.tracking.experiment_name, name, store, run_tags(tags))
             run.record.log_params(config.settings)
+            run.record.add(describe_data(images.dataset, images.counts))
             run.start(may_be_away=True)
             keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=0.02)
             trained = train_part(part, role, build_part(part), TrainingProgress(), keeper)
             told = f"{len(both)} training and validation images, {role.num_epochs} epochs"
             lines = [f"trial {number} trained again on {told}"]
             lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
-            lines += _keep_retrained(trained, number, threshold, run) if keep_model else []
+            lines += _keep_retrained(trained, number, threshold, run, ". ".join(lines)) if keep_model else []
     return lines, {RETRAINED: str(number)}
 
 
@@ -187,14 +200,17 @@ def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | Non
     images = trained.part.images
     test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
     trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
+    trained.record.log_outcome(f"**Test images**: {test.describe()}")
     at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
     no_better = describe_no_better(test.metrics)
     warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []
     return [f"retrained trial {number} on the test images, once: {test.describe()}{at}", *warnings]
 
 
-def _keep_retrained(trained: TrainedNetwork, number: int, threshold: float | None, run: LiveRun) -> list[str]:
-    """Register the network under an alias of its own, beside the champion."""
+def _keep_retrained(
+    trained: TrainedNetwork, number: int, threshold: float | None, run: LiveRun, told: str
+) -> list[str]:
+    """Register the network under an alias of its own, beside the champion, with what is told of it."""
     images = trained.part.images
     name = _registered_name(trained.part.config, images.dataset)
     try:
@@ -204,4 +220,4 @@ def _keep_retrained(trained: TrainedNetwork, number: int, threshold: float | Non
     if (run_id := run.brought_at_once()) is None:
         return [f"its model waits for the tracking store with its run; register it as {name} yourself"]
     tags = {"trial.number": str(number), "retrained.images": str(len(images.split.train))}
-    return [models.register_beside(name, models.find_model(run_id), tags, "retrained")]
+    return [models.register_beside(name, models.find_model(run_id), tags, told, "retrained")]

@@ -26,7 +26,8 @@ from cnn_sweeps.experiment.notes import (
 from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
-from cnn_sweeps.selection.agreement import REPORT, AboutRun, read_if_sensible
+from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
+from cnn_sweeps.selection.outcome import AboutRun
 from cnn_sweeps.selection.report import write_table
 from cnn_sweeps.selection.standing import Standing, describe_uncertainty
 from cnn_sweeps.selection.sweep_report import Swept, write_report

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from hydra.core.hydra_config import HydraConfig
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_sweeps.errors import DiskError, StudyError, TrackingOutageError
 from cnn_sweeps.experiment.notes import run_id_of
 from cnn_sweeps.experiment.parts import final_metric
-from cnn_sweeps.selection.agreement import AboutRun, Change, Sweep, changes, made, read_if_sensible, record_sweep
+from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, read_if_sensible, record_sweep
 from cnn_sweeps.selection.checked import CheckedApplication
-from cnn_sweeps.settings.schema import OBJECTIVES
+from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.settings.schema import FOLDER, OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
@@ -32,6 +35,7 @@ from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import store_errors, use_store
+from cnn_sweeps.tracking.usage import describe_page
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 log = logging.getLogger(__name__)
@@ -42,16 +46,32 @@ _COMPARED = ("val_log_loss", "val_accuracy", "val_accuracy_of_commonest_class")
 def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapping[str, str]) -> dict[str, Any]:
     """Give what the study is to note as ABOUT_RUN; `about` tells what is searched."""
     config, objective = application.config, ", ".join(application.config.objective)
-    link = f"[Its trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
+    link = f"[The trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
     tags = {"study": study.name, "objective": objective, "n_trials": str(study.total)}
     tags |= {f"sweep.{key.replace(' ', '_')}": text for key, text in about.items()}
-    tags[NOTE_TAG] = f"{describe_sweep(objective, study.total, about)}\n\n{link}"
+    tags[NOTE_TAG] = f"{link}\n\n{describe_sweep(objective, study.total, about)}"
     return AboutRun(
         experiment=config.tracking.experiment_name,
-        name=config.tracking.run_name or f"sweep {study.name.removeprefix('sweep_')}",
+        name=config.tracking.run_name or name_sweep(_data_name(config), study.name),
         tags={key: hide_passwords(text) for key, text in tags.items()},
         params={key: hide_passwords(str(value)) for key, value in (application.fixed or {}).items()},
     ).model_dump()
+
+
+def _data_name(config: RunConfig) -> str:
+    """Name the data set before it is loaded: the folder, or what loads it."""
+    if config.data["_target_"] == FOLDER:
+        return Path(str(config.data["root"])).expanduser().resolve().name
+    return str(HydraConfig.get().runtime.choices.get("data", "sweep"))
+
+
+def name_sweep(data_name: str, study_name: str) -> str:
+    """Name a sweep for a narrow column: `hotdog 28 Nov 15:59`, or with the study's name if a person has chosen that."""
+    try:
+        begun = datetime.strptime(study_name.rpartition("-")[0], "sweep_%Y-%m-%d_%H-%M-%S")
+    except ValueError:
+        return f"{data_name} {study_name}"
+    return f"{data_name} {begun.day} {begun:%b %H:%M}"
 
 
 def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) -> Sweep:
@@ -85,7 +105,8 @@ class SweepRun:
         Raises:
             TrackingError: if the store cannot be used.
         """
-        self._live, about, known = LiveRun(sweep.folder, sweep.uri), sweep.about_run, run_id_of(sweep.attributes)
+        self._uri, about, known = sweep.uri, sweep.about_run, run_id_of(sweep.attributes)
+        self._live = LiveRun(sweep.folder, sweep.uri)
         record, run_id = self._live.record, known if known is not None and _has_run(sweep.uri, known) else None
         if run_id is not None and read_position(sweep.folder, sweep.uri).run_id == run_id:
             record.again()
@@ -113,6 +134,12 @@ class SweepRun:
             with suppress(TrackingOutageError), exclusively():
                 self._make([Change("its view", "it is listed", partial(self._list, sweep.about_run.name, view))])
                 self._listed = view
+
+    def describe_page(self) -> list[str]:
+        """Say where the trials are to be seen, ranked and drawn; nothing if MLflow has no view of them."""
+        if self._listed is None:
+            return []
+        return describe_page("the trials, ranked", link_to_view(self._experiment_id, self.run_id), self._uri)
 
     @store_errors()
     def _list(self, name: str, view: dict[str, Any]) -> None:

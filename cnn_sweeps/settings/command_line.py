@@ -193,7 +193,7 @@ def _explain_composition(error: Exception) -> str:
     if (told := explain_ambiguous(str(error))) is not None:
         return told
     if "Could not override 'hydra/sweeper/pruner'" in str(error):
-        return "hydra/sweeper: allowed: optuna, whose sweeps are grids where every key lists its values; leave it out"
+        return "hydra/sweeper: allowed: optuna; leave it out: a sweep whose keys all list values is a grid already"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
         composed: Any = OmegaConf.to_container(cause.parent_node._get_root(), resolve=False)

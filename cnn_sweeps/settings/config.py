@@ -191,7 +191,7 @@ def _check_weights(weights: str | None, fine_tune: int) -> None:
     except OSError as error:
         raise ConfigError(f"model.weights={weights}: cannot be read ({error.strerror}); name a file") from error
     if not is_hdf5:
-        raise ConfigError(f"model.weights={weights}: is no HDF5 file, as Keras keeps weights in; name one that is")
+        raise ConfigError(f"model.weights={weights}: is no file of Keras weights (HDF5); name one that is")
 
 
 def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:

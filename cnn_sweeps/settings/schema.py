@@ -30,7 +30,9 @@ _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
 def _check_objective(value: Any) -> list[str]:
     names = value if isinstance(value, list) else [value]
     if any(str(name).startswith("test_") for name in names):
-        raise ValueError("test images are for the chosen model alone and never optimised on; use a val_ metric")
+        raise ValueError(
+            "a sweep must not look at test images, which are for the model that it chooses; use a val_ metric"
+        )
     if not names or len(set(map(str, names))) < len(names) or not set(map(str, names)) <= OBJECTIVES.keys():
         raise ValueError(f"should be one or a list of {', '.join(OBJECTIVES)}")
     return names

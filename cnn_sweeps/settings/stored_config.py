@@ -94,7 +94,7 @@ def trusted_values(tree: Any, trusted: Trusted, what: str, advice: str) -> dict[
     for text in _interpolated(tree):
         if text not in trusted.texts:
             raise ConfigError(
-                f"{what}: has {text[:200]}; what a stored configuration names in this way is not looked up, "
+                f"{what}: refers to {text[:200]}, which is not looked up for a stored configuration; "
                 "train with your own: python -m cnn_sweeps.train ..."
             )
     try:

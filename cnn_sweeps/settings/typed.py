@@ -59,6 +59,6 @@ def explain_ambiguous(complaint: str) -> str | None:
         return None
     key, _, values = found[1].partition("=")
     return (
-        f"{found[1]}: are several values, which --multirun takes one after another; a list is typed "
-        f"{shlex.quote(f'{key}=[{values}]')}, and a text {as_text(key, values)}"
+        f"{found[1]}: has several values; to try each, add --multirun; for a list, type "
+        f"{shlex.quote(f'{key}=[{values}]')}; for a text, {as_text(key, values)}"
     )

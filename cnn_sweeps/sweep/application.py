@@ -99,5 +99,9 @@ class SweepApplication:
         """
         return []
 
+    def describe_next(self) -> list[str]:
+        """Give the lines that are to be said last: where a person looks at what came out."""
+        return []
+
     def end(self, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:
         """Close the record."""

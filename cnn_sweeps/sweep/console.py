@@ -86,8 +86,8 @@ class Console:
             results = {"solutions": [{"params": each.params, "values": list(each.values)} for each, *_ in ranking]}
         OmegaConf.save(OmegaConf.create({"name": "optuna"} | results), self.folder / "optimization_results.yaml")
 
-    def say_commands(self, best: FrozenTrial | None, to_go_on: str) -> None:
-        """Say, below all that came out, which commands go on from here."""
+    def say_commands(self, best: FrozenTrial | None, to_go_on: str, to_look: Sequence[str]) -> None:
+        """Say, below all that came out, which commands go on from here, and where one looks at it."""
         if to_go_on:
             self.say(f"To go on:\n  {to_go_on}")
         if best is not None:
@@ -95,6 +95,8 @@ class Console:
             searched = params.keys() if self._plan.extend else space.distributions.keys()
             own = [override_text(key, value) for key, value in params.items() if key in searched]
             self.say(f"The best configuration, to run by itself:\n  {describe_command([*space.fixed, *own])}")
+        if to_look:
+            self.say("\n".join(to_look))
 
     def close(self) -> None:
         """Take the live line away."""
@@ -135,8 +137,13 @@ def _describe_values(trial: FrozenTrial) -> str:
 
 def describe_params(trial: FrozenTrial) -> str:
     """Give the parameters as overrides, floats to four significant digits."""
+    return " ".join(rounded_overrides(trial))
+
+
+def rounded_overrides(trial: FrozenTrial) -> list[str]:
+    """Give the parameters as overrides, one by one."""
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.params.items()}
-    return " ".join(override_text(key, value) for key, value in rounded.items())
+    return [override_text(key, value) for key, value in rounded.items()]
 
 
 def describe_ranking(ranking: Sequence[Ranked], title: str) -> str:

@@ -172,8 +172,8 @@ class Controller:
             if self._is_over:
                 self._finish()
         finally:
-            best = ranking[0] if ranking else None
-            self._console.say_commands(best, "" if self._has_total else self._command_to_go_on)
+            best, to_go_on = ranking[0] if ranking else None, "" if self._has_total else self._command_to_go_on
+            self._console.say_commands(best, to_go_on, self._plan.application.describe_next())
         return ranking
 
     def _confirm(self) -> list[FrozenTrial]:

@@ -37,6 +37,25 @@ def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
     return " ".join([hide_passwords(program), *words])
 
 
+def one_word_a_line(command: str) -> str:
+    """Give a command of one line as several, each override on its own, as a shell takes it all the same."""
+    words = shlex.split(command)
+    is_override = [not word.startswith("-") and "=" in word and not word.partition("=")[0].isupper() for word in words]
+    first = is_override.index(True) if any(is_override) else len(words)
+    return " \\\n  ".join([shlex.join(words[:first]), *map(shlex.quote, words[first:])])
+
+
+def short_overrides(overrides: Sequence[str]) -> list[str]:
+    """Give overrides with the last part of their keys alone, where no other has it: `l2=0.1` for `model.l2=0.1`.
+
+    Of several for one key it is the last one that counts.
+    """
+    by_key = {text.partition("=")[0]: text for text in (override.lstrip("+") for override in overrides)}
+    short = {key: key if key.startswith("~") else key.rpartition(".")[2] for key in by_key}
+    several = {name for name in short.values() if list(short.values()).count(name) > 1}
+    return [(key if short[key] in several else short[key]) + text[len(key) :] for key, text in by_key.items()]
+
+
 def _program_and_flags() -> tuple[list[str], list[str]]:
     """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)

@@ -15,6 +15,7 @@ from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
 from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_record
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import close_if_died, find_records
@@ -45,7 +46,7 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
         TrackingError: if the store cannot be used.
     """
     for run in find_runs(uri, experiment_id, "attributes.status = 'RUNNING'"):
-        if owner_state(run.data.tags) != "dead":
+        if owner_state(tags_of(run)) != "dead":
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
             end_run(run.info.run_id, "KILLED", {})

@@ -94,12 +94,14 @@ class Metrics(BaseModel):
 
 
 class Data(BaseModel):
-    """The data set."""
+    """The data set; of records of earlier versions without the last two."""
 
     kind: Literal["data"] = "data"
     name: str
     digest: str
     source: str
+    image_shape: tuple[int, int, int] | None = None  # height, width, channels
+    num_images: dict[str, int] | None = None  # by class
 
 
 class Files(BaseModel):
@@ -114,6 +116,7 @@ class Model(BaseModel):
     """The network in MODEL_FOLDER; `num_outputs` are numbers for each image, `requirements` as pip takes them."""
 
     kind: Literal["model"] = "model"
+    name: Annotated[str, Field(pattern=r"^[\w -]{1,100}$")] = "model"  # of records of earlier versions
     metadata: dict[str, Any]
     num_outputs: Annotated[int, Field(ge=1)]
     requirements: list[_Requirement]
@@ -174,6 +177,9 @@ class Recorded:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # by name and epoch, in the order of coming
+    note: str = ""  # the first one, to which the outcome is added
+    data: Data | None = None
+    model: str | None = None  # its name, if one is kept
     status: Status | None = None  # of its end; None: it is open
     last_time: int = 0  # of an entry, in ms since 1970
 
@@ -196,6 +202,11 @@ class Recorded:
                 pass
             case Tags(tags=tags):
                 self.tags |= tags
+                self.note = self.note or tags.get(NOTE_TAG, "")
+            case Data():
+                self.data = entry
+            case Model(name=name):
+                self.model = name
             case Params(params=params):
                 self.params = params | self.params
             case Metrics(epoch=epoch, metrics=metrics):

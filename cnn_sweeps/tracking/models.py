@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import mlflow
 import numpy as np
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature
@@ -23,9 +25,22 @@ from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
-from cnn_sweeps.tracking.entry import EXAMPLE_FILE, MODEL_FILE, MODEL_FOLDER, MODEL_PACKAGES, RECORD_TAG, Model
+from cnn_sweeps.text.names import block_for_markdown
+from cnn_sweeps.tracking.entry import (
+    EXAMPLE_FILE,
+    MODEL_FILE,
+    MODEL_FOLDER,
+    MODEL_PACKAGES,
+    RECORD_TAG,
+    Data,
+    Metrics,
+    Model,
+    read_entries,
+)
+from cnn_sweeps.tracking.page import INTERVAL
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import is_unknown, store_errors
+from cnn_sweeps.tracking.usage import command_to_predict
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +61,7 @@ class ModelFacts:
     pixels: Literal["0 to 255"]  # which the network scales itself; those of before took 0 to 1, and do not say so
 
 
-def log_model(record: Record, model: keras.Model, about: ModelFacts, example: NDArray[np.uint8]) -> None:
+def log_model(record: Record, name: str, model: keras.Model, about: ModelFacts, example: NDArray[np.uint8]) -> None:
     """Keep a model with its run, with what using it takes, to be used, served or loaded by Keras alone.
 
     It is of standard layers, takes (B, height, width, channels), 0 to 255, as `example`, and gives probabilities.
@@ -58,20 +73,21 @@ def log_model(record: Record, model: keras.Model, about: ModelFacts, example: ND
     model.save(folder / MODEL_FILE)
     metadata = {RECORD_KEY: asdict(about)}
     requirements = [f"{package}=={version(package)}" for package in MODEL_PACKAGES]
-    record.add(Model(metadata=metadata, num_outputs=model.output_shape[1], requirements=requirements))
+    name = re.sub(r"[^\w-]", "-", name)[:100]  # MLflow refuses some of the others
+    record.add(Model(name=name, metadata=metadata, num_outputs=model.output_shape[1], requirements=requirements))
 
 
-def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> None:
+def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> str:
     """Keep a record's model, whose network and example are in a folder, with its run in MLflow, unless it is there.
 
-    It is known by the record's id. One that is half there is gone on with.
+    It is known by the record's id, and gets one in MLflow, which is given. One that is half there is gone on with.
     """
     run = client.get_run(run_id)
     experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}
     found = client.search_logged_models([experiment_id], f"tags.`{RECORD_TAG}` = '{record_id}'")
-    logged = found[0] if found else client.create_logged_model(experiment_id, "model", run_id, tags, run.data.params)
+    logged = found[0] if found else client.create_logged_model(experiment_id, model.name, run_id, tags, run.data.params)
     if logged.status == LoggedModelStatus.READY:
-        return
+        return str(logged.model_id)
     model_id, place = logged.model_id, logged.artifact_location
     about = MlflowModel(place, run_id, model_uuid=model_id, metadata=model.metadata, model_id=model_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,6 +96,7 @@ def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: 
     if model_id not in models_of(run):
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    return str(model_id)
 
 
 def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
@@ -103,6 +120,25 @@ def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def measured_by(model_id: str, run_id: str, folder: Path) -> list[Metric]:
+    """Give what a run's record, in a folder, has of its model's weights, as metrics of the model and the data set."""
+    found, about = [], {"model_id": model_id, "run_id": run_id}
+    for entry, _ in read_entries(folder):
+        match entry:
+            case Model():
+                break
+            case Data():
+                about |= {"dataset_name": entry.name, "dataset_digest": entry.digest}
+            case Metrics(epoch=0):
+                found.append(entry)
+    return [
+        Metric(name, value, entry.time, 0, **about)
+        for entry in found
+        for name, value in entry.metrics.items()
+        if not name.startswith(INTERVAL)
+    ]
+
+
 def models_of(run: Run) -> list[str]:
     """Give the ids of the models that a run has kept, the newest last."""
     return [each.model_id for each in (run.outputs.model_outputs if run.outputs else [])]
@@ -117,12 +153,15 @@ def find_model(run_id: str) -> str:
 
 
 @store_errors()
-def register_champion(name: str, model_uri: str, tags: dict[str, str], value: float, *, minimize: bool) -> str:
+def register_champion(
+    name: str, model_uri: str, tags: dict[str, str], value: float, measured: str, *, minimize: bool
+) -> str:
     """Register a logged model as a new version; make it `champion` if there is none, or it is better; say so.
 
-    Values of the objective are compared only where the tags `comparable.data` and `comparable.metric` are equal: of
-    another champion nothing can be said, and it stays. One that a sweep has `chosen.by` more than its value, with other
-    seeds or by preference, takes the place of one of the same `sweep.run_id`, however good that one's value is.
+    Its page says what was measured, and how images are given their classes. Values of the objective are compared only
+    where the tags `comparable.data` and `comparable.metric` are equal: of another champion nothing can be said, and it
+    stays. One that a sweep has `chosen.by` more than its value, with other seeds or by preference, takes the place of
+    one of the same `sweep.run_id`, however good that one's value is.
     """
     client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
     try:
@@ -134,6 +173,7 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
     # by a process that was killed before it could note that
     known = [each for each in same_value if each.name == name and each.tags == tags and each.source == model_uri]
     registered = known[0] if known else mlflow.register_model(model_uri, name, tags=tags)
+    _describe_version(registered, measured)
     told = f"registered as {name} version {registered.version}"
     if champion and champion.version != registered.version:
         reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
@@ -141,6 +181,12 @@ def register_champion(name: str, model_uri: str, tags: dict[str, str], value: fl
             return f"{told}; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
     return f"{told}, alias champion"
+
+
+def _describe_version(registered: ModelVersion, measured: str) -> None:
+    predict = command_to_predict(f"models:/{registered.name}/{registered.version}", mlflow.get_tracking_uri())
+    about = f"{measured}\n\n{predict.what}\n\n{block_for_markdown(predict.command)}"
+    mlflow.MlflowClient().update_model_version(registered.name, registered.version, about)
 
 
 def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *, minimize: bool) -> str | None:
@@ -160,9 +206,10 @@ def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *
 
 
 @store_errors()
-def register_beside(name: str, model_uri: str, tags: dict[str, str], alias: str) -> str:
+def register_beside(name: str, model_uri: str, tags: dict[str, str], measured: str, alias: str) -> str:
     """Register a logged model as a new version under an alias of its own, whatever the champion is; say so."""
     registered = mlflow.register_model(model_uri, name, tags=tags)
+    _describe_version(registered, measured)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, registered.version)
     return f"registered as {name} version {registered.version}, alias {alias}"
 

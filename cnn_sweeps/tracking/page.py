@@ -1,19 +1,63 @@
-"""What a page in MLflow says first, in Markdown: which command makes this again, and of which images."""
+"""What a run's page in MLflow says, in Markdown, and what of a record it does not show."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.system.libraries import current_thread_settings
+from cnn_sweeps.text.commands import one_word_a_line
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.entry import Data
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 WINNER_NOTE = (
     "The best trial, its epoch and, of two classes, its decision threshold were all chosen on the same validation "
     "images: its value there is too good for new images. The test images chose nothing; they tell what to expect."
 )
 """Said once wherever a sweep's best value is shown."""
+INTERVAL = "interval/"
+"""Begins the names of metrics that stay in the record: there are two of each other one, and its page says them."""
+_HIDDEN = ("owner.", "command", "sweep.command")
+_NOT_SHOWN = "mlflow."  # with which MLflow begins the tags that it does not show
+
+
+def hidden(tags: Mapping[str, str]) -> dict[str, str]:
+    """Give tags with those under names that MLflow does not show which are for this program, or are said elsewhere."""
+    return {f"{_NOT_SHOWN}{key}" if key.startswith(_HIDDEN) else key: text for key, text in tags.items()}
+
+
+def tags_of(run: Run) -> dict[str, str]:
+    """Give the tags of a run in MLflow under their own names; runs of earlier versions hide none."""
+    tags = {key.removeprefix(_NOT_SHOWN): text for key, text in run.data.tags.items() if key.startswith(_NOT_SHOWN)}
+    return run.data.tags | {key: text for key, text in tags.items() if key.startswith(_HIDDEN)}
+
+
+def describe_data(dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]]) -> Data:
+    """Describe the data set of a run; `counts` are of images by split and class."""
+    num_images = {name: sum(of_class.get(name, 0) for of_class in counts.values()) for name in dataset.class_names}
+    return Data(
+        name=dataset.name,
+        digest=dataset.fingerprint,
+        source=hide_passwords(dataset.source),
+        image_shape=dataset.image_shape,
+        num_images=num_images,
+    )
+
+
+def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
+    """Give what a data set's page shows of it, as MLflow keeps it; None of records of earlier versions."""
+    if data.image_shape is None or data.num_images is None:
+        return None, None
+    pixels = f"uint8, {' x '.join(map(str, data.image_shape))}"
+    columns = [{"name": "image", "type": pixels}, {"name": "class", "type": "string"}]  # as a table, which is shown
+    profile = {"images": sum(data.num_images.values()), "images of each class": data.num_images}
+    return json.dumps({"mlflow_colspec": columns}), json.dumps(profile)
 
 
 def describe_run(
@@ -27,7 +71,7 @@ def describe_run(
     first = f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:"
     return f"""{first}
 
-{block_for_markdown(" ".join([*threads, command]))}
+{block_for_markdown(one_word_a_line(" ".join([*threads, command])))}
 
 To do so and compare, metric by metric:
 
@@ -43,7 +87,7 @@ def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) ->
     lines = "\n".join(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command")
     return f"""Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:
 
-{block_for_markdown(about["command"])}
+{block_for_markdown(one_word_a_line(about["command"]))}
 
 {lines}
 

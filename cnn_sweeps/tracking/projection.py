@@ -23,7 +23,8 @@ from cnn_sweeps.errors import DiskError
 from cnn_sweeps.system.plain_files import NotPlainError, copy_plain_files, opened_folder
 from cnn_sweeps.tracking import entry as entries
 from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, senseless
-from cnn_sweeps.tracking.models import send_model
+from cnn_sweeps.tracking.models import measured_by, send_model
+from cnn_sweeps.tracking.page import INTERVAL, hidden, schema_and_profile
 from cnn_sweeps.tracking.position import Position, keep_position, read_position
 from cnn_sweeps.tracking.record import locked
 from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors, use_store
@@ -106,7 +107,9 @@ class _Projection:
                 assert self._position.record is not None
                 files = [f"{entries.MODEL_FOLDER}/{name}" for name in (entries.MODEL_FILE, entries.EXAMPLE_FILE)]
                 with self._copies(files) as copies:
-                    send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
+                    model_id = send_model(self._client, self._run.info.run_id, self._position.record, model, copies)
+                if metrics := measured_by(model_id, self._run.info.run_id, self._folder):
+                    self._client.log_batch(self._run.info.run_id, metrics, synchronous=True)
             case entries.End(status=status, time=ended):
                 self._client.set_terminated(self._run.info.run_id, status, ended)
                 self._delete_twins()
@@ -135,7 +138,7 @@ class _Projection:
             if not self._position.is_gone:
                 self._bring([entries.Again(time=begin.time, tags=begin.tags)])
             return
-        tags = begin.tags | {entries.RECORD_TAG: begin.record}
+        tags = hidden(begin.tags) | {entries.RECORD_TAG: begin.record}
         self._position.record = begin.record
         if begin.is_part:
             self._find_whole()
@@ -177,7 +180,8 @@ class _Projection:
                 case entries.Tags():
                     tags |= entry.tags
                 case entries.Metrics():
-                    metrics += [Metric(*each, entry.time, entry.epoch) for each in entry.metrics.items()]
+                    shown = {name: each for name, each in entry.metrics.items() if not name.startswith(INTERVAL)}
+                    metrics += [Metric(*each, entry.time, entry.epoch) for each in shown.items()]
         known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow lets none be changed
         if entries.NOTE_TAG in tags:
             whole_id = self._position.whole_id or self._run.info.run_id
@@ -187,13 +191,13 @@ class _Projection:
             self._run.info.run_id,
             metrics,
             [Param(key, text) for key, text in params.items() if key not in known],
-            [RunTag(*each) for each in tags.items()],
+            [RunTag(*each) for each in hidden(tags).items()],
             synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
         )
 
     def _log_data(self, data: entries.Data) -> None:
         source = json.dumps({"tags": {"source": data.source}})
-        dataset = Dataset(data.name, data.digest, "code", source)
+        dataset = Dataset(data.name, data.digest, "code", source, *schema_and_profile(data))
         context = InputTag("mlflow.data.context", "train, val, test")
         self._client.log_inputs(self._run.info.run_id, datasets=[DatasetInput(dataset, tags=[context])])
 

@@ -15,6 +15,7 @@ from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.evaluation.per_image import PerImage, average, parse_csv
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
@@ -90,7 +91,7 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
         name=run.info.run_name,
         experiment_name=client.get_experiment(run.info.experiment_id).name,
         status=run.info.status,
-        tags=dict(run.data.tags),
+        tags=tags_of(run),
         config=texts["config.yaml"],
         overrides=texts["overrides.yaml"],
         data_source=data.source,
@@ -134,7 +135,7 @@ def _sizes_of_files(run: Run, client: MlflowClient) -> dict[str, int]:
 
 
 def _check_whole(run: Run) -> None:
-    tags, what = run.data.tags, f"{run.info.run_id}: the run {run.info.run_name}"
+    tags, what = tags_of(run), f"{run.info.run_id}: the run {run.info.run_name}"
     is_trial = "trial.number" in tags or CONFIRMS_TAG in tags
     if "version.cnn-sweeps" not in tags and "trial.duplicate_of" not in tags:
         raise TrackingError(f"{what} is of another program; give one that cnn_sweeps.train made")

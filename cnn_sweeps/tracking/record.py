@@ -19,7 +19,7 @@ from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking import entry as entries
 from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Recorded, Status, read_record, senseless
+from cnn_sweeps.tracking.entry import NOTE_TAG, POSITION_FILE, RECORD_FILE, Recorded, Status, read_record, senseless
 from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
 
 FOLDER_TO = "CNN_SWEEPS_FOLDER_TO"
@@ -148,8 +148,16 @@ class Record:
         """Tag the run."""
         self.add(entries.Tags(tags=dict(tags)))
 
+    def log_outcome(self, outcome: str) -> None:
+        """Have the run's description, which is there, begin with what came out, in Markdown."""
+        recorded = read_record(self.folder)
+        self.log_tags({NOTE_TAG: f"{outcome}  \n{recorded.note if recorded is not None else ''}"})
+
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Record metrics of an epoch, counted from 1, as of now, but for those that it has; under 0 newest values."""
+        """Record metrics of an epoch, counted from 1, as of now, but for those that it has.
+
+        Under 0 newest values of what belongs to no epoch, which MLflow draws as bars, not as curves of one point.
+        """
         new = {name: float(value) for name, value in metrics.items() if (name, epoch) not in self._known}
         if epoch:
             self._known |= {(name, epoch) for name in new}

@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from cnn_sweeps.system.databases import describe_database_error, is_unavailable
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import SQLITE, database_file, is_hidden_by_old_store
+from cnn_sweeps.tracking.views import ALL_RUNS_TAG, all_runs_text
 
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -109,8 +110,11 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
             if is_hidden_by_old_store(uri):
                 log.warning(_OLD_STORE)
         with _deleted_told(uri, experiment_name):
-            experiment_id = str(mlflow.set_experiment(experiment_name).experiment_id)
-        yield experiment_id
+            experiment = mlflow.set_experiment(experiment_name)
+        if ALL_RUNS_TAG not in experiment.tags:
+            with suppress(MlflowException):  # of two that do so at once the store may refuse one
+                mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, ALL_RUNS_TAG, all_runs_text())
+        yield str(experiment.experiment_id)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""How the page of an experiment in `mlflow ui` shows a sweep without being set up.
+"""How the page of an experiment in `mlflow ui` shows a sweep, and all runs, without being set up.
 
 The page calls it a view: which runs, in which order, with which columns and charts. Where a person saves one, the page
-keeps it as a tag of the experiment and lists it by name; so do we, one for each sweep.
+keeps it as a tag of the experiment and lists it by name; so do we, one for each sweep and one for all runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from pydantic import BaseModel, ValidationError
 
 _TAG = "mlflow.sharedViewState."
 _OURS = "sweep-"
+_ALL_RUNS = "all-runs"
+ALL_RUNS_TAG = f"{_TAG}{_ALL_RUNS}"
+TRAINING = "workflowType=machine_learning"
+"""Opens pages of an experiment as those of trained models; without it MLflow takes them for those of agents."""
 _NUM_LISTED = 10  # the page refuses to save a person's views once 40 are listed
+_CURVES, _TRIALS = "curves", "trials"
+_PARAMS_OF_ALL = ("model.dropout", "model.l2", "optimizer.decay_rate")
+_METRICS_OF_ALL = ("final_val_log_loss", "test_accuracy")
 
 
 class _ListedView(BaseModel):
@@ -25,43 +32,108 @@ class _ListedView(BaseModel):
 
 
 def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> dict[str, Any]:
-    """Describe a list of a sweep's trials, best first, and a chart of parallel coordinates of all of them.
+    """Describe a list of a sweep's trials, best first, with charts of them.
 
     Args:
         run_id: of the sweep.
         params: the keys that it searches.
-        metrics: that the trials are compared by; they are ranked, and coloured in the chart, by the first one.
+        metrics: that the trials are compared by; they are ranked, and drawn, by the first one.
         ascending: whether lower is better.
     """
-    charts, others = "sweep", "model-metrics"
-    columns = [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics), "tags.`trial.state`"]
+    objective = metrics[0]
     return {
         "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` != ''",  # none run again
-        "orderByKey": f"metrics.`{metrics[0]}`",
+        "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": ascending,
-        "selectedColumns": columns,
+        "selectedColumns": [*_columns(params, metrics), "tags.`trial.state`"],
         "compareRunCharts": [
-            {
-                "type": "PARALLEL",
-                "uuid": "trials",
-                "metricSectionId": charts,
-                "selectedParams": list(params),
-                "selectedMetrics": [metrics[0]],
-                "showAllRuns": True,
-                "deleted": False,
-                "isGenerated": False,
-            }
+            _curve(objective.removeprefix("final_")),
+            _bars(objective),
+            *(_scatter(key, objective) for key in params[:1]),
+            _parallel(params, objective),
         ],
-        "compareRunSections": [  # the page adds its own charts of single metrics to the second one
-            {"uuid": charts, "name": "All trials", "display": True, "isReordered": False, "columns": 1},
-            {"uuid": others, "name": "Model metrics", "display": True, "isReordered": False},
+        "compareRunSections": [
+            _section(_CURVES, "Learning curves and results", 3),
+            _section(_TRIALS, "All trials", 1),
+            _OTHERS,
         ],
+        "isAccordionReordered": True,  # else the page sorts them by name
     }
 
 
-def link_to_view(experiment_id: str, run_id: str) -> str:
-    """Give the address of a sweep's view, with its chart, on any server."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={_OURS}{run_id}&compareRunsMode=CHART"
+def describe_all_runs() -> dict[str, Any]:
+    """Describe a list of an experiment's runs, sweeps among them, with what tells them apart, best first."""
+    objective = _METRICS_OF_ALL[0]
+    return {
+        "orderByKey": f"metrics.`{objective}`",
+        "orderByAsc": True,
+        "selectedColumns": ["attributes.`Dataset`", *_columns(_PARAMS_OF_ALL, _METRICS_OF_ALL)],
+        "compareRunCharts": [_curve("val_log_loss"), *map(_bars, _METRICS_OF_ALL)],
+        "compareRunSections": [_section(_CURVES, "Learning curves and results", 3), _OTHERS],
+        "isAccordionReordered": True,
+    }
+
+
+def _columns(params: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    return [*(f"params.`{key}`" for key in params), *(f"metrics.`{key}`" for key in metrics)]
+
+
+def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
+    return {"uuid": uuid, "name": name, "display": True, "isReordered": False, "columns": columns}
+
+
+_OTHERS = _section("model-metrics", "Model metrics", 3)  # to which the page adds its own charts of single metrics
+
+
+def _chart(kind: str, uuid: str, section: str, **settings: Any) -> dict[str, Any]:
+    known = {"type": kind, "uuid": uuid, "metricSectionId": section, "deleted": False, "isGenerated": False}
+    return known | settings
+
+
+def _curve(metric: str) -> dict[str, Any]:
+    settings = {"xAxisKey": "step", "scaleType": "linear", "xAxisScaleType": "linear", "lineSmoothness": 0}
+    settings |= {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "range": {}}
+    chosen = {"metricKey": metric, "selectedMetricKeys": [metric]}
+    return _chart("LINE", f"curve-{metric}", _CURVES, **settings, **chosen)
+
+
+def _bars(metric: str) -> dict[str, Any]:
+    return _chart(
+        "BAR", f"bars-{metric}", _CURVES, metricKey=metric, selectedMetricKeys=[metric], runsCountToCompare=10
+    )
+
+
+def _scatter(param: str, metric: str) -> dict[str, Any]:
+    axes = {"xaxis": {"key": param, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
+    return _chart("SCATTER", f"scatter-{param}", _CURVES, runsCountToCompare=100, **axes)
+
+
+def _parallel(params: Sequence[str], metric: str) -> dict[str, Any]:
+    chosen = {"selectedParams": list(params), "selectedMetrics": [metric], "showAllRuns": True}
+    return _chart("PARALLEL", "trials", _TRIALS, **chosen)
+
+
+def link_to_view(experiment_id: str, run_id: str, *, with_charts: bool = True) -> str:
+    """Give the address of a sweep's view, with its charts, on any server."""
+    return _link(experiment_id, f"{_OURS}{run_id}") + ("&compareRunsMode=CHART" if with_charts else "")
+
+
+def link_to_all_runs(experiment_id: str) -> str:
+    """Give the address of the view of all runs on any server."""
+    return _link(experiment_id, _ALL_RUNS)
+
+
+def _link(experiment_id: str, view: str) -> str:
+    return f"#/experiments/{experiment_id}/runs?{TRAINING}&viewStateShareKey={view}"
+
+
+def all_runs_text() -> str:
+    """Give the text of the tag that lists the view of all runs."""
+    return _listed("all runs", describe_all_runs())
+
+
+def _listed(name: str, view: dict[str, Any]) -> str:
+    return json.dumps({"name": name, "createdAt": int(time.time() * 1000), "state": json.dumps(view)})
 
 
 def view_tags(tags: dict[str, str], run_id: str, name: str, view: dict[str, Any]) -> dict[str, str]:
@@ -73,13 +145,12 @@ def view_tags(tags: dict[str, str], run_id: str, name: str, view: dict[str, Any]
         name: under which its view is listed.
         view: from `describe_view`.
     """
-    ours = f"{_TAG}{_OURS}"
-    view_of_now = {"name": name, "createdAt": int(time.time() * 1000), "state": json.dumps(view)}
-    tags = tags | {f"{ours}{run_id}": json.dumps(view_of_now)}
+    ours, view_of_now = f"{_TAG}{_OURS}", _listed(name, view)
+    tags = tags | {f"{ours}{run_id}": view_of_now}
     listed = {key: each for key, text in tags.items() if key.startswith(ours) and (each := _read_view(text))}
     by_age = sorted(listed, key=lambda key: listed[key].createdAt)
     unlisted = {key: listed[key].state for key in by_age[:-_NUM_LISTED]}
-    return {f"{ours}{run_id}": json.dumps(view_of_now)} | unlisted
+    return {f"{ours}{run_id}": view_of_now} | unlisted
 
 
 def _read_view(text: str) -> _ListedView | None:

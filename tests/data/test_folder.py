@@ -259,7 +259,7 @@ def test_link_to_a_folder_outside_is_entered_if_asked_for_and_else_named(pets, t
 def test_link_to_a_folder_around_it_ends_and_is_named(pets, target):
     (pets / "dog" / "back").symlink_to("../cat")
     (pets / "cat" / "link").symlink_to(target)
-    told = "is a link to a folder that it lies in, or that is read already"
+    told = "is a link to a folder around it, or to one that is read already"
     message = refusal_of(pets, follow_links=True)
     assert f"cat/link, dog/back/link: each {told}" in message
     assert message.endswith("data.on_bad_image=skip")

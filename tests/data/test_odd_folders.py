@@ -165,14 +165,14 @@ def test_what_programs_leave_is_passed_over_and_named(pets):
     dataset = load(pets)
     assert (dataset.class_names, len(dataset.labels), dataset.skipped_files) == (["cat", "dog"], 4, {})
     names = "@eaDir, __MACOSX, cat/@eaDir, cat/Thumbs.db, dog/all.idx"
-    assert dataset.notes == [f"passed over, as no images by their names: {names}"]
+    assert dataset.notes == [f"left out, since their names are not those of images: {names}"]
 
 
 def test_files_in_no_class_folder_are_left_out_and_named(tmp_path):
     write_classes(tmp_path / "pets" / "train")
     (tmp_path / "pets" / "labels.csv").write_text("")
     write_image(tmp_path / "pets" / "test" / "0.png", 9)
-    assert load(tmp_path / "pets").notes == ["left out, since in no class folder: labels.csv, test/0.png"]
+    assert load(tmp_path / "pets").notes == ["left out, since they are in no class folder: labels.csv, test/0.png"]
 
 
 # Names.
@@ -216,4 +216,4 @@ def test_positive_class_that_is_none_is_refused_with_those_there_are(pets):
 
 def test_of_more_than_two_classes_none_is_positive(pets):
     write_image(pets / "eel" / "0.png", 9)
-    assert "only of two classes is one positive, and there are 3; " in refusal_of(pets, positive_class="eel")
+    assert "needs two classes, and there are 3; " in refusal_of(pets, positive_class="eel")

@@ -13,6 +13,8 @@ import yaml
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
+from cnn_sweeps.tracking.entry import read_record
+
 PROJECT = Path(__file__).parents[2]
 METRICS = {
     *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc"),
@@ -38,6 +40,10 @@ def last_run(store):
     return find
 
 
+def load_model_of(run):
+    return mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+
+
 def artifact(run, name) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
 
@@ -48,11 +54,11 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     run = last_run()
     client = mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "synthetic cnn seed 0"
+    assert run.info.run_name.startswith("filters=[4] dense_units=[4] regularization=full l2=0.01 epochs=2 ")
 
     assert run.data.params["model.l2"] == "0.01"
     assert run.data.params["training.early_stopping.patience"] == "8"
-    assert run.data.params["optimizer.learning_rate"] == "0.001"
+    assert run.data.params["optimizer.learning_rate"] == "0.003"
     composed = yaml.safe_load(artifact(run, "config.yaml").read_text())
     assert composed["model"]["l2"] == 0.01
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
@@ -63,16 +69,23 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
 
     for name in ("train_loss", "val_log_loss", "learning_rate", "epoch_s", "images_per_s", "generalization_gap"):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [1, 2]
+    for name in ("test_accuracy", "final_val_log_loss", "best_epoch"):  # which MLflow draws as bars
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [0]
     assert {"test_accuracy", "test_log_loss", "test_roc_auc", "final_generalization_gap", "best_epoch"} <= set(
         run.data.metrics
     )
     best = run.data.metrics["best_epoch"]
     history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val_log_loss")}
-    assert run.data.metrics["final_val_log_loss"] == history[best]
+    assert run.data.metrics["final_val_log_loss"] == history[best] == run.data.metrics["best_val_log_loss"]
 
-    expected = {"version.tensorflow", "version.cnn-sweeps", "owner.host", "command", "platform"}
+    expected = {"version.tensorflow", "version.cnn-sweeps", "mlflow.owner.host", "mlflow.command", "platform"}
     assert expected | ({"git.commit", "git.dirty"} if (PROJECT / ".git").exists() else set()) <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data.fingerprint"]
+    note = run.data.tags["mlflow.note.content"]
+    assert re.match(
+        r"\*\*Test images\*\*: log loss 0\.\d+ \(.* to .*\), accuracy .*\n\*\*Validation images\*\*: ", note
+    )
+    assert " \\\n  data=synthetic \\\n  data.num_images=60 \\\n" in note
     counts = json.loads(artifact(run, "data.json").read_text())["images"]
     assert sum(counts["train"].values()) == 36
 
@@ -85,7 +98,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
         "Grad-CAM",
         "stripes 90 degrees",
         "model.l2=0.01",
-        f"runs:/{run.info.run_id}/model",
+        f"runs:/{run.info.run_id}/synthetic-cnn",
     ):
         assert told in page
     assert page.count("data:image/png") == len(PICTURES)
@@ -93,7 +106,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
     uri = mlflow.get_tracking_uri()
-    model = f"model=runs:/{run.info.run_id}/model"
+    model = f"model=runs:/{run.info.run_id}/synthetic-cnn"
     assert f"  python -m cnn_sweeps.predict PHOTOS {model} tracking.uri={uri}\n" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
@@ -101,7 +114,8 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
 def test_every_final_metric_has_its_interval_on_validation_and_test_images(run_train, last_run):
     run_train(*TINY, "data.difficulty=0.9", "evaluation.threshold_metric=f1", "tracking.log_model=false")
     run = last_run()
-    metrics = run.data.metrics
+    metrics = read_record(Path(run.data.tags["output.folder"])).newest  # which has more than MLflow shows
+    assert not any("interval" in name for name in run.data.metrics)
     table = pd.read_csv(artifact(run, "test_metrics.csv")).set_index("metric")
     assert set(table.index) == METRICS | {f"{name}_at_half" for name in AT_THRESHOLD} | {
         *("accuracy_of_commonest_class", "decision_threshold")
@@ -169,7 +183,8 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     told = (tmp_path / "here/train.log").read_text()
     assert f"light from a probability of {metrics['decision_threshold']:g} on" in told
     (line,) = (line for line in told.splitlines() if "test images: log loss" in line)
-    low, high = (metrics[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
+    recorded = read_record(Path(run.data.tags["output.folder"])).newest
+    low, high = (recorded[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
     assert line.endswith(
         f"accuracy {metrics['test_accuracy']:.3f} ({low:.3f} to {high:.3f}), "
         f"{metrics['test_accuracy_at_half']:.3f} at 0.5, 0.800 by naming the commonest class"
@@ -179,7 +194,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
 
     report = (tmp_path / "here/results/test_report.txt").read_text()
     assert re.search(rf"light +\S+ +{recall[1]:.3f}", report)
-    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    model = load_model_of(run)
     pixels = np.stack([np.asarray(Image.open(row["file"]))[:, :, None] for row in table]).astype(np.float32)
     assert model.predict(pixels, params={"classes": True}).tolist() == predicted
 
@@ -242,6 +257,7 @@ def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     assert re.search(r"  mlflow ui --backend-store-uri sqlite:///\S+/mlflow.db$", command)
     assert page.endswith(
         f"  http://127.0.0.1:5000/#/experiments/{last_run().info.experiment_id}/runs/{last_run().info.run_id}"
+        "?workflowType=machine_learning"
     )
     assert not list((tmp_path / "here/results").glob("*.png"))
     assert (tmp_path / "here/results/test_report.txt").exists()
@@ -259,7 +275,7 @@ def test_pictures_that_cannot_be_drawn_are_told_and_lose_nothing_else(run_train,
     run = last_run()
     assert run.info.status == "FINISHED"
     assert "test_accuracy" in run.data.metrics
-    assert mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(np.zeros((1, 16, 16, 1), np.float32)).size
+    assert load_model_of(run).predict(np.zeros((1, 16, 16, 1), np.float32)).size
     failed = {"roc_curve", "confusion_matrix", "filters"}
     told = (tmp_path / "here/train.log").read_text()
     for name in failed:
@@ -305,7 +321,7 @@ def test_logged_model_loads_without_this_package_and_predicts_what_was_measured(
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     for name in [name for name in sys.modules if name.startswith("cnn_sweeps.models")]:
         monkeypatch.delitem(sys.modules, name)
-    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    model = load_model_of(run)
     assert not any(name.startswith("cnn_sweeps.models") for name in sys.modules)
     assert model.metadata.metadata["cnn_sweeps"] == {
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
@@ -357,10 +373,10 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
         *("evaluation.pictures=best", "report.images=false"),
     )
     run = last_run()
-    assert run.info.run_name == "photos cnn seed 0"
+    assert run.info.run_name.startswith("epochs=2 ") or run.info.run_name.startswith("filters=[4] ")
     assert "dark/broken.jpg is no image" in artifact(run, "skipped_files.txt").read_text()
     (log,) = artifact(run, "logs").rglob("*.log")
-    assert "1 images repeat another one" in log.read_text()
+    assert "1 images are copies of others" in log.read_text()
     assert "1 files are no usable images and were skipped: dark/broken.jpg" in log.read_text()
     assert "light" in artifact(run, "test_report.txt").read_text()
     counts = json.loads(artifact(run, "data.json").read_text())["images"]["test"].values()
@@ -374,7 +390,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     page = artifact(run, "report.html").read_text()
     assert page.count("data:image/png") == len(PICTURES)
     assert "data:image/jpeg" not in page
-    assert "1 images repeat another one" in page
+    assert "1 images are copies of others" in page
     assert "dark/broken.jpg" in page
 
 
@@ -437,11 +453,9 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
     mine = ["--config-dir", "mine", "data=mine", "model=mine", "optimizer=mine"]
     run_train(*mine, "model.width=5", "training.epochs=1", "evaluation.pictures=none")
     run = last_run()
-    assert run.info.run_name == "mine mine seed 0"
+    assert run.info.run_name == "model=mine optimizer=mine width=5 epochs=1"
     assert run.data.params["model.width"] == "5"
-    assert (
-        mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(np.zeros((1, 8, 8, 1), np.float32)).size == 1
-    )
+    assert load_model_of(run).predict(np.zeros((1, 8, 8, 1), np.float32)).size == 1
 
 
 def test_xla_trains_where_others_have_asked_for_kernels_that_it_does_not_have(run_train, last_run, capfd):

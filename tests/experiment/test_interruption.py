@@ -51,7 +51,7 @@ def runs(folder):
 
 
 def final_weights(run):
-    folder = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model")
+    folder = mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}")
     return keras.saving.load_model(Path(folder, "artifacts/model.keras")).get_weights()
 
 

@@ -28,6 +28,7 @@ from cnn_sweeps.compare import compare
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.experiment.reproduction import Pair, describe_differences, judge, pair_up
 from cnn_sweeps.text.commands import command_to_repeat
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.reading import RecordedTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -61,7 +62,8 @@ def page(run):
 
 
 def command_on(page):
-    return shlex.split(re.search(r"```bash\n(.*)\n```", page)[1])
+    """The words of the first command on a page, which has several lines."""
+    return shlex.split(re.search(r"```bash\n(.*?)\n```", page, re.DOTALL)[1].replace("\\\n", ""))
 
 
 def measured(run):
@@ -119,7 +121,7 @@ def forge(again):
     client = mlflow.MlflowClient()
 
     def record(run, *, without_tags=(), metrics=None, **files):
-        tags = {key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", *without_tags))}
+        tags = {key: value for key, value in tags_of(run).items() if not key.startswith(("mlflow.", *without_tags))}
         forged = client.create_run(run.info.experiment_id, tags=tags, run_name="forged").info.run_id
         names = {"config": "config.yaml", "overrides": "overrides.yaml", "data": "data.json"}
         for name, file in names.items():
@@ -142,7 +144,7 @@ def test_page_of_a_run_shows_a_command_that_makes_the_same_metrics(made, again, 
     monkeypatch.chdir(made.folder)
     program, *overrides = command_on(page(made.single))
     assert (program, overrides) == ("train", [*RUN, "regularization=full"])
-    assert made.single.data.tags["command"] == shlex.join([program, *overrides])
+    assert tags_of(made.single)["command"] == shlex.join([program, *overrides])
     run_train(*overrides)
     assert measured(newest_run()) == measured(made.single)
 
@@ -166,7 +168,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
 
 def test_page_of_a_part_shows_how_to_make_the_whole(made):
     _, second = child_runs(made.group)
-    assert page(second).startswith("This run is a part, seed 1, of")
+    assert "This run is a part, seed 1, of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
     assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(second)
     assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(made.group)
@@ -208,17 +210,17 @@ def test_same_run_agrees_bit_for_bit_in_another_process_and_is_a_run_of_its_own(
     done = run_command(made, store, "-m", "cnn_sweeps.reproduce", made.single.info.run_id)
     assert (done.returncode, done.stderr) == (0, "")
     assert "differs:" not in done.stdout
-    assert done.stdout.rstrip().endswith("photos cnn seed 0: agrees bit for bit")
+    assert done.stdout.rstrip().endswith(f"{made.single.info.run_name}: agrees bit for bit")
     assert re.search(r"val_log_loss, epoch 2 +0\.\d+ +0\.\d+ +0\n", done.stdout)
     assert re.search(r"test_accuracy +[01]\S* +[01]\S* +0\n", done.stdout)
 
     run = newest_run()
-    assert (run.info.run_name, run.info.status) == ("reproduction of photos cnn seed 0", "FINISHED")
+    assert (run.info.run_name, run.info.status) == (f"reproduction of {made.single.info.run_name}", "FINISHED")
     assert run.data.tags["reproduces"] == made.single.info.run_id
     assert run.data.tags["reproduction.verdict"] == "agrees bit for bit"
     assert "test_accuracy" in artifact(run, "reproduction.txt")
     assert measured(run) == measured(made.single)
-    assert run.data.tags["command"] == made.single.data.tags["command"]
+    assert tags_of(run)["command"] == tags_of(made.single)["command"]
     assert artifact(run, "overrides.yaml") == artifact(made.single, "overrides.yaml")
     changed = {key for key, value in run.data.params.items() if made.single.data.params.get(key) != value}
     assert changed == {"resume", "data.cache_dir", "training.cache_dir"}
@@ -368,7 +370,8 @@ def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_ar
     (made.folder / "moved/dark/0.png").unlink()
     before, done = num_runs(), again(made.single, "data.root=moved")
     assert re.fullmatch(
-        rf"error: data: {made.folder}/moved holds other images now \(fingerprint \w+\); restore what photos cnn seed 0 "
+        rf"error: data: {made.folder}/moved holds other images now \(fingerprint \w+\); "
+        rf"restore what {re.escape(made.single.info.run_name)} "
         rf"was trained on \(36 train, 12 val, 12 test images from {made.folder}/photos, fingerprint "
         rf"{made.single.data.tags['data.fingerprint']}\), or name a folder that holds it with data.root=PATH",
         done.code,
@@ -379,7 +382,7 @@ def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_ar
 def test_images_that_are_gone_are_named(made, again):
     told = again(made.single, "data.root=nowhere").code
     assert told.startswith(
-        "error: data.root=nowhere: there is no such folder; restore what photos cnn seed 0 was trained"
+        f"error: data.root=nowhere: there is no such folder; restore what {made.single.info.run_name} was trained"
     )
 
 
@@ -390,7 +393,7 @@ def test_part_and_sweep_name_the_run_to_give(made, again):
         == f"error: {part.info.run_id}: the run seed 0 is a part of another one; give that one, {whole}"
     )
     assert re.fullmatch(
-        r"error: \w+: the run sweep tiny is a sweep's; give one of its trials, or make the sweep again: "
+        r"error: \w+: the run photos tiny is a sweep's; give one of its trials, or make the sweep again: "
         r"train --multirun .*",
         again(made.sweep).code,
     )

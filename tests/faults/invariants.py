@@ -100,7 +100,8 @@ def of_sweeps_run(trials: Sequence[FrozenTrial], run_id: str, runs: Sequence[Run
 def of_best(trials: Sequence[FrozenTrial], runs: Sequence[Run], champion: str) -> Iterator[str]:
     """Check that the best trial was tested, and that its model is the champion."""
     best = min((trial for trial in trials if trial.state.name == "COMPLETE"), key=lambda trial: trial.value)
-    tested = {run.data.tags["trial.number"] for run in runs if measured_on_test(run)}
+    of_trials = [run for run in runs if "trial.number" in run.data.tags]  # not the sweep's own run
+    tested = {run.data.tags["trial.number"] for run in of_trials if measured_on_test(run)}
     if str(best.number) not in tested:
         yield f"trial {best.number} is the best and was not tested; {sorted(tested)} were"
     if champion != str(best.number):

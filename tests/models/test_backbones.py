@@ -143,8 +143,8 @@ def bad(tmp_path_factory):
     [
         (["model.backbone=MobileNetV9"], "model.backbone=MobileNetV9: should be 'ConvNeXtTiny'"),
         (["model.weights={bad.nowhere}"], "model.weights={bad.nowhere}: cannot be read (No such file or directory); "),
-        (["model.weights={bad.text}"], "model.weights={bad.text}: is no HDF5 file, as Keras keeps weights in; name"),
-        (["model.weights={bad.pipe}"], "model.weights={bad.pipe}: is no HDF5 file, as Keras keeps weights in; name"),
+        (["model.weights={bad.text}"], "model.weights={bad.text}: is no file of Keras weights (HDF5); name"),
+        (["model.weights={bad.pipe}"], "model.weights={bad.pipe}: is no file of Keras weights (HDF5); name"),
         (["model.weights=null", "model.fine_tune=3"], "model.fine_tune=3: with model.weights=null all layers are"),
     ],
 )

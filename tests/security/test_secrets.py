@@ -178,7 +178,7 @@ def test_run_records_what_was_typed_as_it_was_typed(run_train, store, tmp_path, 
     assert run.info.run_name == f"r-{SECRET}"
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
     assert SECRET not in str(tags) + str(run.data.params)
-    assert word in tags["command"]
+    assert word in tags["mlflow.command"]
     assert word in tags["mlflow.note.content"]
     names = [file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id) if not file.is_dir]
     for name in ("overrides.yaml", "config.yaml"):

@@ -48,6 +48,7 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
         record=record,
         evaluate=lambda on_test: measured,
         log=lambda metrics: record.log_metrics(metrics, 1),
+        log_outcome=lambda *_: None,
         report=lambda _evaluation: [],
     )
     for name, answer in (

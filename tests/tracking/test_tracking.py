@@ -100,7 +100,7 @@ def register(uri, model_uri, request):
     def register_values(*entries, minimize):
         champions = []
         for value, tags in entries:
-            register_champion(request.node.name, model_uri, COMPARABLE | tags, value, minimize=minimize)
+            register_champion(request.node.name, model_uri, COMPARABLE | tags, value, "told", minimize=minimize)
             version = mlflow.MlflowClient().get_model_version_by_alias(request.node.name, "champion")
             champions.append((int(version.version), float(version.tags["objective.value"])))
         return champions
@@ -143,6 +143,13 @@ def test_other_tags_do_not_make_models_incomparable_and_are_kept(register, clien
     assert tags == COMPARABLE | {"study": "b", "objective.value": "0.7"}
 
 
+def test_page_of_a_version_says_what_was_measured_and_how_images_get_their_classes(register, client, request, uri):
+    register((0.5, {}), minimize=True)
+    about = client.get_model_version(request.node.name, "1").description
+    assert about.startswith("told\n")
+    assert f"python -m cnn_sweeps.predict PHOTOS model=models:/{request.node.name}/1 tracking.uri={uri}\n" in about
+
+
 def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_once(register, client, request):
     """Before it gave the alias, or before it noted that in the study."""
     assert register((0.5, {}), (0.5, {}), (0.7, {}), (0.7, {}), minimize=True) == [(1, 0.5)] * 4
@@ -154,10 +161,10 @@ def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_on
 def test_what_was_registered_is_told(uri, model_uri):
     name = "told"
     assert (
-        register_champion(name, model_uri, COMPARABLE, 0.5, minimize=True)
+        register_champion(name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
         == "registered as told version 1, alias champion"
     )
-    assert register_champion(name, model_uri, COMPARABLE, 0.7, minimize=True) == (
+    assert register_champion(name, model_uri, COMPARABLE, 0.7, "told", minimize=True) == (
         "registered as told version 2; version 1 stays champion with 0.5"
     )
     advice = "; to replace it, give the alias in MLflow, or set tracking.registered_model to another name"
@@ -165,7 +172,7 @@ def test_what_was_registered_is_told(uri, model_uri):
         ({"comparable.data": "def"}, "its value is of other images, classes or split (abc, now def)"),
         ({"comparable.metric": "val_accuracy"}, "its value is of another metric (val_log_loss, now val_accuracy)"),
     ):
-        told = register_champion(name, model_uri, COMPARABLE | changed, 0.1, minimize=True)
+        told = register_champion(name, model_uri, COMPARABLE | changed, 0.1, "told", minimize=True)
         assert re.fullmatch(
             rf"registered as told version \d; version 1 stays champion: {re.escape(reason + advice)}", told
         )
@@ -176,7 +183,7 @@ def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, re
     client.create_registered_model(request.node.name)
     client.create_model_version(request.node.name, model_uri)
     client.set_registered_model_alias(request.node.name, "champion", "1")
-    told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, minimize=True)
+    told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
     assert "version 1 stays champion: no sweep has registered it" in told
     assert int(client.get_model_version_by_alias(request.node.name, "champion").version) == 1
 
@@ -189,7 +196,7 @@ def test_champion_stays_where_the_store_is_away_when_it_is_asked_for_it(
     error = MlflowException("the database is locked", TEMPORARILY_UNAVAILABLE)
     monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", Mock(side_effect=error))
     with pytest.raises(TrackingOutageError):
-        register_champion(name, model_uri, COMPARABLE, 0.7, minimize=True)
+        register_champion(name, model_uri, COMPARABLE, 0.7, "told", minimize=True)
     assert asked(client, name, "champion").version == 1
     assert len(client.search_model_versions(f"name='{name}'")) == 1
 

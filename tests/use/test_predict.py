@@ -43,7 +43,7 @@ def model_of_three(store, kept_run, tmp_path_factory):
     record, uri = Record(tmp_path_factory.mktemp("three")), f"sqlite:///{store}/mlflow.db"
     record.begin("kept", "three", uri, {})
     about = ModelFacts(("ant", "bee", "cow"), (8, 8, 3), None, "0 to 255")
-    log_model(record, network, about, np.zeros((1, 8, 8, 3), np.uint8))
+    log_model(record, "three", network, about, np.zeros((1, 8, 8, 3), np.uint8))
     record.end("FINISHED")
     run_id = project(record.folder, uri)
     assert run_id is not None
@@ -201,7 +201,7 @@ def test_table_that_is_there_is_replaced_only_by_a_whole_one(photos, uri, monkey
     ("named", "message"),
     [
         ("nobody", r"model=nobody: there is no such alias; registered are .*tiny \(@tiniest\).*; give an alias"),
-        ("0" * 32, "model=0+: there is no such alias; registered are .*, runs:/ID/model"),
+        ("0" * 32, "model=0+: there is no such alias; registered are .*, runs:/ID/NAME"),
         ("models:/tiny@nobody", r"model=models:/tiny@nobody: there is no such model; registered are .*tiny \(@tiniest"),
         ("models:/none@tiniest", "model=models:/none@tiniest: there is no such model; registered are "),
         ("models:/tiny/7", "model=models:/tiny/7: there is no such model; registered are "),

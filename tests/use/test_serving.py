@@ -103,7 +103,7 @@ def test_image_files_get_the_probabilities_that_predict_gives(form, count, addre
 def test_pixels_get_the_probabilities_that_mlflow_gives_in_python(address, kept_run):
     pixels = tiny_images()[:70].astype(np.float32)  # more than the server computes at once
     status, answer = ask(address, pixels.tolist())
-    model = mlflow.pyfunc.load_model(f"runs:/{kept_run.info.run_id}/model")
+    model = mlflow.pyfunc.load_model(f"models:/{kept_run.outputs.model_outputs[0].model_id}")
     assert status == 200
     expected = model.predict(pixels)
     assert expected.shape == (len(pixels), 1)
@@ -142,7 +142,7 @@ def test_what_is_neither_is_refused_with_the_reason(inputs, message, address):
 
 
 def test_kept_network_loads_with_keras_alone(kept_run, monkeypatch):
-    folder = mlflow.artifacts.download_artifacts(f"runs:/{kept_run.info.run_id}/model")
+    folder = mlflow.artifacts.download_artifacts(f"models:/{kept_run.outputs.model_outputs[0].model_id}")
     for name in [*sys.modules]:
         if name.partition(".")[0] in ("cnn_sweeps", "mlflow"):
             monkeypatch.setitem(sys.modules, name, None)  # an import of it fails

@@ -1,0 +1,86 @@
+"""What a study says for the sweep's own run: what was noted, and what came out so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ValidationError
+
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, REGISTERED, REGISTERED_AS, TESTED
+from cnn_sweeps.sweep.console import rounded_overrides
+from cnn_sweeps.sweep.study.ledger import final_of
+from cnn_sweeps.text.commands import short_overrides
+from cnn_sweeps.text.names import for_markdown
+from cnn_sweeps.tracking.entry import Data
+
+_TOLD = {
+    "test_accuracy": "accuracy {:.3f}",
+    "test_log_loss": "log loss {:.3f}",
+    "test_accuracy_of_commonest_class": "{:.3f} is the commonest class",
+}
+
+
+class AboutRun(BaseModel):
+    """What a controller notes in the study for the sweep's own run: `params` are the settings that all trials share."""
+
+    experiment: str = ""
+    name: str = ""
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+
+
+def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
+    """Give what the study notes for the sweep's own run; nothing if that makes no sense."""
+    try:
+        return AboutRun.model_validate(attributes.get(ABOUT_RUN, {}))
+    except ValidationError:
+        return AboutRun()
+
+
+def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
+    """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
+
+    `best` is None where no trial has completed, or several objectives rank none first.
+    """
+    if best is None:
+        return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
+    params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
+    lines = [f"**Best: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
+    if tested := _tested(best, attributes):
+        lines.append(f"**Test images**: {_describe_tested(tested)}")
+    registered = attributes.get(REGISTERED_AS)
+    if isinstance(registered, str) and attributes.get(REGISTERED) == best.number:
+        lines.append(f"**Model**: {for_markdown(registered[:300])}")
+    return "  \n".join(lines)
+
+
+def _describe_tested(tested: Mapping[str, float]) -> str:
+    parts = []
+    for name, text in _TOLD.items():
+        if name in tested:
+            low, high = (tested.get(f"interval/{name}_{bound}") for bound in ("low", "high"))
+            bounds = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+            parts.append(text.format(tested[name]) + bounds)
+    return ", ".join(parts)
+
+
+def of_best(best: FrozenTrial | None, attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Give what the best trial measured, so that sweeps and runs rank in one column; nothing if there is none."""
+    return {} if best is None else final_of(best) | _tested(best, attributes)
+
+
+def _tested(trial: FrozenTrial, attributes: Mapping[str, Any]) -> dict[str, float]:
+    tested = attributes.get(f"{TESTED}{trial.number}")
+    known = tested.items() if isinstance(tested, dict) else ()
+    return {name: float(each) for name, each in known if isinstance(each, (int, float)) and math.isfinite(each)}
+
+
+def noted_data(attributes: Mapping[str, Any]) -> Data | None:
+    """Give the data set that the study notes; None if it notes none, or what makes no sense."""
+    try:
+        return Data.model_validate(attributes.get(DATA_SET))
+    except ValidationError:
+        return None
