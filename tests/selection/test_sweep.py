@@ -561,7 +561,7 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     }
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
-    assert said.rstrip().endswith(f"model.dropout={study.trials[chosen].params['model.dropout']}")
+    assert f"model.dropout={study.trials[chosen].params['model.dropout']}\n" in said.partition("to run by itself:")[2]
     for run in again:
         of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
         assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}
