@@ -84,7 +84,8 @@ class Finishing:
         if not standing.by_value or len(self.config.objective) > 1:
             return
         again = {str(number): values for number, values in standing.again.items()}
-        noted: dict[str, Any] = {"champion": standing.order[0].number, "again": again}
+        first = {"best": standing.by_value[0].number, "champion": standing.order[0].number}
+        noted: dict[str, Any] = first | {"again": again}
         if (known := standing.uncertainty) is not None:
             noted |= {"trials": len(known.is_tied), "images": known.num_images, "tied": standing.tied}
             noted["luck"] = known.luck
