@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, REGISTERED, REGISTERED_AS, TESTED
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED
 from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.study.ledger import final_of
 from cnn_sweeps.text.commands import short_overrides
@@ -19,7 +20,7 @@ from cnn_sweeps.tracking.entry import Data
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",
     "test_log_loss": "log loss {:.3f}",
-    "test_accuracy_of_commonest_class": "{:.3f} is the commonest class",
+    "test_accuracy_of_commonest_class": "{:.3f} by naming the commonest class",
 }
 
 
@@ -40,6 +41,36 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
         return AboutRun()
 
 
+class _Ranking(BaseModel):
+    """What `Finishing` notes of the ranking."""
+
+    champion: int
+    again: dict[int, list[float]] = {}
+    trials: int = 0
+    tied: list[int] = []
+
+
+def _noted_ranking(attributes: Mapping[str, Any]) -> _Ranking | None:
+    try:
+        return _Ranking.model_validate(attributes.get(RANKING))
+    except ValidationError:
+        return None
+
+
+def find_champion(
+    best: FrozenTrial | None, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]
+) -> FrozenTrial | None:
+    """Give the trial that the sweep has named the champion; before it has, the one with the best value.
+
+    Other seeds (`confirm`) or a preference may have chosen another than that. `trials` are all, by number.
+    """
+    noted = _noted_ranking(attributes)
+    if best is None or noted is None or not 0 <= noted.champion < len(trials):
+        return best
+    champion = trials[noted.champion]
+    return champion if champion.state == TrialState.COMPLETE else best
+
+
 def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
     """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
 
@@ -51,10 +82,26 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
     lines = [f"**Best: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")
+    if certainty := _describe_certainty(best, attributes):
+        lines.append(f"**How sure**: {certainty}")
     registered = attributes.get(REGISTERED_AS)
     if isinstance(registered, str) and attributes.get(REGISTERED) == best.number:
         lines.append(f"**Model**: {for_markdown(registered[:300])}")
     return "  \n".join(lines)
+
+
+def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) -> str:
+    """Say what other seeds gave, and how many trials cannot be told from the best value; nothing if it is not known."""
+    noted = _noted_ranking(attributes)
+    if noted is None or noted.champion != champion.number:
+        return ""
+    means = {number: fmean(values) for number, values in noted.again.items() if values}
+    told = ", ".join(f"trial {number} {mean:.4g}" for number, mean in means.items())
+    parts = [f"with other seeds {told}"] if told else []
+    if noted.tied and noted.trials > 1:
+        others = f"{len(noted.tied) - 1} of {noted.trials} completed trials"
+        parts.append(f"{others} cannot be told from trial {noted.tied[0]}, whose value is the best")
+    return "; ".join(parts)
 
 
 def _describe_tested(tested: Mapping[str, float]) -> str:

@@ -52,6 +52,7 @@ from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.tracking.entry import read_entries, read_record
+from cnn_sweeps.tracking.views import describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -555,9 +556,17 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
         number: sorted(values) for number, values in losses.items()
     }
+    of_chosen = run_of(study.trials[chosen]).data
+    parent = parent_run(study)
+    assert parent.data.tags["best.trial"] == str(chosen)
+    for name in ("final_val_log_loss", "test_accuracy"):
+        assert parent.data.metrics[name] == of_chosen.metrics[name]
+    shown = describe_view(parent.info.run_id, [], ["final_val_log_loss"], ascending=True)["searchFilter"]
+    ranked = mlflow.search_runs(experiment_names=["confirmed"], filter_string=shown, output_format="list")
+    assert sorted(run.data.tags["trial.number"] for run in ranked) == ["0", "1", "2"]
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
-    assert said.rstrip().endswith(f"model.dropout={study.trials[chosen].params['model.dropout']}")
+    assert f"=confirmed model.dropout={study.trials[chosen].params['model.dropout']}\n" in said
     for run in again:
         of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
         assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}

@@ -1,0 +1,33 @@
+"""What a sweep's page in MLflow says came out, by what its study notes."""
+
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from cnn_sweeps.selection.outcome import describe_outcome, find_champion
+
+
+def completed(number, value):
+    trial = create_trial(value=value)
+    trial.number = number
+    return trial
+
+
+TRIALS = [completed(0, 0.4), completed(1, 0.5), create_trial(state=TrialState.FAIL)]
+NOTED = {"champion": 1, "again": {"1": [0.45, 0.47], "0": [0.6, 0.62]}, "trials": 2, "images": 60, "tied": [0, 1]}
+
+
+def test_page_names_the_champion_and_says_why_though_another_value_is_the_best():
+    attributes = {"ranking": NOTED, "tested.1": {"test_accuracy": 0.9}, "registered": 1, "registered.as": "x version 1"}
+    champion = find_champion(TRIALS[0], TRIALS, attributes)
+    assert describe_outcome(champion, ["val_log_loss"], attributes).split("  \n") == [
+        "**Best: trial 1, val_log_loss 0.5**",
+        "**Test images**: accuracy 0.900",
+        "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 2 completed trials cannot be told "
+        "from trial 0, whose value is the best",
+        "**Model**: `x version 1`",
+    ]
+
+
+@pytest.mark.parametrize("noted", [None, {}, {"champion": "x"}, {"champion": 7}, {"champion": -1}, {"champion": 2}])
+def test_without_a_champion_that_completed_the_best_value_counts(noted):
+    assert find_champion(TRIALS[0], TRIALS, {"ranking": noted}) is TRIALS[0]
