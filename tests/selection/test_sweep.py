@@ -52,7 +52,7 @@ from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.tracking.entry import read_entries, read_record
-from cnn_sweeps.tracking.views import describe_view
+from cnn_sweeps.tracking.views import describe_all_runs, describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -564,6 +564,9 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     shown = describe_view(parent.info.run_id, [], ["final_val_log_loss"], ascending=True)["searchFilter"]
     ranked = mlflow.search_runs(experiment_names=["confirmed"], filter_string=shown, output_format="list")
     assert sorted(run.data.tags["trial.number"] for run in ranked) == ["0", "1", "2"]
+    shown = describe_all_runs()["searchFilter"]
+    of_all = mlflow.search_runs(experiment_names=["confirmed"], filter_string=shown, output_format="list")
+    assert len(of_all) == len(ranked) + 1  # the sweep's own
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
     assert f"=confirmed model.dropout={study.trials[chosen].params['model.dropout']}\n" in said
