@@ -47,7 +47,7 @@ def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *,
         "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` LIKE '%'",  # no further runs
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": ascending,
-        "selectedColumns": [*_columns(params, metrics), "tags.`trial.state`"],
+        "selectedColumns": [*_columns(params, metrics), "attributes.`Models`", "tags.`trial.state`"],
         "compareRunCharts": [
             _curve(objective.removeprefix("final_")),
             _bars(objective),
