@@ -49,6 +49,12 @@ _SAID_ELSEWHERE = (
 _LONGEST_NAME = 80
 
 
+def _place_in_name(override: str) -> tuple[bool, bool, bool, bool]:
+    """Give where an override stands in a name: what tells runs apart first, files, which are long, last."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return "/" in value, "." not in key, key.startswith("data."), key.startswith("training.")
+
+
 class Role:
     """What a run on its own does; a trial and a reproduction override what they do otherwise."""
 
@@ -71,9 +77,9 @@ class Role:
 
     @property
     def short_name(self) -> str:
-        """What was set, for a narrow column, of the network first; empty if that is only what other columns show."""
+        """What was set, for a narrow column, single settings first; empty if that is only what other columns show."""
         told = [each for each in self.overrides if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
-        told.sort(key=lambda each: [each.lstrip("+~").startswith(group) for group in ("data.", "training.")])
+        told.sort(key=_place_in_name)
         return " ".join(short_overrides(told))[:_LONGEST_NAME]
 
     def link_to_others(self, experiment_id: str) -> str:

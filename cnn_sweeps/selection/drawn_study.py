@@ -40,7 +40,7 @@ class Chart(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What is drawn: trials by number, those that completed, best first, and how many of these no other one beats."""
+    """What is drawn: trials by number, completed ones, champion first, and how many of these no other one beats."""
 
     trials: Sequence[FrozenTrial]
     ranking: Sequence[FrozenTrial]

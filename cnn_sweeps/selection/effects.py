@@ -19,7 +19,7 @@ _MOST_CHOICES = 6
 
 
 class Effect(NamedTuple):
-    """A setting: what was searched, what the best trial and the best quarter have, and what that says."""
+    """A setting: what was searched, what the champion and the best quarter have, and what that says."""
 
     name: str
     searched: str

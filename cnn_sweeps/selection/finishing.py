@@ -70,7 +70,7 @@ class Finishing:
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
         chosen = standing.order[:num_chosen]
         self._note(standing)
-        lines = [*describe_uncertainty(standing, config), *standing.told]
+        lines = [*standing.told, *describe_uncertainty(standing, config)]
         lines += [line for rank, trial in enumerate(chosen) for line in self.evaluate(trial, is_best=rank == 0)]
         if chosen and config.retrain_best:
             lines += self._retrain(chosen[0])
@@ -207,7 +207,7 @@ class Finishing:
             trials=study.trials,
             standing=standing,
             objectives=self.config.objective,
-            notes=[*describe_uncertainty(standing, self.config), *standing.told],
+            notes=[*standing.told, *describe_uncertainty(standing, self.config)],
             metrics=metrics,
             data_told=noted.get(DATA_TOLD, []),
             evaluation=evaluation,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ValidationError
 
 from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED
@@ -19,7 +20,7 @@ from cnn_sweeps.tracking.entry import Data
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",
     "test_log_loss": "log loss {:.3f}",
-    "test_accuracy_of_commonest_class": "{:.3f} is the commonest class",
+    "test_accuracy_of_commonest_class": "{:.3f} by naming the commonest class",
 }
 
 
@@ -40,37 +41,70 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
         return AboutRun()
 
 
-def champion_of(
-    trials: Sequence[FrozenTrial], best: FrozenTrial | None, attributes: Mapping[str, Any]
+class _Ranking(BaseModel):
+    """What `Finishing` notes of the ranking."""
+
+    best: int
+    champion: int
+    again: dict[int, list[float]] = {}
+    trials: int = 0
+    tied: list[int] = []
+
+
+def _noted_ranking(attributes: Mapping[str, Any]) -> _Ranking | None:
+    try:
+        return _Ranking.model_validate(attributes.get(RANKING))
+    except ValidationError:
+        return None
+
+
+def find_champion(
+    best: FrozenTrial | None, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> FrozenTrial | None:
-    """Give the trial that the sweep has chosen by other seeds or by preference, until one has a better value; or best.
+    """Give the trial that the sweep has named the champion; the one with the best value before it has, or if it is new.
 
-    `best` is that of the best value, if there is one.
+    Other seeds (`confirm`) or a preference may have chosen another than that. `trials` are all, by number.
     """
-    noted = attributes.get(RANKING)
-    if best is None or not isinstance(noted, dict) or noted.get("best") != best.number:
+    noted = _noted_ranking(attributes)
+    if best is None or noted is None or noted.best != best.number or not 0 <= noted.champion < len(trials):
         return best
-    return next((trial for trial in trials if trial.number == noted.get("champion") and trial.values), best)
+    champion = trials[noted.champion]
+    return champion if champion.state == TrialState.COMPLETE else best
 
 
-def describe_outcome(
-    best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any], called: str = "Best"
-) -> str:
+def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
     """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
 
-    `best` is None where no trial has completed, or several objectives rank none first. It is `called` otherwise if it
-    was not chosen by its value.
+    `best` is None where no trial has completed, or several objectives rank none first.
     """
     if best is None:
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
     params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
+    noted = _noted_ranking(attributes)
+    called = "Champion" if noted is not None and noted.best != noted.champion == best.number else "Best"
     lines = [f"**{called}: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")
+    if certainty := _describe_certainty(best, attributes):
+        lines.append(f"**How sure**: {certainty}")
     registered = attributes.get(REGISTERED_AS)
     if isinstance(registered, str) and attributes.get(REGISTERED) == best.number:
         lines.append(f"**Model**: {for_markdown(registered[:300])}")
     return "  \n".join(lines)
+
+
+def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) -> str:
+    """Say what other seeds gave, and how many trials cannot be told from the best value; nothing if it is not known."""
+    noted = _noted_ranking(attributes)
+    if noted is None or noted.champion != champion.number:
+        return ""
+    means = {number: fmean(values) for number, values in noted.again.items() if values}
+    told = ", ".join(f"trial {number} {mean:.4g}" for number, mean in means.items())
+    parts = [f"with other seeds {told}"] if told else []
+    if noted.tied and noted.trials > 1:
+        others = f"{len(noted.tied) - 1} of {noted.trials} completed trials"
+        parts.append(f"{others} cannot be told from trial {noted.tied[0]}, whose value is the best")
+    return "; ".join(parts)
 
 
 def _describe_tested(tested: Mapping[str, float]) -> str:

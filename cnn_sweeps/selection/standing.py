@@ -170,7 +170,9 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
     uncertainty, num_trials = standing.uncertainty, len(standing.by_value)
     if uncertainty is None or num_trials < 2:
         return []
-    where = f"from the best on these {uncertainty.num_images:,} validation images (95 %)"
+    best, champion = standing.by_value[0].number, standing.order[0].number
+    which = "the best" if best == champion else f"trial {best}, whose value is the best,"
+    where = f"from {which} on these {uncertainty.num_images:,} validation images (95 %)"
     unknown = uncertainty.is_tied.count(None)
     told = f"all other completed trials{' that are compared' if unknown else ''} can be told {where}"
     if tied := standing.tied[1:]:

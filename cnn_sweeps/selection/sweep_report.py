@@ -77,7 +77,7 @@ def write_report(
     Raises:
         OSError: if it cannot be written.
     """
-    ranking, drawn = swept.standing.by_value, some(swept.trials, swept.standing.by_value, _MOST_TRIALS)
+    ranking, drawn = swept.standing.order, some(swept.trials, swept.standing.order, _MOST_TRIALS)
     minimize = OBJECTIVES[swept.objectives[0]] == "minimize"
     study = Study(drawn, _completed(swept)[:_MOST_TRIALS], swept.objectives, minimize, max(1, len(ranking)))
     is_search = ablation is None and bool(ranking)
@@ -111,10 +111,10 @@ def write_report(
 
 def _completed(swept: Swept) -> list[FrozenTrial]:
     """Give the ranking and, of several objectives, below their Pareto front, all others that completed."""
-    ranked = {trial.number for trial in swept.standing.by_value}
+    ranked = {trial.number for trial in swept.standing.order}
     is_single = len(swept.objectives) == 1
     others = [t for t in swept.trials if t.state == TrialState.COMPLETE and t.number not in ranked and not is_single]
-    return [*swept.standing.by_value, *others]
+    return [*swept.standing.order, *others]
 
 
 @cache
@@ -171,7 +171,7 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
         _Row(
             trial.number,
             [f"{value:.5g}" for value in trial.values],
-            "~ cannot be told from the best" if mark.strip() else "",
+            _compared(trial, mark, standing),
             again.removeprefix("again: "),
             [_told(trial.params.get(key, "-")) for key in parameters],
         )
@@ -186,6 +186,12 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
         "is_confirmed": bool(standing.again),
         "ranking_notes": [WINNER_NOTE],
     }
+
+
+def _compared(trial: FrozenTrial, mark: str, standing: Standing) -> str:
+    if trial.number == standing.by_value[0].number:
+        return "the best value"
+    return f"{mark} cannot be told from it" if mark.strip() else "worse"
 
 
 def _told(value: object) -> str:

@@ -40,7 +40,7 @@ from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags
 
 log = logging.getLogger(__name__)
 
-_COMPARED = ("val_log_loss", "val_accuracy", "val_accuracy_of_commonest_class")
+_COMPARED = ("val_log_loss", "val_accuracy")
 
 
 def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapping[str, str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cnn_sweeps.sweep.application import Ranked
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import override_text
-from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, TrialLedger, error_of
+from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, error_of
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal, lines_for_terminal
@@ -103,13 +103,15 @@ class Console:
         self._bar.close()
 
 
-def summarize(ledger: TrialLedger, objective: str) -> tuple[dict[str, float], dict[str, str]]:
+def summarize(
+    counts: Mapping[str, int], best: FrozenTrial | None, objective: str
+) -> tuple[dict[str, float], dict[str, str]]:
     """Give the numbers and the texts that a record of the sweep has of its trials; `objective` is the first one's."""
-    metrics = {f"trials.{state.lower()}": float(ledger.counts[state]) for state in _COUNTED}
-    tags = {"trials": describe_counts(ledger.counts)}
-    if ledger.best is not None:
-        metrics[f"best_{objective}"] = ledger.best.values[0]
-        tags |= {"best.trial": str(ledger.best.number), "best.params": describe_params(ledger.best)}
+    metrics = {f"trials.{state.lower()}": float(counts[state]) for state in _COUNTED}
+    tags = {"trials": describe_counts(counts)}
+    if best is not None:
+        metrics[f"best_{objective}"] = best.values[0]
+        tags |= {"best.trial": str(best.number), "best.params": describe_params(best)}
     return metrics, tags
 
 

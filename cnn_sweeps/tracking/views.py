@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cnn_sweeps.tracking.entry import CONFIRMS_TAG
+
 _TAG = "mlflow.sharedViewState."
 _OURS = "sweep-"
 _ALL_RUNS = "all-runs"
@@ -42,10 +44,10 @@ def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *,
     """
     objective = metrics[0]
     return {
-        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` != ''",  # none run again
+        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` LIKE '%'",  # no further runs
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": ascending,
-        "selectedColumns": [*_columns(params, metrics), "tags.`trial.state`"],
+        "selectedColumns": [*_columns(params, metrics), "attributes.`Models`", "tags.`trial.state`"],
         "compareRunCharts": [
             _curve(objective.removeprefix("final_")),
             _bars(objective),
@@ -65,6 +67,7 @@ def describe_all_runs() -> dict[str, Any]:
     """Describe a list of an experiment's runs, sweeps among them, with what tells them apart, best first."""
     objective = _METRICS_OF_ALL[0]
     return {
+        "searchFilter": f"tags.`{CONFIRMS_TAG}` IS NULL",  # what is trained again ranks with its trial's mean alone
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": True,
         "selectedColumns": ["attributes.`Dataset`", *_columns(_PARAMS_OF_ALL, _METRICS_OF_ALL)],

@@ -453,7 +453,7 @@ def test_users_own_model_data_and_optimizer_plug_in_without_touching_this_code(
     mine = ["--config-dir", "mine", "data=mine", "model=mine", "optimizer=mine"]
     run_train(*mine, "model.width=5", "training.epochs=1", "evaluation.pictures=none")
     run = last_run()
-    assert run.info.run_name == "model=mine optimizer=mine width=5 epochs=1"
+    assert run.info.run_name == "width=5 epochs=1 model=mine optimizer=mine"
     assert run.data.params["model.width"] == "5"
     assert load_model_of(run).predict(np.zeros((1, 8, 8, 1), np.float32)).size == 1
 

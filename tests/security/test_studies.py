@@ -153,7 +153,7 @@ def test_waiting_trial_with_names_of_the_search_space_is_run(continued):
 
 def test_best_command_has_no_names_that_the_command_does_not_search(continued):
     command = sweep_log(continued).rpartition("to run by itself:\n")[2]
-    assert "model.dropout=0.125" in command
+    assert f"model.dropout={study_in(continued).best_trial.params['model.dropout']}" in command
     assert "my_code" not in command
 
 

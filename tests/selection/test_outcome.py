@@ -1,34 +1,45 @@
-"""What a study says for the sweep's own run: which trial is shown as chosen."""
+"""What a sweep's page in MLflow says came out, by what its study notes."""
 
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from cnn_sweeps.selection.outcome import champion_of
+from cnn_sweeps.selection.outcome import describe_outcome, find_champion
 
 
-def completed(number):
-    trial = create_trial(state=TrialState.COMPLETE, value=float(number))
+def completed(number, value):
+    trial = create_trial(value=value)
     trial.number = number
     return trial
 
 
-TRIALS = [completed(number) for number in range(3)]
+TRIALS = [completed(0, 0.4), completed(1, 0.5), create_trial(state=TrialState.FAIL)]
+NOTED = {
+    "best": 0,
+    "champion": 1,
+    "again": {"1": [0.45, 0.47], "0": [0.6, 0.62]},
+    "trials": 2,
+    "images": 60,
+    "tied": [0, 1],
+}
 
 
-@pytest.mark.parametrize(
-    ("noted", "shown"),
-    [
-        ({"best": 0, "champion": 2}, 2),
-        ({"best": 1, "champion": 2}, 0),  # since then the sweep went on, and has found a better one
-        ({"champion": 2}, 0),
-        ({"best": 0, "champion": 9}, 0),
-        ("nonsense", 0),
-        (None, 0),
-    ],
-)
-def test_chosen_trial_is_shown_until_one_has_a_better_value(noted, shown):
-    assert champion_of(TRIALS, TRIALS[0], {"ranking": noted}).number == shown
+def test_page_names_the_champion_and_says_why_though_another_value_is_the_best():
+    attributes = {"ranking": NOTED, "tested.1": {"test_accuracy": 0.9}, "registered": 1, "registered.as": "x version 1"}
+    champion = find_champion(TRIALS[0], TRIALS, attributes)
+    assert describe_outcome(champion, ["val_log_loss"], attributes).split("  \n") == [
+        "**Champion: trial 1, val_log_loss 0.5**",
+        "**Test images**: accuracy 0.900",
+        "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 2 completed trials cannot be told "
+        "from trial 0, whose value is the best",
+        "**Model**: `x version 1`",
+    ]
 
 
-def test_no_trial_is_shown_where_none_is_best():
-    assert champion_of(TRIALS, None, {"ranking": {"best": 0, "champion": 2}}) is None
+@pytest.mark.parametrize("champion", ["x", 7, -1, 2])
+def test_without_a_champion_that_completed_the_best_value_counts(champion):
+    for noted in (None, {}, {"best": 0, "champion": champion}):
+        assert find_champion(TRIALS[0], TRIALS, {"ranking": noted}) is TRIALS[0]
+
+
+def test_champion_of_before_is_none_any_more_once_a_trial_has_a_better_value():
+    assert find_champion(TRIALS[0], TRIALS, {"ranking": NOTED | {"best": 1}}) is TRIALS[0]

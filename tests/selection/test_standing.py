@@ -87,6 +87,8 @@ def test_of_those_that_were_trained_again_the_best_mean_is_first_and_the_others_
     ]
     assert found.rank(COMPLETED)[0].remark == "again: 1.2 ± 0.058, mean of 3 seeds"
     assert numbers(found.by_value) == [0, 1, 2, 3]
+    apart, _ = describe_uncertainty(found, compose("confirm=2"))
+    assert "cannot be told from trial 0, whose value is the best, on these 60 validation images" in apart
 
 
 def test_what_was_confirmed_of_trials_that_are_no_longer_among_the_best_does_not_count():

@@ -54,6 +54,7 @@ from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.tracking.entry import read_entries, read_record
 from cnn_sweeps.tracking.page import tags_of
+from cnn_sweeps.tracking.views import describe_all_runs, describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -563,6 +564,17 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
         number: sorted(values) for number, values in losses.items()
     }
+    of_chosen = run_of(study.trials[chosen]).data
+    parent = parent_run(study)
+    assert parent.data.tags["best.trial"] == str(chosen)
+    for name in ("final_val_log_loss", "test_accuracy"):
+        assert parent.data.metrics[name] == of_chosen.metrics[name]
+    shown = describe_view(parent.info.run_id, [], ["final_val_log_loss"], ascending=True)["searchFilter"]
+    ranked = mlflow.search_runs(experiment_names=["confirmed"], filter_string=shown, output_format="list")
+    assert sorted(run.data.tags["trial.number"] for run in ranked) == ["0", "1", "2"]
+    shown = describe_all_runs()["searchFilter"]
+    of_all = mlflow.search_runs(experiment_names=["confirmed"], filter_string=shown, output_format="list")
+    assert len(of_all) == len(ranked) + 1  # the sweep's own
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
     assert f"model.dropout={study.trials[chosen].params['model.dropout']}\n" in said.partition("to run by itself:")[2]

@@ -23,6 +23,7 @@ from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_record
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.views import describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -284,8 +285,9 @@ def test_views_of_old_sweeps_are_no_longer_listed_and_a_persons_own_are_left_alo
         run_ids.append(run.run_id)
     listed, others = views(experiment)
     assert set(listed) == {"mine", "all runs", *(f"sweep {number}" for number in range(2, 12))}
-    filters = sorted(each["searchFilter"] for each in others)
-    assert [run_id in each for run_id, each in zip(sorted(run_ids[:2]), filters, strict=True)] == [True] * 2
+    filters = [each["searchFilter"] for each in others]
+    views_of_old = [describe_view(run_id, [], ["x"], ascending=True) for run_id in run_ids[:2]]
+    assert sorted(filters) == sorted(each["searchFilter"] for each in views_of_old)
 
 
 def test_study_without_trials_whose_records_are_there_is_no_new_one(tmp_path):
