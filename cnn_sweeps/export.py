@@ -37,7 +37,7 @@ cnn_sweeps (onnx).
 
 Settings:
   model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
-                    runs:/ID/model, or the folder of an MLflow model
+                    runs:/ID/NAME, or the folder of an MLflow model
   format=FORMAT     saved_model, a folder for TensorFlow; tflite, a file for TensorFlow Lite; onnx, a file for ONNX
                     Runtime, which needs pip install 'cnn-sweeps[onnx]'
   output=PATH       what to make; it must not be there, nor, for tflite, PATH.json

@@ -30,7 +30,7 @@ the folder, and links to a folder that they lie in, are named, and the exit code
 
 Settings:
   model=MODEL       champion or another alias of a registered model, models:/NAME@ALIAS, models:/NAME/VERSION,
-                    runs:/ID/model, or the folder of an MLflow model
+                    runs:/ID/NAME, or the folder of an MLflow model
   explain=FOLDER    also draw where in each image the network sees the class that it gives (Grad-CAM): a PNG file an
                     image, numbered as the rows of the table, in a new or an empty folder
   tracking.uri=URI  where the model is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in the working folder

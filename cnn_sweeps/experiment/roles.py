@@ -130,11 +130,10 @@ class Role:
         final = trained.measure_train(final)
         trained.log(final | evaluation.intervals)
         trained.log_outcome(evaluation)
-        warnings, is_kept = [], False
+        warnings = []
         if self.config.tracking.log_model:
             try:
                 trained.log_model(evaluation.threshold)
-                is_kept = True
             except ModelError as error:
                 warnings.append(str(error))
         warnings += trained.report(evaluation)
@@ -149,7 +148,7 @@ class Role:
                 log.info("hint: %s", better)
             if (report := run.record.folder / RESULTS / REPORT_FILE).exists():
                 say([f"The report, for a browser: {short_path(report)}"])
-            say(run.describe_next(has_model=is_kept))
+            say(run.describe_next())
         return final
 
     def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:

@@ -179,6 +179,7 @@ class Recorded:
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # by name and epoch, in the order of coming
     note: str = ""  # the first one, to which the outcome is added
     data: Data | None = None
+    model: str | None = None  # its name, if one is kept
     status: Status | None = None  # of its end; None: it is open
     last_time: int = 0  # of an entry, in ms since 1970
 
@@ -204,6 +205,8 @@ class Recorded:
                 self.note = self.note or tags.get(NOTE_TAG, "")
             case Data():
                 self.data = entry
+            case Model(name=name):
+                self.model = name
             case Params(params=params):
                 self.params = params | self.params
             case Metrics(epoch=epoch, metrics=metrics):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, Use
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.system.patience import Backoff
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import DEFAULT, find_existing_store, is_hidden_by_old_store
+from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
-from cnn_sweeps.tracking.page import predict_command
 from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.usage import command_to_predict, describe_page
 from cnn_sweeps.tracking.views import TRAINING
 
 log = logging.getLogger(__name__)
@@ -146,23 +145,14 @@ class LiveRun:
             log_file = copy
         self.record.log_files([log_file], to)
 
-    def describe_next(self, *, has_model: bool) -> list[str]:
+    def describe_next(self) -> list[str]:
         """Say which commands use the run, and where its page is; nothing while the store does not have all of it."""
-        if self.brought_at_once() is None:
+        if (run_id := self.brought_at_once()) is None:
             return []
-        position = self._position
-        predict = predict_command(f"runs:/{position.run_id}/model", self._uri)
-        lines = ["To give images their classes:", f"  {predict}"] if has_model else []
+        position, recorded = self._position, read_record(self.record.folder)
+        lines = []
+        if recorded is not None and recorded.model is not None:
+            predict = command_to_predict(f"runs:/{run_id}/{recorded.model}", self._uri)
+            lines = [predict.what, f"  {predict.command}"]
         page = f"#/experiments/{position.experiment_id}/runs/{position.run_id}?{TRAINING}"
         return [*lines, *describe_page("the run", page, self._uri)]
-
-
-def describe_page(what: str, page: str, uri: str) -> list[str]:
-    """Say at which address of a store a browser shows something, and which command starts a server where none is."""
-    uri = hide_passwords(uri)
-    if uri.startswith("http"):
-        return [f"To look at {what}:", f"  {uri.rstrip('/')}/{page}"]
-    look = ["mlflow", "ui"]
-    if uri != DEFAULT or is_hidden_by_old_store(uri):
-        look += ["--backend-store-uri", uri]
-    return [f"To look at {what}:", f"  {shlex.join(look)}", f"  http://127.0.0.1:5000/{page}"]

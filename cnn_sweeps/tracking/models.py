@@ -37,9 +37,10 @@ from cnn_sweeps.tracking.entry import (
     Model,
     read_entries,
 )
-from cnn_sweeps.tracking.page import INTERVAL, predict_command
+from cnn_sweeps.tracking.page import INTERVAL
 from cnn_sweeps.tracking.record import Record
 from cnn_sweeps.tracking.store import is_unknown, store_errors
+from cnn_sweeps.tracking.usage import command_to_predict
 
 if TYPE_CHECKING:
     import keras
@@ -182,8 +183,8 @@ def register_champion(
 
 
 def _describe_version(registered: ModelVersion, measured: str) -> None:
-    command = predict_command(f"models:/{registered.name}/{registered.version}", mlflow.get_tracking_uri())
-    about = f"{measured}\n\nTo give images their classes:\n\n{block_for_markdown(command)}"
+    predict = command_to_predict(f"models:/{registered.name}/{registered.version}", mlflow.get_tracking_uri())
+    about = f"{measured}\n\n{predict.what}\n\n{block_for_markdown(predict.command)}"
     mlflow.MlflowClient().update_model_version(registered.name, registered.version, about)
 
 

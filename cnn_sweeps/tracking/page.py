@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from cnn_sweeps.system.libraries import current_thread_settings
 from cnn_sweeps.text.commands import one_word_a_line
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import DEFAULT
 from cnn_sweeps.tracking.entry import Data
 
 if TYPE_CHECKING:
@@ -94,9 +92,3 @@ def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) ->
 {lines}
 
 {WINNER_NOTE}"""
-
-
-def predict_command(model: str, uri: str) -> str:
-    """Give the command that gives images their classes with a model of a store."""
-    named = [] if uri == DEFAULT else [f"tracking.uri={hide_passwords(uri)}"]
-    return shlex.join(["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={model}", *named])

@@ -8,20 +8,19 @@ from pathlib import Path
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.address import DEFAULT, is_hidden_by_old_store
-from cnn_sweeps.tracking.entry import MODEL_FOLDER, read_record
+from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.position import read_position
 
 
-def command_to_predict(run_id: str, uri: str) -> Command:
-    """Give the command by which the model of a run in a store classifies photographs."""
-    uri, words = hide_passwords(uri), ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model=runs:/{run_id}/model"]
-    return Command("To give images their classes:", shlex.join([*words, *_named(uri)]))
+def command_to_predict(model: str, uri: str) -> Command:
+    """Give the command by which a model of a store, named as MLflow does, classifies photographs."""
+    words = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={model}"]
+    return Command("To give images their classes:", shlex.join([*words, *_named(hide_passwords(uri))]))
 
 
-def command_to_serve(run_id: str, uri: str) -> Command:
-    """Give the command that has the model of a run answer over HTTP."""
-    uri, words = hide_passwords(uri), ["mlflow", "models", "serve", "-m", f"runs:/{run_id}/model"]
-    words += ["--env-manager", "local", "-p", "5001"]
+def command_to_serve(model: str, uri: str) -> Command:
+    """Give the command that has a model of a store answer over HTTP."""
+    uri, words = hide_passwords(uri), ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", "5001"]
     variable = "" if uri == DEFAULT else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
     return Command("To have it answer over HTTP:", variable + shlex.join(words))
 
@@ -44,6 +43,13 @@ def command_to_look(uri: str) -> Command | None:
     return Command("To look at the run:", shlex.join(words))
 
 
+def describe_page(what: str, page: str, uri: str) -> list[str]:
+    """Say at which address of a store a browser shows something, and which command starts a server where none is."""
+    if (look := command_to_look(uri)) is None:
+        return [f"To look at {what}:", f"  {hide_passwords(uri).rstrip('/')}/{page}"]
+    return [f"To look at {what}:", f"  {look.command}", f"  http://127.0.0.1:5000/{page}"]
+
+
 def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Command]:
     """Give the commands that use the run of a record: those that need its id only once the store has given it one."""
     if (recorded := read_record(folder)) is None:
@@ -51,8 +57,9 @@ def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Co
     commands = [Command(f"To make {run} again:", recorded.tags["command"])] if "command" in recorded.tags else []
     if (run_id := read_position(folder, uri).run_id) is not None:
         commands.append(command_to_reproduce(run_id, uri))
-        if (folder / MODEL_FOLDER).is_dir():
-            commands += [command_to_predict(run_id, uri), command_to_serve(run_id, uri)]
+        if recorded.model is not None:
+            model = f"runs:/{run_id}/{recorded.model}"
+            commands += [command_to_predict(model, uri), command_to_serve(model, uri)]
     return commands
 
 

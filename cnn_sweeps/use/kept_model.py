@@ -124,8 +124,9 @@ def _with_alias(alias: str) -> str:
 def _of_run(address: str) -> str:
     """Give the address of the model that a run kept, which MLflow itself looks for among all of the experiment."""
     run_id, _, name = address.removeprefix("runs:/").partition("/")
-    kept = models_of(mlflow.MlflowClient().get_run(run_id))
-    if name != "model" or not kept:
+    client = mlflow.MlflowClient()
+    kept = models_of(client.get_run(run_id))
+    if not kept or name not in ("model", client.get_logged_model(kept[-1]).name):
         raise ModelError(f"model={address}: this run kept no such model; of a sweep, the champion's run has one")
     return f"models:/{kept[-1]}"
 

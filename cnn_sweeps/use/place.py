@@ -13,7 +13,7 @@ from cnn_sweeps.tracking.address import find_existing_store
 from cnn_sweeps.tracking.entry import Model, read_entries, read_record
 from cnn_sweeps.tracking.position import read_position, store_of_record
 
-MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a model's folder"
+MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, or a model's folder"
 ADDRESSES = ("models:/", "runs:/")
 ABOUT_FILE = "MLmodel"
 

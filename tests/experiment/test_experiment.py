@@ -58,7 +58,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
 
     assert run.data.params["model.l2"] == "0.01"
     assert run.data.params["training.early_stopping.patience"] == "8"
-    assert run.data.params["optimizer.learning_rate"] == "0.001"
+    assert run.data.params["optimizer.learning_rate"] == "0.003"
     composed = yaml.safe_load(artifact(run, "config.yaml").read_text())
     assert composed["model"]["l2"] == 0.01
     assert yaml.safe_load(artifact(run, "overrides.yaml").read_text())[-2] == "model.l2=0.01"
@@ -98,7 +98,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
         "Grad-CAM",
         "stripes 90 degrees",
         "model.l2=0.01",
-        f"runs:/{run.info.run_id}/model",
+        f"runs:/{run.info.run_id}/synthetic-cnn",
     ):
         assert told in page
     assert page.count("data:image/png") == len(PICTURES)
@@ -106,7 +106,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     (log,) = artifact(run, "logs").rglob("*.log")
     assert "epoch 2/2" in log.read_text()
     uri = mlflow.get_tracking_uri()
-    model = f"model=runs:/{run.info.run_id}/model"
+    model = f"model=runs:/{run.info.run_id}/synthetic-cnn"
     assert f"  python -m cnn_sweeps.predict PHOTOS {model} tracking.uri={uri}\n" in log.read_text()
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
@@ -390,7 +390,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     page = artifact(run, "report.html").read_text()
     assert page.count("data:image/png") == len(PICTURES)
     assert "data:image/jpeg" not in page
-    assert "1 images repeat another one" in page
+    assert "1 images are copies of others" in page
     assert "dark/broken.jpg" in page
 
 

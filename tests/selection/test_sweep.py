@@ -204,7 +204,7 @@ def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
     assert f"it is right in {measured['test_accuracy']:.1%} (95 % interval {' to '.join(interval)})" in page
     assert page.count("Test images: how good the network is") == 1  # of the champion's own report
     commands = re.findall(r"<pre>(.+)</pre>", page)
-    assert f"model=runs:/{run_of(best).info.run_id}/model" in commands[3]
+    assert f"model=runs:/{run_of(best).info.run_id}/synthetic-cnn" in commands[3]
     assert commands[0] == html.escape(swept.parent.data.tags["sweep.command"], quote=False).replace("'", "&#39;")
 
 

@@ -201,7 +201,7 @@ def test_table_that_is_there_is_replaced_only_by_a_whole_one(photos, uri, monkey
     ("named", "message"),
     [
         ("nobody", r"model=nobody: there is no such alias; registered are .*tiny \(@tiniest\).*; give an alias"),
-        ("0" * 32, "model=0+: there is no such alias; registered are .*, runs:/ID/model"),
+        ("0" * 32, "model=0+: there is no such alias; registered are .*, runs:/ID/NAME"),
         ("models:/tiny@nobody", r"model=models:/tiny@nobody: there is no such model; registered are .*tiny \(@tiniest"),
         ("models:/none@tiniest", "model=models:/none@tiniest: there is no such model; registered are "),
         ("models:/tiny/7", "model=models:/tiny/7: there is no such model; registered are "),
