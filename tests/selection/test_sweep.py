@@ -198,7 +198,7 @@ def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
 
 def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
     page, best = Path(artifact(swept.parent, "report.html")).read_text(), swept.study.best_trial
-    assert f"Trial {best.number} is the champion: validation log loss {best.value:.4g}" in page
+    assert f"Trial {best.number} is the chosen one: validation log loss {best.value:.4g}" in page
     measured = run_of(best).data.metrics
     interval = [f"{measured[f'interval/test_accuracy_{bound}']:.1%}" for bound in ("low", "high")]
     assert f"it is right in {measured['test_accuracy']:.1%} (95 % interval {' to '.join(interval)})" in page
