@@ -175,7 +175,8 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
         named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
         told = f"{len(tied)} of {num_trials} completed trials, marked ~, cannot be told {where}: {named}"
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:
-        told += f"; another seed may change that (confirm={_SUGGESTED} tries {NUM_SEEDS})"
+        trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} others"
+        told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"
     if not uncertainty.luck:
         return [told]
     more = "more" if OBJECTIVES[config.objective[0]] == "minimize" else "less"
