@@ -52,6 +52,7 @@ from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.tracking.entry import read_entries, read_record
+from cnn_sweeps.tracking.page import tags_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -199,13 +200,13 @@ def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
 def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
     page, best = Path(artifact(swept.parent, "report.html")).read_text(), swept.study.best_trial
     assert f"Trial {best.number} is the chosen one: validation log loss {best.value:.4g}" in page
-    measured = run_of(best).data.metrics
+    measured = read_record(Path(run_of(best).data.tags["output.folder"])).newest
     interval = [f"{measured[f'interval/test_accuracy_{bound}']:.1%}" for bound in ("low", "high")]
     assert f"it is right in {measured['test_accuracy']:.1%} (95 % interval {' to '.join(interval)})" in page
     assert page.count("Test images: how good the network is") == 1  # of the champion's own report
     commands = re.findall(r"<pre>(.+)</pre>", page)
     assert f"model=runs:/{run_of(best).info.run_id}/synthetic-cnn" in commands[3]
-    assert commands[0] == html.escape(swept.parent.data.tags["sweep.command"], quote=False).replace("'", "&#39;")
+    assert commands[0] == html.escape(tags_of(swept.parent)["sweep.command"], quote=False).replace("'", "&#39;")
 
 
 def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_was_measured(swept):
