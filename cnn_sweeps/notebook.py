@@ -77,10 +77,7 @@ class Result:
 
         page = next(self.folder.glob(f"*/{_REPORT}"), None)
         if page is None:
-            raise CommandError(
-                f"{self.folder}: there is no {_REPORT}; of several trainings each has one, in a folder of its own; "
-                "else what was shown says why it could not be written"
-            )
+            raise CommandError(f"{self.folder}: there is no {_REPORT}; what was shown says why it could not be written")
         content = html.escape(page.read_text(encoding="utf-8"))  # not its address: a browser may be elsewhere
         within = [f'srcdoc="{content}"', 'sandbox="allow-scripts"']  # cut off from the notebook's page
         return IFrame("about:srcdoc", "100%", _REPORT_HEIGHT, extras=within)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import time
 from functools import cache
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 _MOST_BYTES = 2**24  # of a page
+_IMAGES = re.compile("<!-- images begin -->.*?<!-- images end -->", re.DOTALL)
 
 
 def write_html(target: Path, template: str, **content: Any) -> None:
@@ -51,12 +53,16 @@ def page_facts(title: str) -> dict[str, str]:
     return {"title": title, "version": cnn_sweeps.__version__, "time": now}
 
 
-def evaluation_in(file: Path) -> Markup | None:
-    """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away."""
+def evaluation_in(file: Path, *, with_images: bool) -> Markup | None:
+    """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away.
+
+    Images of the data, which it has if it was written when they were to be shown, are left out on request.
+    """
     try:
         with opened_folder(file.parent) as folder:
             text = read_plain_file(folder, file.name, _MOST_BYTES).decode(errors="replace")
     except (OSError, NotPlainError):
         return None
     _, begins, rest = text.partition("<!-- evaluation begins -->")
-    return Markup(rest.partition("<!-- evaluation ends -->")[0]) if begins else None
+    evaluation = rest.partition("<!-- evaluation ends -->")[0]
+    return Markup(evaluation if with_images else _IMAGES.sub("", evaluation)) if begins else None

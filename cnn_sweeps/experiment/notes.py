@@ -16,7 +16,7 @@ DATA, DATA_SET, DATA_TOLD = "data.fingerprint", "data.set", "data.told"
 PROGRAM, STORE = "program", "tracking.uri"
 CONFIRMS = "confirms.study"  # of a study whose trials are run again here, to see what another seed gives
 ABOUT_RUN = "sweep.run"  # what the sweep's own run is to say beside what the trials come to
-RANKING = "ranking"  # the champion, what other seeds gave, how many trials and images, which are tied, the best's luck
+RANKING = "ranking"  # the best, the champion, what other seeds gave; numbers of trials and images, tied ones, the luck
 # What was done at the sweep's end, noted once it is done: what a trial, whose number follows, measured on test images;
 # the numbers of the trials that were registered and retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"

@@ -82,7 +82,7 @@ def write_whole(record: Record, parts: Sequence[Part], finals: Sequence[dict[str
                 (name, [f"{final[each]:.4f}" for each in metrics]) for name, final in zip(names, finals, strict=False)
             ],
             first=names[0],
-            evaluation=evaluation_in(first),
+            evaluation=evaluation_in(first, with_images=parts[0].config.report.images),
             commands=commands,
         )
         record.log_files([folder / REPORT_FILE])

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.experiment.notes import record_of, run_id_of, subfolder_of
-from cnn_sweeps.selection.outcome import AboutRun, describe_outcome, noted_about, noted_data, of_best
+from cnn_sweeps.selection.outcome import AboutRun, champion_of, describe_outcome, noted_about, noted_data, of_best
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
@@ -76,8 +76,10 @@ class Sweep:
         """
         about, searched = self.about_run, self.searched
         metrics, tags = summarize(self.ledger, next(iter(self.objectives), ""))
-        metrics |= of_best(self.ledger.best, self.attributes)
-        outcome = describe_outcome(self.ledger.best, self.objectives, self.attributes)
+        chosen = champion_of(self.trials, best := self.ledger.best, self.attributes)
+        metrics |= of_best(chosen, self.attributes)
+        called = "Best" if chosen is None or best is None or chosen.number == best.number else "Champion"
+        outcome = describe_outcome(chosen, self.objectives, self.attributes, called)
         tags |= {NOTE_TAG: f"{outcome}  \n{about.tags[NOTE_TAG]}"} if NOTE_TAG in about.tags else {}
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}

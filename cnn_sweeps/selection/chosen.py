@@ -28,7 +28,7 @@ from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_kept
-from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.schema import OBJECTIVES, ReportConfig, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.address import find_existing_store, store_of
@@ -44,10 +44,13 @@ from cnn_sweeps.training.progress import TrainingProgress
 Done = tuple[list[str], dict[str, Any]]
 
 
-def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, keep_model: bool) -> Done:
+def evaluate_trial(
+    kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, keep_model: bool, shown: ReportConfig
+) -> Done:
     """Measure a trial's kept weights, of several trainings the first one's, on the test images; register its model.
 
-    The model gets the tags `study` and `trial.number`, and is compared by the value of the trial's first objective.
+    The model gets the tags, and is compared by the value of the trial's first objective. What the report shows is as
+    the sweep has it now, whatever it was when the trial ran.
 
     Raises:
         DataError: if the images are others now, of which the test images may have been trained on.
@@ -56,7 +59,7 @@ def evaluate_trial(kept: TrialFolder, tags: dict[str, str], value: float, on_tes
     folder, done = Path(kept.path), dict[str, Any]()
     lines, warnings = list[str](), list[str]()
     with logged_to(folder / "evaluation.log"):
-        trained = _load_trained(kept)
+        trained = _load_trained(kept, shown)
         record, uri = trained.record, find_existing_store(trained.part.config.tracking.uri)
         before = record.again()
         try:
@@ -99,8 +102,9 @@ def logged_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _load_trained(kept: TrialFolder) -> TrainedNetwork:
+def _load_trained(kept: TrialFolder, shown: ReportConfig) -> TrainedNetwork:
     part, progress, _ = load_kept(kept)
+    part = replace(part, config=replace(part.config, report=shown))
     network = build_part(part, is_fine_tuned=progress.fine_tuned_after is not None)
     network.model.load_weights(Path(kept.path) / WEIGHTS_FILE)
     predict = Inputs(network, part.images, part.config).predict

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.sweep.study.ledger import error_of
@@ -52,6 +53,18 @@ class Study(NamedTuple):
         """The parameters of which ranked trials have different values."""
         keys = dict.fromkeys(key for trial in self.ranking for key in trial.params)
         return [key for key in keys if len({str(t.params[key]) for t in self.ranking if key in t.params}) > 1]
+
+    def searched(self, key: str) -> BaseDistribution:
+        """Give where ranked trials had a parameter from: all of it, if a sweep went on with other bounds."""
+        spaces = [trial.distributions[key] for trial in self.ranking if key in trial.params]
+        first = spaces[0]
+        if isinstance(first, CategoricalDistribution) or all(each == first for each in spaces):
+            return first
+        numbers = [each for each in spaces if isinstance(each, FloatDistribution | IntDistribution)]
+        low, high = min(each.low for each in numbers), max(each.high for each in numbers)
+        if isinstance(first, IntDistribution):
+            return IntDistribution(int(low), int(high), log=first.log)
+        return FloatDistribution(low, high, log=numbers[0].log)
 
 
 def tell_trials(study: Study) -> dict[int, str]:

@@ -37,7 +37,7 @@ def describe_effects(study: Study, importance: Mapping[str, float]) -> list[Effe
 
 def _describe(study: Study, key: str, importance: float | None) -> Effect:
     trials = [trial for trial in study.ranking if key in trial.params]
-    distribution, best = trials[0].distributions[key], study.ranking[0].params.get(key, "-")
+    distribution, best = study.searched(key), study.ranking[0].params.get(key, "-")
     is_categorical = isinstance(distribution, CategoricalDistribution)
     good = trials[: len(trials) // 4] if len(trials) >= FEWEST_TRIALS else []
     tendency = _describe_choices(trials, key) if is_categorical else _describe_direction(trials, key, study.minimize)

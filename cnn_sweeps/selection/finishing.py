@@ -84,7 +84,8 @@ class Finishing:
         if not standing.by_value or len(self.config.objective) > 1:
             return
         again = {str(number): values for number, values in standing.again.items()}
-        noted: dict[str, Any] = {"champion": standing.order[0].number, "again": again}
+        first = {"best": standing.by_value[0].number, "champion": standing.order[0].number}
+        noted: dict[str, Any] = first | {"again": again}
         if (known := standing.uncertainty) is not None:
             noted |= {"trials": len(known.is_tied), "images": known.num_images, "tied": standing.tied}
             noted["luck"] = known.luck
@@ -130,8 +131,12 @@ class Finishing:
                     f"trial {number}: its weights are on {owner.get('owner.host')}; the same command there tests it"
                 ]
             return [f"trial {number}: its weights were not kept; train it again to test it"]
-        tags = {"study": self.study.name, "trial.number": str(number)}
-        act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], on_test, keep_model)
+        tags = {"study": self.study.name, "trial.number": str(number), "sweep.run_id": self.run_id}
+        asked = {"confirm": self.config.confirm, "prefer": self.config.prefer}
+        if by := [f"{key}={each}" for key, each in asked.items() if each]:
+            tags["chosen.by"] = " ".join(by)  # and not by its value alone
+        kept = on_test, keep_model, self.config.report
+        act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], *kept)
         return patiently(act, log.warning)  # what is cut off is done again
 
     def _retrain(self, trial: FrozenTrial) -> list[str]:
@@ -194,7 +199,7 @@ class Finishing:
         metrics, evaluation = dict[str, float](), None
         if standing.order:
             place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])
-            evaluation = evaluation_in(place / RESULTS / REPORT_FILE)
+            evaluation = evaluation_in(place / RESULTS / REPORT_FILE, with_images=self.config.report.images)
             commands += commands_of_record(place, uri, f"trial {standing.order[0].number}")
         swept = Swept(
             name=study.name,

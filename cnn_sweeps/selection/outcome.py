@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, REGISTERED, REGISTERED_AS, TESTED
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED
 from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.study.ledger import final_of
 from cnn_sweeps.text.commands import short_overrides
@@ -40,15 +40,31 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
         return AboutRun()
 
 
-def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
+def champion_of(
+    trials: Sequence[FrozenTrial], best: FrozenTrial | None, attributes: Mapping[str, Any]
+) -> FrozenTrial | None:
+    """Give the trial that the sweep has chosen by other seeds or by preference, until one has a better value; or best.
+
+    `best` is that of the best value, if there is one.
+    """
+    noted = attributes.get(RANKING)
+    if best is None or not isinstance(noted, dict) or noted.get("best") != best.number:
+        return best
+    return next((trial for trial in trials if trial.number == noted.get("champion") and trial.values), best)
+
+
+def describe_outcome(
+    best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any], called: str = "Best"
+) -> str:
     """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
 
-    `best` is None where no trial has completed, or several objectives rank none first.
+    `best` is None where no trial has completed, or several objectives rank none first. It is `called` otherwise if it
+    was not chosen by its value.
     """
     if best is None:
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
     params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
-    lines = [f"**Best: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
+    lines = [f"**{called}: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")
     registered = attributes.get(REGISTERED_AS)

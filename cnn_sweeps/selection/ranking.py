@@ -42,12 +42,13 @@ class Uncertainty(NamedTuple):
     """How certain a ranking is.
 
     Attributes:
-        is_tied: of each trial, best first, whether it cannot be told from the best; the best itself is.
+        is_tied: of each trial, best first, whether it cannot be told from the best; the best itself is. None: it was
+            not compared.
         luck: how much worse than its value the best one is to be expected on new images, at least 0.
         num_images: on which the trials are compared.
     """
 
-    is_tied: list[bool]
+    is_tied: list[bool | None]
     luck: float
     num_images: int
 
@@ -85,7 +86,7 @@ def rank_configurations(ranking: Sequence[Configuration], *, minimize: bool) -> 
     """Judge configurations, best first.
 
     None if nothing is known of the best one's images: the objective is no mean over them, or it is of an earlier
-    version. One of which nothing is, or only of others, or that is not among the best thousand, counts as told apart.
+    version. One of which nothing is, or only of others, or that is not among the best thousand, is not compared.
     """
     best = ranking[0].per_image if ranking else None
     if best is None or len(best.values) < _FEWEST_IMAGES:
@@ -108,8 +109,8 @@ def rank_configurations(ranking: Sequence[Configuration], *, minimize: bool) -> 
             of_seeds=sign * np.array(of_seeds),
         )
     )
-    tied = {index for index, is_tied in zip(known, judged.is_tied, strict=True) if is_tied}
-    return judged._replace(is_tied=[index in tied for index in range(len(ranking))])
+    is_tied = dict(zip(known, judged.is_tied, strict=True))
+    return judged._replace(is_tied=[is_tied.get(index) for index in range(len(ranking))])
 
 
 def judge(trials: Competitors) -> Uncertainty:

@@ -152,7 +152,10 @@ def rank_importance(study: Study) -> dict[str, float]:
     if len(study.objectives) > 1 or len(study.ranking) < FEWEST_TRIALS or len(shared) < 2 or is_flat:
         return {}
     made = optuna.create_study(direction="minimize" if study.minimize else "maximize", storage=None)
-    made.add_trials(study.ranking)
+    spaces = {key: study.searched(key) for key in shared}  # one for all, which Optuna wants
+    for trial in study.ranking:
+        params = {key: trial.params[key] for key in shared}
+        made.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, values=trial.values))
     forest = MeanDecreaseImpurityImportanceEvaluator(seed=0)
     shares = get_param_importances(made, evaluator=forest, params=shared)  # which takes names for sorted ones
     return {key: float(share) for key, share in shares.items()}

@@ -88,7 +88,7 @@ def stand(
     minimize = OBJECTIVES[config.objective[0]] == "minimize"
     uncertainty = rank_trials(ran, config.objective[0], config.repeats, minimize=minimize)
     standing = Standing(ran, uncertainty, {}, ran)
-    is_tied = [False] * len(ran) if uncertainty is None else uncertainty.is_tied
+    is_tied: Sequence[bool | None] = [False] * len(ran) if uncertainty is None else uncertainty.is_tied
     if config.confirm:
         standing, is_tied = _confirm(standing, confirmed, config, is_tied)
     tied = [trial for trial, each in zip(standing.order, is_tied, strict=False) if each]
@@ -96,14 +96,15 @@ def stand(
 
 
 def _confirm(
-    standing: Standing, confirmed: Sequence[FrozenTrial], config: RunConfig, is_tied: list[bool]
-) -> tuple[Standing, list[bool]]:
+    standing: Standing, confirmed: Sequence[FrozenTrial], config: RunConfig, is_tied: Sequence[bool | None]
+) -> tuple[Standing, Sequence[bool | None]]:
     """Rank the best trials by the mean of what they gave with other seeds; tell of these which may be the best, too."""
     objective, minimize = config.objective[0], OBJECTIVES[config.objective[0]] == "minimize"
+    by_seed = sorted(confirmed, key=lambda each: each.params["seed"])  # so that trials are compared seed by seed
     known = {
         trial.number: _mean_of(trainings, objective)
         for trial in standing.by_value[: config.confirm]
-        if (trainings := [each for each in confirmed if each.params.get(TRIAL) == trial.number])
+        if (trainings := [each for each in by_seed if each.params.get(TRIAL) == trial.number])
     }
     if len(known) < 2:
         told = "warning: too few of the best trials were trained with other seeds: the best value counts"
@@ -170,10 +171,15 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
     if uncertainty is None or num_trials < 2:
         return []
     where = f"from the best on these {uncertainty.num_images:,} validation images (95 %)"
-    told = f"all other completed trials can be told {where}"
+    unknown = uncertainty.is_tied.count(None)
+    told = f"all other completed trials{' that are compared' if unknown else ''} can be told {where}"
     if tied := standing.tied[1:]:
         named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
         told = f"{len(tied)} of {num_trials} completed trials, marked ~, cannot be told {where}: {named}"
+    if unknown:
+        told += (
+            f"; {unknown} {'is' if unknown == 1 else 'are'} not compared, of which no values of these images are kept"
+        )
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:
         trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} others"
         told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"

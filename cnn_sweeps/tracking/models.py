@@ -160,7 +160,8 @@ def register_champion(
 
     Its page says what was measured, and how images are given their classes. Values of the objective are compared only
     where the tags `comparable.data` and `comparable.metric` are equal: of another champion nothing can be said, and it
-    stays.
+    stays. One that a sweep has `chosen.by` more than its value, with other seeds or by preference, takes the place of
+    one of the same `sweep.run_id`, however good that one's value is.
     """
     client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
     try:
@@ -198,6 +199,8 @@ def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *
         if before.get(key) != now.get(key):
             known = before.get(key, "not recorded")
             return f": its value is of {what} ({known}, now {now.get(key)}){advice}"
+    if "chosen.by" in now and before.get("sweep.run_id") == now.get("sweep.run_id"):
+        return None
     is_better = value < reached if minimize else value > reached
     return None if is_better else f" with {reached:.4g}"
 

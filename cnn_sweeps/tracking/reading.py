@@ -103,9 +103,9 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
 
 @store_errors()
 def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
-    """Read what a run that is there made of each image, by the name of the file; the mean of its parts, if it has some.
+    """Read what a run that is there made of each image, by the name of the file; the mean of its parts, if all have it.
 
-    None if it has no such file, or a part of it has none.
+    None if neither they nor the run itself has such a file.
 
     Raises:
         TrackingError: if a file makes no sense.
@@ -113,7 +113,8 @@ def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
     use_store(uri)
     client = MlflowClient()
     run = client.get_run(run_id)
-    runs = [run] if name in _sizes_of_files(run, client) else _parts_of(run, client)
+    parts = _parts_of(run, client)  # a trial that was tested has a file of its first training, beside
+    runs = parts if parts and all(name in _sizes_of_files(each, client) for each in parts) else [run]
     measured: list[PerImage] = []
     for each in runs:
         if (size := _sizes_of_files(each, client).get(name)) is None:

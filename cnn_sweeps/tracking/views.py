@@ -42,7 +42,7 @@ def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *,
     """
     objective = metrics[0]
     return {
-        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}'",
+        "searchFilter": f"tags.mlflow.parentRunId = '{run_id}' and tags.`trial.number` != ''",  # none run again
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": ascending,
         "selectedColumns": [*_columns(params, metrics), "tags.`trial.state`"],

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.optimizers import schedules
+from keras.src.random import seed_generator
 from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
 from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
 
@@ -119,10 +120,12 @@ def prepare_process(config: RunConfig) -> None:
     keras.config.set_image_data_format("channels_last")
     reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
     if config.model["_target_"].startswith("cnn_sweeps.models."):
-        random.seed(config.seed)  # from which Keras draws the seeds of its layers
+        random.seed(config.seed)
         np.random.seed(config.seed)
     else:  # a user's layers may need TensorFlow's own, after which it prepares every graph anew (0.4 s)
         keras.utils.set_random_seed(config.seed)
+    # From these Keras draws the seeds of its layers; from Python's own, a thread of Dask's draws in between, too.
+    seed_generator.python_random = random.Random(config.seed)
     if config.training.xla:  # has no repeatable kernel for the gradient of max pooling
         disable_op_determinism()  # which an earlier training of this process may have asked for
     else:

@@ -40,8 +40,18 @@ def test_report_says_what_the_network_gets_wrong_and_names_are_text_in_it(tmp_pa
     assert "&lt;i&gt;2&lt;/i&gt;.jpg" in page
     assert "&lt;u&gt;y&lt;/u&gt;" in page
     assert not re.search("<script|<b>ant|<i>|<u>|<a b>|<1>", page)
-    assert "<table>" in evaluation_in(tmp_path / "report.html")
-    assert "<pre>" not in evaluation_in(tmp_path / "report.html")
+    assert "<table>" in evaluation_in(tmp_path / "report.html", with_images=True)
+    assert "<pre>" not in evaluation_in(tmp_path / "report.html", with_images=True)
+
+
+def test_images_of_a_page_are_left_out_of_another_one_that_is_to_have_none(tmp_path):
+    written(tmp_path, [0.1, 0.2, 0.9, 0.8, 0.7, 0.3], [0, 0, 0, 1, 1, 1])
+    with_images, without = (evaluation_in(tmp_path / "report.html", with_images=each) for each in (True, False))
+    assert "data:image/jpeg" in with_images
+    assert "data:image" not in without
+    assert "2&lt;/i&gt;.jpg" not in without
+    assert without.startswith(with_images[:1000])
+    assert without.endswith(with_images[-500:])
 
 
 def test_last_epoch_is_not_called_the_best(tmp_path):
@@ -50,8 +60,8 @@ def test_last_epoch_is_not_called_the_best(tmp_path):
 
 def test_page_of_another_kind_or_none_has_no_evaluation(tmp_path):
     (tmp_path / "report.html").write_text("<p>")
-    assert evaluation_in(tmp_path / "report.html") is None
-    assert evaluation_in(tmp_path / "gone.html") is None
+    assert evaluation_in(tmp_path / "report.html", with_images=True) is None
+    assert evaluation_in(tmp_path / "gone.html", with_images=True) is None
 
 
 def test_no_mistake_is_no_certainty(tmp_path):

@@ -560,6 +560,15 @@ def test_runs_that_were_tested_are_compared_on_the_test_images_and_of_several_tr
     assert "another seed may change" not in told
 
 
+def test_trial_of_several_trainings_is_compared_by_their_mean_though_it_has_a_file_of_the_first_as_it_was_tested(
+    made, compared
+):
+    before = compared(made.trials[0], made.group)
+    text = artifact(made.single, "val_images.csv")
+    mlflow.MlflowClient().log_text(made.group.info.run_id, text, "val_images.csv")
+    assert compared(made.trials[0], made.group) == before
+
+
 def test_what_is_chance_is_not_told_where_single_images_are_not_known_or_are_others(made, compared, forge):
     nothing = forge(made.single)
     cannot = "whether the difference is chance cannot be told"

@@ -209,7 +209,7 @@ def test_configuration_in_a_trials_folder_names_only_what_the_sweeps_own_does(st
         load_kept(TrialFolder(str(tmp_path), 3, "none", trusted))
     for tree, told in (
         (own | {"model": {"_target_": "os.system", "command": "true"}}, "would call os.system"),
-        (own | {"objective": "${oc.env:HOME}"}, r"has \$\{oc.env:HOME\}"),
+        (own | {"objective": "${oc.env:HOME}"}, r"refers to \$\{oc.env:HOME\}"),
     ):
         keep_config(tmp_path, tree)
         with pytest.raises(ConfigError, match=told):

@@ -17,6 +17,7 @@ from cnn_sweeps.selection.application import CnnSweep
 from cnn_sweeps.selection.chosen import Retraining, evaluate_trial, logged_to
 from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.selection.standing import Standing
+from cnn_sweeps.settings.schema import ReportConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.record import Record
@@ -50,13 +51,18 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
         log_outcome=lambda *_: None,
         report=lambda _evaluation: [],
     )
-    for name, answer in (("_load_trained", trained), ("find_store", ""), ("describe_test", ""), ("project", "run")):
+    for name, answer in (
+        ("_load_trained", trained),
+        ("find_existing_store", ""),
+        ("describe_test", ""),
+        ("project", "run"),
+    ):
         monkeypatch.setattr(chosen, name, lambda *_, answer=answer: answer)
 
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    arguments = (TrialFolder(str(tmp_path), 0, "", Trusted()), {}, 0.5, True, False)
+    arguments = (TrialFolder(str(tmp_path), 0, "", Trusted()), {}, 0.5, True, False, ReportConfig())
     with monkeypatch.context() as patch:
         patch.setattr(trained, step, cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -138,11 +144,12 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
 
     launcher = SimpleNamespace(get=lambda: SimpleNamespace(launcher={}))
     monkeypatch.setattr(application, "HydraConfig", launcher)
+    monkeypatch.setattr(application, "describe_new_database", lambda _store: [])
     monkeypatch.setattr(application, "forget_images", forget_images)
     gc.disable()
     try:
         with pytest.raises(BegunError):
-            CnnSweep().begin(None, {}, None)
+            CnnSweep().begin(None, {}, None, print)
         assert gc.isenabled()
     finally:
         gc.enable()

@@ -81,7 +81,7 @@ def test_trials_are_judged_by_what_the_study_has_of_them():
     assert found.is_tied == [True, True, False]
     of_others = completed(3, losses[0] + 0.001, ids=IDS[::-1].astype("<U9"))
     without = create_trial(state=TrialState.COMPLETE, value=0.5)
-    assert rank_trials([trials[0], without], "val_log_loss", 1, minimize=True).is_tied == [True, False]
+    assert rank_trials([trials[0], without], "val_log_loss", 1, minimize=True).is_tied == [True, None]
     assert rank_trials([without, trials[0]], "val_log_loss", 1, minimize=True) is None
     assert rank_trials([], "val_log_loss", 1, minimize=True) is None
     assert rank_trials(trials, "generalization_gap", 1, minimize=True) is None

@@ -66,6 +66,17 @@ def test_nothing_is_said_of_a_single_trial_and_nothing_of_seeds_that_were_tried(
     assert apart == "all other completed trials can be told from the best on these 60 validation images (95 %)"
 
 
+def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_told_apart():
+    """As those of an earlier version, with which a sweep goes on."""
+    before = create_trial(state=TrialState.COMPLETE, value=1.001, user_attrs={"folder": "9"})
+    before.number = 9
+    apart, *_ = describe_uncertainty(standing(completed=[COMPLETED[0], before, COMPLETED[3]]), compose())
+    assert apart.startswith(
+        "all other completed trials that are compared can be told from the best on these 60 validation images (95 %); "
+        "1 is not compared, of which no values of these images are kept"
+    )
+
+
 def test_of_those_that_were_trained_again_the_best_mean_is_first_and_the_others_keep_their_order():
     confirmed = [*again(0, 1.3, 1.5, 1.4), *again(1, 1.1, 1.3, 1.2)]
     found = standing("confirm=2", confirmed=confirmed)
@@ -115,6 +126,17 @@ def test_preference_is_among_those_whose_means_cannot_be_told_apart():
     asked = ["confirm=3", "prefer=strongest_regularization"]
     confirmed = [*again(0, 1.0, 1.1, 1.2), *again(1, 1.9, 2.0, 2.1), *again(2, 1.01, 1.09, 1.21)]
     assert standing(*asked, confirmed=confirmed, settings=STRONGER).order[0].number == 2
+
+
+def test_means_are_compared_seed_by_seed_in_whatever_order_the_trainings_are():
+    """A study gives them by value. Seeds shift both trials alike here, and what is left of the difference is clear."""
+    asked = ["confirm=2", "prefer=strongest_regularization"]
+    confirmed = [*again(0, 1.0, 3.0, 2.0), *again(2, 1.2, 3.3, 2.25)]
+    crossed = [*again(0, 1.0, 3.0, 2.0), *again(2, 3.2, 1.3, 2.25)]
+    for trainings, first in ((confirmed, 0), (crossed, 2)):
+        by_value = sorted(trainings, key=lambda each: each.value)
+        found = standing(*asked, confirmed=by_value, completed=[COMPLETED[0], COMPLETED[2]], settings=STRONGER)
+        assert found.order[0].number == first
 
 
 def test_duplicate_stands_behind_the_trial_that_it_repeats():

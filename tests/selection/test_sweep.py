@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import os
 import re
 import shlex
@@ -537,7 +538,10 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert sorted((run.data.tags["confirms.trial"], run.data.params["seed"]) for run in again) == sorted(
         (str(trial.number), seed) for trial in (best, second) for seed in ("1", "2")
     )
-    assert sum("trial.number" in run.data.tags for run in children) == 3
+    tags = mlflow.get_experiment(parent.info.experiment_id).tags
+    view = json.loads(json.loads(tags[f"mlflow.sharedViewState.sweep-{parent.info.run_id}"])["state"])
+    listed = mlflow.search_runs([parent.info.experiment_id], view["searchFilter"], output_format="list")
+    assert sorted(run.data.tags["trial.number"] for run in listed) == ["0", "1", "2"]
     losses = {
         trial.number: [
             run.data.metrics["final_val_log_loss"]
@@ -551,13 +555,16 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert version.tags["trial.number"] == str(chosen)
     assert version.tags["trial.run_id"] == run_of(study.trials[chosen]).info.run_id
     noted = study.user_attrs["ranking"]
-    assert noted["champion"] == chosen
+    assert (noted["best"], noted["champion"]) == (best.number, chosen)
+    called = "Best" if chosen == best.number else "Champion"
+    assert f"**{called}: trial {chosen}, val_log_loss" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.metrics["test_log_loss"] == run_of(study.trials[chosen]).data.metrics["test_log_loss"]
     assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
         number: sorted(values) for number, values in losses.items()
     }
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
-    assert said.rstrip().endswith(f"model.dropout={study.trials[chosen].params['model.dropout']}")
+    assert f"model.dropout={study.trials[chosen].params['model.dropout']}\n" in said.partition("to run by itself:")[2]
     for run in again:
         of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
         assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from made_studies import made_sweep, made_trials
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from cnn_sweeps.selection.charts import draw_front, draw_history, draw_learning_curves, draw_timeline
@@ -51,6 +52,17 @@ def test_charts_are_those_of_the_trials_and_each_point_tells_its_trial(tmp_path)
 def test_report_of_as_many_trials_as_anyone_has_stays_below_6_mb(tmp_path):
     write_report(tmp_path, made_sweep(made_trials(5000, num_epochs=100)), COMMANDS, None, with_charts=True)
     assert (tmp_path / "report.html").stat().st_size < 5_000_000  # and 1 MB for the champion's own report
+
+
+def test_sweep_that_went_on_with_other_bounds_is_told_of_all_that_was_searched():
+    trials = made_trials(20)
+    for trial in trials[:10]:
+        trial.distributions = trial.distributions | {"model.dropout": FloatDistribution(0.0, 0.9)}
+    ranking = sorted((trial for trial in trials if trial.values), key=lambda trial: trial.values[0])
+    study = Study(trials, ranking, ["val_log_loss"], minimize=True)
+    importance = rank_importance(study)
+    assert next(iter(importance)) == "model.dropout"
+    assert describe_effects(study, importance)[0].searched == "0 to 0.9"
 
 
 def test_few_trials_are_not_said_to_tell_which_setting_matters(tmp_path):

@@ -124,6 +124,19 @@ def test_champion_stays_where_a_value_is_of_other_data_or_another_metric_however
     assert register((0.5, {}), (0.1, difference), minimize=True) == [(1, 0.5), (1, 0.5)]
 
 
+@pytest.mark.parametrize(
+    ("now", "champion"),
+    [
+        ({"sweep.run_id": "a", "chosen.by": "confirm=3"}, 2),
+        ({"sweep.run_id": "a"}, 1),  # of other settings, say, with which it goes on
+        ({"sweep.run_id": "b", "chosen.by": "confirm=3"}, 1),
+        ({"sweep.run_id": "a", "chosen.by": "confirm=3", "comparable.data": "def"}, 1),
+    ],
+)
+def test_what_a_sweep_has_chosen_by_more_than_its_value_takes_the_place_of_its_own_champion(register, now, champion):
+    assert register((0.5, {"sweep.run_id": "a"}), (0.7, now), minimize=True)[1][0] == champion
+
+
 def test_other_tags_do_not_make_models_incomparable_and_are_kept(register, client, request):
     assert register((0.5, {"study": "a"}), (0.7, {"study": "b"}), minimize=True) == [(1, 0.5), (1, 0.5)]
     tags = client.get_model_version(request.node.name, "2").tags

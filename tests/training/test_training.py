@@ -1,5 +1,6 @@
 """The epoch loop: what it stops at, keeps, weighs and repeats."""
 
+import random
 import sys
 from types import SimpleNamespace
 
@@ -177,6 +178,16 @@ def test_repeatable_kernels_are_asked_for_without_xla_alone_whatever_was_trained
     for xla in (False, True, False):
         prepare_process(compose(f"training.xla={xla}"))
         assert is_op_determinism_enabled() != xla
+
+
+def test_numbers_that_another_thread_draws_do_not_change_a_network():
+    """As Dask's does twice a second where trials run in its worker."""
+    values = []
+    for num_drawn in (0, 1):
+        prepare_process(compose())
+        random.sample(range(9), num_drawn)
+        values.append(keras.initializers.GlorotUniform()((3, 3)).numpy().tolist())
+    assert values[0] == values[1]
 
 
 def test_what_is_no_keras_model_is_refused():
