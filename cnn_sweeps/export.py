@@ -72,9 +72,11 @@ def export(arguments: Sequence[str]) -> None:
         kept = kept_model.load_kept_model(place)
     bad_files = BadFiles(links)
     images = (batch for _, batch in decoded_batches(files, kept.record.image_shape, bad_files))
+    print(f"writing {target} and comparing it with Keras, which takes some seconds", flush=True)
     difference, num_images = conversion.convert(kept, settings["format"], target, beside, images)
+    given = f" and {num_images:,} given" if files else ""
     print(
-        f"{target}: agrees with Keras on {conversion.NUM_RANDOM_IMAGES} random and {num_images:,} given images; "
+        f"{target}: agrees with Keras on {conversion.NUM_RANDOM_IMAGES} random{given} images; "
         f"the largest difference of a probability is {difference:.1e}"
     )
     class_names, threshold = kept.record.class_names, kept.record.decision_threshold

@@ -94,7 +94,7 @@ def shown_by(run_train, capsys, *arguments):
 
 
 def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
-    shown = shown_by(run_train, capsys, "--help")
+    shown = shown_by(run_train, capsys, "--multirun", "--help")
     assert "  model: cnn, pretrained, residual\n" in shown
     assert "  regularization: dropout, full, l2, none\n" in shown
     assert "  dropout: 0.5" in shown
@@ -108,6 +108,7 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
         (["modle=cnn"], "modle: no such setting (did you mean model?)"),
         (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, pretrained, residual"),
         (["--multirun", "hydra/sweeper=basic", "seed=1,2"], "hydra/sweeper: allowed: optuna"),
+        (["--multirun", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
         (["experiment=x"], "experiment=x: no such option; allowed: ablation, dogs_vs_cats"),
         (["training.epochs=0"], "training.epochs=0: should be greater than or equal to 1"),
         (["model=null"], "Config group override must be a string or a list"),

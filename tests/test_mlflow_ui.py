@@ -241,7 +241,7 @@ def test_report_among_the_artifacts_is_shown_with_its_charts(page, swept):
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("report.html", exact=True).click()
     report = page.frame_locator("iframe.mlflow-html-iframe")
-    expect(report.get_by_text("is the champion")).to_be_visible()
+    expect(report.get_by_text("is the chosen one")).to_be_visible()
     expect(report.locator(".js-plotly-plot")).to_have_count(report_charts(swept))
     keep_picture(page, "artifact")
 

@@ -157,9 +157,9 @@ def describe_test(metrics: Mapping[str, float]) -> str:
     texts = {
         "test_log_loss": "log loss {:.4f}",
         "test_accuracy": "accuracy {:.4f}",
-        "test_roc_auc": "roc auc {:.4f}",
-        "test_accuracy_at_half": "{:.4f} at 0.5",
+        "test_accuracy_at_half": "{:.4f} at a threshold of 0.5",
         "test_accuracy_of_commonest_class": "{:.4f} by naming the commonest class",
+        "test_roc_auc": "ROC AUC {:.4f}",
         "decision_threshold": "decision threshold {:g}",
     }
     return ", ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)

@@ -129,7 +129,8 @@ class Measured:
         """Give the most important metrics, and what accuracy is to be held against."""
         shown = self.estimates if with_intervals else self.values
         parts = [f"log loss {shown['log_loss']:.4f}", f"accuracy {shown['accuracy']:.3f}"]
-        parts += [f"{self.values['accuracy_at_half']:.3f} at 0.5"] if self.threshold is not None else []
+        if self.threshold not in (None, 0.5):
+            parts.append(f"{self.values['accuracy_at_half']:.3f} at a threshold of 0.5")
         return f"{', '.join(parts)}, {self.values['accuracy_of_commonest_class']:.3f} by naming the commonest class"
 
 
@@ -191,7 +192,7 @@ def measure_test(predict: Predict, dataset: ImageDataset, split: Split, threshol
 
 def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[str, float]:
     """Give how long the training went, and how large the network is."""
-    log.info("best epoch %d of %d; final weights:", progress.best_epoch, progress.epochs_done)
+    log.info("best epoch %d of %d, whose weights are kept:", progress.best_epoch, progress.epochs_done)
     return {
         "best_epoch": float(progress.best_epoch),
         "epochs": float(progress.epochs_done),

@@ -183,7 +183,8 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
             f"; {unknown} {'is' if unknown == 1 else 'are'} not compared, of which no values of these images are kept"
         )
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:
-        told += f"; another seed may change that (confirm={_SUGGESTED} tries {NUM_SEEDS})"
+        trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} others"
+        told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"
     if not uncertainty.luck:
         return [told]
     more = "more" if OBJECTIVES[config.objective[0]] == "minimize" else "less"

@@ -133,7 +133,7 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
         return [searched]
     best, is_single = swept.standing.order[0], len(swept.objectives) == 1
     values = ", ".join(f"{_words(n)} {v:.4g}" for n, v in zip(swept.objectives, best.values, strict=True))
-    found = f"Trial {best.number} is {'the champion' if is_single else 'the first on the Pareto front'}"
+    found = f"Trial {best.number} is {'the chosen one' if is_single else 'the first on the Pareto front'}"
     found += f": {values}, with {for_terminal(describe_params(best))}."
     is_measured = bool({"final_val_accuracy", "test_accuracy"} & swept.metrics.keys())
     expected = tell_expected(swept.metrics) if is_measured else []

@@ -44,6 +44,7 @@ VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") e
 """Which defaults Hydra is to use: before 1.4 it asks for that, from 1.4 on it advises against it."""
 
 _HELP_FLAGS = {"--help", "-h"}
+_SWEEP_FLAGS = {"--multirun", "-m"}
 _HELP = """\
 Train a CNN on a folder of images, with every setting composed by Hydra and every run recorded in MLflow.
 
@@ -73,7 +74,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
     exit_on_signals()
-    has_begun = bool({"--multirun", "-m"} & set(sys.argv))  # a sweep's tasks begin elsewhere
+    has_begun = bool(_SWEEP_FLAGS & set(sys.argv))  # a sweep's tasks begin elsewhere
 
     def tell(error: Exception) -> None:
         told = None if wants_traceback else _explain(error, has_begun=has_begun)
@@ -143,7 +144,7 @@ def _show_help(search_path: str) -> None:
     options = groupby(sorted({(file.parent.name, file.stem) for file in files}), key=itemgetter(0))
     groups = [f"  {group}: {', '.join(option for _, option in known)}" for group, known in options]
     print(_HELP.format(groups="\n".join(groups)))
-    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in _HELP_FLAGS), "--cfg", "job"]
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in _HELP_FLAGS | _SWEEP_FLAGS), "--cfg", "job"]
 
 
 def _explain(error: Exception, *, has_begun: bool) -> str | None:
@@ -161,8 +162,9 @@ def _explain(error: Exception, *, has_begun: bool) -> str | None:
         return f"there is not enough memory ({_in_one_line(error)[:_MOST_CHARACTERS]}); {_FIX_MEMORY}"
     if isinstance(error, OSError) and not has_begun:
         return f"{error.filename}: {error.strerror}; name a place that can be written with hydra.run.dir=PATH"
+    is_of_flags = str(error).startswith("Only one of --run, ")  # Hydra's word on --multirun with --cfg
     is_of_a_value = isinstance(error, (ValueError, yaml.YAMLError)) and not has_begun
-    return _in_one_line(error) if is_of_a_value else None
+    return _in_one_line(error) if is_of_flags or is_of_a_value else None
 
 
 def _explain_full_disk(error: OSError) -> str:

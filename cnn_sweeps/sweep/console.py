@@ -46,19 +46,19 @@ class Console:
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
 
     def show(self, study: SweepStudy, num_slots: int) -> None:
-        """Change the live line, at most twice a second: trials by state, the best one, the time left at this pace."""
+        """Change the live line, at most twice a second: trials by state, the time left at this pace, the best one."""
         if time.monotonic() - self._shown < _SHOW_EVERY_S:
             return
         self._shown, ledger = time.monotonic(), study.ledger
         counts, best = ledger.counts, ledger.best
         ended = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
         parts = [f"{ended}/{study.total} trials: {describe_counts(counts)}"]
-        if best is not None:
-            parts.append(f"best {_describe_values(best)} (#{best.number} {describe_params(best)})")
         if ledger.num_durations:
             num_left = study.total - ledger.num_started + counts["RUNNING"]
             left_s = round(num_left * ledger.total_duration_s / ledger.num_durations / max(1, num_slots))
             parts.append(f"about {left_s // 60}:{left_s % 60:02d} left")
+        if best is not None:  # last: a narrow terminal cuts it off
+            parts.append(f"best {_describe_values(best)} (trial {best.number} {describe_params(best)})")
         self._bar.set_description_str(for_terminal("; ".join(parts)))
 
     def keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
@@ -72,6 +72,7 @@ class Console:
 
     def report(self, study: SweepStudy, ranking: Sequence[Ranked]) -> None:
         """Say what came out, and leave it in `optimization_results.yaml`."""
+        self._bar.set_description_str("the trials have ended; finishing the sweep")
         is_single = len(self._plan.settings.direction) == 1
         self.say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
         if not ranking:

@@ -115,7 +115,8 @@ class Controller:
         study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
         few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
-        say(f"study {study.name} in {about['storage']}: {plan.total} trials of {about['search space']}{few}")
+        place = about["storage"].removeprefix(f"{Path.cwd()}/")
+        say(f"study {study.name} in {place}: {plan.total} trials of {about['search space']}{few}")
         plan.application.begin(study, about | {"command": command}, self._console.folder, say)
         study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:

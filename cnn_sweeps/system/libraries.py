@@ -3,9 +3,12 @@
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cnn_sweeps.system.output import open_lossy
 
 _ENVIRONMENT = {  # what the user has set stays
     "TF_CPP_MIN_LOG_LEVEL": "3",  # errors reach Python as exceptions anyway
@@ -17,6 +20,9 @@ _ENVIRONMENT = {  # what the user has set stays
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
     "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
 }
+_LOADING = "loading libraries, which takes some seconds"
+_messages = threading.Lock()
+_kept: list[int] = []  # of each block that is under way, where standard error led before it; the first is the real one
 _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
@@ -75,7 +81,7 @@ def slow_imports() -> Iterator[None]:
     is_collecting = gc.isenabled()
     gc.disable()
     try:
-        with native_messages_off():
+        with native_messages_off() as stderr, _saying(_LOADING, stderr):
             yield
     finally:
         gc.freeze()
@@ -84,14 +90,37 @@ def slow_imports() -> Iterator[None]:
 
 
 @contextmanager
-def native_messages_off() -> Iterator[None]:
-    """Keep off the terminal what TensorFlow's libraries write to it while loading, which no setting of theirs does."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+def _saying(text: str, file: int) -> Iterator[None]:
+    """Show a line while the block runs, if the open file of this number is a terminal."""
+    if not os.isatty(file):
+        yield
+        return
+    terminal = open_lossy(file)
+    print(f"\r{text}", end="", file=terminal, flush=True)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        print(f"\r{' ' * len(text)}\r", end="", file=terminal, flush=True)
+
+
+@contextmanager
+def native_messages_off() -> Iterator[int]:
+    """Keep off the terminal what TensorFlow's libraries write to it while loading, which no setting of theirs does.
+
+    Gives the number of the file that standard error is otherwise, which it is again when the last such block ends: a
+    sweep imports in one thread while it starts workers in another.
+    """
+    with _messages:
+        sys.stderr.flush()
+        _kept.append(os.dup(2))
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        stderr = _kept[0]
+    try:
+        yield stderr
+    finally:
+        with _messages:
+            before = _kept.pop()
+            if not _kept:
+                os.dup2(before, 2)
+            os.close(before)

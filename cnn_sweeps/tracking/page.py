@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 WINNER_NOTE = (
-    "The best trial, its epoch and, of two classes, its decision threshold were all chosen on the same validation "
-    "images: its value there is too good for new images. The test images chose nothing; they tell what to expect."
+    "The best value is too good for new images: its trial, its epoch and any decision threshold were chosen on the "
+    "same validation images. The test images chose nothing."
 )
 """Said once wherever a sweep's best value is shown."""
 INTERVAL = "interval/"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.system.files import written_whole
+from cnn_sweeps.system.libraries import native_messages_off
 from cnn_sweeps.tracking.models import RECORD_KEY
 from cnn_sweeps.use.kept_model import KeptModel
 
@@ -93,6 +94,8 @@ def _write_tflite(network: keras.Model, target: Path) -> None:
 def _load_tflite(path: Path) -> Run:
     with warnings.catch_warnings(action="ignore"):  # it will move to a package of its own, some day
         interpreter = tf.lite.Interpreter(str(path))
+    with native_messages_off():  # it tells by what it computes, when it first does
+        interpreter.allocate_tensors()
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

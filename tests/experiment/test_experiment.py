@@ -187,7 +187,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     low, high = (recorded[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
     assert line.endswith(
         f"accuracy {metrics['test_accuracy']:.3f} ({low:.3f} to {high:.3f}), "
-        f"{metrics['test_accuracy_at_half']:.3f} at 0.5, 0.800 by naming the commonest class"
+        f"{metrics['test_accuracy_at_half']:.3f} at a threshold of 0.5, 0.800 by naming the commonest class"
     )
     is_no_better = metrics["test_accuracy"] <= 0.8
     assert ("warning: the network is no better than naming the commonest class" in told) == is_no_better

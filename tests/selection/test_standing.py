@@ -54,7 +54,7 @@ def test_without_more_the_best_value_is_first_and_what_cannot_be_told_from_it_is
     apart, luck = describe_uncertainty(found, compose())
     assert apart == (
         "2 of 4 completed trials, marked ~, cannot be told from the best on these 60 validation images (95 %): 1, 2; "
-        "another seed may change that (confirm=3 tries 3)"
+        "another seed may change that (confirm=3 trains the best 3 with 3 others)"
     )
     assert luck.startswith("expect about 0.00")
     assert luck.endswith(" more than the best value on new images: it was chosen as the best of 4")
