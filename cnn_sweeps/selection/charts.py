@@ -68,7 +68,7 @@ def draw_learning_curves(study: Study) -> Chart | None:
     for trial in sorted(shown, key=lambda trial: trial.number in best):  # the best one above the others
         colour = _STATES.get(trial.state.name, GREY)
         other = Style(trial.state.name.lower(), colour, opacity=0.55)
-        style = Style("champion", RED, 3) if trial.number in best else other
+        style = Style("chosen trial", RED, 3) if trial.number in best else other
         epochs = sorted(trial.intermediate_values)
         losses = [trial.intermediate_values[epoch] for epoch in epochs]
         lines.append(Line(trial, epochs, losses, style))

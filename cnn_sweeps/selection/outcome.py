@@ -81,7 +81,7 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
     params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
     noted = _noted_ranking(attributes)
-    called = "Champion" if noted is not None and noted.best != noted.champion == best.number else "Best"
+    called = "Chosen" if noted is not None and noted.best != noted.champion == best.number else "Best"
     lines = [f"**{called}: trial {best.number}, {objectives[0]} {best.values[0]:.4g}**{params}"]
     if tested := _tested(best, attributes):
         lines.append(f"**Test images**: {_describe_tested(tested)}")

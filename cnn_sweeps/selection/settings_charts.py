@@ -100,7 +100,7 @@ def _style_of(rank: int, num_trials: int, study: Study) -> Style:
     if len(study.objectives) > 1 and rank < study.num_best:
         return Style("Pareto front", RED, 2)
     if len(study.objectives) == 1 and rank == 0:
-        return Style("champion", RED, 3)
+        return Style("chosen trial", RED, 3)
     is_good = len(study.objectives) == 1 and rank < num_trials // 4
     return Style("best quarter", BLUE) if is_good else Style("others", GREY, opacity=0.5)
 

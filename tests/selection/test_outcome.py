@@ -27,7 +27,7 @@ def test_page_names_the_champion_and_says_why_though_another_value_is_the_best()
     attributes = {"ranking": NOTED, "tested.1": {"test_accuracy": 0.9}, "registered": 1, "registered.as": "x version 1"}
     champion = find_champion(TRIALS[0], TRIALS, attributes)
     assert describe_outcome(champion, ["val_log_loss"], attributes).split("  \n") == [
-        "**Champion: trial 1, val_log_loss 0.5**",
+        "**Chosen: trial 1, val_log_loss 0.5**",
         "**Test images**: accuracy 0.900",
         "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 2 completed trials cannot be told "
         "from trial 0, whose value is the best",

@@ -557,7 +557,7 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert version.tags["trial.run_id"] == run_of(study.trials[chosen]).info.run_id
     noted = study.user_attrs["ranking"]
     assert (noted["best"], noted["champion"]) == (best.number, chosen)
-    called = "Best" if chosen == best.number else "Champion"
+    called = "Best" if chosen == best.number else "Chosen"
     assert f"**{called}: trial {chosen}, val_log_loss" in parent.data.tags["mlflow.note.content"]
     assert parent.data.metrics["test_log_loss"] == run_of(study.trials[chosen]).data.metrics["test_log_loss"]
     assert {int(number): sorted(values) for number, values in noted["again"].items()} == {
