@@ -1,7 +1,6 @@
 """The networks of `keras.applications` without their top: networks that have seen other images before."""
 
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from keras.src.random import seed_generator
 
 from cnn_sweeps.errors import ModelError
 from cnn_sweeps.models.layers import Features
@@ -47,6 +47,7 @@ def load_backbone(
     if weights is None:
         return _build(name, alpha, None, input_shape)
     weights = weights if weights == _IMAGENET else os.path.expanduser(weights)  # noqa: PTH111  any text
+    random = seed_generator.python_random  # of which Keras draws the seeds of layers
     states = random.getstate(), np.random.get_state()
     try:
         if not is_frozen:

@@ -54,7 +54,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     run = last_run()
     client = mlflow.MlflowClient()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("filters=[4] dense_units=[4] regularization=full l2=0.01 epochs=2 ")
+    assert run.info.run_name.startswith("filters=[4] dense_units=[4] l2=0.01 epochs=2 ")
 
     assert run.data.params["model.l2"] == "0.01"
     assert run.data.params["training.early_stopping.patience"] == "8"

@@ -214,7 +214,7 @@ def test_configuration_in_a_trials_folder_names_only_what_the_sweeps_own_does(st
         keep_config(tmp_path, tree)
         with pytest.raises(ConfigError, match=told):
             load_kept(TrialFolder(str(tmp_path), 3, "none", trusted))
-    with pytest.raises(ConfigError, match=r"has \$\{oc.env:MY_EXPERIMENT\}"):
+    with pytest.raises(ConfigError, match=r"refers to \$\{oc.env:MY_EXPERIMENT\}"):
         keep_config(tmp_path, own)
         load_kept(TrialFolder(str(tmp_path), 3, "none", Trusted()))
 

@@ -115,8 +115,9 @@ def test_page_of_a_sweep_begins_with_the_best_trial_its_test_and_its_model_and_t
     lines = swept.parent.data.tags["mlflow.note.content"].splitlines()
     assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `dropout=")
     assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[1])
-    assert lines[2].startswith("**Model**: `registered as plain sweep-synthetic version 1, alias champion`")
-    assert lines[3].endswith(f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)")
+    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials cannot be told from trial ", lines[2])
+    assert lines[3].startswith("**Model**: `registered as plain sweep-synthetic version 1, alias champion`")
+    assert lines[4].endswith(f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)")
 
 
 def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_reached(swept):
@@ -231,7 +232,7 @@ def test_best_trials_model_is_the_champion_with_its_lineage_and_predicts_what_wa
 
 def test_best_value_is_told_with_what_has_chosen_it_and_the_commands_come_last(swept):
     said = sweep_log(swept.folder)
-    note = "were all chosen on the same validation images"
+    note = "were chosen on the same validation images"
     assert said.count(note) == 1
     assert swept.parent.data.tags["mlflow.note.content"].count(note) == 1
     order = ["Ranking, 4 of 4", note, "on the test images, once", "alias champion", "The best configuration"]
