@@ -187,6 +187,5 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
         told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"
     if not uncertainty.luck:
         return [told]
-    more = "more" if OBJECTIVES[config.objective[0]] == "minimize" else "less"
-    luck = f"expect about {uncertainty.luck:.2g} {more} than the best value on new images"
-    return [told, f"{luck}: it was chosen as the best of {num_trials}"]
+    luck = f"about {uncertainty.luck:.2g} of the best value is luck: it was chosen as the best of {num_trials}"
+    return [told, luck]
