@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.database.address import find_existing_store
 
 _HELP = """\
 Show what differs between two runs or trials that MLflow has recorded: settings, data, metrics; and tell whether one is

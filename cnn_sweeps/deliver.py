@@ -12,10 +12,10 @@ from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store, is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.position import num_waiting, store_of_record
-from cnn_sweeps.tracking.record import close_if_died, find_records, refuse_outboxes
+from cnn_sweeps.tracking.database.address import find_existing_store, is_recorded_as, user_uri
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.position import num_waiting, store_of_record
+from cnn_sweeps.tracking.record.record import close_if_died, find_records, refuse_outboxes
 
 _HELP = """\
 Bring to the tracking store what it did not get of runs since it was away: metrics with their times, tags, files, models

@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cnn_sweeps.errors import CommandError
-from cnn_sweeps.tracking.address import is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.position import read_position, store_of_record
-from cnn_sweeps.tracking.record import FOLDER_TO
+from cnn_sweeps.tracking.database.address import is_recorded_as, user_uri
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.position import read_position, store_of_record
+from cnn_sweeps.tracking.record.record import FOLDER_TO
 from cnn_sweeps.use.output import Prediction
 from cnn_sweeps.use.place import kept_by
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.database.address import find_existing_store
 
 DEFAULT_TOLERANCE = 1e-3
 """Largest relative difference that still counts as agreement: of rounding that training has not amplified.

@@ -23,9 +23,9 @@ from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import open_patient_storage
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.files import LogFile, disk_errors, replace_whole
-from cnn_sweeps.tracking.entry import read_record
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.position import num_waiting
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.position import num_waiting
 from cnn_sweeps.training.checkpoint import RunLeft, claim_checkpoint
 from cnn_sweeps.training.progress import TrainingProgress
 

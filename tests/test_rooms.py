@@ -17,7 +17,10 @@ ROOMS = [
 ]
 COMMANDS = ["train", "predict", "export", "reproduce", "compare", "deliver", "notebook"]
 FAST = ["text", "errors", "system", "settings", "sweep"]  # and the commands, until they start work, and of other rooms:
-FAST_MODULES = [f"cnn_sweeps.tracking.{name}" for name in ("address", "entry", "record", "position", "page")]
+FAST_MODULES = [
+    f"cnn_sweeps.tracking.{name}"
+    for name in ("database.address", "record.entry", "record.record", "record.position", "page")
+]
 SLOW = {"tensorflow", "keras", "mlflow", "sklearn", "matplotlib", "pandas", "scipy"}
 PACKAGE = Path(cnn_sweeps.__file__).parent
 _REFERENCE = re.compile(r"cnn_sweeps(?:\.[a-z_]+)+:[a-z_]\w*")  # "module:function"

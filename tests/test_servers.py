@@ -37,7 +37,7 @@ from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
 from cnn_sweeps.sweep.study.storage import open_storage
-from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.database.address import find_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -15,7 +15,7 @@ from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store, user_uri
+from cnn_sweeps.tracking.database.address import find_existing_store, user_uri
 
 _HELP = """\
 Find what killed processes have left of a sweep: where Optuna, the records on disk and MLflow disagree; and whether

@@ -19,10 +19,16 @@ from cnn_sweeps.sweep.study.journal import broken_lines, cut_unfinished_end, tak
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes
 from cnn_sweeps.sweep.study.view import StudySnapshot, read_study, reopen_study
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import absolute_uri, database_file, find_existing_store, is_recorded_as, user_uri
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.moved import bring_along, find_move
-from cnn_sweeps.tracking.record import find_records
+from cnn_sweeps.tracking.database.address import (
+    absolute_uri,
+    database_file,
+    find_existing_store,
+    is_recorded_as,
+    user_uri,
+)
+from cnn_sweeps.tracking.database.moved import bring_along, find_move
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.record import find_records
 from cnn_sweeps.training.checkpoint import FOLDER, remove_checkpoint
 
 __all__ = ["FOLDER", "Place", "find_disagreements", "made"]

@@ -10,8 +10,8 @@ from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
-from cnn_sweeps.tracking.entry import WEIGHTS_TAG, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
+from cnn_sweeps.tracking.record.entry import WEIGHTS_TAG, read_record
 from cnn_sweeps.training import loop
 from cnn_sweeps.training.inputs import Inputs
 from cnn_sweeps.training.network import Network

@@ -18,12 +18,12 @@ from cnn_sweeps.evaluation import texts
 from cnn_sweeps.experiment.parts import RESULTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.experiment.written import write_whole
-from cnn_sweeps.tracking.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Moved, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_data, describe_run
-from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
-from cnn_sweeps.tracking.record import Record, short_path
+from cnn_sweeps.tracking.record.entry import NOTE_TAG, RECORD_FILE, STATE_TAG, Moved, read_record
+from cnn_sweeps.tracking.record.process import run_tags
+from cnn_sweeps.tracking.record.record import Record, short_path
 from cnn_sweeps.training.checkpoint import (
     Checkpoint,
     RunLeft,

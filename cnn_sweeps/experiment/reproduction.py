@@ -18,10 +18,10 @@ from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import FOLDER, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
 from cnn_sweeps.system.libraries import count_threads, thread_settings
-from cnn_sweeps.tracking.entry import REPRODUCES_TAG, WEIGHTS_TAG, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.process import THREADS_TAG, describe_process
 from cnn_sweeps.tracking.reading import RecordedRun, RecordedTraining, measured_in, read_recorded_run
+from cnn_sweeps.tracking.record.entry import REPRODUCES_TAG, WEIGHTS_TAG, read_record
+from cnn_sweeps.tracking.record.process import THREADS_TAG, describe_process
 from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)

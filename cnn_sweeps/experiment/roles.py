@@ -22,8 +22,8 @@ from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
-from cnn_sweeps.tracking.address import describe_new_database, find_store
-from cnn_sweeps.tracking.record import short_path
+from cnn_sweeps.tracking.database.address import describe_new_database, find_store
+from cnn_sweeps.tracking.record.record import short_path
 from cnn_sweeps.tracking.views import link_to_all_runs
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
 from cnn_sweeps.tracking import models
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.training.network import Network
 from cnn_sweeps.training.progress import TrainingProgress
 

@@ -39,9 +39,9 @@ from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.job_trial import JobTrial, current_trial
 from cnn_sweeps.sweep.study.ledger import retry_of
 from cnn_sweeps.text.commands import command_to_repeat, short_overrides
-from cnn_sweeps.tracking.address import store_of
-from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, STATE_TAG
+from cnn_sweeps.tracking.database.address import store_of
 from cnn_sweeps.tracking.page import describe_data
+from cnn_sweeps.tracking.record.entry import CONFIRMS_TAG, PARENT_TAG, STATE_TAG
 from cnn_sweeps.tracking.views import link_to_view
 from cnn_sweeps.training.progress import TrainingProgress
 

@@ -14,9 +14,9 @@ from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.system.files import told_in
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.address import store_of
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.record import Record, short_path
+from cnn_sweeps.tracking.database.address import store_of
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.record import Record, short_path
 from cnn_sweeps.tracking.usage import command_to_look, commands_of_record
 from cnn_sweeps.training.progress import TrainingProgress
 

@@ -20,7 +20,9 @@ from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_a
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
-from cnn_sweeps.tracking.entry import (
+from cnn_sweeps.tracking.page import tags_of
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record.entry import (
     NOTE_TAG,
     PARENT_TAG,
     RECORD_FILE,
@@ -30,10 +32,8 @@ from cnn_sweeps.tracking.entry import (
     Status,
     read_record,
 )
-from cnn_sweeps.tracking.page import tags_of
-from cnn_sweeps.tracking.position import num_waiting, read_position
-from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record, find_records
+from cnn_sweeps.tracking.record.position import num_waiting, read_position
+from cnn_sweeps.tracking.record.record import Record, find_records
 from cnn_sweeps.training.checkpoint import left_checkpoints
 
 REPORT = "report"  # folder, below a sweep's, of what is drawn and written of it

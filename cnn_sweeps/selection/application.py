@@ -38,15 +38,15 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.address import describe_new_database, is_recorded_as, uri_seen_from
-from cnn_sweeps.tracking.entry import read_record
+from cnn_sweeps.tracking.database.address import describe_new_database, is_recorded_as, uri_seen_from
 from cnn_sweeps.tracking.page import WINNER_NOTE
+from cnn_sweeps.tracking.record.entry import read_record
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
 if TYPE_CHECKING:
     from cnn_sweeps.selection.agreement import Sweep
     from cnn_sweeps.selection.sweep_run import SweepRun
-    from cnn_sweeps.tracking.entry import Status
+    from cnn_sweeps.tracking.record.entry import Status
 
 
 def _call_by_name(function: str, *arguments: Any) -> Any:

@@ -20,7 +20,7 @@ from cnn_sweeps.settings.targets import targets_in_folder
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.study.address import is_only_here
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_store
+from cnn_sweeps.tracking.database.address import find_store
 
 
 class CheckedApplication(SweepApplication):

@@ -31,13 +31,13 @@ from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_k
 from cnn_sweeps.settings.schema import OBJECTIVES, ReportConfig, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.tracking import models
-from cnn_sweeps.tracking.address import find_existing_store, store_of
-from cnn_sweeps.tracking.entry import Recorded
+from cnn_sweeps.tracking.database.address import find_existing_store, store_of
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_data
-from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import Recorded
+from cnn_sweeps.tracking.record.process import run_tags
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.training.inputs import Inputs
 from cnn_sweeps.training.progress import TrainingProgress
 

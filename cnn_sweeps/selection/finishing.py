@@ -40,9 +40,9 @@ from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import store_of
-from cnn_sweeps.tracking.entry import PARENT_TAG
-from cnn_sweeps.tracking.record import short_path
+from cnn_sweeps.tracking.database.address import store_of
+from cnn_sweeps.tracking.record.entry import PARENT_TAG
+from cnn_sweeps.tracking.record.record import short_path
 from cnn_sweeps.tracking.usage import command_to_look, commands_of_record
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.study.ledger import final_of
 from cnn_sweeps.text.commands import short_overrides
 from cnn_sweeps.text.names import for_markdown
-from cnn_sweeps.tracking.entry import Data
+from cnn_sweeps.tracking.record.entry import Data
 
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",

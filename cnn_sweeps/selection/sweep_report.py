@@ -17,10 +17,10 @@ from plotly.offline import get_plotlyjs
 from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
 from cnn_sweeps.evaluation.sentences import tell_expected
 from cnn_sweeps.selection.ablation import PICTURE, Ablation
-from cnn_sweeps.selection.charts import draw_course
-from cnn_sweeps.selection.drawn_study import Study, some, tell_trials
-from cnn_sweeps.selection.effects import Effect, describe_effects
-from cnn_sweeps.selection.settings_charts import draw_settings, rank_importance
+from cnn_sweeps.selection.charts.course import draw_course
+from cnn_sweeps.selection.charts.drawn_study import Study, some, tell_trials
+from cnn_sweeps.selection.charts.effects import Effect, describe_effects
+from cnn_sweeps.selection.charts.settings import draw_settings, rank_importance
 from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.console import describe_counts, describe_params

@@ -27,13 +27,13 @@ from cnn_sweeps.sweep.study.ledger import final_of, trial_tags
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, Status, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_sweep
-from cnn_sweeps.tracking.position import read_position
-from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID, project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import NOTE_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, Status, read_record
+from cnn_sweeps.tracking.record.position import read_position
+from cnn_sweeps.tracking.record.process import run_tags
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.store import store_errors, use_store
 from cnn_sweeps.tracking.usage import describe_page
 from cnn_sweeps.tracking.views import describe_view, link_to_view, view_tags

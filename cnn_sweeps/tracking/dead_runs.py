@@ -13,12 +13,12 @@ from mlflow.entities import Run, RunTag
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import owner_state
-from cnn_sweeps.tracking.address import is_recorded_as, uri_seen_from, user_uri
-from cnn_sweeps.tracking.entry import FOLDER_TAG, RECORD_TAG, Status, read_record
+from cnn_sweeps.tracking.database.address import is_recorded_as, uri_seen_from, user_uri
 from cnn_sweeps.tracking.page import tags_of
-from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import close_if_died, find_records
+from cnn_sweeps.tracking.record.entry import FOLDER_TAG, RECORD_TAG, Status, read_record
+from cnn_sweeps.tracking.record.position import num_waiting
+from cnn_sweeps.tracking.record.record import close_if_died, find_records
 from cnn_sweeps.tracking.store import store_errors, use_store
 
 log = logging.getLogger(__name__)

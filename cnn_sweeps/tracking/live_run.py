@@ -12,12 +12,12 @@ from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, Use
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.system.patience import Backoff
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import find_existing_store
+from cnn_sweeps.tracking.database.address import find_existing_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import STATE_TAG, Status, read_record
-from cnn_sweeps.tracking.position import Position, read_position
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import STATE_TAG, Status, read_record
+from cnn_sweeps.tracking.record.position import Position, read_position
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.usage import command_to_predict, describe_page
 from cnn_sweeps.tracking.views import TRAINING
 

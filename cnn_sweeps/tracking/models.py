@@ -26,7 +26,8 @@ from pydantic.dataclasses import dataclass
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.names import block_for_markdown
-from cnn_sweeps.tracking.entry import (
+from cnn_sweeps.tracking.page import INTERVAL
+from cnn_sweeps.tracking.record.entry import (
     EXAMPLE_FILE,
     MODEL_FILE,
     MODEL_FOLDER,
@@ -37,8 +38,7 @@ from cnn_sweeps.tracking.entry import (
     Model,
     read_entries,
 )
-from cnn_sweeps.tracking.page import INTERVAL
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.store import is_unknown, store_errors
 from cnn_sweeps.tracking.usage import command_to_predict
 

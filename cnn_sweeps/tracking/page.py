@@ -11,7 +11,7 @@ from cnn_sweeps.system.libraries import current_thread_settings
 from cnn_sweeps.text.commands import one_word_a_line
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import Data
+from cnn_sweeps.tracking.record.entry import Data
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.system.plain_files import NotPlainError, copy_plain_files, opened_folder
-from cnn_sweeps.tracking import entry as entries
-from cnn_sweeps.tracking.entry import Entry, SenselessError, read_entries, senseless
 from cnn_sweeps.tracking.models import measured_by, send_model
 from cnn_sweeps.tracking.page import INTERVAL, hidden, schema_and_profile
-from cnn_sweeps.tracking.position import Position, keep_position, read_position
-from cnn_sweeps.tracking.record import locked
+from cnn_sweeps.tracking.record import entry as entries
+from cnn_sweeps.tracking.record.entry import Entry, SenselessError, read_entries, senseless
+from cnn_sweeps.tracking.record.position import Position, keep_position, read_position
+from cnn_sweeps.tracking.record.record import locked
 from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors, use_store
 
 log = logging.getLogger(__name__)

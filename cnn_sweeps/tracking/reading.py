@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.evaluation.per_image import PerImage, average, parse_csv
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.entry import CONFIRMS_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
 from cnn_sweeps.tracking.page import tags_of
+from cnn_sweeps.tracking.record.entry import CONFIRMS_TAG, PARENT_TAG, RECORD_FILE, STATE_TAG, read_record
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}

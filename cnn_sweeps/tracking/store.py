@@ -21,7 +21,7 @@ from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.databases import describe_database_error, is_unavailable
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import SQLITE, database_file, is_hidden_by_old_store
+from cnn_sweeps.tracking.database.address import SQLITE, database_file, is_hidden_by_old_store
 from cnn_sweeps.tracking.views import ALL_RUNS_TAG, all_runs_text
 
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.

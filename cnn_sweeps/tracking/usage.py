@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.address import DEFAULT, is_hidden_by_old_store
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.position import read_position
+from cnn_sweeps.tracking.database.address import DEFAULT, is_hidden_by_old_store
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.position import read_position
 
 
 def command_to_predict(model: str, uri: str) -> Command:

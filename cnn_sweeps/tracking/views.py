@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.tracking.entry import CONFIRMS_TAG
+from cnn_sweeps.tracking.record.entry import CONFIRMS_TAG
 
 _TAG = "mlflow.sharedViewState."
 _OURS = "sweep-"

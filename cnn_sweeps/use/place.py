@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.tracking.address import find_existing_store
-from cnn_sweeps.tracking.entry import Model, read_entries, read_record
-from cnn_sweeps.tracking.position import read_position, store_of_record
+from cnn_sweeps.tracking.database.address import find_existing_store
+from cnn_sweeps.tracking.record.entry import Model, read_entries, read_record
+from cnn_sweeps.tracking.record.position import read_position, store_of_record
 
 MODEL_FORMS = "an alias (champion), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, or a model's folder"
 ADDRESSES = ("models:/", "runs:/")

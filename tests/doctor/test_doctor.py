@@ -24,10 +24,10 @@ from cnn_sweeps.sweep.study.definition import settings_id_of
 from cnn_sweeps.sweep.study.storage import open_storage
 from cnn_sweeps.sweep.study.view import StudySnapshot
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.entry import RECORD_FILE, read_record
-from cnn_sweeps.tracking.position import num_waiting
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record, find_records
+from cnn_sweeps.tracking.record.entry import RECORD_FILE, read_record
+from cnn_sweeps.tracking.record.position import num_waiting
+from cnn_sweeps.tracking.record.record import Record, find_records
 from cnn_sweeps.training.checkpoint import Checkpoint, RunLeft
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

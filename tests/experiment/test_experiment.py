@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
-from cnn_sweeps.tracking.entry import read_record
+from cnn_sweeps.tracking.record.entry import read_record
 
 PROJECT = Path(__file__).parents[2]
 METRICS = {

@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, TINY_CNN
 from tiny_sweeps import command_in, raised_in_epoch, write_dark_and_light_photos
 
-from cnn_sweeps.tracking.record import find_records
+from cnn_sweeps.tracking.record.record import find_records
 from cnn_sweeps.training import loop
 
 # Some short epochs, so that a signal always comes in the middle.

@@ -8,8 +8,8 @@ from cnn_sweeps.experiment import recording
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trial import TrialRole
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.record import Record
 
 
 class Run:

@@ -10,7 +10,7 @@ import pytest
 
 import cnn_sweeps
 from cnn_sweeps.system.libraries import keep_git_from_helpers
-from cnn_sweeps.tracking import process
+from cnn_sweeps.tracking.record import process
 
 PACKAGE = Path(cnn_sweeps.__file__).parent
 OUR_OWN = (PACKAGE.parent / ".git").exists()
@@ -41,7 +41,10 @@ def trap(tmp_path):
 def test_run_of_an_installed_package_asks_no_repository_around_it_or_around_the_working_folder(trap):
     folder, evidence = trap
     shutil.copytree(PACKAGE, folder / ".venv/cnn_sweeps", ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from cnn_sweeps.tracking.process import describe_process as d; print(sorted(d()), d.__code__.co_filename)"
+    code = (
+        "from cnn_sweeps.tracking.record.process import describe_process as describe\n"
+        "print(sorted(describe()), describe.__code__.co_filename)"
+    )
     environment = os.environ | {"PYTHONPATH": str(folder / ".venv")}
     told = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True, text=True

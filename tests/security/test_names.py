@@ -36,7 +36,7 @@ from cnn_sweeps.sweep.console import Console
 from cnn_sweeps.text.names import OnlyPrintable, block_for_markdown, for_csv, for_markdown, for_picture, for_terminal
 from cnn_sweeps.tracking.models import ModelFacts
 from cnn_sweeps.tracking.page import describe_run
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.use.output import csv_table, summarize, terminal_table
 from cnn_sweeps.use.prediction import Prediction
 

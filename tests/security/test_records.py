@@ -32,11 +32,11 @@ from cnn_sweeps.system.libraries import count_threads
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import owner_state, owner_tags
 from cnn_sweeps.tracking import projection
-from cnn_sweeps.tracking.entry import RECORD_FILE
 from cnn_sweeps.tracking.models import _objective_value
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.reading import read_recorded_run
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import RECORD_FILE
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.store import check_place_of_files
 from cnn_sweeps.tracking.views import view_tags
 

@@ -15,9 +15,9 @@ from cnn_sweeps.settings.config import name_variables
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
-from cnn_sweeps.tracking.process import run_tags
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.process import run_tags
+from cnn_sweeps.tracking.record.record import Record
 
 SECRET = "tell-nobody"
 

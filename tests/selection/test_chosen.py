@@ -19,8 +19,8 @@ from cnn_sweeps.selection.finishing import Finishing
 from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.schema import ReportConfig
 from cnn_sweeps.settings.stored_config import Trusted
-from cnn_sweeps.tracking.entry import read_record
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.training.progress import TrainingProgress
 
 

@@ -52,8 +52,8 @@ from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
-from cnn_sweeps.tracking.entry import read_entries, read_record
 from cnn_sweeps.tracking.page import tags_of
+from cnn_sweeps.tracking.record.entry import read_entries, read_record
 from cnn_sweeps.tracking.views import describe_all_runs, describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

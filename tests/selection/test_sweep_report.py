@@ -8,10 +8,10 @@ from made_studies import made_sweep, made_trials
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from cnn_sweeps.selection.charts import draw_front, draw_history, draw_learning_curves, draw_timeline
-from cnn_sweeps.selection.drawn_study import Study, tell_trials
-from cnn_sweeps.selection.effects import describe_effects
-from cnn_sweeps.selection.settings_charts import draw_parallel, draw_slices, rank_importance
+from cnn_sweeps.selection.charts.course import draw_front, draw_history, draw_learning_curves, draw_timeline
+from cnn_sweeps.selection.charts.drawn_study import Study, tell_trials
+from cnn_sweeps.selection.charts.effects import describe_effects
+from cnn_sweeps.selection.charts.settings import draw_parallel, draw_slices, rank_importance
 from cnn_sweeps.selection.sweep_report import write_report
 from cnn_sweeps.text.commands import Command
 

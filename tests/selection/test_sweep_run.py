@@ -20,9 +20,9 @@ from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, name_
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.entry import NOTE_TAG, PARENT_TAG, read_record
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import NOTE_TAG, PARENT_TAG, read_record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.views import describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

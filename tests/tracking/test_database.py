@@ -17,11 +17,11 @@ from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import MovedError, TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
-from cnn_sweeps.tracking import upgrade
-from cnn_sweeps.tracking.address import find_existing_store, find_store
-from cnn_sweeps.tracking.database import check_store
+from cnn_sweeps.tracking.database import upgrade
+from cnn_sweeps.tracking.database.address import find_existing_store, find_store
+from cnn_sweeps.tracking.database.inspection import check_store
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -16,10 +16,10 @@ from cnn_sweeps.deliver import deliver
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.system import patience
-from cnn_sweeps.tracking.address import is_recorded_as
+from cnn_sweeps.tracking.database.address import is_recorded_as
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.position import num_waiting
-from cnn_sweeps.tracking.record import find_records
+from cnn_sweeps.tracking.record.position import num_waiting
+from cnn_sweeps.tracking.record.record import find_records
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

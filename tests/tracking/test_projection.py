@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from cnn_sweeps.tracking import models, projection
-from cnn_sweeps.tracking.entry import (
+from cnn_sweeps.tracking.projection import project
+from cnn_sweeps.tracking.record.entry import (
     EXAMPLE_FILE,
     MODEL_FILE,
     MODEL_FOLDER,
@@ -26,9 +27,8 @@ from cnn_sweeps.tracking.entry import (
     Model,
     Moved,
 )
-from cnn_sweeps.tracking.position import num_waiting, read_position
-from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.position import num_waiting, read_position
+from cnn_sweeps.tracking.record.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 METADATA = {"cnn_sweeps": {"class_names": ["a", "b"]}}

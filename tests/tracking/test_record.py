@@ -9,11 +9,11 @@ import pytest
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking import record
-from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_record
-from cnn_sweeps.tracking.position import keep_position, num_waiting, read_position, store_of_record
-from cnn_sweeps.tracking.record import FOLDER_TO, Record, close_if_died, find_records
+from cnn_sweeps.tracking.database.address import uri_seen_from
+from cnn_sweeps.tracking.record import record
+from cnn_sweeps.tracking.record.entry import POSITION_FILE, RECORD_FILE, Data, SenselessError, read_entries, read_record
+from cnn_sweeps.tracking.record.position import keep_position, num_waiting, read_position, store_of_record
+from cnn_sweeps.tracking.record.record import FOLDER_TO, Record, close_if_died, find_records
 
 
 def begun(folder, **tags):

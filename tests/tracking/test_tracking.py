@@ -16,13 +16,13 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.system.owners import owner_tags
-from cnn_sweeps.tracking.address import find_store, is_hidden_by_old_store
+from cnn_sweeps.tracking.database.address import find_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
-from cnn_sweeps.tracking.entry import PARENT_TAG, RECORD_FILE, read_record
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.models import register_champion
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.entry import PARENT_TAG, RECORD_FILE, read_record
+from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.store import connected, store_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

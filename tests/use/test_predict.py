@@ -19,7 +19,7 @@ from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
 from cnn_sweeps.tracking.models import ModelFacts, find_model, log_model
 from cnn_sweeps.tracking.projection import project
-from cnn_sweeps.tracking.record import Record
+from cnn_sweeps.tracking.record.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

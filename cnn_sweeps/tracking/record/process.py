@@ -14,13 +14,14 @@ from pathlib import Path
 
 from mlflow.tracking.context.registry import resolve_tags
 
+import cnn_sweeps
 from cnn_sweeps.system.libraries import count_threads
 from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.text.passwords import hide_passwords_of_word
 
 THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
-_CHECKOUT = Path(__file__).parents[2]
+_CHECKOUT = Path(cnn_sweeps.__file__).parents[1]
 """Where the project's own `.git` is if this code runs from a checkout."""
 
 

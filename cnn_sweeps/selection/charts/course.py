@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_sweeps.selection.drawn_study import (
+from cnn_sweeps.selection.charts.drawn_study import (
     BLACK,
     BLUE,
     GREY,

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
-from cnn_sweeps.selection.drawn_study import (
+from cnn_sweeps.selection.charts.drawn_study import (
     BLUE,
     FEWEST_TRIALS,
     GREY,

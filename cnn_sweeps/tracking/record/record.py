@@ -17,10 +17,18 @@ from cnn_sweeps.system.files import append_whole, disk_errors
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking import entry as entries
-from cnn_sweeps.tracking.address import uri_seen_from
-from cnn_sweeps.tracking.entry import NOTE_TAG, POSITION_FILE, RECORD_FILE, Recorded, Status, read_record, senseless
-from cnn_sweeps.tracking.position import keep_position, read_position, store_of_record
+from cnn_sweeps.tracking.database.address import uri_seen_from
+from cnn_sweeps.tracking.record import entry as entries
+from cnn_sweeps.tracking.record.entry import (
+    NOTE_TAG,
+    POSITION_FILE,
+    RECORD_FILE,
+    Recorded,
+    Status,
+    read_record,
+    senseless,
+)
+from cnn_sweeps.tracking.record.position import keep_position, read_position, store_of_record
 
 FOLDER_TO = "CNN_SWEEPS_FOLDER_TO"
 """An environment variable: a file that is to hold the folder of the first record that a process writes.

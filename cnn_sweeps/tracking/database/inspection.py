@@ -16,7 +16,7 @@ from cnn_sweeps.errors import MovedError, TrackingError, TrackingOutageError
 from cnn_sweeps.system.databases import is_unavailable, opened_database
 from cnn_sweeps.system.files import why_not_writable
 from cnn_sweeps.text.passwords import hide_passwords
-from cnn_sweeps.tracking.moved import find_move, local_path
+from cnn_sweeps.tracking.database.moved import find_move, local_path
 
 _REVISION = re.compile(r"""^(down_)?revision\b.*?=(.*)$""", re.MULTILINE)
 _QUOTED = re.compile(r"""["'](\w+)["']""")
@@ -77,7 +77,7 @@ def _check_revision(connection: Connection, uri: str, file: Path | None) -> None
             f"`mlflow db upgrade {shlex.quote(hide_passwords(uri))}` brings it up to date, or name another"
         )
     connection.rollback()  # else it would hold the file
-    from cnn_sweeps.tracking.upgrade import upgrade  # and MLflow, which is slow
+    from cnn_sweeps.tracking.database.upgrade import upgrade  # and MLflow, which is slow
 
     upgrade(file, newest)
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from cnn_sweeps.system.files import disk_errors, replace_whole
 from cnn_sweeps.system.plain_files import NotPlainError, opened_folder, read_plain_file
-from cnn_sweeps.tracking.address import absolute_uri, is_recorded_as, uri_seen_from
-from cnn_sweeps.tracking.entry import POSITION_FILE, Begin, RecordId, RunId, Uri, read_entries
+from cnn_sweeps.tracking.database.address import absolute_uri, is_recorded_as, uri_seen_from
+from cnn_sweeps.tracking.record.entry import POSITION_FILE, Begin, RecordId, RunId, Uri, read_entries
 
 _MOST_BYTES = 2**16
 

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 from scipy import stats
 
-from cnn_sweeps.selection.drawn_study import FEWEST_TRIALS, Study
+from cnn_sweeps.selection.charts.drawn_study import FEWEST_TRIALS, Study
 from cnn_sweeps.text.names import cut_list, for_terminal
 
 _MOST_CHOICES = 6

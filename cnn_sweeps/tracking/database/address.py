@@ -74,7 +74,7 @@ def _answering_uri(named: str | None, experiment: str | None = None) -> str:
     elif uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).absolute().parent.is_dir():
         raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or name another")
     elif uri.startswith(_DATABASES):
-        from cnn_sweeps.tracking.database import check_store  # and SQLAlchemy, which is slow
+        from cnn_sweeps.tracking.database.inspection import check_store  # and SQLAlchemy, which is slow
 
         check_store(uri, named, database_file(uri), experiment)
     return uri

@@ -1,0 +1,1 @@
+"""Where MLflow keeps its runs: found, checked and mended before MLflow is imported."""
