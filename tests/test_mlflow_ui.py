@@ -27,6 +27,7 @@ from tiny_sweeps import IN_THIS_PROCESS, SWEEP, all_runs, command_in
 from waiting import LONGEST_S, wait_until
 
 from cnn_sweeps.selection.sweep_report import write_report
+from cnn_sweeps.system import machine_load
 
 PICTURES = os.environ.get("CNN_SWEEPS_PICTURES")
 ARGUMENTS = (
@@ -62,7 +63,8 @@ def swept(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     for name in ("mlruns", "outputs"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=lambda _, names: {*names} - {".gitignore"})
-    with command_in(folder, folder) as run:
+    with command_in(folder, folder) as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine_load, "FIRST_S", 0.0)
         run(*ARGUMENTS)
     runs = all_runs(folder)
     (sweep,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
@@ -263,6 +265,17 @@ def test_pages_of_a_sweep_and_a_trial_begin_with_what_came_out_and_show_their_ri
         page.goto(f"{swept.address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
         check_begins_in_sight(page, text)
         keep_picture(page, "page" if run is swept.sweep else "trial")
+
+
+def test_load_of_the_machine_is_drawn_in_a_tab_of_its_own(page, swept):
+    best = min(swept.complete.values(), key=lambda run: run.data.metrics[OBJECTIVE])
+    page.goto(f"{swept.address}/#/experiments/{best.info.experiment_id}/runs/{best.info.run_id}")
+    page.get_by_role("tab", name="System metrics").click()
+    of_memory = ("system_memory_usage_megabytes", "system_memory_usage_percentage")
+    assert titles(page, 3) == ["cpu_utilization_percentage", *of_memory]
+    page.get_by_role("tab", name="Model metrics").click()
+    expect(page.get_by_text("val_log_loss").first).to_be_visible()
+    expect(page.get_by_text("cpu_utilization")).to_have_count(0)
 
 
 def titles(page, number):

@@ -18,6 +18,7 @@ from cnn_sweeps.evaluation import texts
 from cnn_sweeps.experiment.parts import RESULTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.experiment.roles import Role, output_dir, say
 from cnn_sweeps.experiment.written import write_whole
+from cnn_sweeps.system.machine_load import MachineLoad
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.page import describe_data, describe_run
 from cnn_sweeps.tracking.projection import EXPERIMENT_ID, RUN_ID
@@ -205,12 +206,15 @@ class EpochRecorder:
         """Bring the first epoch on at once, later ones as often as takes this share of the time; None: each one."""
         self.run, self._save_checkpoint, self._max_share_of_time = run, save_checkpoint, max_share_of_time
         self._next_time = 0.0
+        self._machine = MachineLoad()
         self._is_disk_full = False
 
     def add(self, metrics: dict[str, float], epoch: int, model: keras.Model) -> None:
         """Take a finished epoch, counted from 1, of what is trained."""
         try:
             self.run.record.log_metrics(metrics, epoch)
+            if (load := self._machine.measure()) is not None:
+                self.run.record.log_machine(load, epoch)
             if (started := time.monotonic()) >= self._next_time:
                 self.run.catch_up()
                 self._save_checkpoint(model)

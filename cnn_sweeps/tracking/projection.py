@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 RUN_ID, EXPERIMENT_ID = "{run_id}", "{experiment_id}"
 """What stands in a note for the ids that the store gives: of the whole run, of its experiment."""
-_TOGETHER = (entries.Params, entries.Tags, entries.Metrics)
+_TOGETHER = (entries.Params, entries.Tags, entries.Metrics, entries.Machine)
 _MOST_FILES_BYTES = 2**31
+_MACHINE = "system/"  # begins the names of what MLflow draws in a tab of its own, and never among a network's metrics
 
 
 def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
@@ -96,7 +97,7 @@ class _Projection:
                 self._log([entries.Tags(tags={entries.PARENT_TAG: self._position.whole_id or ""})])
             case _ if self._position.has_ended:
                 pass
-            case entries.Params() | entries.Tags() | entries.Metrics():
+            case entries.Params() | entries.Tags() | entries.Metrics() | entries.Machine():
                 self._log(batch)
             case entries.Data() as data:
                 self._log_data(data)
@@ -182,6 +183,9 @@ class _Projection:
                 case entries.Metrics():
                     shown = {name: each for name, each in entry.metrics.items() if not name.startswith(INTERVAL)}
                     metrics += [Metric(*each, entry.time, entry.epoch) for each in shown.items()]
+                case entries.Machine():
+                    load = entry.load.items()
+                    metrics += [Metric(f"{_MACHINE}{name}", each, entry.time, entry.epoch) for name, each in load]
         known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow lets none be changed
         if entries.NOTE_TAG in tags:
             whole_id = self._position.whole_id or self._run.info.run_id

@@ -8,7 +8,8 @@ from cnn_sweeps.experiment import recording
 from cnn_sweeps.experiment.recording import EpochRecorder
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trial import TrialRole
-from cnn_sweeps.tracking.record.entry import read_record
+from cnn_sweeps.system import machine_load
+from cnn_sweeps.tracking.record.entry import Machine, read_entries, read_record
 from cnn_sweeps.tracking.record.record import Record
 
 
@@ -84,3 +85,15 @@ def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_ke
 def test_thousands_of_epochs_are_kept_quickly(run):
     add_epochs(EpochRecorder(run, lambda _model: None, max_share_of_time=1e-6), range(1, 1501))
     assert run.epochs() == list(range(1, 1501))
+
+
+def test_machines_load_is_recorded_every_few_seconds_and_is_none_of_the_metrics(run, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(machine_load, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=1e-6)
+    for epoch in range(1, 25):
+        clock.now += 0.5
+        add_epochs(keeper, (epoch,))
+    loads = [entry for entry, _ in read_entries(run.record.folder) if isinstance(entry, Machine)]
+    assert [entry.epoch for entry in loads] == [2, 12, 22]
+    assert read_record(run.record.folder).newest == {"a": 12.0, "b": 1.0}

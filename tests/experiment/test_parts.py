@@ -17,7 +17,7 @@ from cnn_sweeps.training import loop as training
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 QUICK = ["repeats=2", "tracking.log_model=false", "training.early_stopping.enabled=false", "evaluation.pictures=none"]
-VARYING = ("_s", "_s_se", "images_per_s")  # what a clock measures
+VARYING = ("_s", "_s_se", "images_per_s", "percentage", "megabytes")  # what a clock measures, and of the machine
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from cnn_sweeps import reproduce
 from cnn_sweeps.compare import compare
 from cnn_sweeps.errors import ConfigError, TrackingError
 from cnn_sweeps.experiment.reproduction import Pair, describe_differences, judge, pair_up
+from cnn_sweeps.system import machine_load
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.reading import RecordedTraining
@@ -67,9 +68,10 @@ def command_on(page):
 
 
 def measured(run):
-    """Every recorded value that does not tell the time, in order."""
+    """Every recorded value that tells neither the time nor of the machine, in order."""
     client = mlflow.MlflowClient()
-    names = [name for name in run.data.metrics if name not in ("epoch_s", "images_per_s")]
+    varying = ("epoch_s", "images_per_s", "system/")
+    names = [name for name in run.data.metrics if not name.startswith(varying)]
     return {name: [each.value for each in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
@@ -79,7 +81,8 @@ def made(tmp_path_factory, store):
     folder = tmp_path_factory.mktemp("made")
     write_dark_and_light_photos(folder / "photos")
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    with command_in(folder, store) as run:
+    with command_in(folder, store) as run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine_load, "FIRST_S", 0.0)  # so that they have what their reproductions do not have
         run(*RUN, "regularization=full", "resume=true")
         single = newest_run()
         run(*SWEEP, "model.dropout=0.1,0.3", "evaluate_best=false")

@@ -49,6 +49,7 @@ def write_record(folder, uri="sqlite:///mlflow.db", *, has_model=True, is_part=F
     record.log_outcome("**Test images**: accuracy 0.75")
     for epoch in (1, 2):
         record.log_metrics({"val_log_loss": 1 / epoch, "strange": float("nan")}, epoch)
+        record.log_machine({"cpu_utilization_percentage": 50.0}, epoch)
     record.end("KILLED")
     record.log_metrics({"val_log_loss": 7.0}, 9)  # of a worker that was given up, which does not count
     record.again()
@@ -328,7 +329,7 @@ def test_run_that_is_brought_later_equals_one_that_is_brought_entry_by_entry(new
     assert params == {"seed": "0", "model.l2": "0.1"}
     assert [(step, value) for step, value, _ in metrics["val_log_loss"]] == [(1, "1.0"), (2, "0.5"), (3, "0.25")]
     assert [(step, value) for step, value, _ in metrics["test_accuracy"]] == [(0, "0.75")]  # which is drawn as a bar
-    assert metrics.keys() == {"val_log_loss", "strange", "test_accuracy"}
+    assert metrics.keys() == {"val_log_loss", "strange", "test_accuracy", "system/cpu_utilization_percentage"}
     assert tags[NOTE_TAG] == "**Test images**: accuracy 0.75  \npython -m cnn_sweeps.reproduce ID"
     assert "mlflow.command" in tags  # which its page does not show
     assert not any(key.startswith(("command", "owner.")) for key in tags)

@@ -93,6 +93,15 @@ class Metrics(BaseModel):
     metrics: dict[str, float]
 
 
+class Machine(BaseModel):
+    """How busy the machine was when an epoch, counted from 1, had ended; it says nothing about the network."""
+
+    kind: Literal["machine"] = "machine"
+    epoch: Annotated[int, Field(ge=1, lt=2**53)]
+    time: _Milliseconds
+    load: dict[str, float]  # by MLflow's names
+
+
 class Data(BaseModel):
     """The data set; of records of earlier versions without the last two."""
 
@@ -130,7 +139,7 @@ class End(BaseModel):
     time: _Milliseconds
 
 
-Entry = Begin | Again | Moved | Params | Tags | Metrics | Data | Files | Model | End
+Entry = Begin | Again | Moved | Params | Tags | Metrics | Machine | Data | Files | Model | End
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 
 

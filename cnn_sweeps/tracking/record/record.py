@@ -172,6 +172,10 @@ class Record:
         if new:
             self.add(entries.Metrics(epoch=epoch, time=_now(), metrics=new))
 
+    def log_machine(self, load: Mapping[str, float], epoch: int) -> None:
+        """Record how busy the machine is, as of now, after an epoch, counted from 1."""
+        self.add(entries.Machine(epoch=epoch, time=_now(), load=dict(load)))
+
     def log_files(self, files: Iterable[Path], to: str | None = None) -> None:
         """Keep files, which lie below the record's folder, with the run; in its folder `to`, None: the topmost."""
         names = [file.relative_to(self.folder).as_posix() for file in files]
