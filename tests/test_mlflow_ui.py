@@ -254,7 +254,8 @@ def check_begins_in_sight(page, text):
     expect(link).to_be_in_viewport()
     box, faded = link.bounding_box(), fading.bounding_box()  # above "Show more" the lower part of the text fades out
     assert box["y"] + box["height"] < faded["y"] + faded["height"] / 2
-    for right in ("About this run", "Datasets", "Finished"):
+    run_id = page.url.rpartition("/")[2].partition("?")[0]
+    for right in ("About this run", "Datasets", "Finished", run_id):  # which one long line would push off the page
         expect(page.get_by_text(right, exact=True).first).to_be_in_viewport(ratio=1)
     assert page.get_by_text(re.compile(r"^(owner\.|command)")).count() == 0
 
