@@ -21,6 +21,7 @@ RANKING = "ranking"  # the best, the champion, what other seeds gave; numbers of
 # the numbers of the trials that were registered and retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
 REGISTERED_AS = "registered.as"  # what is said of that
+VERDICTS = "ablation.verdicts"  # what an ablation comes to: in short, and each verdict with its evidence
 
 
 def run_id_of(attributes: Mapping[str, Any]) -> str | None:

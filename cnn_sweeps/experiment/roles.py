@@ -14,7 +14,7 @@ from hydra.types import RunMode
 
 from cnn_sweeps.data.bad_files import MOST_NAMES, BadFilesError, list_bad_files
 from cnn_sweeps.data.images import Images, describe_images, load_images
-from cnn_sweeps.errors import DataError, ModelError
+from cnn_sweeps.errors import DataError
 from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import RESULTS, average_metrics, objective_values
@@ -22,7 +22,7 @@ from cnn_sweeps.settings.environment import job_overrides
 from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
-from cnn_sweeps.tracking.database.address import describe_new_database, find_store
+from cnn_sweeps.tracking.database.address import describe_store, find_store
 from cnn_sweeps.tracking.record.record import short_path
 from cnn_sweeps.tracking.views import link_to_all_runs
 
@@ -99,7 +99,7 @@ class Role:
     def find_store(self) -> str:
         """Give the tracking store's URI, and say what making it takes; raise a TrackingError if it cannot be used."""
         store = find_store(self.config.tracking)
-        say(describe_new_database(store))
+        say(describe_store(store))
         return store
 
     def load_images(self) -> Images:
@@ -135,13 +135,8 @@ class Role:
         evaluation, final = trained.evaluate(on_test=True)
         final = trained.measure_train(final)
         trained.log(final | evaluation.intervals)
+        warnings = trained.log_model(evaluation.threshold) if self.config.tracking.log_model else []
         trained.log_outcome(evaluation)
-        warnings = []
-        if self.config.tracking.log_model:
-            try:
-                trained.log_model(evaluation.threshold)
-            except ModelError as error:
-                warnings.append(str(error))
         warnings += trained.report(evaluation)
         if (no_better := describe_no_better(final)) is not None:
             warnings.append(no_better)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cnn_sweeps.errors import ModelError, UserError, describe_error
+from cnn_sweeps.errors import UserError, describe_error
 from cnn_sweeps.evaluation import results, texts
 from cnn_sweeps.evaluation.results import Evaluation, Predict
 from cnn_sweeps.experiment.parts import RESULTS, Part
@@ -42,14 +42,16 @@ class TrainedNetwork:
         """Record final metrics."""
         self.record.log_metrics(metrics, 0)
 
-    def log_outcome(self, evaluation: Evaluation, of_parts: str = "") -> None:
-        """Have the run's description begin with what was measured; of several trainings, `of_parts` says the mean."""
+    def log_outcome(self, evaluation: Evaluation, of_parts: str = "", chosen: str = "") -> None:
+        """Have the run's description begin with what was measured, and before that with what it was `chosen` for.
+
+        Of several trainings, `of_parts` says the mean.
+        """
         of_epoch = f"epoch {self.progress.best_epoch} of {self.progress.epochs_done}"
         validation = evaluation.validation.describe(with_intervals=False)
-        lines = [of_parts or f"**Validation images**: {validation}; {of_epoch}"]
-        if evaluation.test is not None:
-            lines.insert(0, f"**Test images**: {evaluation.test.describe()}")
-        self.record.log_outcome("  \n".join(lines))
+        test = "" if evaluation.test is None else f"**Test images**: {evaluation.test.describe()}"
+        lines = [chosen, test, of_parts or f"**Validation images**: {validation}; {of_epoch}"]
+        self.record.log_outcome(*filter(None, lines))
 
     def keep_per_image(self, evaluation: Evaluation) -> None:
         """Write and record what the network makes of each image that was evaluated."""
@@ -61,11 +63,12 @@ class TrainedNetwork:
 
         return write_results(self.record, self.part, self.network.whole, evaluation, self.progress)
 
-    def log_model(self, threshold: float | None) -> None:
+    def log_model(self, threshold: float | None) -> list[str]:
         """Record the network, of standard layers, with what using it takes: of two classes also the threshold.
 
+        If it cannot be kept as one that loads by itself, its weights are; give what is to be said of that.
+
         Raises:
-            ModelError: if the network cannot be kept as one that loads by itself; its weights are, and it says where.
             DiskError: if the disk cannot take it.
         """
         dataset, train = self.part.images.dataset, self.part.images.split.train
@@ -82,7 +85,8 @@ class TrainedNetwork:
             weights.parent.mkdir(parents=True, exist_ok=True)
             self.network.whole.save_weights(weights)
             self.record.log_files([weights])
-            raise ModelError(
+            return [
                 f"the network cannot be kept as a model that loads by itself ({describe_error(error)}); its weights "
                 f"are in {weights}, for `load_weights` of the network that your code builds"
-            ) from error
+            ]
+        return []

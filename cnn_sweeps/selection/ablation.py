@@ -14,10 +14,7 @@ from scipy import stats
 
 from cnn_sweeps.evaluation.metrics import Estimate
 
-_COLOURS, _DPI = (
-    ("#0072B2", "#D55E00"),
-    110,
-)  # as of evaluation/figures, which imports TensorFlow; a controller does not
+_COLOURS, _DPI = ("#0072B2", "#D55E00"), 110  # of evaluation/figures, which imports TensorFlow; a controller does not
 SHOWN = {
     "final_val_log_loss": "validation log loss",
     "final_val_accuracy": "validation accuracy",
@@ -30,6 +27,7 @@ SHOWN = {
 PICTURE = "ablation.png"
 _BOUNDS = {name: (0.0, 1.0) for name in SHOWN if name.endswith("accuracy")}
 _BOUNDS |= {name: (0.0, np.inf) for name in SHOWN if name.endswith("log_loss")} | {"best_epoch": (1.0, np.inf)}
+_SAID = (("supported", "Helps"), ("refuted", "Does not help"), ("undecided", "Undecided"))
 _FEWEST_SEEDS = 3
 _TOO_FEW = (
     "{} say nothing: the 95 % interval of a mean of two reaches 12.7 standard errors to either side, that of five "
@@ -48,8 +46,9 @@ class AblationTraining:
 
 
 class Claim(NamedTuple):
-    """A claim, what the trainings say of it, and by how much."""
+    """What is claimed of a part of regularization, what the trainings say of it, and by how much."""
 
+    part: str
     text: str
     verdict: str
     evidence: str
@@ -78,6 +77,13 @@ class Ablation(NamedTuple):
             (arm, [_describe(mean, 1 if metric == "best_epoch" else 4) for metric, mean in summary.items()])
             for arm, summary in self.arms.items()
         ]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What each part does, in one line, and the claims one by one."""
+        found = {said: [claim.part for claim in self.claims if claim.verdict == verdict] for verdict, said in _SAID}
+        short = ". ".join(f"{said}: {', '.join(parts)}" for said, parts in found.items() if parts)
+        return [short, *map(str, self.claims)]
 
     @property
     def lines(self) -> list[str]:
@@ -151,16 +157,18 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
     gap, the_gap = "final_generalization_gap", "the gap between training and validation"
     decay = "Decay of the learning rate improves convergence"
     claims = [
-        _compare(trainings, f"Dropout narrows {the_gap}", gap, "dropout", "none"),
-        _compare(trainings, f"L2 narrows {the_gap}", gap, "l2", "none"),
-        _compare(trainings, f"Dropout and L2 together narrow {the_gap}", gap, "both", "none"),
+        _compare(trainings, "dropout", f"Dropout narrows {the_gap}", gap, "dropout", "none"),
+        _compare(trainings, "L2", f"L2 narrows {the_gap}", gap, "l2", "none"),
+        _compare(trainings, "both together", f"Dropout and L2 together narrow {the_gap}", gap, "both", "none"),
         _judge_early_stopping(trainings, patience_epochs) if all(each.val_log_losses for each in trainings) else None,
-        _compare(trainings, decay, "final_val_log_loss", "both_and_decay", "both"),
+        _compare(trainings, "decay", decay, "final_val_log_loss", "both_and_decay", "both"),
     ]
     return [claim for claim in claims if claim is not None]
 
 
-def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm: str, base: str) -> Claim | None:
+def _compare(
+    trainings: Sequence[AblationTraining], part: str, text: str, metric: str, arm: str, base: str
+) -> Claim | None:
     """Judge the claim that a metric is lower in one arm than in another; not if some of their trainings lack it."""
     values = {(each.arm, each.seed): each.metrics.get(metric) for each in trainings if each.arm in (arm, base)}
     known = {key: value for key, value in values.items() if value is not None}
@@ -172,9 +180,8 @@ def _compare(trainings: Sequence[AblationTraining], text: str, metric: str, arm:
     bounds = f" ({mean.low:+.4f} to {mean.high:+.4f})" if num_seeds > 1 else ""
     seeds = f"{num_seeds} seed{'s' * (num_seeds > 1)}"
     evidence = f"{SHOWN[metric]} {mean.value:+.4f}{bounds} with `{arm}` against `{base}`, {seeds}"
-    is_enough = num_seeds >= _FEWEST_SEEDS
-    verdict = _verdict(supports=is_enough and mean.high < 0, refutes=is_enough and mean.low > 0)
-    return Claim(text, verdict, evidence)
+    is_some = num_seeds >= _FEWEST_SEEDS
+    return Claim(part, text, _verdict(supports=is_some and mean.high < 0, refutes=is_some and mean.low > 0), evidence)
 
 
 def _verdict(*, supports: bool, refutes: bool) -> str:
@@ -183,12 +190,12 @@ def _verdict(*, supports: bool, refutes: bool) -> str:
 
 def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs: int) -> Claim:
     """Judge whether most trainings would have been stopped after, not before, their best epoch."""
-    text, halts = "Early stopping halts at the best point", list[tuple[Sequence[float], int]]()
+    names, halts = ("early stopping", "Early stopping halts at the best point"), list[tuple[Sequence[float], int]]()
     for losses in (each.val_log_losses for each in trainings):
         if (halt := stopping_epoch(losses, patience_epochs)) < len(losses):
             halts.append((losses, halt))
     if not halts:
-        return Claim(text, "undecided", f"no training would have stopped with a patience of {patience_epochs} epochs")
+        return Claim(*names, "undecided", f"no training would have stopped with a patience of {patience_epochs} epochs")
     num_kept = sum(int(np.argmin(losses)) < halt for losses, halt in halts)
     share = stats.binomtest(num_kept, len(halts)).proportion_ci(0.95, "wilson")
     lost = [min(losses[:halt]) - min(losses) for losses, halt in halts]
@@ -198,7 +205,7 @@ def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs
         f"their best epoch by then; stopping costs {np.mean(lost):.4f} of validation log loss and saves "
         f"{np.mean(saved):.0%} of the epochs"
     )
-    return Claim(text, _verdict(supports=share.low > 0.5, refutes=share.high < 0.5), evidence)
+    return Claim(*names, _verdict(supports=share.low > 0.5, refutes=share.high < 0.5), evidence)
 
 
 def stopping_epoch(losses: Sequence[float], patience_epochs: int) -> int:

@@ -13,14 +13,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
 from cnn_sweeps.experiment.notes import record_of, run_id_of, subfolder_of
-from cnn_sweeps.selection.outcome import AboutRun, describe_outcome, find_champion, noted_about, noted_data, of_best
+from cnn_sweeps.selection import outcome
 from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
-from cnn_sweeps.tracking.page import tags_of
+from cnn_sweeps.tracking.page import begin_note, tags_of
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import (
     NOTE_TAG,
@@ -60,9 +60,9 @@ class Sweep:
         return self.folder / subfolder_of(trial)
 
     @cached_property
-    def about_run(self) -> AboutRun:
+    def about_run(self) -> outcome.AboutRun:
         """What a controller has noted; nothing if that makes no sense."""
-        return noted_about(self.attributes)
+        return outcome.noted_about(self.attributes)
 
     @cached_property
     def searched(self) -> list[str]:
@@ -75,11 +75,12 @@ class Sweep:
         Its parameters are what is not searched, so that a comparison with it finds only searched keys to differ.
         """
         about, searched = self.about_run, self.searched
-        best = find_champion(self.ledger.best, self.trials, self.attributes)
+        best = outcome.find_champion(self.ledger.best, self.trials, self.attributes)
         metrics, tags = summarize(self.ledger.counts, best, next(iter(self.objectives), ""))
-        metrics |= of_best(best, self.attributes)
-        outcome = describe_outcome(best, self.objectives, self.attributes)
-        tags |= {NOTE_TAG: f"{outcome}  \n{about.tags[NOTE_TAG]}"} if NOTE_TAG in about.tags else {}
+        metrics |= outcome.of_best(best, self.attributes)
+        if NOTE_TAG in about.tags:
+            told = outcome.describe_outcome(best, self.trials, self.objectives, self.attributes)
+            tags[NOTE_TAG] = begin_note(told, about.tags[NOTE_TAG])
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
         return (
@@ -101,7 +102,7 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     if recorded.status is not None and (metrics or tags or params or status):  # another controller has ended it
         record.again()
     record.log_metrics(metrics, 0)
-    if recorded.data is None and (data := noted_data(sweep.attributes)) is not None:
+    if recorded.data is None and (data := outcome.noted_data(sweep.attributes)) is not None:
         record.add(data)
     if tags:
         record.log_tags(tags)

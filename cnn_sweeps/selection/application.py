@@ -38,7 +38,7 @@ from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.tracking.database.address import describe_new_database, is_recorded_as, uri_seen_from
+from cnn_sweeps.tracking.database.address import describe_store, is_recorded_as, uri_seen_from
 from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.tracking.record.entry import read_record
 from cnn_sweeps.training.checkpoint import remove_checkpoint
@@ -78,7 +78,7 @@ class CnnSweep(CheckedApplication):
         """
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
-        for line in describe_new_database(self.store):  # before what is slow
+        for line in describe_store(self.store):  # before what is slow
             say(line)
         prepare_libraries()
         with slow_imports():

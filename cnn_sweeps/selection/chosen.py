@@ -18,7 +18,7 @@ import numpy as np
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import load_images_once
-from cnn_sweeps.errors import ModelError, TrackingError
+from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.notes import REGISTERED, REGISTERED_AS, RETRAINED, TESTED
@@ -30,6 +30,7 @@ from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_kept
 from cnn_sweeps.settings.schema import OBJECTIVES, ReportConfig, RunConfig
 from cnn_sweeps.system.files import LogFile
+from cnn_sweeps.text.names import for_markdown
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.database.address import find_existing_store, store_of
 from cnn_sweeps.tracking.live_run import LiveRun
@@ -45,19 +46,20 @@ Done = tuple[list[str], dict[str, Any]]
 
 
 def evaluate_trial(
-    kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, keep_model: bool, shown: ReportConfig
+    kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, chosen: str, shown: ReportConfig
 ) -> Done:
     """Measure a trial's kept weights, of several trainings the first one's, on the test images; register its model.
 
-    The model gets the tags, and is compared by the value of the trial's first objective. What the report shows is as
-    the sweep has it now, whatever it was when the trial ran.
+    It is registered if there is something to say of how it was `chosen`, in Markdown, with which its page and that of
+    the model begin. The model gets the tags, and is compared by the value of the trial's first objective. What the
+    report shows is as the sweep has it now, whatever it was when the trial ran.
 
     Raises:
         DataError: if the images are others now, of which the test images may have been trained on.
         TrackingError: if the store cannot be used; to be called again then.
     """
     folder, done = Path(kept.path), dict[str, Any]()
-    lines, warnings = list[str](), list[str]()
+    lines = list[str]()
     with logged_to(folder / "evaluation.log"):
         trained = _load_trained(kept, shown)
         record, uri = trained.record, find_existing_store(trained.part.config.tracking.uri)
@@ -71,15 +73,13 @@ def evaluate_trial(
                 trained.log(tested)
                 lines.append(f"trial {kept.number} on the test images, once: {describe_test(tested)}")
                 done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
-            trained.log_outcome(evaluation, _describe_parts(trained.part.config, before))
-            if keep_model:
-                try:
-                    trained.log_model(evaluation.threshold)
-                    measured = f"{evaluation.held_out.title}: {evaluation.held_out.describe()}"
-                    lines.append(_register(trained, tags, value, measured))
-                    done |= {REGISTERED: kept.number, REGISTERED_AS: lines[-1]}
-                except ModelError as error:
-                    warnings.append(str(error))
+            warnings = trained.log_model(evaluation.threshold) if chosen else []
+            trained.log_outcome(evaluation, _describe_parts(trained.part.config, before), chosen)
+            if chosen and not warnings:
+                measured = f"{evaluation.held_out.title}: {evaluation.held_out.describe()}"
+                registered, alias = _register(trained, tags, value, f"{chosen}  \n{measured}")
+                lines.append(registered + alias)
+                done |= {REGISTERED: kept.number, REGISTERED_AS: registered}
             warnings += trained.report(evaluation)
         finally:
             record.end("FINISHED")
@@ -118,7 +118,7 @@ def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
     return describe_mean({name: each for name, each in recorded.newest.items() if "_val_" in name}, num_parts)
 
 
-def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> str:
+def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> tuple[str, str]:
     config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
     if (run_id := project(folder, find_existing_store(config.tracking.uri))) is None:
         raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train it again")
@@ -170,10 +170,19 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
             keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=0.02)
             trained = train_part(part, role, build_part(part), TrainingProgress(), keeper)
             told = f"{len(both)} training and validation images, {role.num_epochs} epochs"
+            failures = trained.log_model(threshold) if keep_model else []
             lines = [f"trial {number} trained again on {told}"]
-            lines += _test_retrained(trained, number, threshold) if on_test and len(split.test) else []
-            lines += _keep_retrained(trained, number, threshold, run, ". ".join(lines)) if keep_model else []
-    return lines, {RETRAINED: str(number)}
+            outcome = [f"**Trial {number}** of the study {for_markdown(tags['study'])} **trained again** on {told}"]
+            if on_test and len(split.test):
+                test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
+                outcome.append(f"**Test images**: {test.describe()}")
+                lines += _log_retrained_test(trained, number, test)
+            run.record.log_outcome(*outcome)
+            if keep_model and not failures:
+                lines += _register_retrained(trained, number, run, "  \n".join(outcome))
+    return [*lines, *(f"warning: retrained trial {number}: {failure}" for failure in failures)], {
+        RETRAINED: str(number)
+    }
 
 
 class Retraining(Role):
@@ -196,27 +205,19 @@ class Retraining(Role):
         return progress.epochs_done == (self._before if progress.fine_tuned_after is None else self.num_epochs)
 
 
-def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | None) -> list[str]:
-    images = trained.part.images
-    test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
+def _log_retrained_test(trained: TrainedNetwork, number: int, test: results.Measured) -> list[str]:
+    threshold = test.threshold
     trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
-    trained.record.log_outcome(f"**Test images**: {test.describe()}")
     at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
     no_better = describe_no_better(test.metrics)
     warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []
     return [f"retrained trial {number} on the test images, once: {test.describe()}{at}", *warnings]
 
 
-def _keep_retrained(
-    trained: TrainedNetwork, number: int, threshold: float | None, run: LiveRun, told: str
-) -> list[str]:
+def _register_retrained(trained: TrainedNetwork, number: int, run: LiveRun, told: str) -> list[str]:
     """Register the network under an alias of its own, beside the champion, with what is told of it."""
     images = trained.part.images
     name = _registered_name(trained.part.config, images.dataset)
-    try:
-        trained.log_model(threshold)
-    except ModelError as error:
-        return [f"warning: retrained trial {number}: {error}"]
     if (run_id := run.brought_at_once()) is None:
         return [f"its model waits for the tracking store with its run; register it as {name} yourself"]
     tags = {"trial.number": str(number), "retrained.images": str(len(images.split.train))}

@@ -14,20 +14,20 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.notes import (
-    ABOUT_RUN,
     DATA,
     DATA_TOLD,
     RANKING,
     REGISTERED,
     RETRAINED,
     TESTED,
+    VERDICTS,
     subfolder_of,
 )
 from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
-from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.selection.outcome import is_ablation, noted_about
 from cnn_sweeps.selection.report import write_table
 from cnn_sweeps.selection.standing import Standing, describe_uncertainty
 from cnn_sweeps.selection.sweep_report import Swept, write_report
@@ -39,6 +39,7 @@ from cnn_sweeps.system.files import told_in
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import Command
+from cnn_sweeps.text.names import for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import store_of
 from cnn_sweeps.tracking.record.entry import PARENT_TAG
@@ -135,9 +136,17 @@ class Finishing:
         asked = {"confirm": self.config.confirm, "prefer": self.config.prefer}
         if by := [f"{key}={each}" for key, each in asked.items() if each]:
             tags["chosen.by"] = " ".join(by)  # and not by its value alone
-        kept = on_test, keep_model, self.config.report
-        act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], *kept)
+        chosen = self._describe_choice() if keep_model else ""
+        act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], on_test, chosen, self.config.report)
         return patiently(act, log.warning)  # what is cut off is done again
+
+    def _describe_choice(self) -> str:
+        """Say which sweep has chosen a trial, out of how many: that stays true, whoever has the alias `champion`."""
+        num_trials = self.study.ledger.counts["COMPLETE"]
+        trials = f"{num_trials:,} completed trial{'s' * (num_trials != 1)}"
+        return (
+            f"**Chosen** by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
+        )
 
     def _retrain(self, trial: FrozenTrial) -> list[str]:
         """Train the trial's configuration on training and validation images, unless that was done before."""
@@ -165,6 +174,8 @@ class Finishing:
             text = (self.folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(hide_passwords(text), encoding="utf-8")
         ablation = self._judge_ablation(sorted(standing.by_value, key=lambda trial: trial.number))
+        if ablation is not None:
+            self.study.optuna_study.set_user_attr(VERDICTS, ablation.verdicts)
         lines, failures = [] if ablation is None else ablation.lines, list[str]()
         with told_in(failures, f"warning: {REPORT_FILE} cannot be written"):
             swept, commands, with_charts = *self._describe(standing), self.config.evaluation.pictures != "none"
@@ -175,9 +186,8 @@ class Finishing:
     def _judge_ablation(self, trials: Sequence[FrozenTrial]) -> Ablation | None:
         """Judge trials, by number, if they are an ablation; write its table, and draw it."""
         config = self.config
-        is_ablation = all({"ablation", "seed"} <= trial.params.keys() for trial in trials)
-        trials = [trial for trial in trials if self._measured(trial)]
-        if not trials or not is_ablation or len(config.objective) > 1:
+        measured = [trial for trial in trials if self._measured(trial)]
+        if not measured or not is_ablation(trials) or len(config.objective) > 1:
             return None
         has_epochs = config.objective == ["val_log_loss"] and config.repeats * config.folds == 1
         trainings = [
@@ -187,14 +197,14 @@ class Finishing:
                 self._measured(trial),
                 [value for _, value in sorted(trial.intermediate_values.items()) if has_epochs],
             )
-            for trial in trials
+            for trial in measured
         ]
         return write_ablation(trainings, config.training.early_stopping.patience, self.folder / REPORT)
 
     def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
         """Give what the report tells of the sweep, and the commands that go on from it."""
         study, uri, noted = self.study, store_of(self.config.tracking), self._done
-        again = AboutRun.model_validate(noted.get(ABOUT_RUN, {})).tags.get("sweep.command", "")
+        again = noted_about(noted).tags.get("sweep.command", "")
         commands = [Command("To make the sweep again, as a study of another name:", again)]
         metrics, evaluation = dict[str, float](), None
         if standing.order:

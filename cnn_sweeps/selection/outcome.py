@@ -10,17 +10,18 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED
+from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED, VERDICTS
 from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.study.ledger import final_of
 from cnn_sweeps.text.commands import short_overrides
 from cnn_sweeps.text.names import for_markdown
+from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.tracking.record.entry import Data
 
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",
     "test_log_loss": "log loss {:.3f}",
-    "test_accuracy_of_commonest_class": "{:.3f} by naming the commonest class",
+    "test_accuracy_of_commonest_class": "commonest class {:.3f}",
 }
 
 
@@ -58,27 +59,44 @@ def _noted_ranking(attributes: Mapping[str, Any]) -> _Ranking | None:
         return None
 
 
+def is_ablation(trials: Sequence[FrozenTrial]) -> bool:
+    """Tell whether trials, all of one sweep, compare what regularization does, and do not search for the best one."""
+    known = [trial.params.keys() for trial in trials if trial.params]  # which one that waits does not have yet
+    return bool(known) and all({"ablation", "seed"} <= keys for keys in known)
+
+
 def find_champion(
     best: FrozenTrial | None, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> FrozenTrial | None:
     """Give the trial that the sweep has named the champion; the one with the best value before it has, or if it is new.
 
-    Other seeds (`confirm`) or a preference may have chosen another than that. `trials` are all, by number.
+    Other seeds (`confirm`) or a preference may have chosen another than that; an ablation chooses none. `trials` are
+    all, by number.
     """
     noted = _noted_ranking(attributes)
+    if is_ablation(trials):
+        return None
     if best is None or noted is None or noted.best != best.number or not 0 <= noted.champion < len(trials):
         return best
     champion = trials[noted.champion]
     return champion if champion.state == TrialState.COMPLETE else best
 
 
-def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
-    """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
+def describe_outcome(
+    best: FrozenTrial | None, trials: Sequence[FrozenTrial], objectives: Sequence[str], attributes: Mapping[str, Any]
+) -> list[str]:
+    """Say in Markdown, line by line, which trial is best, what it gave on test images, and which model it became.
 
-    `best` is None where no trial has completed, or several objectives rank none first.
+    `best` is None where no trial has completed, or several objectives rank none first. Of an ablation, what it has
+    found: in one line, and each verdict with its evidence.
     """
+    if is_ablation(trials) and len(objectives) == 1:
+        verdicts = attributes.get(VERDICTS)
+        short, *claims = map(str, verdicts) if isinstance(verdicts, list) and verdicts else ["Verdicts: none yet"]
+        return [f"**{short}**", *claims]
     if best is None:
-        return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
+        several = [f"**Best** by {' and '.join(objectives)}", WINNER_NOTE]
+        return ["**Best**: none yet"] if len(objectives) == 1 else several
     params = f" with {for_markdown(' '.join(short_overrides(rounded_overrides(best))))}" if best.params else ""
     noted = _noted_ranking(attributes)
     called = "Chosen" if noted is not None and noted.best != noted.champion == best.number else "Best"
@@ -90,7 +108,7 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
     registered = attributes.get(REGISTERED_AS)
     if isinstance(registered, str) and attributes.get(REGISTERED) == best.number:
         lines.append(f"**Model**: {for_markdown(registered[:300])}")
-    return "  \n".join(lines)
+    return [*lines, WINNER_NOTE]
 
 
 def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) -> str:
@@ -102,8 +120,9 @@ def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) ->
     told = ", ".join(f"trial {number} {mean:.4g}" for number, mean in means.items())
     parts = [f"with other seeds {told}"] if told else []
     if noted.tied and noted.trials > 1:
-        others = f"{len(noted.tied) - 1} of {noted.trials} completed trials"
-        parts.append(f"{others} cannot be told from trial {noted.tied[0]}, whose value is the best")
+        others, first = f"{len(noted.tied) - 1} of {noted.trials} completed trials", noted.tied[0]
+        it = "it" if first == champion.number else f"trial {first}, whose value is the best"
+        parts.append(f"{others} cannot be told from {it}")
     return "; ".join(parts)
 
 

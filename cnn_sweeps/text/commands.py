@@ -38,11 +38,16 @@ def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
 
 
 def one_word_a_line(command: str) -> str:
-    """Give a command of one line as several, each override on its own, as a shell takes it all the same."""
+    """Give a command of one line as several, as a shell takes it all the same.
+
+    Variables have the first line, if there are any, and each override has its own.
+    """
     words = shlex.split(command)
     is_override = [not word.startswith("-") and "=" in word and not word.partition("=")[0].isupper() for word in words]
     first = is_override.index(True) if any(is_override) else len(words)
-    return " \\\n  ".join([shlex.join(words[:first]), *map(shlex.quote, words[first:])])
+    variables = [word for word in words[:first] if "=" in word and word.partition("=")[0].isupper()]
+    starts = [variables, words[len(variables) : first]]
+    return " \\\n  ".join([*(shlex.join(start) for start in starts if start), *map(shlex.quote, words[first:])])
 
 
 def short_overrides(overrides: Sequence[str]) -> list[str]:

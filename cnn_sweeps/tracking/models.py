@@ -25,8 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
-from cnn_sweeps.text.names import block_for_markdown
-from cnn_sweeps.tracking.page import INTERVAL
+from cnn_sweeps.tracking.page import INTERVAL, begin_note
 from cnn_sweeps.tracking.record.entry import (
     EXAMPLE_FILE,
     MODEL_FILE,
@@ -155,8 +154,8 @@ def find_model(run_id: str) -> str:
 @store_errors()
 def register_champion(
     name: str, model_uri: str, tags: dict[str, str], value: float, measured: str, *, minimize: bool
-) -> str:
-    """Register a logged model as a new version; make it `champion` if there is none, or it is better; say so.
+) -> tuple[str, str]:
+    """Register a logged model as a new version; make it `champion` if there is none, or it is better; say both.
 
     Its page says what was measured, and how images are given their classes. Values of the objective are compared only
     where the tags `comparable.data` and `comparable.metric` are equal: of another champion nothing can be said, and it
@@ -178,14 +177,14 @@ def register_champion(
     if champion and champion.version != registered.version:
         reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
         if reason is not None:
-            return f"{told}; version {champion.version} stays champion{reason}"
+            return told, f"; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
-    return f"{told}, alias champion"
+    return told, ", alias champion"
 
 
 def _describe_version(registered: ModelVersion, measured: str) -> None:
     predict = command_to_predict(f"models:/{registered.name}/{registered.version}", mlflow.get_tracking_uri())
-    about = f"{measured}\n\n{predict.what}\n\n{block_for_markdown(predict.command)}"
+    about = begin_note([measured], commands=[predict])
     mlflow.MlflowClient().update_model_version(registered.name, registered.version, about)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.system.libraries import current_thread_settings
-from cnn_sweeps.text.commands import one_word_a_line
+from cnn_sweeps.text.commands import Command, one_word_a_line
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.record.entry import Data
+from cnn_sweeps.tracking.usage import STORE, in_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -60,6 +61,22 @@ def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
     return json.dumps({"mlflow_colspec": columns}), json.dumps(profile)
 
 
+def store_line(uri: str) -> str:
+    """Give how a command of several lines ends that is about a store: a long line would make a page too wide."""
+    return in_store(uri) and f" \\\n {in_store(uri)}"
+
+
+def begin_note(outcome: Sequence[str], note: str = "", commands: Sequence[Command] = ()) -> str:
+    """Have a note, whose first paragraph leads to other runs, begin with lines of what came out; add commands.
+
+    Its link is the second line, since MLflow hides all below the fifth or so.
+    """
+    link, _, about = note.partition("\n\n")
+    first, *more = outcome
+    blocks = [f"{each.what}\n\n{block_for_markdown(one_word_a_line(each.command))}" for each in commands]
+    return "\n\n".join(filter(None, ["  \n".join(filter(None, [first, link, *more])), *blocks, about]))
+
+
 def describe_run(
     command: str, run_id: str, dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]], *, part: str
 ) -> str:
@@ -75,7 +92,7 @@ def describe_run(
 
 To do so and compare, metric by metric:
 
-{block_for_markdown(f"python -m cnn_sweeps.reproduce {run_id}")}
+{block_for_markdown(f"python -m cnn_sweeps.reproduce {run_id}{store_line(STORE)}")}
 
 - **data**: {for_markdown(dataset.name)}, from {for_markdown(hide_passwords(dataset.source))}
 - **fingerprint**: {dataset.fingerprint}
@@ -89,6 +106,4 @@ def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) ->
 
 {block_for_markdown(one_word_a_line(about["command"]))}
 
-{lines}
-
-{WINNER_NOTE}"""
+{lines}"""

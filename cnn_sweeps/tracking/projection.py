@@ -22,12 +22,13 @@ from mlflow.exceptions import MlflowException
 from cnn_sweeps.errors import DiskError
 from cnn_sweeps.system.plain_files import NotPlainError, copy_plain_files, opened_folder
 from cnn_sweeps.tracking.models import measured_by, send_model
-from cnn_sweeps.tracking.page import INTERVAL, hidden, schema_and_profile
+from cnn_sweeps.tracking.page import INTERVAL, hidden, schema_and_profile, store_line
 from cnn_sweeps.tracking.record import entry as entries
 from cnn_sweeps.tracking.record.entry import Entry, SenselessError, read_entries, senseless
 from cnn_sweeps.tracking.record.position import Position, keep_position, read_position
 from cnn_sweeps.tracking.record.record import locked
 from cnn_sweeps.tracking.store import check_place_of_files, connected, store_errors, use_store
+from cnn_sweeps.tracking.usage import STORE, THIS_RUN_ID
 
 log = logging.getLogger(__name__)
 
@@ -188,9 +189,7 @@ class _Projection:
                     metrics += [Metric(f"{_MACHINE}{name}", each, entry.time, entry.epoch) for name, each in load]
         known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow lets none be changed
         if entries.NOTE_TAG in tags:
-            whole_id = self._position.whole_id or self._run.info.run_id
-            note = tags[entries.NOTE_TAG].replace(RUN_ID, whole_id)
-            tags[entries.NOTE_TAG] = note.replace(EXPERIMENT_ID, self._run.info.experiment_id)
+            tags[entries.NOTE_TAG] = self._filled(tags[entries.NOTE_TAG])
         self._client.log_batch(
             self._run.info.run_id,
             metrics,
@@ -198,6 +197,15 @@ class _Projection:
             [RunTag(*each) for each in hidden(tags).items()],
             synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
         )
+
+    def _filled(self, note: str) -> str:
+        """Give a note with what the store alone knows."""
+        run = self._run.info
+        known = {RUN_ID: self._position.whole_id or run.run_id, THIS_RUN_ID: run.run_id}
+        known |= {EXPERIMENT_ID: run.experiment_id, store_line(STORE): store_line(self._uri)}
+        for key, text in known.items():
+            note = note.replace(key, text)
+        return note
 
     def _log_data(self, data: entries.Data) -> None:
         source = json.dumps({"tags": {"source": data.source}})

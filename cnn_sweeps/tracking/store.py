@@ -22,7 +22,7 @@ from cnn_sweeps.system.databases import describe_database_error, is_unavailable
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import SQLITE, database_file, is_hidden_by_old_store
-from cnn_sweeps.tracking.views import ALL_RUNS_TAG, all_runs_text
+from cnn_sweeps.tracking.views import ALL_RUNS_TAG, renewed_all_runs
 
 # What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -111,9 +111,9 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
                 log.warning(_OLD_STORE)
         with _deleted_told(uri, experiment_name):
             experiment = mlflow.set_experiment(experiment_name)
-        if ALL_RUNS_TAG not in experiment.tags:
+        if (view := renewed_all_runs(experiment.tags.get(ALL_RUNS_TAG))) is not None:
             with suppress(MlflowException):  # of two that do so at once the store may refuse one
-                mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, ALL_RUNS_TAG, all_runs_text())
+                mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, ALL_RUNS_TAG, view)
         yield str(experiment.experiment_id)
 
 

@@ -11,11 +11,14 @@ from cnn_sweeps.tracking.database.address import DEFAULT, is_hidden_by_old_store
 from cnn_sweeps.tracking.record.entry import read_record
 from cnn_sweeps.tracking.record.position import read_position
 
+THIS_RUN_ID, STORE = "%this_run_id%", "%store%"
+"""What stands in a note's commands for a run's own id and for the address of the store that has it."""
+
 
 def command_to_predict(model: str, uri: str) -> Command:
     """Give the command by which a model of a store, named as MLflow does, classifies photographs."""
     words = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={model}"]
-    return Command("To give images their classes:", shlex.join([*words, *_named(hide_passwords(uri))]))
+    return Command("To give images their classes:", shlex.join(words) + in_store(uri))
 
 
 def command_to_serve(model: str, uri: str) -> Command:
@@ -27,10 +30,8 @@ def command_to_serve(model: str, uri: str) -> Command:
 
 def command_to_reproduce(run_id: str, uri: str) -> Command:
     """Give the command that makes a run of a store again and compares what it measures."""
-    words = ["python", "-m", "cnn_sweeps.reproduce", run_id]
-    return Command(
-        "To make it again and compare, metric by metric:", shlex.join([*words, *_named(hide_passwords(uri))])
-    )
+    what = "To make it again and compare, metric by metric:"
+    return Command(what, f"python -m cnn_sweeps.reproduce {run_id}{in_store(uri)}")
 
 
 def command_to_look(uri: str) -> Command | None:
@@ -63,5 +64,6 @@ def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Co
     return commands
 
 
-def _named(uri: str) -> list[str]:
-    return [] if uri == DEFAULT else [f"tracking.uri={uri}"]
+def in_store(uri: str) -> str:
+    """Give the end of a command that is about a store: nothing for the one that commands use by themselves."""
+    return "" if uri == DEFAULT else f" {shlex.quote(f'tracking.uri={hide_passwords(uri)}')}"

@@ -130,9 +130,15 @@ def _link(experiment_id: str, view: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{TRAINING}&viewStateShareKey={view}"
 
 
-def all_runs_text() -> str:
-    """Give the text of the tag that lists the view of all runs."""
-    return _listed("all runs", describe_all_runs())
+def renewed_all_runs(known: str | None) -> str | None:
+    """Give the text that the tag of the view of all runs is to have; None if it may stay as it is.
+
+    `known` is the one that it has. An earlier version's is replaced. What a person has saved in the page is not: there
+    JSON has no spaces.
+    """
+    view, kept = describe_all_runs(), _read_view(known or "")
+    is_outdated = kept is not None and known == json.dumps(kept.model_dump()) and kept.state != json.dumps(view)
+    return _listed("all runs", view) if known is None or is_outdated else None
 
 
 def _listed(name: str, view: dict[str, Any]) -> str:

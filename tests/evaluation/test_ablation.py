@@ -107,6 +107,13 @@ def test_claim_says_by_how_much_in_one_line():
     assert "\n" not in str(claim)
 
 
+def test_parts_are_told_by_verdict_in_one_line_before_the_claims(tmp_path):
+    ablation = write_ablation(trainings({"dropout": 0.3, "l2": 0.7}), 3, tmp_path)
+    short, *claims = ablation.verdicts
+    assert short == "Helps: dropout. Does not help: L2. Undecided: both together, early stopping, decay"
+    assert claims == [str(claim) for claim in ablation.claims]
+
+
 def test_arms_that_are_not_there_are_not_judged():
     some = [each for each in trainings({}) if each.arm in ("none", "l2")]
     assert len(judge_claims(some, 3)) == 2

@@ -82,9 +82,10 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     assert expected | ({"git.commit", "git.dirty"} if (PROJECT / ".git").exists() else set()) <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["data.fingerprint"]
     note = run.data.tags["mlflow.note.content"]
-    assert re.match(
-        r"\*\*Test images\*\*: log loss 0\.\d+ \(.* to .*\), accuracy .*\n\*\*Validation images\*\*: ", note
-    )
+    test, link, validation, *_ = note.splitlines()
+    assert re.match(r"\*\*Test images\*\*: log loss 0\.\d+ \(.* to .*\), accuracy ", test)
+    assert link.startswith("[All runs, best first](")
+    assert validation.startswith("**Validation images**: ")
     assert " \\\n  data=synthetic \\\n  data.num_images=60 \\\n" in note
     counts = json.loads(artifact(run, "data.json").read_text())["images"]
     assert sum(counts["train"].values()) == 36
@@ -108,6 +109,7 @@ def test_run_leaves_a_complete_record_in_the_store_and_in_its_folder(run_train, 
     uri = mlflow.get_tracking_uri()
     model = f"model=runs:/{run.info.run_id}/synthetic-cnn"
     assert f"  python -m cnn_sweeps.predict PHOTOS {model} tracking.uri={uri}\n" in log.read_text()
+    assert f"\npython -m cnn_sweeps.predict PHOTOS \\\n  {model} \\\n  tracking.uri={uri}\n" in note
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
 
 

@@ -62,6 +62,10 @@ def page(run):
     return run.data.tags["mlflow.note.content"]
 
 
+def to_reproduce(run):
+    return f"python -m cnn_sweeps.reproduce {run.info.run_id} \\\n  tracking.uri={mlflow.get_tracking_uri()}\n"
+
+
 def command_on(page):
     """The words of the first command on a page, which has several lines."""
     return shlex.split(re.search(r"```bash\n(.*?)\n```", page, re.DOTALL)[1].replace("\\\n", ""))
@@ -154,7 +158,7 @@ def test_page_of_a_run_shows_a_command_that_makes_the_same_metrics(made, again, 
 
 def test_page_of_a_run_says_how_to_reproduce_it_and_of_which_images_it_is(made):
     text = page(made.single)
-    assert f"python -m cnn_sweeps.reproduce {made.single.info.run_id}\n" in text
+    assert to_reproduce(made.single) in text
     assert f"- **fingerprint**: {made.single.data.tags['data.fingerprint']}\n" in text
     assert f"- **data**: `photos`, from `{made.folder}/photos`\n" in text
     assert "- **images**: 36 train, 12 val, 12 test, of 2 classes" in text
@@ -165,7 +169,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
         assert sorted(command_on(page(trial))) == sorted(
             ["train", *RUN, f"model.dropout={dropout}", "evaluate_best=false"]
         )
-        assert f"cnn_sweeps.reproduce {trial.info.run_id}\n" in page(trial)
+        assert to_reproduce(trial) in page(trial)
         assert "12 test" in page(trial)
 
 
@@ -173,8 +177,8 @@ def test_page_of_a_part_shows_how_to_make_the_whole(made):
     _, second = child_runs(made.group)
     assert "This run is a part, seed 1, of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
-    assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(second)
-    assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(made.group)
+    assert to_reproduce(made.group) in page(second)
+    assert to_reproduce(made.group) in page(made.group)
 
 
 def test_page_of_a_sweep_shows_the_command_of_a_new_study(made):

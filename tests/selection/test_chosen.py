@@ -144,7 +144,7 @@ def test_controller_of_a_sweep_collects_garbage(monkeypatch):
 
     launcher = SimpleNamespace(get=lambda: SimpleNamespace(launcher={}))
     monkeypatch.setattr(application, "HydraConfig", launcher)
-    monkeypatch.setattr(application, "describe_new_database", lambda _store: [])
+    monkeypatch.setattr(application, "describe_store", lambda _store: [])
     monkeypatch.setattr(application, "forget_images", forget_images)
     gc.disable()
     try:

@@ -52,8 +52,10 @@ from cnn_sweeps.sweep.space import override_text
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.storage import selection_lock
 from cnn_sweeps.system.locks import file_lock
+from cnn_sweeps.text.commands import one_word_a_line
 from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.record.entry import read_entries, read_record
+from cnn_sweeps.tracking.usage import command_to_predict
 from cnn_sweeps.tracking.views import describe_all_runs, describe_view
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -110,14 +112,36 @@ def test_sweep_is_one_run_that_tells_what_was_searched_and_what_came_out(swept):
     assert swept.parent.inputs.dataset_inputs[0].dataset.digest == of_best.data.tags["data.fingerprint"]
 
 
-def test_page_of_a_sweep_begins_with_the_best_trial_its_test_and_its_model_and_then_the_link_to_all(swept):
+def test_page_of_a_sweep_begins_with_the_best_trial_and_the_link_to_all_then_its_test_and_its_model(swept):
     best, run_id = swept.study.best_trial, swept.parent.info.run_id
     lines = swept.parent.data.tags["mlflow.note.content"].splitlines()
     assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `dropout=")
-    assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[1])
-    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials cannot be told from trial ", lines[2])
-    assert lines[3].startswith("**Model**: `registered as plain sweep-synthetic version 1, alias champion`")
-    assert lines[4].endswith(f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)")
+    link = f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)"
+    assert lines[1].rstrip().endswith(link)
+    assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[2])
+    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials cannot be told from it", lines[3])
+    assert lines[4].rstrip() == "**Model**: `registered as plain sweep-synthetic version 1`"
+
+
+def test_pages_of_what_was_chosen_say_by_which_sweep_and_how_it_predicts_and_of_the_others_no_such_thing(swept):
+    uri, chosen = mlflow.get_tracking_uri(), f"**Chosen** by the sweep `synthetic {STUDY}` out of 4 completed trials"
+    best = run_of(swept.study.best_trial)
+    note = best.data.tags["mlflow.note.content"]
+    models = {
+        note: f"runs:/{best.info.run_id}/synthetic-cnn",
+        swept.champion.description: "models:/plain sweep-synthetic/1",
+    }
+    for page, model in models.items():
+        first, *lines = page.splitlines()
+        assert first.rstrip() == chosen
+        assert "Test images" in "".join(lines[:2])
+        assert page.count(one_word_a_line(command_to_predict(model, uri).command)) == 1
+    assert note.index("predict PHOTOS") < note.index("To make this run again")
+    for run in swept.children:
+        if run.info.run_id != best.info.run_id:
+            note = run.data.tags["mlflow.note.content"]
+            assert note.startswith("**Validation images**: ")
+            assert "predict" not in note
 
 
 def test_every_trial_is_a_child_run_with_its_values_and_the_study_has_what_it_reached(swept):
@@ -519,6 +543,13 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     page = Path(artifact(parent, "report.html")).read_text()
     assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
     assert "Two seeds say nothing" in page
+    note = parent.data.tags["mlflow.note.content"]
+    short, link, *claims = note.partition("\n\n")[0].splitlines()
+    assert short.rstrip() == "**Undecided: dropout, L2, both together, early stopping, decay**"
+    assert link.startswith("[The trials, ranked and drawn](")
+    assert [claim.partition(";")[0].rpartition(": ")[2] for claim in claims] == ["undecided"] * 5
+    assert not re.search(r"\*\*best|best (trial|value)|chosen|champion", note, re.IGNORECASE)
+    assert not any("best" in key or key.startswith("final_") for key in [*parent.data.tags, *parent.data.metrics])
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1

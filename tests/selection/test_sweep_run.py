@@ -20,6 +20,7 @@ from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, name_
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
 from cnn_sweeps.system.owners import owner_tags
+from cnn_sweeps.tracking.page import WINNER_NOTE
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import NOTE_TAG, PARENT_TAG, read_record
 from cnn_sweeps.tracking.record.record import Record
@@ -80,7 +81,7 @@ def test_sweeps_run_goes_on_as_the_same_one_with_new_tags_and_the_owner_of_now(i
     assert (run.data.tags["n_trials"], run.data.tags["mlflow.owner.pid"]) == ("2", str(os.getpid()))
     assert run.data.metrics["trials.complete"] == 1
     best = "**Best: trial 0, val_log_loss 0.5**  \n"
-    assert run.data.tags[NOTE_TAG] == f"{best}Sweep for val_log_loss, {first.run_id}."
+    assert run.data.tags[NOTE_TAG] == f"{best}Sweep for val_log_loss, {first.run_id}.  \n{WINNER_NOTE}"
     again.end(look(trial(0, "COMPLETE"), trial(1, "COMPLETE"), folder=folder, run_id=first.run_id), "FINISHED")
     run = client.get_run(first.run_id)
     assert (run.info.status, run.data.metrics["trials.complete"]) == ("FINISHED", 2)

@@ -1,9 +1,11 @@
 """What a sweep's page in MLflow says came out, by what its study notes."""
 
 import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from cnn_sweeps.selection.outcome import describe_outcome, find_champion
+from cnn_sweeps.tracking.page import WINNER_NOTE
 
 
 def completed(number, value):
@@ -26,13 +28,29 @@ NOTED = {
 def test_page_names_the_champion_and_says_why_though_another_value_is_the_best():
     attributes = {"ranking": NOTED, "tested.1": {"test_accuracy": 0.9}, "registered": 1, "registered.as": "x version 1"}
     champion = find_champion(TRIALS[0], TRIALS, attributes)
-    assert describe_outcome(champion, ["val_log_loss"], attributes).split("  \n") == [
+    assert describe_outcome(champion, TRIALS, ["val_log_loss"], attributes) == [
         "**Chosen: trial 1, val_log_loss 0.5**",
         "**Test images**: accuracy 0.900",
         "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 2 completed trials cannot be told "
         "from trial 0, whose value is the best",
         "**Model**: `x version 1`",
+        WINNER_NOTE,
     ]
+
+
+def test_page_of_an_ablation_says_what_each_part_does_and_names_no_trial_the_best():
+    space = {"ablation": CategoricalDistribution(["l2"]), "seed": IntDistribution(0, 1)}
+    trial = create_trial(value=0.1, params={"ablation": "l2", "seed": 0}, distributions=space)
+    attributes = {"ranking": NOTED | {"champion": 0}, "tested.0": {"test_accuracy": 0.9}}
+    trials = [trial, create_trial(state=TrialState.WAITING)]
+    assert find_champion(trial, trials, attributes) is None
+
+    def told():
+        return describe_outcome(None, trials, ["val_log_loss"], attributes)
+
+    assert told() == ["**Verdicts: none yet**"]
+    attributes["ablation.verdicts"] = ["Helps: L2", "L2 narrows the gap: supported"]
+    assert told() == ["**Helps: L2**", "L2 narrows the gap: supported"]
 
 
 @pytest.mark.parametrize("champion", ["x", 7, -1, 2])

@@ -15,11 +15,9 @@ def test_own_config_groups_are_in_the_command(flags, monkeypatch):
 
 
 def test_command_of_several_lines_is_the_same_to_a_shell():
-    program, overrides = (
-        "OMP_NUM_THREADS=1 python train.py --config-dir 'a b'",
-        ["'model.filters=[4, 8]'", "model.l2=1e-2"],
-    )
-    assert one_word_a_line(" ".join([program, *overrides])).split(" \\\n  ") == [program, *overrides]
+    variables, program = "OMP_NUM_THREADS=1 TF_NUM_INTEROP_THREADS=1", "python train.py --config-dir 'a b'"
+    lines = [variables, program, "'model.filters=[4, 8]'", "model.l2=1e-2"]
+    assert one_word_a_line(" ".join(lines)).split(" \\\n  ") == lines
     assert one_word_a_line("python -m cnn_sweeps.train") == "python -m cnn_sweeps.train"
 
 

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -18,7 +20,7 @@ from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import MovedError, TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
 from cnn_sweeps.tracking.database import upgrade
-from cnn_sweeps.tracking.database.address import find_existing_store, find_store
+from cnn_sweeps.tracking.database.address import describe_store, find_existing_store, find_store
 from cnn_sweeps.tracking.database.inspection import check_store
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.record import Record
@@ -147,6 +149,29 @@ def test_folder_of_files_that_this_user_may_not_write_is_told_as_such(here, clos
     config = TrackingConfig(None, "known", None, None, log_model=False)
     with pytest.raises(TrackingOutageError, match=f"{closed}, where .* cannot be written .Permission denied.; give"):
         find_store(config)
+
+
+# A server of another MLflow.
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("3.10.1", ["MLflow 3.10.1", "MLflow 3.15"]), ("3.15.0rc1", []), ("4.0", []), ("", [])]
+)
+def test_server_whose_pages_cannot_rank_runs_is_told_in_one_line(version, told):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if version else 401)
+            self.end_headers()
+            self.wfile.write(version.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server, ThreadPoolExecutor() as threads:
+        threads.submit(server.handle_request)
+        lines = describe_store(f"http://127.0.0.1:{server.server_port}")
+    assert re.findall(r"MLflow [\d.]+\d", " ".join(lines)) == told
+    assert len(lines) == bool(told)
 
 
 # Moved, or copied.

@@ -14,6 +14,7 @@ from mlflow.entities import LoggedModelStatus, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from cnn_sweeps.text.commands import one_word_a_line
 from cnn_sweeps.tracking import models, projection
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import (
@@ -26,9 +27,11 @@ from cnn_sweeps.tracking.record.entry import (
     Data,
     Model,
     Moved,
+    read_record,
 )
 from cnn_sweeps.tracking.record.position import num_waiting, read_position
 from cnn_sweeps.tracking.record.record import Record
+from cnn_sweeps.tracking.usage import command_to_predict
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 METADATA = {"cnn_sweeps": {"class_names": ["a", "b"]}}
@@ -392,13 +395,22 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
 
     record, uri = Record(tmp_path / "run"), new_store()
     record.begin("projected", "a", uri, {})
+    record.log_tags({NOTE_TAG: "[Others](x)\n\nTo make it again"})
+    record.log_outcome("**Validation images**: accuracy 0.5")
+    assert "predict" not in read_record(record.folder).tags[NOTE_TAG]
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
     about = models.ModelFacts(("a", "b"), (4, 4, 1), 0.5, "0 to 255")
     for _ in range(2):  # as a test of the model that was cut off and is done again
         models.log_model(record, "mine", network, about, np.zeros((1, 4, 4, 1), np.uint8))
+    record.log_outcome("**Test images**: accuracy 0.75", "**Validation images**: accuracy 0.5")
     record.end("FINISHED")
     project(record.folder, uri)
     client, (run,) = runs_in(uri)
+    outcome, what, command, again = run.data.tags[NOTE_TAG].split("\n\n")
+    lines = ["**Test images**: accuracy 0.75", "[Others](x)", "**Validation images**: accuracy 0.5"]
+    assert outcome.split("  \n") == lines
+    told = one_word_a_line(command_to_predict(f"runs:/{run.info.run_id}/mine", uri).command)
+    assert (what, command, again) == ("To give images their classes:", f"```bash\n{told}\n```", "To make it again")
     (kept,) = run.outputs.model_outputs
     model = client.get_logged_model(kept.model_id)
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, run.info.run_id)

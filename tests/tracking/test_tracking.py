@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import PARENT_TAG, RECORD_FILE, read_record
 from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.tracking.store import connected, store_errors
+from cnn_sweeps.tracking.views import ALL_RUNS_TAG
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -147,7 +147,8 @@ def test_page_of_a_version_says_what_was_measured_and_how_images_get_their_class
     register((0.5, {}), minimize=True)
     about = client.get_model_version(request.node.name, "1").description
     assert about.startswith("told\n")
-    assert f"python -m cnn_sweeps.predict PHOTOS model=models:/{request.node.name}/1 tracking.uri={uri}\n" in about
+    model, store = f"model=models:/{request.node.name}/1", f"tracking.uri={uri}"
+    assert f"python -m cnn_sweeps.predict PHOTOS \\\n  {model} \\\n  {store}\n" in about
 
 
 def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_once(register, client, request):
@@ -159,23 +160,17 @@ def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_on
 
 
 def test_what_was_registered_is_told(uri, model_uri):
-    name = "told"
-    assert (
-        register_champion(name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
-        == "registered as told version 1, alias champion"
-    )
-    assert register_champion(name, model_uri, COMPARABLE, 0.7, "told", minimize=True) == (
-        "registered as told version 2; version 1 stays champion with 0.5"
-    )
+    def register(tags, value):
+        return register_champion("told", model_uri, COMPARABLE | tags, value, "told", minimize=True)
+
+    assert register({}, 0.5) == ("registered as told version 1", ", alias champion")
+    assert register({}, 0.7) == ("registered as told version 2", "; version 1 stays champion with 0.5")
     advice = "; to replace it, give the alias in MLflow, or set tracking.registered_model to another name"
     for changed, reason in (
         ({"comparable.data": "def"}, "its value is of other images, classes or split (abc, now def)"),
         ({"comparable.metric": "val_accuracy"}, "its value is of another metric (val_log_loss, now val_accuracy)"),
     ):
-        told = register_champion(name, model_uri, COMPARABLE | changed, 0.1, "told", minimize=True)
-        assert re.fullmatch(
-            rf"registered as told version \d; version 1 stays champion: {re.escape(reason + advice)}", told
-        )
+        assert register(changed, 0.1)[1] == f"; version 1 stays champion: {reason}{advice}"
 
 
 def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, request):
@@ -183,7 +178,7 @@ def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, re
     client.create_registered_model(request.node.name)
     client.create_model_version(request.node.name, model_uri)
     client.set_registered_model_alias(request.node.name, "champion", "1")
-    told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
+    _, told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
     assert "version 1 stays champion: no sweep has registered it" in told
     assert int(client.get_model_version_by_alias(request.node.name, "champion").version) == 1
 
@@ -199,6 +194,31 @@ def test_champion_stays_where_the_store_is_away_when_it_is_asked_for_it(
         register_champion(name, model_uri, COMPARABLE, 0.7, "told", minimize=True)
     assert asked(client, name, "champion").version == 1
     assert len(client.search_model_versions(f"name='{name}'")) == 1
+
+
+# The view of all runs.
+
+
+def view_of_all(experiment):
+    return mlflow.get_experiment_by_name(experiment).tags[ALL_RUNS_TAG]
+
+
+def test_view_of_all_runs_is_replaced_if_an_earlier_version_has_made_it_and_never_if_a_person_has_saved_it(
+    uri, experiment, client
+):
+    with connected(uri, experiment) as known:
+        now = view_of_all(experiment)
+    with connected(uri, experiment):
+        assert view_of_all(experiment) == now
+    of_before = {"name": "all runs", "createdAt": 1, "state": json.dumps({"searchFilter": ""})}
+    client.set_experiment_tag(known, ALL_RUNS_TAG, json.dumps(of_before))
+    with connected(uri, experiment):
+        assert json.loads(view_of_all(experiment))["state"] == json.loads(now)["state"]
+    of_a_person = json.dumps(of_before | {"updatedAt": 2}, separators=(",", ":"))  # as the page writes it
+    for saved in (of_a_person, '{"searchFilter":""}'):
+        client.set_experiment_tag(known, ALL_RUNS_TAG, saved)
+        with connected(uri, experiment):
+            assert view_of_all(experiment) == saved
 
 
 # Runs that were left.

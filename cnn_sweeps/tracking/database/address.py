@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -18,6 +19,7 @@ SQLITE = "sqlite:///"
 DEFAULT = f"{SQLITE}mlflow.db"
 _SERVERS = ("http://", "https://")
 _DATABASES = ("sqlite", "postgres", "mysql", "mssql")  # how the addresses of those begin that MLflow takes
+_FIRST_WITH_VIEWS = 3, 15  # MLflow, whose pages know views with a name
 _HERE = Path()
 
 
@@ -122,12 +124,29 @@ def is_hidden_by_old_store(uri: str) -> bool:
     return is_here and any(file.parent.name.isdigit() for file in Path("mlruns").glob("*/meta.yaml"))
 
 
-def describe_new_database(uri: str) -> list[str]:
-    """Say that MLflow's database is made first, if it is; else nothing."""
+def describe_store(uri: str) -> list[str]:
+    """Say that MLflow's database is made first, or that the server is too old to show all; mostly nothing."""
     file = database_file(uri)
-    if file is None or file.exists():
+    if file is not None and not file.exists():
+        return [f"making MLflow's database {file}, which is done once and takes some seconds"]
+    known = re.match(r"(\d+)\.(\d+)[\w.]*", _server_version(uri))
+    if known is None or (int(known[1]), int(known[2])) >= _FIRST_WITH_VIEWS:
         return []
-    return [f"making MLflow's database {file}, which is done once and takes some seconds"]
+    return [
+        f"the tracking server is MLflow {known[0]}: it records all, but links to ranked runs show them unranked; "
+        f"MLflow {'.'.join(map(str, _FIRST_WITH_VIEWS))} ranks them"
+    ]
+
+
+def _server_version(uri: str) -> str:
+    """Give what a tracking server says of its version; nothing if it does not, or asks for a password."""
+    if not uri.startswith(_SERVERS):
+        return ""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=5) as answer:
+            return str(answer.read(100), "ascii")
+    except (OSError, ValueError, HTTPException):
+        return ""
 
 
 def database_file(uri: str) -> Path | None:

@@ -18,6 +18,7 @@ from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.owners import WORD, owner_tags
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import uri_seen_from
+from cnn_sweeps.tracking.page import begin_note
 from cnn_sweeps.tracking.record import entry as entries
 from cnn_sweeps.tracking.record.entry import (
     NOTE_TAG,
@@ -29,6 +30,7 @@ from cnn_sweeps.tracking.record.entry import (
     senseless,
 )
 from cnn_sweeps.tracking.record.position import keep_position, read_position, store_of_record
+from cnn_sweeps.tracking.usage import STORE, THIS_RUN_ID, command_to_predict
 
 FOLDER_TO = "CNN_SWEEPS_FOLDER_TO"
 """An environment variable: a file that is to hold the folder of the first record that a process writes.
@@ -156,10 +158,12 @@ class Record:
         """Tag the run."""
         self.add(entries.Tags(tags=dict(tags)))
 
-    def log_outcome(self, outcome: str) -> None:
-        """Have the run's description, which is there, begin with what came out, in Markdown."""
+    def log_outcome(self, *outcome: str) -> None:
+        """Have the run's description begin with what came out, lines of Markdown, and say how a kept model is used."""
         recorded = read_record(self.folder)
-        self.log_tags({NOTE_TAG: f"{outcome}  \n{recorded.note if recorded is not None else ''}"})
+        note, model = ("", None) if recorded is None else (recorded.note, recorded.model)
+        commands = [] if model is None else [command_to_predict(f"runs:/{THIS_RUN_ID}/{model}", STORE)]
+        self.log_tags({NOTE_TAG: begin_note(outcome, note, commands)})
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record metrics of an epoch, counted from 1, as of now, but for those that it has.
