@@ -26,7 +26,6 @@ from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.ledger import senseless_attributes, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.ends import ended_after
-from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
 
 
@@ -45,7 +44,6 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
-    outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
 
     def build_launcher(function: TaskFunction) -> Launcher:
@@ -116,7 +114,7 @@ class Controller:
         is_few = plan.num_points is not None and plan.num_points < plan.total
         few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
         place = about["storage"].removeprefix(f"{Path.cwd()}/")
-        say(f"study {study.name} in {place}: {plan.total} trials of {about['search space']}{few}")
+        say(f"{plan.total} trials of {about['search space']}{few}; the study is in {place}")
         plan.application.begin(study, about | {"command": command}, self._console.folder, say)
         study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:

@@ -35,7 +35,8 @@ from sweep_app import (
 from waiting import wait_until
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.plan import _pin_study
+from cnn_sweeps.sweep.introduction import introduce_sweep
+from cnn_sweeps.sweep.plan import _pin_storage
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
@@ -401,7 +402,8 @@ def test_every_job_composes_the_name_and_the_storage_of_the_study_whatever_they_
     place = "it's {mine}, [a=b] $x/study"
     sweeper = {"study_name": None, "storage": prefix + place}
     config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"hydra": []}}})
-    _pin_study(config)
+    introduce_sweep(config)
+    _pin_storage(config)
     words = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
     composed = {word.key_or_group: word.value() for word in words}
     assert composed["hydra.sweeper.study_name"] == config.hydra.sweeper.study_name
