@@ -18,6 +18,7 @@ from cnn_sweeps.sweep.space import SearchSpace, override_text
 from cnn_sweeps.sweep.study.job_trial import STUDY_OF_JOB
 from cnn_sweeps.sweep.study.ledger import queued_params
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.text.numbers import counted
 
 _FOLDER = "confirmation"  # of its files, below that of the sweep
 _LARGEST = 2**31 - 1
@@ -87,5 +88,5 @@ def describe_confirmation(study: SweepStudy, beside: SweepStudy, num_slots: int)
     durations = [study.trials[number].duration or timedelta() for number in best]
     each_s = median(each.total_seconds() for each in durations)  # of which a first trial's is long
     about_s = len(numbers) * each_s / max(1, num_slots)
-    told = f"{len(numbers)} more trainings, of the best {len(best)} trials with other seeds"
-    return f"{told}, before the best one is named: about {about_s:.0f} s"
+    told = f"running the best {counted(len(best), 'trial')} again with other seeds, before the best one is named"
+    return f"{told}: {counted(len(numbers), 'run')}, each with as many trainings as a trial; about {about_s:.0f} s"
