@@ -161,6 +161,15 @@ def test_error_says_in_one_line_what_is_wrong_and_what_is_allowed(arguments, mes
     assert "\n" not in told
 
 
+def test_name_that_another_sweep_gives_its_confirmation_is_refused_before_anything_is_made(run_train, capsys):
+    before = sorted(Path().iterdir())
+    with pytest.raises(SystemExit, match=r"study_name=mine\.confirmation: a sweep mine gives this name") as end:
+        run_train("--multirun", "hydra.sweeper.study_name=mine.confirmation")
+    assert "\n" not in str(end.value)
+    assert not capsys.readouterr().out
+    assert sorted(Path().iterdir()) == before
+
+
 @pytest.mark.parametrize(
     "words",
     [

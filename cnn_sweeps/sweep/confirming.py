@@ -13,6 +13,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.sweep.application import TRIAL, Confirmation, SweepApplication
+from cnn_sweeps.sweep.introduction import CONFIRMATION
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import SearchSpace, override_text
 from cnn_sweeps.sweep.study.job_trial import STUDY_OF_JOB
@@ -42,7 +43,7 @@ def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) 
 
     What it has already is not queued again; what failed there stays so, and ends nothing.
     """
-    name = f"{study.name}.{_FOLDER}"
+    name = f"{study.name}{CONFIRMATION}"
     quoted = QuotedString(name, Quote.single).with_quotes()
     keys = dict.fromkeys(key for point in wanted.points for key in point)
     space = _AgainSpace(
