@@ -68,6 +68,11 @@ def test_list_is_a_grid_and_nothing_else_and_its_best_command_runs(app):
     assert xs(app)[3:] == [1]
 
 
+def test_first_trial_has_the_settings_as_they_are_with_what_the_configurations_params_fix(app):
+    sweep_here(app, "++hydra.sweeper.params={model.width:'range(1,4)',model:large}", "hydra.sweeper.n_trials=1")
+    assert [trial.params["model.width"] for trial in trials(app)] == [2]
+
+
 def test_mixed_space_begins_with_the_current_configuration_and_keeps_what_is_fixed(app):
     sweep_here(app, "model=glob(*)", "x=int(interval(3,8))", "y=0.25", "+z=null,'a,b'", "hydra.sweeper.n_trials=5")
     assert trials(app)[0].params == {"model": "small", "x": 7, "+z": None}
