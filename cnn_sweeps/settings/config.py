@@ -207,7 +207,7 @@ def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:
     smallest = smallest_cnn_image(num_blocks, padding)
     if min(height, width) < smallest:
         raise ConfigError(
-            f"images of {height}x{width} pixels: {counted(num_blocks, 'block')} with model.padding={padding} cannot "
-            f"take less than {smallest} pixels a side; set a larger data.image_size, shorten model.filters or set "
+            f"images of {height}x{width} pixels: {counted(num_blocks, 'block')} with model.padding={padding}; allowed: "
+            f"at least {smallest} pixels a side; set a larger data.image_size, shorten model.filters or set "
             "model.padding=same"
         )
