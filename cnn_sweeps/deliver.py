@@ -11,6 +11,7 @@ from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import find_existing_store, is_recorded_as, user_uri
 from cnn_sweeps.tracking.record.entry import read_record
@@ -59,7 +60,7 @@ def deliver(arguments: Sequence[str]) -> None:
     for error in left[1:]:
         print(for_terminal(f"not delivered: {error}"))
     if left:
-        raise TrackingError(f"{len(left)} of {len(records)} runs could not be delivered: {left[0]}")
+        raise TrackingError(f"{len(left)} of {counted(len(records), 'run')} could not be delivered: {left[0]}")
 
 
 def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
@@ -85,7 +86,7 @@ def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
         project(folder, store)
     except UserError as error:
         return error
-    print(f"{for_terminal(folder)}: {num_entries} entries delivered to {hide_passwords(uri)}")
+    print(f"{for_terminal(folder)}: {counted(num_entries, 'entry', 'entries')} delivered to {hide_passwords(uri)}")
     return num_entries
 
 

@@ -15,6 +15,7 @@ from cnn_sweeps.system.files import check_target
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.use.place import find_place
 
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -82,7 +83,8 @@ def export(arguments: Sequence[str]) -> None:
     class_names, threshold = kept.record.class_names, kept.record.decision_threshold
     if threshold is not None and len(class_names) == 2:
         print(
-            f"choose {for_terminal(class_names[1])} from a probability of {threshold:g} on, as cnn_sweeps.predict does"
+            f"choose {for_terminal(class_names[1])} from a probability of {probability_text(threshold)} on, "
+            "as cnn_sweeps.predict does"
         )
     bad_files.refuse(len(files) + len(links))
 

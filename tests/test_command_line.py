@@ -50,19 +50,31 @@ def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(ar
     assert not code or re.fullmatch(r"error: .*\n", done.stderr)
 
 
-@pytest.mark.parametrize(("arguments", "first"), [([], "making"), (["--multirun", "hydra/launcher=basic"], "study")])
-def test_in_an_empty_folder_says_what_it_does_before_it_imports_what_is_slow(arguments, first, tmp_path):
+def run_without(missing, folder, *arguments):
+    """Run the command in a process in which importing one of the libraries fails."""
     script = (
         "import runpy, sys\n"
-        "sys.modules['mlflow'] = sys.modules['tensorflow'] = None\n"  # so that their import fails
+        f"sys.modules |= dict.fromkeys({missing})\n"  # so that their import fails
         "runpy.run_module('cnn_sweeps.train', run_name='__main__', alter_sys=True)"
     )
     words = [sys.executable, "-c", script, *arguments, "data=synthetic"]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in done.stderr
-    assert done.stdout.startswith(first)
-    assert "making MLflow's database mlflow.db, which is done once" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--multirun", "hydra/launcher=basic"]])
+def test_in_an_empty_folder_says_what_it_does_before_it_imports_what_is_slow(arguments, tmp_path):
+    shown = run_without(["mlflow", "tensorflow"], tmp_path, *arguments)
+    assert "making MLflow's database mlflow.db, which is done once" in shown
+
+
+def test_a_sweep_says_its_name_and_what_comes_first_before_all_that_takes_time(tmp_path):
+    missing = ["optuna", "sqlalchemy", "numpy", "PIL"]
+    shown = run_without(missing, tmp_path, "--multirun", "hydra.sweeper.study_name=mine")
+    assert shown == "sweep mine: checking what it searches and the settings of its trials\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("module", "arguments"), [(train, []), (reproduce, ["0" * 32])])
@@ -147,6 +159,15 @@ def test_error_says_in_one_line_what_is_wrong_and_what_is_allowed(arguments, mes
     assert told.startswith("error: ")
     assert message in told
     assert "\n" not in told
+
+
+def test_name_that_another_sweep_gives_its_confirmation_is_refused_before_anything_is_made(run_train, capsys):
+    before = sorted(Path().iterdir())
+    with pytest.raises(SystemExit, match=r"study_name=mine\.confirmation: a sweep mine gives this name") as end:
+        run_train("--multirun", "hydra.sweeper.study_name=mine.confirmation")
+    assert "\n" not in str(end.value)
+    assert not capsys.readouterr().out
+    assert sorted(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize(

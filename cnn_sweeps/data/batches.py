@@ -17,6 +17,7 @@ from cnn_sweeps.data.decode import decode_image
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.system.ends import threads
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import counted
 
 _PIXELS_A_BATCH = 2**20  # 64 images of 128x128, 12 MB as float32
 _MOST_IMAGES_A_BATCH = 256
@@ -46,7 +47,8 @@ class BadFiles:
             DataError: if there were bad ones.
         """
         if self.count:
-            raise DataError(f"{self.count:,} of {num_files:,} files are no usable images and were left out, as named")
+            are = "is no usable image and was" if self.count == 1 else "are no usable images and were"
+            raise DataError(f"{self.count:,} of {counted(num_files, 'file')} {are} left out, as named")
 
 
 def decoded_batches(

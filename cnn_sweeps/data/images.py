@@ -13,8 +13,16 @@ from cnn_sweeps.settings.config import check_image_fits
 from cnn_sweeps.settings.schema import SPLIT_NAMES, RunConfig
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.text.names import cut_list, for_terminal
+from cnn_sweeps.text.numbers import counted
 
 _MOST_ITEMS = 12  # of a list that is told
+_COPIES = ("image is a copy of another", "images are copies of others")
+_SKIPPED = ("file is no usable image and was skipped", "files are no usable images and were skipped")
+_LEFT_OUT = (
+    "image is left out, since a later split has a copy of it",
+    "images are left out, since a later split has copies of them",
+)
+_CONFLICTS = ("group of equal images is in several classes", "groups of equal images are in several classes")
 _loaded: dict[str, "Images"] = {}
 """The images that this process used last, by their settings."""
 
@@ -83,14 +91,14 @@ def describe_images(dataset: ImageDataset, split: Split) -> list[str]:
         *map(for_terminal, dataset.notes),
     ]
     if split.num_duplicates:
-        lines.append(f"{split.num_duplicates} images are copies of others; copies stay in one split")
+        lines.append(f"{counted(split.num_duplicates, *_COPIES)}; copies stay in one split")
     if skipped := dataset.skipped_files:
         told = for_terminal(describe_bad_files(skipped))
-        lines.append(f"{len(skipped):,} files are no usable images and were skipped: {told}")
+        lines.append(f"{counted(len(skipped), *_SKIPPED)}: {told}")
     for names, what in (
-        (split.left_out, "images are left out, since a later split has copies of them"),
-        (split.conflicts, "groups of equal images are in several classes"),
+        (split.left_out, _LEFT_OUT),
+        (split.conflicts, _CONFLICTS),
     ):
         if names:
-            lines.append(f"{len(names)} {what}: {cut_list([*map(for_terminal, names)], '; ', _MOST_ITEMS)}")
+            lines.append(f"{counted(len(names), *what)}: {cut_list([*map(for_terminal, names)], '; ', _MOST_ITEMS)}")
     return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from cnn_sweeps.data.listing import is_hidden, is_litter, leads_out, list_image_files, subfolders
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.text.names import cut_list, in_unicode
+from cnn_sweeps.text.numbers import counted
 
 ALLOW_LINKS = ", or set data.follow_links=true if the links are meant"
 _SPLIT_OF_WORD = {
@@ -117,7 +118,7 @@ def _check_classes(root: Path, tops: Sequence[Path], wanted: set[str], found: se
             names = _named(subfolders(deeper), deeper)
             fix = f"in {deeper.name} there are {names}: if these are the data set, set data.root={deeper}"
         elif num_strays:
-            fix = f"{fix}; {num_strays:,} files lie in no class folder"
+            fix = f"{fix}; {counted(num_strays, 'file lies', 'files lie')} in no class folder"
         raise DataError(f"data.root={root}: {told}; {fix}")
     if empty := sorted(wanted - found):
         told = cut_list(empty, ", ", _MOST_NAMES)

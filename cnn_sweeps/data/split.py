@@ -14,6 +14,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.settings.schema import SPLIT_NAMES
 from cnn_sweeps.text.names import cut_list, for_terminal
+from cnn_sweeps.text.numbers import counted
 
 Indices = NDArray[np.int64]
 
@@ -100,7 +101,7 @@ def split_into_folds(dataset: ImageDataset, split: Split, num_folds: int, seed: 
         of_class = numbers[group_labels == label]
         if len(of_class) < num_folds:
             raise DataError(
-                f"folds={num_folds}: class {class_name} has {len(of_class)} different images outside test; "
+                f"folds={num_folds}: class {class_name} has {counted(len(of_class), 'different image')} outside test; "
                 "set fewer folds or add images"
             )
         fold_of_group[of_class] = np.arange(len(of_class)) * num_folds // len(of_class)

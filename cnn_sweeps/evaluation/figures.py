@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import NUM_BINS, Floats, confidence_bins
 from cnn_sweeps.evaluation.results import Confusion, Measured
+from cnn_sweeps.text.numbers import counted, probability_text
 
 # Okabe & Ito: told apart by colour-blind eyes and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -60,7 +61,7 @@ def draw_learning_curves(
         else:
             axes.legend(frameon=False)
     stopped = f"stopped early after epoch {len(history)} (dotted)"
-    ending = stopped if stopped_early else f"ended after {len(history)} epochs"
+    ending = stopped if stopped_early else f"ended after {counted(len(history), 'epoch')}"
     figure.suptitle(f"{ending}; best epoch {best_epoch} (dashed)", fontsize=10)
     return figure
 
@@ -182,7 +183,8 @@ def draw_scores(measured: Measured) -> Figure:
         }
         axes.hist(scores[is_one], edges, **style, label=f"{name} ({is_one.sum()})")
     if (threshold := measured.threshold) is not None:
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")
+        told = f"threshold {probability_text(threshold)}"
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=told)
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.legend(frameon=False, loc="upper center")
@@ -191,7 +193,7 @@ def draw_scores(measured: Measured) -> Figure:
 
 def describe_threshold(measured: Measured) -> str:
     """Say at which threshold classes are chosen; empty with more than two."""
-    return "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
+    return "" if measured.threshold is None else f" at the threshold {probability_text(measured.threshold)}"
 
 
 def _begin(size: tuple[float, float], title: str, **settings: Any) -> tuple[Figure, Axes]:
@@ -219,7 +221,7 @@ def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_
 def _end_curves(axes: Axes, measured: Measured, x: float, y: float) -> None:
     """Mark where the threshold is, of two classes, and name the classes."""
     if measured.threshold is not None:
-        axes.plot([x], [y], "o", color="black", label=f"threshold {measured.threshold:.3g}")
+        axes.plot([x], [y], "o", color="black", label=f"threshold {probability_text(measured.threshold)}")
     if _can_be_named(measured.dataset.class_names):
         axes.legend(frameon=False, loc="best")
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn_sweeps.text.numbers import probability_text
+
 NUM_RESAMPLES = 1000
 NUM_BINS = 15  # of confidence, of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
 DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
@@ -160,9 +162,11 @@ def describe_test(metrics: Mapping[str, float]) -> str:
         "test_accuracy_at_half": "{:.4f} at a threshold of 0.5",
         "test_accuracy_of_commonest_class": "{:.4f} by naming the commonest class",
         "test_roc_auc": "ROC AUC {:.4f}",
-        "decision_threshold": "decision threshold {:g}",
     }
-    return ", ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)
+    told = [text.format(metrics[name]) for name, text in texts.items() if name in metrics]
+    if "decision_threshold" in metrics:
+        told.append(f"decision threshold {probability_text(metrics['decision_threshold'])}")
+    return ", ".join(told)
 
 
 def _measure(probabilities: Floats, labels: Labels, threshold: float | None, weights: Floats) -> dict[str, Floats]:

@@ -13,6 +13,7 @@ from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.evaluation.sentences import tell_expected, tell_no_mistake
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.training.progress import TrainingProgress
 
@@ -139,8 +140,8 @@ def _notes(measured: Measured) -> list[str]:
         return ["Precision, recall and F1 are means over the classes, each against the rest."]
     second = for_terminal(measured.dataset.class_names[1])
     return [
-        f"It says {second} from a probability of {measured.threshold:.3g} on, which was chosen on validation images. "
-        f"Precision, recall and F1 are of {second}."
+        f"It says {second} from a probability of {probability_text(measured.threshold)} on, which was chosen on "
+        f"validation images. Precision, recall and F1 are of {second}."
     ]
 
 

@@ -17,6 +17,7 @@ from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, accuracy_of_
 from cnn_sweeps.evaluation.per_image import PerImage, per_image
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -174,8 +175,8 @@ def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunC
         metric = config.evaluation.threshold_metric
         threshold, _ = metrics.best_threshold(probabilities[:, 1], dataset.labels[split.val], metric)
         log.info(
-            "%s from a probability of %g on, best by %s on validation images",
-            *(for_terminal(dataset.class_names[1]), threshold, metric.replace("_", " ")),
+            "%s from a probability of %s on, best by %s on validation images",
+            *(for_terminal(dataset.class_names[1]), probability_text(threshold), metric.replace("_", " ")),
         )
     validation = Measured("Validation images", "final_val", dataset, split.val, probabilities, threshold)
     log.info("validation images: %s", validation.describe(with_intervals=on_test))

@@ -15,6 +15,7 @@ from cnn_sweeps.evaluation.per_image import FILES
 from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.text.names import for_csv, for_terminal
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.text.passwords import hide_passwords
 
 
@@ -58,7 +59,7 @@ def write_report(folder: Path, measured: Measured) -> None:
     report += f"\naccuracy of naming the commonest class: {measured.values['accuracy_of_commonest_class']:.3f}\n"
     if measured.threshold is not None:
         second = for_terminal(measured.dataset.class_names[1])
-        report = f"{second} from a probability of {measured.threshold:g} on\n\n{report}"
+        report = f"{second} from a probability of {probability_text(measured.threshold)} on\n\n{report}"
         report += f"precision, recall and F1 elsewhere are those of {second}, the positive class\n"
     _write(folder / f"{measured.prefix}_report.txt", report)
 

@@ -10,6 +10,7 @@ from cnn_sweeps.experiment.recording import EpochRecorder, Whole
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.experiment.trained import TrainedNetwork
 from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.record.entry import WEIGHTS_TAG, read_record
 from cnn_sweeps.training import loop
@@ -71,7 +72,9 @@ def train_part(
         role.begin(progress)
     inputs = _train(part, role, network, progress, keeper)
     if part.config.fine_tune and progress.fine_tuned_after is None and not role.is_pruned:
-        log.info("the last %d layers of the backbone are trained, too, from now on", part.config.fine_tune)
+        log.info(
+            "from now on training changes the last %s of the backbone, too", counted(part.config.fine_tune, "layer")
+        )
         head, network = network, build_part(part, is_fine_tuned=True)
         network.go_on_from(head)
         progress.begin_fine_tuning(network.model)

@@ -137,7 +137,7 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
             whole.finished = finished
             _move_here(parts[: len(finished)], Path(left.folder), run.record.folder)
         if finished or config.resume:
-            told = f"{len(whole.finished)} of {len(parts)} trainings were finished before"
+            told = f"finished before: {len(whole.finished)} of {len(parts)} trainings"
             log.info("%s", told if left else "nothing to resume")
         for path, of_run in left_checkpoints(Path(config.training.checkpoint_dir)).items():
             if of_run is not None and of_run.record in whole.finished:  # killed before it was removed

@@ -19,7 +19,7 @@ from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import RESULTS, average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
-from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig
+from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig, of_one_run
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
 from cnn_sweeps.tracking.database.address import describe_store, find_store
@@ -78,7 +78,7 @@ class Role:
     @property
     def short_name(self) -> str:
         """What was set, for a narrow column, single settings first; empty if that is only what other columns show."""
-        told = [each for each in self.overrides if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
+        told = [each for each in of_one_run(self.overrides) if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
         told.sort(key=_place_in_name)
         return " ".join(short_overrides(told))[:_LONGEST_NAME]
 
@@ -89,7 +89,7 @@ class Role:
     @cached_property
     def command(self) -> str:
         """The command that makes the whole run again."""
-        return command_to_repeat(describe_command([]), self.overrides)
+        return command_to_repeat(describe_command([]), of_one_run(self.overrides))
 
     @cached_property
     def tags(self) -> dict[str, str]:

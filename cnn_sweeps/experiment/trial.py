@@ -32,7 +32,7 @@ from cnn_sweeps.experiment.notes import (
 )
 from cnn_sweeps.experiment.parts import RESULTS, average_metrics, clearly_loses, objective_values
 from cnn_sweeps.experiment.roles import Role, output_dir, say
-from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig, of_one_run
 from cnn_sweeps.sweep.application import TRIAL
 from cnn_sweeps.sweep.console import rounded_overrides
 from cnn_sweeps.sweep.space import by_setting
@@ -104,7 +104,8 @@ class TrialRole(Role):
     @cached_property
     def command(self) -> str:
         """The command that runs the trial's configuration by itself."""
-        return command_to_repeat(str(self._trial.study.user_attrs.get(PROGRAM, "")), self.overrides)
+        program = str(self._trial.study.user_attrs.get(PROGRAM, ""))
+        return command_to_repeat(program, of_one_run(self.overrides))
 
     @cached_property
     def tags(self) -> dict[str, str]:

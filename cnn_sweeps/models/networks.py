@@ -16,6 +16,7 @@ from cnn_sweeps.models.layers import (
     scaled,
 )
 from cnn_sweeps.settings.config import smallest_cnn_image
+from cnn_sweeps.text.numbers import counted
 
 
 def build_cnn(
@@ -43,8 +44,8 @@ def build_cnn(
     smallest = smallest_cnn_image(len(filters), padding)
     if min(input_shape[:2]) < smallest:
         raise ModelError(
-            f"images of {input_shape[0]}x{input_shape[1]} pixels are too small for {len(filters)} blocks with "
-            f"model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters "
+            f"images of {input_shape[0]}x{input_shape[1]} pixels are too small for {counted(len(filters), 'block')} "
+            f"with model.padding={padding}; allowed: at least {smallest} a side; shorten model.filters "
             "or set model.padding=same"
         )
     penalty = AdjustableL2(l2)

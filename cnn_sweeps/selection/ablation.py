@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from cnn_sweeps.evaluation.metrics import Estimate
+from cnn_sweeps.text.numbers import counted
 
 _COLOURS, _DPI = ("#0072B2", "#D55E00"), 110  # of evaluation/figures, which imports TensorFlow; a controller does not
 SHOWN = {
@@ -194,14 +195,15 @@ def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs
     for losses in (each.val_log_losses for each in trainings):
         if (halt := stopping_epoch(losses, patience_epochs)) < len(losses):
             halts.append((losses, halt))
+    patience = f"a patience of {counted(patience_epochs, 'epoch')}"
     if not halts:
-        return Claim(*names, "undecided", f"no training would have stopped with a patience of {patience_epochs} epochs")
+        return Claim(*names, "undecided", f"no training would have stopped with {patience}")
     num_kept = sum(int(np.argmin(losses)) < halt for losses, halt in halts)
     share = stats.binomtest(num_kept, len(halts)).proportion_ci(0.95, "wilson")
     lost = [min(losses[:halt]) - min(losses) for losses, halt in halts]
     saved = [1 - halt / len(losses) for losses, halt in halts]
     evidence = (
-        f"{num_kept} of {len(halts)} trainings that a patience of {patience_epochs} epochs would have stopped had "
+        f"{num_kept} of {len(halts)} trainings that {patience} would have stopped had "
         f"their best epoch by then; stopping costs {np.mean(lost):.4f} of validation log loss and saves "
         f"{np.mean(saved):.0%} of the epochs"
     )

@@ -18,6 +18,7 @@ from cnn_sweeps.sweep.console import summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
 from cnn_sweeps.tracking.page import begin_note, tags_of
@@ -137,7 +138,7 @@ def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterat
     for place in places:
         try:
             if place not in open_places and (num_entries := num_waiting(place, sweep.uri)):
-                what = f"{place}: {num_entries} entries of the run's record are not in MLflow"
+                what = f"{place}: MLflow lacks {counted(num_entries, 'entry', 'entries')} of the run's record"
                 yield Change(what, "they are delivered", partial(project, place, sweep.uri))
         except TrackingError as error:
             yield undeliverable(error)

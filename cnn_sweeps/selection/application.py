@@ -32,6 +32,7 @@ from cnn_sweeps.experiment.notes import (
 )
 from cnn_sweeps.selection.checked import CheckedApplication
 from cnn_sweeps.selection.standing import NUM_SEEDS, Standing, stand
+from cnn_sweeps.settings.schema import of_one_run
 from cnn_sweeps.sweep.application import TRIAL, Confirmation, Ranked
 from cnn_sweeps.sweep.jobs.executor import Executor, call_until_worker_lasts
 from cnn_sweeps.sweep.study.study import SweepStudy
@@ -68,6 +69,10 @@ class CnnSweep(CheckedApplication):
     _newest: Sweep
     _run: SweepRun | None = None
     _is_data_told = False
+
+    def of_one_trial(self, overrides: Sequence[str]) -> list[str]:
+        """Leave out how many trials are tested, trained again and the like."""
+        return of_one_run(overrides)
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Make or reopen the sweep's run.

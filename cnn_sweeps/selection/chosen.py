@@ -31,6 +31,7 @@ from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder, load_k
 from cnn_sweeps.settings.schema import OBJECTIVES, ReportConfig, RunConfig
 from cnn_sweeps.system.files import LogFile
 from cnn_sweeps.text.names import for_markdown
+from cnn_sweeps.text.numbers import counted, probability_text
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.database.address import find_existing_store, store_of
 from cnn_sweeps.tracking.live_run import LiveRun
@@ -169,7 +170,7 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
             run.start(may_be_away=True)
             keeper = EpochRecorder(run, lambda _model: None, max_share_of_time=0.02)
             trained = train_part(part, role, build_part(part), TrainingProgress(), keeper)
-            told = f"{len(both)} training and validation images, {role.num_epochs} epochs"
+            told = f"{len(both)} training and validation images, {counted(role.num_epochs, 'epoch')}"
             failures = trained.log_model(threshold) if keep_model else []
             lines = [f"trial {number} trained again on {told}"]
             outcome = [f"**Trial {number}** of the study {for_markdown(tags['study'])} **trained again** on {told}"]
@@ -208,7 +209,7 @@ class Retraining(Role):
 def _log_retrained_test(trained: TrainedNetwork, number: int, test: results.Measured) -> list[str]:
     threshold = test.threshold
     trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
-    at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
+    at = "" if threshold is None else f", decision threshold {probability_text(threshold)} as chosen for trial {number}"
     no_better = describe_no_better(test.metrics)
     warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []
     return [f"retrained trial {number} on the test images, once: {test.describe()}{at}", *warnings]

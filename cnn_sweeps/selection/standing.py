@@ -16,6 +16,7 @@ from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import TRIAL, Ranked
 from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF
 from cnn_sweeps.text.names import cut_list
+from cnn_sweeps.text.numbers import counted
 
 NUM_SEEDS = 3
 """Further trainings of each trial that is confirmed. Of ten configurations of digits with six seeds each, the choice by
@@ -162,7 +163,7 @@ def _number(text: Any) -> float:
 def _with_error(values: Sequence[float]) -> str:
     """Give the mean with its standard error."""
     error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4g}{error}, mean of {len(values)} seed{'s' * (len(values) > 1)}"
+    return f"{np.mean(values):.4g}{error}, mean of {counted(len(values), 'seed')}"
 
 
 def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:

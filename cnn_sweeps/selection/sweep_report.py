@@ -26,6 +26,7 @@ from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.console import describe_counts, describe_params
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import cut_list, for_terminal
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.tracking.page import WINNER_NOTE
 
 _MOST_ROWS = 20  # of the ranking
@@ -127,7 +128,7 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
     """Say what was searched, what was found and how certain that is, and what to expect of it."""
     objectives = " and ".join(_words(name) for name in swept.objectives)
     settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
-    searched = f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "
+    searched = f"{counted(len(swept.trials), 'trial')} searched for the best {objectives} over {settings}: "
     searched += f"{describe_counts(swept.counts)}."
     if not swept.standing.order:
         return [searched]
@@ -143,7 +144,8 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
 
 def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str]:
     if effects and num_trials < _FEWEST_FOR_IMPORTANCE:
-        return [f"{num_trials} completed trials are too few to say which setting matters most."]
+        told = counted(num_trials, "completed trial is", "completed trials are")
+        return [f"{told} too few to say which setting matters most: it takes {_FEWEST_FOR_IMPORTANCE}."]
     if not effects or not effects[0].importance:
         return []
     most = effects[0]
@@ -153,7 +155,7 @@ def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str
 
 def _tell_ablation(swept: Swept, ablation: Ablation) -> list[str]:
     arms, num_seeds = list(ablation.arms), len({trial.params["seed"] for trial in swept.standing.by_value})
-    told = f"{len(swept.standing.by_value)} trainings compare {', '.join(arms)}, with {num_seeds} seeds."
+    told = f"{len(swept.standing.by_value)} trainings compare {', '.join(arms)}, with {counted(num_seeds, 'seed')}."
     return [told, *(f"{claim.text}: {claim.verdict}." for claim in ablation.claims)]
 
 

@@ -22,6 +22,7 @@ from cnn_sweeps.settings.backbones import BACKBONES
 from cnn_sweeps.settings.schema import FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.trees import with_texts_changed
 from cnn_sweeps.settings.typed import as_text
+from cnn_sweeps.text.numbers import counted
 
 Checked = TypeVar("Checked")
 _DERIVED = ("schedule", "resolved")  # by `check_values`, from what is composed
@@ -206,6 +207,7 @@ def check_image_fits(model: dict[str, Any], height: int, width: int) -> None:
     smallest = smallest_cnn_image(num_blocks, padding)
     if min(height, width) < smallest:
         raise ConfigError(
-            f"images of {height}x{width} pixels: {num_blocks} blocks with model.padding={padding} need at least "
-            f"{smallest} pixels a side; set a larger data.image_size, shorten model.filters or set model.padding=same"
+            f"images of {height}x{width} pixels: {counted(num_blocks, 'block')} with model.padding={padding}; allowed: "
+            f"at least {smallest} pixels a side; set a larger data.image_size, shorten model.filters or set "
+            "model.padding=same"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict, create_model
@@ -20,11 +21,17 @@ OBJECTIVES = {
 }
 """What a sweep may optimise, and in which direction."""
 _THRESHOLD_METRIC = "evaluation.threshold_metric"
+_OF_A_SWEEP = ("evaluate_best", "retrain_best", "confirm", "prefer")
 _BESIDE_THE_RESULT = (
-    *("resume", "evaluate_best", "retrain_best", "confirm", "prefer", "evaluation.", "report.", "tracking."),
+    *("resume", *_OF_A_SWEEP, "evaluation.", "report.", "tracking."),
     *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
+
+
+def of_one_run(overrides: Sequence[str]) -> list[str]:
+    """Give overrides without those of settings that mean something to a sweep alone."""
+    return [each for each in overrides if each.lstrip("+").partition("=")[0] not in _OF_A_SWEEP]
 
 
 def _check_objective(value: Any) -> list[str]:

@@ -61,6 +61,10 @@ class SweepApplication:
         """
         return []
 
+    def of_one_trial(self, overrides: Sequence[str]) -> Sequence[str]:
+        """Give overrides of trials without those that mean something to the sweep alone, to run one by itself."""
+        return overrides
+
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
         """Prepare the record of a sweep that starts or goes on, whose files are in a folder.
 

@@ -13,11 +13,13 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial
 
 from cnn_sweeps.sweep.application import TRIAL, Confirmation, SweepApplication
+from cnn_sweeps.sweep.introduction import CONFIRMATION
 from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.space import SearchSpace, override_text
 from cnn_sweeps.sweep.study.job_trial import STUDY_OF_JOB
 from cnn_sweeps.sweep.study.ledger import queued_params
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.text.numbers import counted
 
 _FOLDER = "confirmation"  # of its files, below that of the sweep
 _LARGEST = 2**31 - 1
@@ -41,7 +43,7 @@ def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) 
 
     What it has already is not queued again; what failed there stays so, and ends nothing.
     """
-    name = f"{study.name}.{_FOLDER}"
+    name = f"{study.name}{CONFIRMATION}"
     quoted = QuotedString(name, Quote.single).with_quotes()
     keys = dict.fromkeys(key for point in wanted.points for key in point)
     space = _AgainSpace(
@@ -87,5 +89,5 @@ def describe_confirmation(study: SweepStudy, beside: SweepStudy, num_slots: int)
     durations = [study.trials[number].duration or timedelta() for number in best]
     each_s = median(each.total_seconds() for each in durations)  # of which a first trial's is long
     about_s = len(numbers) * each_s / max(1, num_slots)
-    told = f"{len(numbers)} more trainings, of the best {len(best)} trials with other seeds"
-    return f"{told}, before the best one is named: about {about_s:.0f} s"
+    told = f"running the best {counted(len(best), 'trial')} again with other seeds, before the best one is named"
+    return f"{told}: {counted(len(numbers), 'run')}, each with as many trainings as a trial; about {about_s:.0f} s"

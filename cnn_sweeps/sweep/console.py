@@ -22,6 +22,7 @@ from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF, RETRIED, error_of
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal, lines_for_terminal
+from cnn_sweeps.text.numbers import counted
 
 _RANKED = 10
 _SHOW_EVERY_S = 0.5
@@ -74,7 +75,7 @@ class Console:
         """Say what came out, and leave it in `optimization_results.yaml`."""
         self._bar.set_description_str("the trials have ended; finishing the sweep")
         is_single = len(self._plan.settings.direction) == 1
-        self.say(f"{describe_counts(study.ledger.counts)}; the study is for {study.total} trials")
+        self.say(f"{describe_counts(study.ledger.counts)}; the study is for {counted(study.total, 'trial')}")
         if not ranking:
             self.say("no trial completed; the reasons are above and in the trials' folders")
             return
@@ -95,7 +96,8 @@ class Console:
             params, space = best.params, self._plan.space
             searched = params.keys() if self._plan.extend else space.distributions.keys()
             own = [override_text(key, value) for key, value in params.items() if key in searched]
-            self.say(f"The best configuration, to run by itself:\n  {describe_command([*space.fixed, *own])}")
+            command = describe_command([*self._plan.application.of_one_trial(space.fixed), *own])
+            self.say(f"The best configuration, to run by itself:\n  {command}")
         if to_look:
             self.say("\n".join(to_look))
 
@@ -153,7 +155,7 @@ def describe_ranking(ranking: Sequence[Ranked], title: str) -> str:
     """Give the best trials, one a line."""
     shown = ranking[:_RANKED]
     width = max(len(_describe_values(trial)) for trial, *_ in shown)
-    lines = [f"{title}, {len(shown)} of {len(ranking)} completed trials:"]
+    lines = [f"{title}, {len(shown)} of {counted(len(ranking), 'completed trial')}:"]
     for rank, (trial, mark, remark) in enumerate(shown, 1):
         value = f"{mark} {_describe_values(trial):>{width}s}"
         line = f"{rank:4d}.{value}  trial {trial.number:3d}  {describe_params(trial)}"

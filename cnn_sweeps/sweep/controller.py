@@ -26,8 +26,8 @@ from cnn_sweeps.sweep.study.definition import describe_study
 from cnn_sweeps.sweep.study.ledger import senseless_attributes, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.ends import ended_after
-from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.commands import command_to_repeat, describe_command
+from cnn_sweeps.text.numbers import counted
 
 
 def run_sweep(
@@ -45,7 +45,6 @@ def run_sweep(
         UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
         KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
     """
-    outlive_display()
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
 
     def build_launcher(function: TaskFunction) -> Launcher:
@@ -114,14 +113,16 @@ class Controller:
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
-        few = f", which has {plan.num_points} different points; once all are known, that is all" if is_few else ""
+        points = counted(plan.num_points or 0, "different point")
+        few = f", which has {points}; once all are known, that is all" if is_few else ""
         place = about["storage"].removeprefix(f"{Path.cwd()}/")
-        say(f"study {study.name} in {place}: {plan.total} trials of {about['search space']}{few}")
+        say(f"{counted(plan.total, 'trial')} of {about['search space']}{few}; the study is in {place}")
         plan.application.begin(study, about | {"command": command}, self._console.folder, say)
         study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:
             more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
-            told = f"the study is for {study.total} trials, and has {study.ledger.num_started} of before the change"
+            known = f"has {study.ledger.num_started} of before the change"
+            told = f"the study is for {counted(study.total, 'trial')}, and {known}"
             say(f"nothing is left to run: {told}; {more}choose another hydra.sweeper.study_name")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):

@@ -13,6 +13,7 @@ from cnn_sweeps.sweep.jobs.outcome import Outcome
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.study.ledger import RETRIED, error_of
 from cnn_sweeps.sweep.study.study import SweepStudy
+from cnn_sweeps.text.numbers import counted
 
 
 class Verdict(NamedTuple):
@@ -56,9 +57,8 @@ class FailureLimits:
                 f"{what} in a row {how} ({outcome.error})", ", or raise hydra.sweeper.max_identical_failures", failed
             )
         if ended.is_last and outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
-            too_many = (
-                f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
-            )
+            too_many = f"{counts['FAIL']} of {counted(total, 'trial')} failed, more than "
+            too_many += f"hydra.sweeper.max_failure_rate={self._rate}"
             failed = [each.number for each in self._last_attempts() if each.failure]
             return Verdict(f"{too_many} allows; the last one: {outcome.error}", "", failed)
         return None
@@ -69,10 +69,10 @@ class FailureLimits:
             return None
         trials, attempts = self._last_attempts()[-self._num_identical :], self._ended[-self._num_attempts :]
         if ended.is_last and [each.failure for each in trials] == [ended.failure] * self._num_identical:
-            return f"{self._num_identical} trials"
+            return counted(self._num_identical, "trial")
         is_one_given_up = any(each.is_last for each in attempts)  # one outage can hit many first attempts
         if is_one_given_up and [each.failure for each in attempts] == [ended.failure] * self._num_attempts:
-            return f"{self._num_attempts} attempts"
+            return counted(self._num_attempts, "attempt")
         return None
 
     def _last_attempts(self) -> list[_Ended]:

@@ -21,6 +21,7 @@ from cnn_sweeps.sweep.plan import SweepPlan
 from cnn_sweeps.sweep.study.ledger import owner_of, unsearched
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.system.patience import patiently
+from cnn_sweeps.text.numbers import counted
 
 _UPDATE_EVERY_S = 5.0
 
@@ -141,7 +142,9 @@ class TrialLoop:
         if running and not self._is_waiting_told:
             owners = [owner_of(trial) for trial in running]
             where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
-            self._console.say(f"waiting for {len(running)} trials of {'; '.join(sorted(where))}; Ctrl-C ends it")
+            self._console.say(
+                f"waiting for {counted(len(running), 'trial')} of {'; '.join(sorted(where))}; Ctrl-C ends it"
+            )
             self._is_waiting_told = True
         with self.interruption.allowed():
             time.sleep(POLL_S)
@@ -162,7 +165,8 @@ class TrialLoop:
         if num_points > sum(not unsearched(trials[number], searched) for number in finished):
             return False
         if study.ledger.num_started < study.total:
-            self._console.say(f"all {num_points} different points are known; no further trial is started")
+            are = "the only point is" if num_points == 1 else f"all {num_points:,} different points are"
+            self._console.say(f"{are} known; no further trial is started")
         return True
 
     def _say_of(self, trial: FrozenTrial) -> None:
@@ -171,4 +175,4 @@ class TrialLoop:
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)
         if num_running:  # not while the best are tested, or another controller is waited for
-            self._console.say(f"finishing {num_running} running trials; press Ctrl-C again to stop them now")
+            self._console.say(f"finishing {counted(num_running, 'running trial')}; press Ctrl-C again to stop them now")

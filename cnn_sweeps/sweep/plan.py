@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from optuna.distributions import CategoricalDistribution
@@ -19,6 +17,7 @@ from optuna.trial import Trial
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.environment import move_passwords
 from cnn_sweeps.sweep.application import SweepApplication
+from cnn_sweeps.sweep.introduction import pin
 from cnn_sweeps.sweep.jobs.executor import JobsAhead
 from cnn_sweeps.sweep.settings import DEFAULT_NUM_TRIALS, SweepSettings, check_settings
 from cnn_sweeps.sweep.space import SearchSpace, extreme_values, find_value, parse_search_space, setting_name
@@ -88,7 +87,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     """
     move_passwords(config)  # also of an application that does not have it as a callback
     given: dict[str, Any] = OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[assignment]
-    _pin_study(config)
+    _pin_storage(config)
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     group = settings.preset_group
     chosen = config.hydra.runtime.choices.get(group) if group is not None else None
@@ -109,7 +108,7 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
         settings=settings,
         space=space,
         extend=extend,
-        points=points or _current_point(space, compose({})),
+        points=points or _current_point(space, config if set(space.fixed) <= set(arguments) else compose({})),
         total=settings.n_trials or DEFAULT_NUM_TRIALS,
         application=application,
         shared_settings=shared_settings,
@@ -117,21 +116,12 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
     )
 
 
-def _pin_study(config: DictConfig) -> None:
-    """Write name and storage of the study into the configuration, from which every job composes its own again."""
+def _pin_storage(config: DictConfig) -> None:
+    """Write the place of the study's file into the configuration, for jobs that work in folders of their own."""
     sweeper = config.hydra.sweeper
-    if sweeper.study_name is None:
-        _pin(config, "study_name", f"sweep_{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}")
     storage = sweeper.storage or f"studies/{sweeper.study_name}.journal"
     if isinstance(storage, str) and (address := parse_address(storage)).file is not None:
-        _pin(config, "storage", address.absolute_place)  # for jobs that work in folders of their own
-
-
-def _pin(config: DictConfig, key: str, value: str) -> None:
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.sweeper[key] = value
-        quoted = QuotedString(value, Quote.single).with_quotes()
-        config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={quoted}")
+        pin(config, "storage", address.absolute_place)
 
 
 def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictConfig) -> Callable[[Trial], None] | None:

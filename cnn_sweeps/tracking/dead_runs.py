@@ -13,6 +13,7 @@ from mlflow.entities import Run, RunTag
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.system.owners import owner_state
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.tracking.database.address import is_recorded_as, uri_seen_from, user_uri
 from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.projection import project
@@ -33,7 +34,8 @@ def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
     named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri_seen_from(Path(), uri)}"]
     command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
     reason = str(error).rpartition(";")[0]
-    waits = f"{num_entries} entries of the record wait in {folder}; once the store takes them, give:\n  {command}"
+    waits = counted(num_entries, "entry of the record waits", "entries of the record wait")
+    waits += f" in {folder}; once the store takes them, give:\n  {command}"
     log.warning("%s; %s", reason, waits)
 
 

@@ -10,6 +10,7 @@ from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.system.libraries import current_thread_settings
 from cnn_sweeps.text.commands import Command, one_word_a_line
 from cnn_sweeps.text.names import block_for_markdown, for_markdown
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.record.entry import Data
 from cnn_sweeps.tracking.usage import STORE, in_store
@@ -102,7 +103,7 @@ To do so and compare, metric by metric:
 def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) -> str:
     """Describe a sweep of so many trials; `about` says what is searched and how, and its `command` makes it again."""
     lines = "\n".join(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command")
-    return f"""Sweep for {objective}, {num_trials} trials. To make it again, as a study of another name:
+    return f"""Sweep for {objective}, {counted(num_trials, "trial")}. To make it again, as a study of another name:
 
 {block_for_markdown(one_word_a_line(about["command"]))}
 

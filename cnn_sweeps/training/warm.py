@@ -22,6 +22,7 @@ from cnn_sweeps.models.layers import adjustable_values, is_scaling
 from cnn_sweeps.models.pretrained import features_of
 from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.targets import call_target
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.training.features import frozen_beginning
 from cnn_sweeps.training.network import Network, check_network, compile_model
 from cnn_sweeps.training.replicas import choose_strategy, synchronize
@@ -153,7 +154,7 @@ def _variable(value: float) -> tf.Variable:
 
 def _device_names() -> str:
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return ", ".join(details.get("device_name", "GPU") for details in gpus) or f"{os.cpu_count()} CPU cores"
+    return ", ".join(details.get("device_name", "GPU") for details in gpus) or counted(os.cpu_count() or 1, "CPU core")
 
 
 def _graph_id(config: RunConfig, model: keras.Model) -> str | None:

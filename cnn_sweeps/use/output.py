@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cnn_sweeps.system.files import written_whole
 from cnn_sweeps.text.names import for_csv, for_terminal, num_columns
+from cnn_sweeps.text.numbers import counted, probability_text
 
 if TYPE_CHECKING:
     from cnn_sweeps.tracking.models import ModelFacts
@@ -111,10 +112,10 @@ def json_table(target: Path) -> Iterator[Write]:
 def summarize(counts: Counter[str], record: ModelFacts) -> str:
     """Say how many images got which class."""
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
-    summary = f"{counts.total():,} images" + (f": {found}" if found else "")
+    summary = counted(counts.total(), "image") + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
         second = for_terminal(record.class_names[1])
-        summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
+        summary += f" ({second} from a probability of {probability_text(record.decision_threshold)} on)"
     return summary
 
 

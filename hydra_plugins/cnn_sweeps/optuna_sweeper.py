@@ -27,9 +27,12 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep; give the completed trials, best first."""
         from cnn_sweeps.errors import UserError
-        from cnn_sweeps.sweep.controller import run_sweep
+        from cnn_sweeps.sweep.introduction import introduce_sweep
 
         try:
+            introduce_sweep(self._run[-1])
+            from cnn_sweeps.sweep.controller import run_sweep  # and Optuna, which is slow
+
             return run_sweep(arguments, *self._run)
         except UserError as error:
             sys.exit(f"error: {error}")

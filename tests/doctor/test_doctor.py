@@ -172,7 +172,7 @@ def test_record_that_mlflow_does_not_have_is_brought(found, uri, tmp_path):
 
     finding = only(found(change=wait))
     folder = tmp_path / "sweep/0/retrained"
-    assert finding.what == f"{folder}: 3 entries of the run's record are not in MLflow"
+    assert finding.what == f"{folder}: MLflow lacks 3 entries of the run's record"
     finding.make()
     assert num_waiting(folder, uri) == 0
 
@@ -181,7 +181,7 @@ def test_record_that_is_closed_is_brought_at_once(found, uri, tmp_path):
     folder = tmp_path / "sweep/0/seed_1"
     closed, brought = found(change=lambda _: begun(folder, uri, {}, DEAD), make=True)
     assert closed.what.startswith(f"{folder}: the run has no end")
-    assert brought.what == f"{folder}: 2 entries of the run's record are not in MLflow"
+    assert brought.what == f"{folder}: MLflow lacks 2 entries of the run's record"
     assert num_waiting(folder, uri) == 0
 
 

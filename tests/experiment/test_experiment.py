@@ -13,6 +13,7 @@ import yaml
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.tracking.record.entry import read_record
 
 PROJECT = Path(__file__).parents[2]
@@ -183,7 +184,7 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     assert metrics["test_accuracy_of_commonest_class"] == 0.8
 
     told = (tmp_path / "here/train.log").read_text()
-    assert f"light from a probability of {metrics['decision_threshold']:g} on" in told
+    assert f"light from a probability of {probability_text(metrics['decision_threshold'])} on" in told
     (line,) = (line for line in told.splitlines() if "test images: log loss" in line)
     recorded = read_record(Path(run.data.tags["output.folder"])).newest
     low, high = (recorded[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
@@ -378,8 +379,8 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     assert run.info.run_name.startswith("epochs=2 ") or run.info.run_name.startswith("filters=[4] ")
     assert "dark/broken.jpg is no image" in artifact(run, "skipped_files.txt").read_text()
     (log,) = artifact(run, "logs").rglob("*.log")
-    assert "1 images are copies of others" in log.read_text()
-    assert "1 files are no usable images and were skipped: dark/broken.jpg" in log.read_text()
+    assert "1 image is a copy of another" in log.read_text()
+    assert "1 file is no usable image and was skipped: dark/broken.jpg" in log.read_text()
     assert "light" in artifact(run, "test_report.txt").read_text()
     counts = json.loads(artifact(run, "data.json").read_text())["images"]["test"].values()
     assert len(counts) == 3
@@ -392,7 +393,7 @@ def test_folder_with_bad_files_skipped_trains_lists_them_and_many_classes_have_m
     page = artifact(run, "report.html").read_text()
     assert page.count("data:image/png") == len(PICTURES)
     assert "data:image/jpeg" not in page
-    assert "1 images are copies of others" in page
+    assert "1 image is a copy of another" in page
     assert "dark/broken.jpg" in page
 
 

@@ -401,7 +401,7 @@ def test_entry_that_makes_no_sense_costs_its_record_alone(content, waiting, clie
     assert told.startswith(
         f"1 of 2 runs could not be delivered: {waiting}: cannot be delivered (record.jsonl, at byte {at}"
     )
-    assert f"{other}: 1 entries delivered" in capsys.readouterr().out
+    assert f"{other}: 1 entry delivered" in capsys.readouterr().out
     assert run_in(client, other).data.tags["a"] == "b"
 
 

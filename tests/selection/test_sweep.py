@@ -608,7 +608,9 @@ def test_champion_is_chosen_by_what_the_best_give_with_other_seeds_and_is_the_on
     assert len(of_all) == len(ranked) + 1  # the sweep's own
     said = sweep_log(tmp_path)
     assert f"trial {chosen} is the best of 2 that were trained again" in said
-    assert f"model.dropout={study.trials[chosen].params['model.dropout']}\n" in said.partition("to run by itself:")[2]
+    command = said.partition("to run by itself:")[2]
+    assert f"model.dropout={study.trials[chosen].params['model.dropout']}\n" in command
+    assert " confirm=" not in command  # which means nothing to a run by itself
     for run in again:
         of_trial = run_of(study.trials[int(run.data.tags["confirms.trial"])]).data.params
         assert {key for key, each in run.data.params.items() if of_trial[key] != each} == {"seed"}

@@ -480,7 +480,7 @@ def test_living_controller_takes_over_the_trials_of_a_dead_one(tmp_path, others,
     assert dead.claim().number == 0
 
     def die():
-        wait_until(lambda: "waiting for 1 trials of" in log_in(tmp_path), "a wait")
+        wait_until(lambda: "waiting for 1 trial of" in log_in(tmp_path), "a wait")
         monkeypatch.setattr(shared, "owner_state", lambda *_: "dead")
 
     others(die)

@@ -112,7 +112,7 @@ def test_application_that_a_worker_cannot_import_stops_the_sweep_with_the_reason
 def test_only_workers_that_are_meant_get_trials(cluster, app):
     restrictions = ["hydra.launcher.resources={GPU: 1}", "hydra.launcher.workers=['*i*','po*']"]
     output = sweep(app, *on(cluster, *restrictions, "x=1,2", "hydra.sweeper.n_jobs=auto"))
-    assert "1 workers" in output
+    assert "1 worker on" in output
     assert states(app) == {"COMPLETE": 2}
     assert len(pids(app)) == 1
 

@@ -35,7 +35,8 @@ from sweep_app import (
 from waiting import wait_until
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.sweep.plan import _pin_study
+from cnn_sweeps.sweep.introduction import introduce_sweep
+from cnn_sweeps.sweep.plan import _pin_storage
 from cnn_sweeps.sweep.settings import check_settings
 from cnn_sweeps.sweep.study.address import parse_address
 from cnn_sweeps.sweep.study.heartbeat import sign_key
@@ -65,6 +66,11 @@ def test_list_is_a_grid_and_nothing_else_and_its_best_command_runs(app):
     assert (command[:2], command[-1]) == (["python", "app.py"], "x=1")
     run_here(app, *command[2:])
     assert xs(app)[3:] == [1]
+
+
+def test_first_trial_has_the_settings_as_they_are_with_what_the_configurations_params_fix(app):
+    sweep_here(app, "++hydra.sweeper.params={model.width:'range(1,4)',model:large}", "hydra.sweeper.n_trials=1")
+    assert [trial.params["model.width"] for trial in trials(app)] == [2]
 
 
 def test_mixed_space_begins_with_the_current_configuration_and_keeps_what_is_fixed(app):
@@ -401,7 +407,8 @@ def test_every_job_composes_the_name_and_the_storage_of_the_study_whatever_they_
     place = "it's {mine}, [a=b] $x/study"
     sweeper = {"study_name": None, "storage": prefix + place}
     config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"hydra": []}}})
-    _pin_study(config)
+    introduce_sweep(config)
+    _pin_storage(config)
     words = OverridesParser.create().parse_overrides(list(config.hydra.overrides.hydra))
     composed = {word.key_or_group: word.value() for word in words}
     assert composed["hydra.sweeper.study_name"] == config.hydra.sweeper.study_name

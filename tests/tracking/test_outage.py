@@ -202,7 +202,7 @@ def test_what_the_store_refuses_is_told_once_and_ends_no_run_that_has_begun(stor
         for _ in range(3):
             run.catch_up()
     assert [record.levelname for record in caplog.records if "bad$name" in record.message] == ["WARNING"]
-    with pytest.raises(TrackingError, match="1 of 1 runs could not be delivered"):
+    with pytest.raises(TrackingError, match="1 of 1 run could not be delivered"):
         deliver([str(tmp_path), f"tracking.uri=sqlite:///{store}/mlflow.db"])
 
 

@@ -71,7 +71,7 @@ def test_pictures_are_named_safely_and_in_the_order_of_the_table(model, photos, 
     Path("explained").mkdir()  # an empty folder is as good as none
     ordered = [str(Path("album", name)) for name in names]
     message = refusal(predict, *ordered, "model=model", "explain=explained")
-    assert message == "1 of 10 files are no usable images and were left out, as named"
+    assert message == "1 of 10 files is no usable image and was left out, as named"
     assert sorted(picture.name for picture in Path("explained").iterdir()) == [
         *("01_same.png", "02_same.png", "03__x_____.tar.png", "04_-猫.png", f"05_{'é' * 40}.png"),
         *(f"{6 + i:02}_{i}.png" for i in range(4)),

@@ -12,6 +12,7 @@ from kept_models import SLOW, outputs_for, refusal, started_command
 from PIL import Image
 
 from cnn_sweeps.export import FORMATS, export
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.use import conversion
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -80,7 +81,8 @@ def test_export_gives_what_the_kept_model_gives_and_says_how_to_use_it(
     difference, decision = re.search(told, capsys.readouterr().out).groups()
     assert float(difference) < 1e-5
     threshold = kept_run.data.metrics["decision_threshold"]
-    assert decision == f"choose stripes 90 degrees from a probability of {threshold:g} on, as cnn_sweeps.predict does"
+    told = f"from a probability of {probability_text(threshold)} on, as cnn_sweeps.predict does"
+    assert decision == f"choose stripes 90 degrees {told}"
     assert json.loads(read_facts()) == {
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
         "image_shape": [16, 16, 1],
@@ -110,7 +112,7 @@ def test_nothing_is_overwritten(name, settings):
 def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
     Path("broken.png").write_bytes(b"no image")
     message = refusal(export, "broken.png", photos[1][0], *settings, "format=saved_model", "output=exported")
-    assert message == "1 of 2 files are no usable images and were left out, as named"
+    assert message == "1 of 2 files is no usable image and was left out, as named"
     shown = capsys.readouterr()
     assert "broken.png is no image of a known format" in shown.err
     assert "16 random and 1 given images" in shown.out

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cnn_sweeps.models import classification_head
 from cnn_sweeps.predict import predict
+from cnn_sweeps.text.numbers import probability_text
 from cnn_sweeps.tracking.models import ModelFacts, find_model, log_model
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.record import Record
@@ -122,7 +123,7 @@ def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept
     about.write_text(yaml.safe_dump(content))
     predict([str(photos[0]), "model=copy", "--json", "table.json"])
     assert {row["class"] for row in read_json("table.json")} == {CLASSES[1]}
-    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} from a probability of {lowest / 2:g} on)\n"
+    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} from a probability of {probability_text(lowest / 2)} on)\n"
     assert capsys.readouterr().out == summary
 
 
@@ -171,7 +172,7 @@ def test_folder_of_nothing_but_links_out_of_it_is_told_in_one_line(photos, uri, 
 def test_named_pipe_is_named_and_not_waited_for(photos, uri, capsys):
     os.mkfifo("pipe.png")
     message = refusal(predict, "pipe.png", photos[1][0], "model=tiniest", uri, "--csv", "table.csv")
-    assert message == "1 of 2 files are no usable images and were left out, as named"
+    assert message == "1 of 2 files is no usable image and was left out, as named"
     assert capsys.readouterr().err == "left out: pipe.png is a named pipe, not a file\n"
     assert len(Path("table.csv").read_text().splitlines()) == 2
 

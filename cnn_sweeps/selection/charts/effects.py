@@ -83,7 +83,7 @@ def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool)
     2000.
     """
     if len(trials) < FEWEST_TRIALS:
-        return "too few trials to say"
+        return f"too few trials to say: it takes {FEWEST_TRIALS}"
     values = [trial.values[0] for trial in trials]
     if len(set(values)) == 1:
         return "all values are equal"

@@ -30,6 +30,7 @@ from cnn_sweeps.sweep.jobs.machine import memory_share_mb, plan_workers
 from cnn_sweeps.sweep.jobs.process import Program, answer, pack_setup, read_answer, run_one_job
 from cnn_sweeps.sweep.jobs.settings import DaskSettings, WorkersSettings
 from cnn_sweeps.sweep.settings import check_values
+from cnn_sweeps.text.numbers import counted
 
 _END_S = 10.0
 _POLL_S = 0.05
@@ -113,8 +114,10 @@ class DaskExecutor:
         """Say where the jobs will run."""
         self._say, workers = say, self._fleet.usable
         hosts = ", ".join(sorted({worker.host for worker in workers}))
-        limit = "as many as there are" if self._limit == math.inf else f"{self._limit} trials at once, at the most"
-        say(f"Dask cluster at {self._fleet.address}: {len(workers)} workers on {hosts}; {limit}")
+        limit = "as many as there are"
+        if self._limit != math.inf:
+            limit = f"{counted(int(self._limit), 'trial')} at once, at the most"
+        say(f"Dask cluster at {self._fleet.address}: {counted(len(workers), 'worker')} on {hosts}; {limit}")
         self._thread.start()
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:

@@ -14,6 +14,7 @@ import psutil
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 from cnn_sweeps.system.libraries import thread_settings
+from cnn_sweeps.text.numbers import counted
 
 _EXPECTED_WORKER_MB = 2000  # TensorFlow and MLflow alone are 800; training 128x128 images in batches of 32, 1,300
 _SHARE_OF_MEMORY = 0.8
@@ -68,17 +69,13 @@ def plan_workers(settings: WorkersSettings, at_most: int) -> WorkerPlan:
     return WorkerPlan(
         [environment | name for name in names],
         max_worker_mb=settings.max_worker_mb or memory_share_mb(_total_memory_mb() / num_workers),
-        reason=f"n_jobs=auto: {_count(num_workers, 'worker')} of {_count(num_threads, 'thread')}; {reason}",
+        reason=f"n_jobs=auto: {counted(num_workers, 'worker')} of {counted(num_threads, 'thread')}; {reason}",
     )
 
 
 def memory_share_mb(total_mb: float) -> float:
     """Give how much resident memory a worker may keep after its job, of what there is for it."""
     return max(_SHARE_OF_MEMORY * total_mb, _EXPECTED_WORKER_MB)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _most_workers(gpus: Sequence[str], settings: WorkersSettings, num_cores: int) -> tuple[int, str]:
@@ -89,7 +86,7 @@ def _most_workers(gpus: Sequence[str], settings: WorkersSettings, num_cores: int
         number = len(gpus) * settings.jobs_per_gpu
         return number, f"GPUs {', '.join(gpus)} with hydra.launcher.jobs_per_gpu={settings.jobs_per_gpu}"
     free_mb = _free_memory_mb()
-    reason = f"{num_cores} cores, {free_mb:,} MB of free memory at {_EXPECTED_WORKER_MB:,} MB a worker"
+    reason = f"{counted(num_cores, 'core')}, {free_mb:,} MB of free memory at {_EXPECTED_WORKER_MB:,} MB a worker"
     return max(1, min(num_cores, free_mb // _EXPECTED_WORKER_MB)), reason
 
 

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from cnn_sweeps.errors import OutageError, SweepError, TrainingError, UserError
 from cnn_sweeps.sweep.jobs.loss import JobTimeoutError, LostWorkerError, is_lost_worker
 from cnn_sweeps.system.files import is_disk_full
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 
 
@@ -67,7 +68,7 @@ def _read_value(value: object, num_objectives: int) -> Outcome:
         error = f"the job returned {value!r}; it must return a number, or a tuple of numbers"
         return _fail(error=error, failure_id="returned")
     if len(values) != num_objectives:
-        error = f"the job returned {len(values)} values and hydra.sweeper.direction names {num_objectives}"
+        error = f"the job returned {counted(len(values), 'value')} and hydra.sweeper.direction names {num_objectives}"
         return _fail(error=f"{error}; give one direction for each value", failure_id="number of values")
     if not all(math.isfinite(each) for each in values):
         return _fail(error=f"the objective is {', '.join(str(each) for each in values)}", kind="not finite")

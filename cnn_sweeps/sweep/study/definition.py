@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from cnn_sweeps.errors import StudyError, describe_error
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
+from cnn_sweeps.text.numbers import counted
 
 DEFINITION = "definition"
 """The study's attribute that holds it."""
@@ -69,7 +70,7 @@ def read_definition(study: optuna.Study, now: StudyDefinition) -> StudyDefinitio
         if num_foreign := sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             raise StudyError(
                 f"hydra.sweeper.study_name={study.study_name}: is the study of another program in this storage, with "
-                f"{num_foreign} trials of its own; choose another hydra.sweeper.study_name"
+                f"{counted(num_foreign, 'trial')} of its own; choose another hydra.sweeper.study_name"
             )
         return {**now, "directions": [each.name.lower() for each in study.directions]}
     check_definition(study.study_name, noted)

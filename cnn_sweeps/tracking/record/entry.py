@@ -38,7 +38,7 @@ _Path = Annotated[str, Field(max_length=4000), AfterValidator(_check_path)]
 _Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\w.+!-]+$")]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-RunId = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
+RunId = Annotated[str, Field(max_length=64, pattern=r"^[\w-]+$")]
 Uri = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]  # one line that can be shown
 
 
@@ -125,7 +125,7 @@ class Model(BaseModel):
     """The network in MODEL_FOLDER; `num_outputs` are numbers for each image, `requirements` as pip takes them."""
 
     kind: Literal["model"] = "model"
-    name: Annotated[str, Field(pattern=r"^[\w -]{1,100}$")] = "model"  # of records of earlier versions
+    name: Annotated[str, Field(max_length=100, pattern=r"^[\w -]+$")] = "model"  # of records of earlier versions
     metadata: dict[str, Any]
     num_outputs: Annotated[int, Field(ge=1)]
     requirements: list[_Requirement]
