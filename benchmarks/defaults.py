@@ -1,10 +1,10 @@
 """How good are the default settings? They and others, with several seeds, on several data sets.
 
-    python benchmarks/defaults.py [--roots FOLDER ...] [--few FOLDER ...] [--size 48] [--seeds 0 1 2] [SETTING ...]
+    python benchmarks/defaults.py [--roots FOLDER ...] [--few FOLDER ...] [--size 48] [--seeds 0 1 2] [-- SETTING ...]
 
-The others are those of earlier versions, unless some are named. Digits and generated patterns are always there;
-`--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others are
-test images. Each cell is the mean over the seeds (lowest to highest).
+The others are those of earlier versions, unless some are named after `--`. Digits and generated patterns are always
+there; `--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others
+are test images. Each cell is the mean over the seeds (lowest to highest); `nan` says that a training failed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
     runs = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.study = '{study}'")
     trials = runs[runs["tags.mlflow.parentRunId"].notna()]
     values = [(trials[f"metrics.{name}"], digits) for name, digits in COLUMNS.values()]
-    return [f"{each.mean():.{n}f} ({each.min():.{n}f}-{each.max():.{n}f})" for each, n in values]
+    return [f"{each.mean(skipna=False):.{n}f} ({each.min():.{n}f}-{each.max():.{n}f})" for each, n in values]
 
 
 def main() -> None:
@@ -54,12 +54,13 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", default=EARLIER, help="what the defaults are compared with")
     arguments = parser.parse_args()
     workloads = dict(BUILT_IN)
-    for root in [*arguments.roots, *arguments.few]:
-        workloads[root.name] = ["data=folder", f"data.root={root.resolve()}", f"data.image_size={arguments.size}"]
-    for root in arguments.few:
-        workloads[f"{root.name}, few"] = [*workloads[root.name], *FEW]
+    for roots, name, more in ((arguments.roots, "{}", []), (arguments.few, "{}, few", FEW)):
+        for root in roots:
+            data = ["data=folder", f"data.root={root.resolve()}", f"data.image_size={arguments.size}", *more]
+            workloads[name.format(root.name)] = data
     print("command:", shlex.join(["python", *sys.argv]))
     print("|".join(["", "data set", "settings", *COLUMNS, ""]))
+    print("|".join(["", *["---"] * (2 + len(COLUMNS)), ""]))
     with tempfile.TemporaryDirectory() as folder:
         for i, (title, data) in enumerate(workloads.items()):
             for name, settings in (("others", arguments.settings), ("defaults", [])):

@@ -43,13 +43,13 @@ def settings_page() -> str:
 
 
 def _header(file: Path) -> Iterator[str]:
-    """Give the comment at the top of a file, its commands as code."""
+    """Give the comment at the top of a file, its commands as code and what it says of them as their comments."""
     for line in file.read_text().splitlines():
         if not line.startswith("#"):
             return
         text = line.removeprefix("# ").removeprefix("#")
         if text.startswith("  "):
-            yield f"\n    {text.strip()}"
+            yield "\n    " + re.sub(r" {4,}", "   # ", text.strip())
         elif not text.startswith("@package"):
             yield text
 

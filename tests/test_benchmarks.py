@@ -111,8 +111,9 @@ def test_defaults(monkeypatch, capsys, train_here):
     monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
     monkeypatch.setattr(benchmark, "BUILT_IN", {"patterns": []})
     shown = shown_by(benchmark, capsys, monkeypatch, "--seeds", "0", "1", "--", "optimizer.learning_rate=1e-9")
-    heads, others, defaults = [line.strip("|").split("|") for line in shown.splitlines() if line.startswith("|")]
+    heads, below, others, defaults = [line.strip("|").split("|") for line in shown.splitlines() if line.startswith("|")]
     assert heads[:3] == ["data set", "settings", "validation log loss"]
+    assert below == ["---"] * len(heads)
     assert (others[:2], defaults[:2]) == (["patterns", "others"], ["patterns", "defaults"])
     assert others[2] != defaults[2]
     assert others[-1] == defaults[-1] == "2 (2-2)"

@@ -240,6 +240,7 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
             axes.axvline(commonest, color="0.5", linestyle=":", linewidth=1)
         axes.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=5)  # with more, labels of small numbers touch
         axes.set_title(SHOWN[metric], fontsize=10)
         axes.grid(alpha=0.3)
     title = "each seed a dot; mean over the seeds with its 95 % interval above; dotted: naming the commonest class"
