@@ -83,7 +83,7 @@ def test_best_trials_run_again_after_all_others_where_neither_the_study_nor_its_
     assert [trial.number for trial in ranking] == [0, 1, 2]
     said = log_in(tmp_path)
     assert "3 done, 0 pruned, 0 failed, 0 running; the study is for 3 trials" in said
-    assert "4 more trainings, of the best 2 trials with other seeds, before the best one is named: about 0 s" in said
+    assert "the best 2 are trained again with other seeds: 4 trainings, about 0 s" in said
     assert "again   3  COMPLETE           5" in said
     assert "   1.~ 5  trial   0  x=5  again\n" in said
     assert "to run by itself:\n" in said
@@ -104,7 +104,7 @@ def test_same_command_runs_nothing_again_and_of_a_longer_sweep_only_what_is_amon
     application, _ = run(tmp_path, same)
     assert same.again == []
     assert len(application.confirmed) == 4
-    assert log_in(tmp_path).count("more trainings") == 1
+    assert log_in(tmp_path).count("are trained again") == 1
     longer = Jobs()
     application, _ = run(tmp_path, longer, points=(5, 3, 9, 4))
     assert longer.again == [(4, 1), (4, 2)]
