@@ -1,4 +1,4 @@
-"""What a study says for the sweep's own run: what was noted, and what came out so far."""
+"""Reads from a study what the sweep's own run shows: the notes, and the results so far."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AboutRun(BaseModel):
 
 
 def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
-    """Give what the study notes for the sweep's own run; nothing if that makes no sense."""
+    """Return what the study notes for the sweep's own run; empty if that makes no sense."""
     try:
         return AboutRun.model_validate(attributes.get(ABOUT_RUN, {}))
     except ValidationError:
@@ -42,7 +42,7 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
 
 
 class _Ranking(BaseModel):
-    """What `Finishing` notes of the ranking."""
+    """What `Finishing` notes about the ranking."""
 
     best: int
     champion: int
@@ -61,9 +61,9 @@ def _noted_ranking(attributes: Mapping[str, Any]) -> _Ranking | None:
 def find_champion(
     best: FrozenTrial | None, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> FrozenTrial | None:
-    """Give the trial that the sweep has named the champion; the one with the best value before it has, or if it is new.
+    """Return the sweep's champion; `best`, the trial with the best value, if none was chosen since that trial ended.
 
-    Other seeds (`confirm`) or a preference may have chosen another than that. `trials` are all, by number.
+    Other seeds (`confirm`) or a preference may have chosen another trial than `best`. `trials` are all, by number.
     """
     noted = _noted_ranking(attributes)
     if best is None or noted is None or noted.best != best.number or not 0 <= noted.champion < len(trials):
@@ -73,9 +73,9 @@ def find_champion(
 
 
 def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attributes: Mapping[str, Any]) -> str:
-    """Say in Markdown which trial is best, what it gave on test images, and which model is the champion.
+    """Describe in Markdown the best trial, its result on test images, and the registered model.
 
-    `best` is None where no trial has completed, or several objectives rank none first.
+    `best` is None if no trial has completed, or if there are several objectives.
     """
     if best is None:
         return "**Best**: none yet" if len(objectives) == 1 else f"**Best** by {' and '.join(objectives)}:"
@@ -94,7 +94,7 @@ def describe_outcome(best: FrozenTrial | None, objectives: Sequence[str], attrib
 
 
 def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) -> str:
-    """Say what other seeds gave, and how many trials cannot be told from the best value; nothing if it is not known."""
+    """Say what other seeds gave, and how many trials are tied with the best value; empty if that is not known."""
     noted = _noted_ranking(attributes)
     if noted is None or noted.champion != champion.number:
         return ""
@@ -103,7 +103,7 @@ def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) ->
     parts = [f"with other seeds {told}"] if told else []
     if noted.tied and noted.trials > 1:
         others = f"{len(noted.tied) - 1} of {noted.trials} completed trials"
-        parts.append(f"{others} cannot be told from trial {noted.tied[0]}, whose value is the best")
+        parts.append(f"{others} are not clearly worse than trial {noted.tied[0]}, which has the best value")
     return "; ".join(parts)
 
 
@@ -118,7 +118,7 @@ def _describe_tested(tested: Mapping[str, float]) -> str:
 
 
 def of_best(best: FrozenTrial | None, attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Give what the best trial measured, so that sweeps and runs rank in one column; nothing if there is none."""
+    """Return the metrics of the best trial, so that MLflow ranks sweeps and runs in one column; empty if None."""
     return {} if best is None else final_of(best) | _tested(best, attributes)
 
 
@@ -129,7 +129,7 @@ def _tested(trial: FrozenTrial, attributes: Mapping[str, Any]) -> dict[str, floa
 
 
 def noted_data(attributes: Mapping[str, Any]) -> Data | None:
-    """Give the data set that the study notes; None if it notes none, or what makes no sense."""
+    """Return the data set that the study notes; None if there is no valid note."""
     try:
         return Data.model_validate(attributes.get(DATA_SET))
     except ValidationError:

@@ -1,4 +1,4 @@
-"""`report.html` of a sweep: what was searched and found, how certain that is, what the best trial's network does."""
+"""Writes `report.html` of a sweep: what it searched and found, how certain that is, and how the best network does."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from cnn_sweeps.text.names import cut_list, for_terminal
 from cnn_sweeps.tracking.page import WINNER_NOTE
 
 _MOST_ROWS = 20  # of the ranking
-_MOST_TRIALS = 2000  # that are drawn: more make the page slow, and larger than 6 MB
+_MOST_TRIALS = 2000  # in charts: more make the page slow, and larger than 6 MB
 _MOST_NAMED = 8  # settings
 _FEWEST_FOR_IMPORTANCE = 16  # trials
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """A sweep that has come to its end, as its report tells of it.
+    """A finished sweep, for its report.
 
     Attributes:
         name: of the study.
-        counts: of its trials by state.
+        counts: number of trials by state.
         trials: all, by number.
-        standing: of those that completed; of several objectives, of those on the Pareto front.
+        standing: of the completed trials; with several objectives, of those on the Pareto front.
         objectives: their names.
-        notes: what is to be said of the ranking.
-        metrics: what the champion measured, with intervals.
-        data_told: lines that say what the images are.
-        evaluation: what the champion's own report shows of it; None: there is none.
+        notes: lines about the ranking.
+        metrics: of the champion, with intervals.
+        data_told: lines about the images.
+        evaluation: part of the champion's own report; None: there is none.
     """
 
     name: str
@@ -110,7 +110,7 @@ def write_report(
 
 
 def _completed(swept: Swept) -> list[FrozenTrial]:
-    """Give the ranking and, of several objectives, below their Pareto front, all others that completed."""
+    """Return the ranking and, with several objectives, after the Pareto front all other completed trials."""
     ranked = {trial.number for trial in swept.standing.order}
     is_single = len(swept.objectives) == 1
     others = [t for t in swept.trials if t.state == TrialState.COMPLETE and t.number not in ranked and not is_single]
@@ -119,12 +119,12 @@ def _completed(swept: Swept) -> list[FrozenTrial]:
 
 @cache
 def _plotly() -> str:
-    """Give plotly.js, 4.8 MB, packed to 2 MB of letters."""
+    """Return plotly.js, 4.8 MB, as 2 MB of gzip and base64."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -> list[str]:
-    """Say what was searched, what was found and how certain that is, and what to expect of it."""
+    """Say what was searched and found, how certain that is, and what to expect from the champion."""
     objectives = " and ".join(_words(name) for name in swept.objectives)
     settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
     searched = f"{len(swept.trials):,} trials searched for the best {objectives} over {settings}: "
@@ -191,7 +191,7 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
 def _compared(trial: FrozenTrial, mark: str, standing: Standing) -> str:
     if trial.number == standing.by_value[0].number:
         return "the best value"
-    return f"{mark} cannot be told from it" if mark.strip() else "worse"
+    return f"{mark} not clearly worse" if mark.strip() else "worse"
 
 
 def _told(value: object) -> str:

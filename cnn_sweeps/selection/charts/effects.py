@@ -1,4 +1,4 @@
-"""What each searched setting did, in words: where the good trials are, and in which direction it gets better."""
+"""Describes the effect of each searched setting: where the good trials are, and in which direction values improve."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MOST_CHOICES = 6
 
 
 class Effect(NamedTuple):
-    """A setting: what was searched, what the champion and the best quarter have, and what that says."""
+    """A setting's effect, in words."""
 
     name: str
     searched: str
-    best: str
-    good: str
+    best: str  # the champion's value
+    good: str  # values of the best quarter of the trials
     tendency: str
     importance: str
 
 
 def describe_effects(study: Study, importance: Mapping[str, float]) -> list[Effect]:
-    """Describe each setting that varies, the most important first, in a study of one objective."""
+    """Describe each setting that varies, the most important first, in a study with one objective."""
     keys = sorted(study.varied, key=lambda key: -importance.get(key, 0.0))
     return [_describe(study, key, importance.get(key)) for key in keys]
 
@@ -77,10 +77,10 @@ def _describe_choices(trials: Sequence[FrozenTrial], key: str) -> str:
 
 
 def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool) -> str:
-    """Say in which direction the value gets better, by Spearman's correlation and the 95 % interval of Bonett, Wright.
+    """Say in which direction the value improves, by Spearman's rank correlation and its 95 % interval.
 
-    D. G. Bonett and T. A. Wright, Sample size requirements for estimating Pearson, Kendall and Spearman correlations,
-    2000.
+    The interval is that of D. G. Bonett and T. A. Wright, Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations, 2000.
     """
     if len(trials) < FEWEST_TRIALS:
         return "too few trials to say"
