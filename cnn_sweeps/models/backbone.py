@@ -34,8 +34,8 @@ def load_backbone(
 ) -> keras.Model:
     """Return a network from pixels, float32 (B, height, width, 1 or 3), 0 to 255, to averaged features, (B, D).
 
-    The network scales its pixels in the way it was trained with. It repeats a grey channel three times. All trainings
-    of a process share one frozen backbone. Loading it leaves the random generators as they were.
+    The network scales its pixels in the way it was trained with, and repeats a grey channel three times. All trainings
+    of a process share one frozen backbone. Loading weights leaves the random generators as they were.
 
     Args:
         name: a class in `keras.applications`.

@@ -68,7 +68,7 @@ class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
         return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the rate as it is now."""
+        """Return the configuration with the current rate."""
         return {**super().get_config(), "rate": float(self.adjustable_rate.numpy())}
 
 
@@ -81,7 +81,7 @@ class AdjustableL2(regularizers.L2):  # type: ignore[misc]
         self.l2: tf.Variable = tf.Variable(l2, trainable=False, dtype=tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the factor as it is now."""
+        """Return the configuration with the current factor."""
         return {"l2": float(self.l2.numpy())}
 
 

@@ -211,7 +211,7 @@ def stopping_epoch(losses: Sequence[float], patience_epochs: int) -> int:
 
 
 def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[str, Estimate]]) -> Figure:
-    """Draw each metric of each arm: a dot for every seed, and below the dots the mean with its interval."""
+    """Draw each metric of each arm: a dot for every seed, and above the dots the mean with its interval."""
     metrics = next(iter(arms.values()))
     rows = -(-len(metrics) // 3)
     figure = Figure(figsize=(11, 3.1 * rows), dpi=_DPI, layout="constrained")

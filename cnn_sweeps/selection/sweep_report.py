@@ -19,7 +19,7 @@ from cnn_sweeps.evaluation.sentences import tell_expected
 from cnn_sweeps.selection.ablation import PICTURE, Ablation
 from cnn_sweeps.selection.charts.course import draw_course
 from cnn_sweeps.selection.charts.drawn_study import Study, some, tell_trials
-from cnn_sweeps.selection.charts.effects import Effect, describe_effects
+from cnn_sweeps.selection.charts.effects import Effect, describe_effects, describe_value
 from cnn_sweeps.selection.charts.settings import draw_settings, rank_importance
 from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.schema import OBJECTIVES
@@ -147,8 +147,8 @@ def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str
     if not effects or not effects[0].importance:
         return []
     most = effects[0]
-    good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
-    return [f"Of the settings {most.name} explains most of the differences, {most.importance}{good}."]
+    good = f"; in the best quarter of the trials it is {most.good}" if most.good else ""
+    return [f"Of the settings, {most.name} explains most of the differences ({most.importance}){good}."]
 
 
 def _tell_ablation(swept: Swept, ablation: Ablation) -> list[str]:
@@ -173,7 +173,7 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
             [f"{value:.5g}" for value in trial.values],
             _compared(trial, mark, standing),
             again.removeprefix("again: "),
-            [_told(trial.params.get(key, "-")) for key in parameters],
+            [describe_value(trial.params.get(key, "-")) for key in parameters],
         )
         for trial, mark, again in standing.rank(standing.by_value)[:_MOST_ROWS]
     ]
@@ -192,7 +192,3 @@ def _compared(trial: FrozenTrial, mark: str, standing: Standing) -> str:
     if trial.number == standing.by_value[0].number:
         return "the best value"
     return f"{mark} not clearly worse" if mark.strip() else "worse"
-
-
-def _told(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else for_terminal(value)

@@ -139,12 +139,12 @@ def _describe_values(trial: FrozenTrial) -> str:
 
 
 def describe_params(trial: FrozenTrial) -> str:
-    """Give the parameters as overrides, floats to four significant digits."""
+    """Return the parameters as one text of overrides, floats to four significant digits."""
     return " ".join(rounded_overrides(trial))
 
 
 def rounded_overrides(trial: FrozenTrial) -> list[str]:
-    """Give the parameters as overrides, one by one."""
+    """Return the parameters as a list of overrides, floats to four significant digits."""
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.params.items()}
     return [override_text(key, value) for key, value in rounded.items()]
 

@@ -13,7 +13,7 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Signals that end a sweep: the first Ctrl-C lets running trials finish; later signals end it at a safe moment."""
+    """Signals that end a sweep: the first Ctrl-C lets running trials finish; all others end it at a safe moment."""
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         """Take a function that is called at a safe moment after the first Ctrl-C."""

@@ -43,7 +43,7 @@ class SearchSpace:
         return math.prod(sizes) if len(sizes) == len(self.distributions) else None
 
     def overrides_of(self, point: Mapping[str, Any]) -> list[str]:
-        """Give the overrides of a trial."""
+        """Return the overrides of a trial."""
         return [*(override_text(key, value) for key, value in point.items()), *self.fixed]
 
     def grid(self) -> Iterator[dict[str, Any]]:

@@ -131,8 +131,8 @@ def claim_checkpoint(
 ) -> Iterator[Checkpoint]:
     """Claim a new checkpoint for the block or, with `resume`, the newest one that an ended process of this run left.
 
-    The checkpoint is removed at the end of the block. After an error, a signal or an outage it is kept; but a trial's
-    error removes it, since the sweep goes on without that trial.
+    The checkpoint is removed at the end of the block. After an error, a signal or an outage it is kept; but an error
+    of a trial, other than an outage, removes it, since the sweep goes on without that trial.
 
     Args:
         folder: of all checkpoints.

@@ -52,10 +52,7 @@ def _draw_slice(study: Study, key: str) -> Chart:
     colours = [RED if trial.number in best else BLUE for trial in trials]
     values = [trial.values[0] for trial in trials]
     traces = [points(x, values, [trial.number for trial in trials], colours) | {"showlegend": False}]
-    layout = {
-        "xaxis": {"type": kind},
-        "yaxis": value_axis(study.objectives[0], values),
-    }
+    layout = {"xaxis": {"type": kind}, "yaxis": value_axis(study.objectives[0], values)}
     return Chart(for_terminal(key), "", traces, layout)
 
 
