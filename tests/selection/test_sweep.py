@@ -518,7 +518,7 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     assert Image.open(artifact(parent, "ablation.png")).width > 800
     page = Path(artifact(parent, "report.html")).read_text()
     assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
-    assert "Two seeds say nothing" in page
+    assert "Two seeds are too few, so every verdict" in page
     said = sweep_log(tmp_path)
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
@@ -606,7 +606,7 @@ def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
     assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
     page = Path(artifact(parent, "report.html")).read_text()
-    assert "it was not tested" not in page  # but measured on validation images, as its model is kept
+    assert "It was not tested" not in page  # but measured on validation images, as its model is kept
     assert "Validation images: how good the network is" in page
     assert "data:image" not in page
     assert "<script" not in page

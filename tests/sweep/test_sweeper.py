@@ -170,7 +170,7 @@ def test_other_launchers_run_trials_and_what_is_done_with_the_best_ones(app, lau
         (["model=small,enormous"], "enormous"),
         (["model.depth=1,2"], "depth"),
         (["x=interval(1,0)"], r"x=interval\(1,0\): the interval is empty"),
-        (["hydra.sweeper.params={x:'interval(1,0)'}"], "an empty interval"),
+        (["hydra.sweeper.params={x:'interval(1,0)'}"], "the interval is empty"),
         (["hydra.sweeper.params=null"], "nothing to search"),
         (["x=5"], "nothing to search"),
         (["hydra.sweeper.n_trials=0"], r"hydra\.sweeper\.n_trials=0: should be greater than or equal to 1"),
