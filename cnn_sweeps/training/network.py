@@ -167,7 +167,7 @@ def check_network(model: keras.Model, num_classes: int) -> None:
     if tuple(model.output_shape) != (None, units):
         raise ModelError(
             f"model: the output has shape {tuple(model.output_shape)}; {num_classes} classes need (None, {units}) "
-            f"with {'sigmoid' if units == 1 else 'softmax'}, as cnn_sweeps.models.classification_head gives"
+            f"with {'sigmoid' if units == 1 else 'softmax'}; end it with cnn_sweeps.models.classification_head"
         )
 
 

@@ -252,7 +252,7 @@ def test_error_in_a_worker_says_where_it_was_and_no_more_the_next_time(tmp_path,
     ("overrides", "message"),
     [
         (["hydra.sweeper.n_jobs=many"], "error: hydra.sweeper.n_jobs=many: should be auto or a number of trials"),
-        (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: nobody knows"),
+        (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: a "),
         (
             ["hydra.sweeper.n_jobs=2", "hydra/launcher=basic"],
             "error: hydra.sweeper.n_jobs=2: hydra/launcher=basic runs one",

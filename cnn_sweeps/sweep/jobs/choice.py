@@ -47,7 +47,7 @@ def choose_executor(
         )
     if jobs.n_jobs == "auto":
         raise ConfigError(
-            f"hydra.sweeper.n_jobs=auto: nobody knows the machines where a {kind} runs jobs; "
+            f"hydra.sweeper.n_jobs=auto: a {kind} does not tell which machines run its jobs; "
             "set a number, or use hydra/launcher=workers"
         )
     if kind == _ONE_AT_A_TIME and jobs.n_jobs > 1:
