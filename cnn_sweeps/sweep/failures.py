@@ -43,12 +43,7 @@ class FailureLimits:
     ) -> Verdict | None:
         """Take the outcome of a trial; return why the sweep must stop, or None.
 
-        Args:
-            outcome: how the trial ended.
-            number: of the trial.
-            is_retried: whether another trial repeats it.
-            counts: trials of the study, by state.
-            total: trials that the study is for.
+        `is_retried`: another trial repeats it. `counts` are the study's trials by state; it is for `total` trials.
         """
         has_worked = bool(counts["COMPLETE"] or counts["PRUNED"])
         failure = outcome.failure_id or ("" if has_worked else outcome.kind)
@@ -62,12 +57,8 @@ class FailureLimits:
             )
         if ended.is_last and outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
             failed = [each.number for each in self._last_attempts() if each.failure]
-            return Verdict(
-                f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate} "
-                f"allows; the last one: {outcome.error}",
-                "",
-                failed,
-            )
+            many = f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
+            return Verdict(f"{many} allows; the last one: {outcome.error}", "", failed)
         return None
 
     def _alike(self, ended: _Ended) -> str | None:

@@ -473,7 +473,7 @@ def places(tmp_path, monkeypatch):
         (["a", "--mend"], "unrecognized arguments: --mend"),
         (["nowhere"], f"nowhere: there is no such sweep here, outputs/sweeps/nowhere/study.journal does .*: {NAME}$"),
         (["a", "hydra.sweeper.storage=foreign.journal"], "no such study in foreign.journal; name one of: foreign"),
-        (["a", "hydra.sweeper.storage=text.journal"], "hydra.sweeper.storage=text.journal: the file is no journal of Optuna"),
+        (["a", "hydra.sweeper.storage=text.journal"], "text.journal: the file is no journal of Optuna"),
         (
             ["a", "hydra.sweeper.storage=database.journal"],
             "is an SQLite database; did you mean sqlite:///database.j",
