@@ -795,7 +795,7 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         (["search=regularisation"], "did you mean regularization?"),
         (["hydra/sweeper/pruner=x"], "hydra/sweeper/pruner=x: no such option"),
         (["hydra/sweeper/sampler=x"], "hydra/sweeper/sampler=x: no such option"),
-        (["hydra.sweeper.enqueue=[{model.dropout:0.9}]"], "enqueue[0].model.dropout: 0.9 is not in 0.0 to 0.7"),
+        (["hydra.sweeper.enqueue=[{model.dropout:0.9}]"], "enqueue[0].model.dropout: 0.9 is not between 0.0 and 0.7"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line_before_there_is_anything(overrides, message, run_train, tmp_path):
