@@ -133,8 +133,8 @@ def check_journal(journal: Path) -> None:
         is_sqlite = beginning.startswith(b"SQLite")
         what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna"
         raise StudyError(
-            f"hydra.sweeper.storage={journal}: the file is {what}, and cannot be used; name the study's file, or choose "
-            "another hydra.sweeper.study_name"
+            f"hydra.sweeper.storage={journal}: the file is {what}, and cannot be used; name the study's file, or "
+            "choose another hydra.sweeper.study_name"
         )
 
 
