@@ -78,23 +78,23 @@ def measure(file: Path, size: int, views: int) -> str:
     from cnn_sweeps.data.dataset import ImageDataset
     from cnn_sweeps.models.backbone import load_backbone
     from cnn_sweeps.settings.schema import AugmentationConfig
-    from cnn_sweeps.training.features import FrozenBeginning, load_features, load_views
+    from cnn_sweeps.training.features import FrozenBackbone, load_features, load_views
 
     keras.utils.set_random_seed(0)
     images = np.memmap(file, np.uint8, "r").reshape(-1, size, size, 3)
     labels = np.arange(len(images)) % 2
     data = ImageDataset(images=images, labels=labels, class_names=["a", "b"], name="noise", source=str(file))
     backbone = load_backbone("MobileNetV2", ALPHA, None, data.image_shape, is_frozen=True)
-    beginning = FrozenBeginning(backbone)
-    beginning.compute(images[:32].astype(np.float32))
+    frozen = FrozenBackbone(backbone)
+    frozen.compute(images[:32].astype(np.float32))
     order = np.random.default_rng(0).permutation(len(images))
     fifths = [np.sort(order[: len(order) * n // 5]) for n in (3, 4)]
     changes = AugmentationConfig(True, True, 20.0, 0.1, 0.2, 0.2, views)
     before, started = used_mb(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="feature_cache") as folder, Peaks(Path(folder)) as peaks:
-        load_features(beginning, data, fifths[1], folder)
-        load_views(beginning, data, fifths[0], folder, changes)
-        load_features(beginning, data, np.setdiff1d(order, fifths[1]), folder)
+        load_features(frozen, data, fifths[1], folder)
+        load_views(frozen, data, fifths[0], folder, changes)
+        load_features(frozen, data, np.setdiff1d(order, fifths[1]), folder)
         took, disk = time.perf_counter() - started, disk_mb(Path(folder))
         files = [each for each in Path(folder).rglob("*") if each.is_file()]
         apparent = sum(each.stat().st_size for each in files) / 1e6

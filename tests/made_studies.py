@@ -54,7 +54,7 @@ def made_sweep(trials, **facts):
         "trials": trials,
         "standing": Standing(ranking, None, {}, ranking),
         "objectives": ["val_log_loss"],
-        "notes": ["2 of them cannot be told from the best"],
+        "notes": ["2 of them are not clearly worse than the best"],
         "metrics": {},
         "data_told": ["<img src=x onerror=alert(1)>: 60 images"],
         "evaluation": None,

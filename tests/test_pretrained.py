@@ -164,7 +164,7 @@ def test_kept_model_is_exported_and_agrees_with_keras(made, store, tmp_path):
 
 def test_run_is_reproduced_bit_for_bit_and_no_feature_is_computed_again(made, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(features.FrozenBeginning, "compute", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(features.FrozenBackbone, "compute", lambda *_: pytest.fail("computed again"))
     features._load.cache_clear()  # but for the files
     command = ["reproduce", made.run.info.run_id, "data.cache_dir=cache", "hydra.run.dir=again"]
     monkeypatch.setattr(sys, "argv", command)
@@ -200,7 +200,7 @@ def test_kept_model_that_is_none_or_has_another_backbone_is_refused_by_its_name(
     for name, told in (
         ("nowhere", "model.weights=nowhere: there is no such alias; registered are "),
         (str(made.folder / "photos"), f"model.weights={made.folder}/photos: there is no MLmodel in it"),
-        ("beginning", f"model.weights={kept['beginning']}: are no weights of MobileNet ("),
+        ("beginning", f"model.weights={kept['beginning']}: these are not weights of MobileNet ("),
     ):
         with pytest.raises(ModelError) as error:
             prepare_beginning(compose(*RUN, f"model.weights={name}", "model.alpha=0.5"))
@@ -211,7 +211,7 @@ def test_kept_model_that_is_none_or_has_another_backbone_is_refused_by_its_name(
 def test_bad_weights_are_told_in_one_line_before_any_image_is_read(made, tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     (tmp_path / "photos/dark").mkdir(parents=True)
-    with pytest.raises(SystemExit, match=r"^error: model\.weights=backbone\.weights\.h5: are no weights of MobileNet"):
+    with pytest.raises(SystemExit, match=r"^error: model\.weights=backbone\.weights\.h5: these are not weights of"):
         made.train(f"data.root={tmp_path}/photos", "model.alpha=0.5")
 
 

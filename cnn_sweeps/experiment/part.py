@@ -33,8 +33,8 @@ def run_part(part: Part, whole: Whole) -> bool:
             log.info("resuming after epoch %d", progress.epochs_done)
         elif config.resume and not part.name:
             log.info("nothing to resume")
-        if network.beginning is not None:
-            _name_weights(network.beginning.digest, run, part.config)
+        if network.backbone is not None:
+            _name_weights(network.backbone.digest, run, part.config)
         save = partial(checkpoint.save, progress=progress, run=whole.left_by(run.record))
         save(network.model)  # so that a run that ends in its first epoch goes on in this record
         for epoch in range(1, progress.epochs_done + 1):

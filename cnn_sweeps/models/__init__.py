@@ -1,4 +1,4 @@
-"""The networks that `model._target_` names, and what a network of the user's own is made of."""
+"""The networks that `model._target_` can name, and the layers to build your own with."""
 
 from cnn_sweeps.models.layers import (
     AdjustableDropout,

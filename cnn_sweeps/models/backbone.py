@@ -1,4 +1,4 @@
-"""The networks of `keras.applications` without their top: networks that have seen other images before."""
+"""The networks of `keras.applications`, pretrained or not, without their classification layers."""
 
 import os
 import sys
@@ -21,33 +21,36 @@ from cnn_sweeps.models.layers import Features
 from cnn_sweeps.system.locks import file_lock
 
 BY_NAME = ".npz"
-"""The ending of a file of weights by the names of layers, `LAYER/0` and so on, as `use.weights` writes it."""
+"""Suffix of a file that `use.weights` writes: weights by the names of layers, `LAYER/0` and so on."""
 _IMAGENET = "imagenet"
-_OTHERS = "name a file of its weights without its top, model.weights=imagenet, or null to start from nothing"
+_OTHERS = (
+    "name a file with its weights without the top layers, or set model.weights=imagenet, or model.weights=null for "
+    "random weights"
+)
 
 
 def load_backbone(
     name: str, alpha: float | None, weights: str | None, input_shape: tuple[int, int, int], *, is_frozen: bool
 ) -> keras.Model:
-    """Give a network from pixels, 0 to 255, float32 (B, height, width, 1 or 3), to features (B, D), the mean of a map.
+    """Return a network from pixels, float32 (B, height, width, 1 or 3), 0 to 255, to averaged features, (B, D).
 
-    It scales its pixels as it was trained, and takes grey images as colour ones. A frozen one is the same object for
-    all trainings of a process; what is drawn at random later does not depend on whether it is there already.
+    The network scales its pixels in the way it was trained with, and repeats a grey channel three times. All trainings
+    of a process share one frozen backbone. Loading weights leaves the random generators as they were.
 
     Args:
-        name: of a class in `keras.applications`.
-        alpha: the width of a MobileNet; None: as that has it.
-        weights: a file, or "imagenet", which Keras downloads once; None: random ones.
+        name: a class in `keras.applications`.
+        alpha: the width multiplier of a MobileNet; None takes the default of Keras.
+        weights: a file, or "imagenet", which Keras downloads once; None: random weights.
         input_shape: height, width, channels.
-        is_frozen: nothing of it is trained.
+        is_frozen: whether none of its layers is trained.
 
     Raises:
-        ModelError: if the images are too small, or the weights cannot be had or are those of another network.
+        ModelError: if the images are too small, the weights cannot be loaded, or they belong to another network.
     """
     if weights is None:
         return _build(name, alpha, None, input_shape)
     weights = weights if weights == _IMAGENET else os.path.expanduser(weights)  # noqa: PTH111  any text
-    random = seed_generator.python_random  # of which Keras draws the seeds of layers
+    random = seed_generator.python_random  # Keras draws the seeds of layers from it
     states = random.getstate(), np.random.get_state()
     try:
         if not is_frozen:
@@ -59,7 +62,7 @@ def load_backbone(
         np.random.set_state(states[1])
 
 
-@lru_cache(maxsize=4)  # for the next trial, also where several backbones are searched
+@lru_cache(maxsize=4)  # for the next trial, also where a sweep searches several backbones
 def _frozen(
     name: str, alpha: float | None, weights: str, input_shape: tuple[int, int, int], _state: Any, _place: Any
 ) -> keras.Model:
@@ -67,7 +70,7 @@ def _frozen(
 
 
 def _state_of(weights: str) -> tuple[int, ...]:
-    """Tell one file from another of its name."""
+    """Return what changes when the file is replaced by another one of the same name."""
     if weights == _IMAGENET or not os.path.exists(weights):  # noqa: PTH110  any text
         return ()
     status = Path(weights).stat()
@@ -82,18 +85,18 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
     settings: dict[str, Any] = {"include_top": False, "weights": _IMAGENET if weights == _IMAGENET else None}
     settings |= {} if alpha is None else {"alpha": alpha}
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # what is wrong is told
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # an error below says what is wrong
         if weights == _IMAGENET:
             stack.enter_context(_downloading())
         try:
             scaled = _scaled_as_trained(application, pixels)
             backbone = application(input_tensor=scaled, input_shape=(height, width, 3), **settings)
         except TypeError as error:
-            raise ModelError(f"model.alpha={alpha}: {name} has no such width; leave it out") from error
+            raise ModelError(f"model.alpha={alpha}: {name} has no width to set; leave model.alpha out") from error
         except ValueError as error:
             reason = " ".join(str(error).split()).partition("; Received")[0]
             raise ModelError(
-                f"model.backbone={name}: cannot take images of {height}x{width} pixels ({reason}); set another "
+                f"model.backbone={name}: cannot take images of {height}x{width} pixels ({reason}); change "
                 "data.image_size, model.backbone or model.alpha"
             ) from error
         except Exception as error:
@@ -101,7 +104,7 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
                 raise
             raise ModelError(
                 f"model.weights=imagenet: the weights of {name} cannot be downloaded ({' '.join(str(error).split())}); "
-                "connect to the network once, or name a file of them: model.weights=FILE"
+                "connect this machine to the internet once, or name a file with the weights: model.weights=FILE"
             ) from error
         if weights is not None and weights != _IMAGENET:
             _load_weights(backbone, name, weights)
@@ -110,7 +113,7 @@ def _build(name: str, alpha: float | None, weights: str | None, input_shape: tup
 
 @contextmanager
 def _downloading() -> Iterator[None]:
-    """Have one process at a time download to Keras's own folder."""
+    """Let one process at a time download to the folder of Keras."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     with ExitStack() as stack:
         if os.access(home, os.W_OK):
@@ -119,10 +122,10 @@ def _downloading() -> Iterator[None]:
 
 
 def _scaled_as_trained(application: Any, pixels: Any) -> Any:
-    """Bring pixels, 0 to 255, to what a network was trained on: scaled by channel, or with the colours in turn.
+    """Scale pixels, 0 to 255, and order their channels in the way the network was trained with.
 
-    What its module's `preprocess_input` does to arrays is measured, and done with standard layers; some networks have
-    such layers themselves.
+    This measures what the module's `preprocess_input` does to four colours, and does the same with standard layers.
+    Networks that scale their pixels themselves get no such layer.
     """
     preprocess = sys.modules[application.__module__].preprocess_input
     colours = np.vstack([np.zeros(3), np.eye(3)]).astype(np.float32)
@@ -137,22 +140,22 @@ def _scaled_as_trained(application: Any, pixels: Any) -> Any:
 
 
 def _load_weights(backbone: keras.Model, name: str, weights: str) -> None:
-    """Load a file: by the names of layers, in Keras's format, or in its older one, in which it offers downloads."""
+    """Load a file: by the names of layers, in the format of Keras, or in its older one, which its downloads have."""
     try:
         if weights.endswith(BY_NAME):
             _load_by_name(backbone, weights)
             return
-        with warnings.catch_warnings(action="ignore"):  # of each array that is not there
+        with warnings.catch_warnings(action="ignore"):  # Keras warns of each missing array
             backbone.load_weights(weights)
         with h5py.File(weights) as file:
             num_arrays = _count_arrays(file)
-    except Exception as error:  # whatever Keras meets in a file of something else
+    except Exception as error:  # Keras raises many kinds for a file of something else
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
-        raise ModelError(f"model.weights={weights}: are no weights of {name} ({reason}); {_OTHERS}") from error
+        raise ModelError(f"model.weights={weights}: these are not weights of {name} ({reason}); {_OTHERS}") from error
     if num_arrays != len(backbone.weights):
         raise ModelError(
-            f"model.weights={weights}: hold {num_arrays} arrays, {name} without its top has {len(backbone.weights)}; "
-            f"save them with include_top=False, or {_OTHERS}"
+            f"model.weights={weights}: the file has {num_arrays} arrays, but {name} without its top layers has "
+            f"{len(backbone.weights)}; save the weights with include_top=False, or {_OTHERS}"
         )
 
 

@@ -1,6 +1,6 @@
-"""The layers that networks here are made of.
+"""The layers of the networks here.
 
-`plain_copy` turns those of this module back into Keras's own, so that what is kept loads without this package.
+`plain_copy` replaces the layers of this module by those of Keras, so that a saved model loads without this package.
 """
 
 from typing import Any
@@ -13,45 +13,45 @@ from numpy.typing import NDArray
 
 
 def scaled(pixels: Any) -> Any:
-    """Bring pixels from 0 to 255, as every network gets them, to 0 to 1; in float32, also under mixed precision."""
+    """Scale pixels from 0..255, the range that every network gets, to 0..1, in float32 also under mixed precision."""
     return layers.Rescaling(1 / 255, dtype="float32")(pixels)
 
 
 def is_scaling(layer: layers.Layer) -> bool:
-    """Tell whether a layer brings pixels to another range."""
+    """Tell whether a layer scales pixels."""
     return isinstance(layer, (layers.Rescaling, layers.Normalization))
 
 
 def classification_head(features: Any, num_classes: int) -> Any:
-    """Turn features (B, D) into probabilities: sigmoid (B, 1) of the second of two classes, else softmax (B, C).
+    """Turn features (B, D) into probabilities, float32 also under mixed precision.
 
-    In float32, also under mixed precision.
+    Two classes get a sigmoid, (B, 1), the probability of the second class; more get a softmax, (B, C).
     """
     units, activation = (1, "sigmoid") if num_classes == 2 else (num_classes, "softmax")
     return layers.Dense(units, activation=activation, dtype="float32", name="probabilities")(features)
 
 
 def class_probabilities(outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Give one column a class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
+    """Return one column per class, float64 (N, C), rows summing to 1, from a sigmoid (N, 1) or a softmax (N, C)."""
     exact = outputs.astype(np.float64)
     return np.hstack([1 - exact, exact]) if exact.shape[1] == 1 else exact
 
 
 class Features(layers.GlobalAveragePooling2D):  # type: ignore[misc]
-    """The mean of a feature map: what a network's beginning makes of an image.
+    """The mean of a feature map; marks the end of a backbone.
 
-    Where nothing before it is trained, it is computed once for all trainings.
+    If no layer before it is trained, its output for each image is computed once for all trainings.
     """
 
 
 class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
-    """Keras's Dropout, whose rate, in [0, 1), is read from a variable at each step: another trial needs no new graph.
+    """Dropout that reads its rate, in [0, 1), from a variable at each step, so that another trial needs no new graph.
 
-    Without effect, and without a graph to be adjusted, where the rate is 0.
+    A layer that begins with rate 0 does nothing, and its rate cannot be changed later.
     """
 
     def __init__(self, rate: float, **settings: Any) -> None:
-        """Hold the rate in TensorFlow's variable; Keras's would become a weight of the network."""
+        """Hold the rate in a variable of TensorFlow; one of Keras would become a weight of the network."""
         super().__init__(rate, **settings)
         self.adjustable_rate = tf.Variable(rate, trainable=False, dtype=tf.float32)
 
@@ -59,21 +59,21 @@ class AdjustableDropout(layers.Dropout):  # type: ignore[misc]
         """Drop in training; scale what stays by 1 / (1 - rate)."""
         if not training or self.rate == 0:
             return inputs
-        rate = tf.cast(self.adjustable_rate, inputs.dtype)  # which Keras's own function takes only as a number
+        rate = tf.cast(self.adjustable_rate, inputs.dtype)  # the function of Keras takes no tensor
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:  # others drop other outputs of their images
+        if replica is not None and replica.num_replicas_in_sync > 1:  # each device drops other outputs
             seed = tf.random.fold_in(seed, replica.replica_id_in_sync_group)
         shape = self.noise_shape and [tf.shape(inputs)[i] if d is None else d for i, d in enumerate(self.noise_shape)]
         return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the rate as it is now."""
+        """Return the configuration with the current rate."""
         return {**super().get_config(), "rate": float(self.adjustable_rate.numpy())}
 
 
 class AdjustableL2(regularizers.L2):  # type: ignore[misc]
-    """Keras's L2 penalty, whose factor of the sum of squares, at least 0, is read from a variable at each step."""
+    """L2 penalty that reads its factor, at least 0, of the sum of squares from a variable at each step."""
 
     def __init__(self, l2: float) -> None:
         """Hold the factor in a variable."""
@@ -81,12 +81,12 @@ class AdjustableL2(regularizers.L2):  # type: ignore[misc]
         self.l2: tf.Variable = tf.Variable(l2, trainable=False, dtype=tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the factor as it is now."""
+        """Return the configuration with the current factor."""
         return {"l2": float(self.l2.numpy())}
 
 
 def adjustable_values(model: keras.Model) -> list[tf.Variable]:
-    """Give the dropout rates and penalty factors of a network, in the order of its layers."""
+    """Return the dropout rates and L2 factors of a network, in the order of its layers."""
     values = []
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, AdjustableDropout):
@@ -96,17 +96,17 @@ def adjustable_values(model: keras.Model) -> list[tf.Variable]:
 
 
 class FusedBatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
-    """Keras's BatchNormalization, computed in training by TensorFlow's fused kernel.
+    """BatchNormalization that trains with the fused kernel of TensorFlow.
 
-    The same function, statistics and variables (to rounding). Keras 3 computes mean, variance and output one after the
-    other, each reading the whole activation; the kernel reads it once, and training the default network on 128x128
-    images takes two thirds of the CPU time (`benchmarks/batch_normalization.py`).
+    It computes the same as Keras's layer, up to rounding. Keras 3 reads the whole activation three times, for mean,
+    variance and output. The kernel reads it once, so that training the default network on 128x128 images takes two
+    thirds of the CPU time (`benchmarks/batch_normalization.py`).
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalize (B, height, width, channels) by the batch's statistics in training, else by the moving ones.
 
-        Statistics over the batches of several devices are beyond the kernel. A frozen layer is never in training.
+        The kernel cannot take statistics over several devices. A frozen layer is never in training.
         """
         is_image_batch = len(inputs.shape) == 4 and self._reduction_axes == [0, 1, 2]
         is_in_training = training and self.trainable
@@ -132,8 +132,8 @@ _STANDARD = {
 
 
 def plain_copy(model: keras.Model) -> keras.Model:
-    """Copy a network into standard Keras layers only, with the same weights, so that it loads without this package."""
-    uncompiled = keras.Model(model.input, model.output, name=model.name)  # whose optimizer is not cloned along
+    """Copy a network, with its weights, into standard layers of Keras, so that it loads without this package."""
+    uncompiled = keras.Model(model.input, model.output, name=model.name)  # else the optimizer is cloned, too
     copy = keras.models.clone_model(uncompiled, clone_function=_standard_layer, recursive=True)
     copy.set_weights(model.get_weights())
     return copy

@@ -1,4 +1,4 @@
-"""The networks that start from nothing."""
+"""The networks that start with random weights."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -30,16 +30,15 @@ def build_cnn(
 ) -> keras.Model:
     """Build blocks of 3x3 convolution, ReLU, batch norm, 2x2 max pooling and dropout; average pooling; dense layers.
 
-    All dense layers have ReLU, all but the last batch norm and dropout. It is the seed network,
-    https://github.com/Arahman100198/CNN-Binary-Image-Classify-Net, made general; `conf/model/cnn.yaml` describes the
-    settings.
+    Each dense layer has ReLU; all but the last have batch norm and dropout. This generalizes the seed network,
+    https://github.com/Arahman100198/CNN-Binary-Image-Classify-Net. `conf/model/cnn.yaml` describes the settings.
 
     Args:
         input_shape: height, width, channels; pixels are 0 to 255.
-        num_classes: 2 gives one sigmoid output, more give a softmax.
+        num_classes: at least 2; 2 gives one sigmoid output, more give a softmax.
 
     Raises:
-        ModelError: if the image is too small for so many blocks.
+        ModelError: if the images are too small for so many blocks.
     """
     smallest = smallest_cnn_image(len(filters), padding)
     if min(input_shape[:2]) < smallest:
@@ -76,7 +75,7 @@ def build_residual(
     """Build stages of pre-activation residual blocks (He et al. 2016, https://arxiv.org/abs/1603.05027).
 
     Dropout inside a block sits between its convolutions (Zagoruyko & Komodakis 2016, https://arxiv.org/abs/1605.07146).
-    `conf/model/residual.yaml` describes the settings; shape and classes are those of `build_cnn`.
+    `conf/model/residual.yaml` describes the settings; `input_shape` and `num_classes` are as in `build_cnn`.
     """
     settings = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
     convolution = partial(layers.Conv2D, **settings, kernel_regularizer=AdjustableL2(l2))

@@ -1,4 +1,4 @@
-"""The network that goes on from a backbone."""
+"""The network with a backbone of `keras.applications`."""
 
 from collections.abc import Sequence
 
@@ -23,32 +23,34 @@ def build_pretrained(
 ) -> keras.Model:
     """Build a backbone of `keras.applications` with dense layers on its pooled features.
 
-    A backbone that begins with weights is frozen but for its last `fine_tune` layers; its batch normalization always
-    is, as https://keras.io/guides/transfer_learning has it. `conf/model/pretrained.yaml` describes the settings; shape
-    and classes are those of `build_cnn`.
+    A backbone with given weights is frozen, except for its last `fine_tune` layers. Its batch normalization is always
+    frozen, as https://keras.io/guides/transfer_learning recommends. `conf/model/pretrained.yaml` describes the
+    settings; `input_shape` and `num_classes` are as in `build_cnn`.
 
     Raises:
-        ModelError: if the images do not fit the backbone, the weights are not its own, or it has fewer layers than are
-            to be fine-tuned.
+        ModelError: if the images do not fit the backbone, the weights are not its own, or it has fewer than `fine_tune`
+            layers.
     """
-    beginning = load_backbone(backbone, alpha, weights, input_shape, is_frozen=not fine_tune)
-    if fine_tune >= (num_layers := len(beginning.layers)):
-        raise ModelError(f"model.fine_tune={fine_tune}: {backbone} has {num_layers - 1} layers; set at most so many")
+    base = load_backbone(backbone, alpha, weights, input_shape, is_frozen=not fine_tune)
+    if fine_tune >= (num_layers := len(base.layers)):
+        raise ModelError(
+            f"model.fine_tune={fine_tune}: {backbone} has {num_layers - 1} layers; set at most {num_layers - 1}"
+        )
     if weights is not None:
-        for i, layer in enumerate(beginning.layers, 1):
+        for i, layer in enumerate(base.layers, 1):
             is_frozen = i < num_layers - fine_tune or isinstance(layer, layers.BatchNormalization)
             layer.trainable = not is_frozen
     penalty = AdjustableL2(l2)
-    x = AdjustableDropout(dropout, name="head_dropout")(beginning.output)
+    x = AdjustableDropout(dropout, name="head_dropout")(base.output)
     for i, width in enumerate(dense_units, 1):
         x = layers.Dense(width, activation="relu", kernel_regularizer=penalty, name=f"head_dense_{i}")(x)
         x = layers.BatchNormalization(name=f"head_normalization_{i}")(x)
         x = AdjustableDropout(dropout, name=f"head_dropout_{i}")(x)
-    return keras.Model(beginning.input, classification_head(x, num_classes), name=beginning.name)
+    return keras.Model(base.input, classification_head(x, num_classes), name=base.name)
 
 
 def features_of(model: keras.Model) -> keras.KerasTensor | None:
-    """Give the output of a network's layer `Features`, (B, D), if it has one, and nothing up to there is trained."""
+    """Return the output of the network's `Features` layer, (B, D); None if it has none, or a layer before it trains."""
     found = [layer for layer in model.layers if isinstance(layer, Features)]
     if not found or keras.Model(model.input, found[0].output).trainable_weights:
         return None

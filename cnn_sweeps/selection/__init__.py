@@ -1,1 +1,1 @@
-"""What this application adds to a sweep: its record, the test of the best trials, the champion, retraining."""
+"""What this application adds to a sweep: its run in MLflow, the test of the best trials, the champion, retraining."""

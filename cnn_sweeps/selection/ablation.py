@@ -1,4 +1,4 @@
-"""Does regularization help? What trainings with and without it say, and how certainly."""
+"""Judges an ablation: does regularization help, and how certain is that?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy import stats
 from cnn_sweeps.evaluation.metrics import Estimate
 from cnn_sweeps.text.numbers import counted
 
-_COLOURS, _DPI = ("#0072B2", "#D55E00"), 110  # of evaluation/figures, which imports TensorFlow; a controller does not
+_COLOURS, _DPI = ("#0072B2", "#D55E00"), 110  # as in evaluation/figures, which imports TensorFlow: too slow here
 SHOWN = {
     "final_val_log_loss": "validation log loss",
     "final_val_accuracy": "validation accuracy",
@@ -24,15 +24,15 @@ SHOWN = {
     "final_generalization_gap": "generalization gap",
     "best_epoch": "best epoch",
 }
-"""The metrics of the table, and what they are called in it."""
+"""The metrics of the table, and their names in it."""
 PICTURE = "ablation.png"
 _BOUNDS = {name: (0.0, 1.0) for name in SHOWN if name.endswith("accuracy")}
 _BOUNDS |= {name: (0.0, np.inf) for name in SHOWN if name.endswith("log_loss")} | {"best_epoch": (1.0, np.inf)}
 _SAID = (("supported", "Helps"), ("refuted", "Does not help"), ("undecided", "Undecided"))
 _FEWEST_SEEDS = 3
 _TOO_FEW = (
-    "{} say nothing: the 95 % interval of a mean of two reaches 12.7 standard errors to either side, that of five "
-    "2.8, and one has none; every verdict on arms is undecided; seed=0,1,2,3,4 takes five"
+    "{} are too few, so every verdict on arms is undecided: with two seeds, the 95 % interval of a mean reaches 12.7 "
+    "standard errors to either side, with five 2.8; set seed=0,1,2,3,4 for five"
 )
 
 
@@ -41,26 +41,26 @@ class AblationTraining:
     """One training of an arm, which is an option of the config group `ablation`."""
 
     arm: str
-    seed: int  # the same one begins with the same weights in every arm
-    metrics: dict[str, float]  # final ones
-    val_log_losses: Sequence[float]  # after each epoch; none if the metrics are means of several trainings
+    seed: int  # trainings with equal seeds begin with the same weights in every arm
+    metrics: dict[str, float]  # after training
+    val_log_losses: Sequence[float]  # after each epoch; empty if the metrics are means of several trainings
 
 
 class Claim(NamedTuple):
-    """What is claimed of a part of regularization, what the trainings say of it, and by how much."""
+    """A claim about a part of regularization, the verdict of the trainings, and the evidence for it."""
 
     part: str
     text: str
-    verdict: str
+    verdict: str  # supported, refuted or undecided
     evidence: str
 
     def __str__(self) -> str:
-        """Give it as a sentence."""
+        """Return all three as one line."""
         return f"{self.text}: {self.verdict}; {self.evidence}"
 
 
 class Ablation(NamedTuple):
-    """What trainings with and without regularization come to: each arm's means, what to bear in mind, and verdicts."""
+    """The result of an ablation: means of each arm, remarks, and verdicts on the claims."""
 
     arms: dict[str, dict[str, Estimate]]
     notes: list[str]
@@ -68,12 +68,12 @@ class Ablation(NamedTuple):
 
     @property
     def metrics(self) -> list[str]:
-        """What the metrics of the table are called."""
+        """The names of the metrics in the table."""
         return [SHOWN[metric] for metric in next(iter(self.arms.values()))]
 
     @property
     def rows(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The table: of each arm the mean of each metric, and the bounds of its interval."""
+        """The table: for each arm, the mean of each metric and the bounds of its interval, as text."""
         return [
             (arm, [_describe(mean, 1 if metric == "best_epoch" else 4) for metric, mean in summary.items()])
             for arm, summary in self.arms.items()
@@ -88,7 +88,7 @@ class Ablation(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """All as lines of text; in the table the bounds of an interval are below the mean."""
+        """Everything as lines of text; the bounds of an interval are below the mean."""
         table = [("", self.metrics)]
         for arm, cells in self.rows:
             table += [(arm, [mean for mean, _ in cells]), ("", [bounds for _, bounds in cells])]
@@ -100,7 +100,7 @@ class Ablation(NamedTuple):
 def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, folder: Path) -> Ablation:
     """Judge trainings; write `ablation.csv`, `ablation.txt` and `ablation.png` into a folder.
 
-    `patience_epochs` is that of the early stopping that is judged, which the trainings did without.
+    `patience_epochs` belongs to the early stopping to judge; the trainings themselves did not stop early.
     """
     arms, notes = summarize_arms(trainings), []
     commonest = {SHOWN[name]: value for name in SHOWN if (value := _of_commonest_class(trainings, name)) is not None}
@@ -108,7 +108,7 @@ def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, 
         told = ", ".join(f"{name} {value:.4f}" for name, value in commonest.items())
         notes = [f"naming the commonest class: {told}"]
     if (num_seeds := len({each.seed for each in trainings})) < _FEWEST_SEEDS:
-        notes.append(_TOO_FEW.format("two seeds" if num_seeds > 1 else "trainings with one seed"))
+        notes.append(_TOO_FEW.format("two seeds" if num_seeds > 1 else "trainings with a single seed"))
     ablation = Ablation(arms, notes, judge_claims(trainings, patience_epochs))
     (folder / "ablation.txt").write_text("\n".join(ablation.lines), encoding="utf-8")
     rows = [(arm, metric, *mean) for arm, summary in arms.items() for metric, mean in summary.items()]
@@ -119,14 +119,14 @@ def write_ablation(trainings: Sequence[AblationTraining], patience_epochs: int, 
 
 
 def _of_commonest_class(trainings: Sequence[AblationTraining], metric: str) -> float | None:
-    """Give what naming the commonest class would reach, which an accuracy is to be held against."""
+    """Return what always naming the commonest class gives for a metric, if that is known."""
     return trainings[0].metrics.get(f"{metric}_of_commonest_class")
 
 
 def mean_with_interval(values: Sequence[float], least: float = -np.inf, most: float = np.inf) -> Estimate:
-    """Give the mean and its 95 % interval by Student's t distribution; without bounds for fewer than two values.
+    """Return the mean and its 95 % interval by Student's t distribution; the bounds of a single value are NaN.
 
-    The interval ends at `least` and `most`, between which all values lie, and with them the mean.
+    The interval is cut at `least` and `most`, the smallest and largest possible value.
     """
     mean = float(np.mean(values))
     if len(values) < 2 or np.ptp(values) == 0:
@@ -137,7 +137,7 @@ def mean_with_interval(values: Sequence[float], least: float = -np.inf, most: fl
 
 
 def summarize_arms(trainings: Sequence[AblationTraining]) -> dict[str, dict[str, Estimate]]:
-    """Give for each arm the mean of each metric over its seeds, with its interval."""
+    """Return for each arm the mean of each metric over its seeds, with its interval."""
     return {
         arm: {
             metric: mean_with_interval([each.metrics[metric] for each in of_arm], *_BOUNDS.get(metric, ()))
@@ -150,10 +150,11 @@ def summarize_arms(trainings: Sequence[AblationTraining]) -> dict[str, dict[str,
 
 
 def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) -> list[Claim]:
-    """Hold the trainings against what is claimed of regularization, early stopping and decay.
+    """Judge the usual claims about regularization, early stopping and learning rate decay.
 
-    Arms are compared seed by seed. A claim is supported if the 95 % interval of the mean difference lies where the
-    claim says, refuted if it lies on the other side, and undecided if it holds zero or is of fewer than three seeds.
+    Arms are compared seed by seed. A claim is supported if the whole 95 % interval of the mean difference is on the
+    side that it claims, refuted if it is on the other side, and undecided if it contains zero, or if there are fewer
+    than three seeds.
     """
     gap, the_gap = "final_generalization_gap", "the gap between training and validation"
     decay = "Decay of the learning rate improves convergence"
@@ -170,7 +171,7 @@ def judge_claims(trainings: Sequence[AblationTraining], patience_epochs: int) ->
 def _compare(
     trainings: Sequence[AblationTraining], part: str, text: str, metric: str, arm: str, base: str
 ) -> Claim | None:
-    """Judge the claim that a metric is lower in one arm than in another; not if some of their trainings lack it."""
+    """Judge the claim that a metric is lower in `arm` than in `base`; None if one of their trainings lacks it."""
     values = {(each.arm, each.seed): each.metrics.get(metric) for each in trainings if each.arm in (arm, base)}
     known = {key: value for key, value in values.items() if value is not None}
     of_both = [seed for name, seed in known if name == arm and (base, seed) in known]
@@ -203,7 +204,7 @@ def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs
     lost = [min(losses[:halt]) - min(losses) for losses, halt in halts]
     saved = [1 - halt / len(losses) for losses, halt in halts]
     evidence = (
-        f"{num_kept} of {len(halts)} trainings that {patience} would have stopped had "
+        f"{patience} would have stopped {counted(len(halts), 'training')}, and {num_kept} of them had "
         f"their best epoch by then; stopping costs {np.mean(lost):.4f} of validation log loss and saves "
         f"{np.mean(saved):.0%} of the epochs"
     )
@@ -211,7 +212,7 @@ def _judge_early_stopping(trainings: Sequence[AblationTraining], patience_epochs
 
 
 def stopping_epoch(losses: Sequence[float], patience_epochs: int) -> int:
-    """Give the epoch, from 1, after which early stopping ends a training; the last one if it never does."""
+    """Return the epoch, from 1, after which early stopping ends a training; the last epoch if it never does."""
     best = 0
     for epoch, loss in enumerate(losses):
         if loss < losses[best]:
@@ -222,7 +223,7 @@ def stopping_epoch(losses: Sequence[float], patience_epochs: int) -> int:
 
 
 def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[str, Estimate]]) -> Figure:
-    """Draw each metric of each arm: every seed a dot, the mean with its interval beside."""
+    """Draw each metric of each arm: a dot for every seed, and above the dots the mean with its interval."""
     metrics = next(iter(arms.values()))
     rows = -(-len(metrics) // 3)
     figure = Figure(figsize=(11, 3.1 * rows), dpi=_DPI, layout="constrained")
@@ -243,7 +244,7 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
         axes.locator_params(axis="x", nbins=5)  # with more, labels of small numbers touch
         axes.set_title(SHOWN[metric], fontsize=10)
         axes.grid(alpha=0.3)
-    title = "each seed a dot; mean over the seeds with its 95 % interval above; dotted: naming the commonest class"
+    title = "dots: seeds; line above: mean over the seeds with its 95 % interval; dotted: naming the commonest class"
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -1,4 +1,4 @@
-"""What this application adds to its sweeps: checks, the record in MLflow, what is done with the best trials."""
+"""What this application adds to its sweeps: checks, a run in MLflow, the test of the best trials."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 
 def _call_by_name(function: str, *arguments: Any) -> Any:
-    """Call a function, `module:function`, in a worker: the controller imports nothing slow."""
+    """Call a function, `module:function`, in a worker: so the controller imports nothing slow."""
     prepare_libraries()
     return pkgutil.resolve_name(function)(*arguments)
 
 
 class CnnSweep(CheckedApplication):
-    """Trials are runs of `cnn_sweeps.train`."""
+    """A sweep whose trials are runs of `cnn_sweeps.train`."""
 
     worker_module = "cnn_sweeps.selection.worker"
     about_ranking = WINNER_NOTE
@@ -82,18 +82,18 @@ class CnnSweep(CheckedApplication):
             StudyError: if the study has lost the trials whose records are in the folder.
         """
         if "joblib" in str(HydraConfig.get().launcher.get("_target_")):
-            os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
-        for line in describe_store(self.store):  # before what is slow
+            os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, which mix up their settings
+        for line in describe_store(self.store):  # before the slow imports
             say(line)
         prepare_libraries()
         with slow_imports():
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
-        gc.enable()  # which was off for a quick start
+        gc.enable()  # it was off for a quick start
         forget_images()
         store, known = uri_seen_from(Path(), self.store), study.optuna_study.user_attrs.get(STORE)
         if known is not None and not is_recorded_as(self.store, str(known)):
             raise TrackingError(
-                f"tracking.uri={store}: the study {study.name} is recorded in {known}; name that one, or choose "
+                f"tracking.uri={store}: the runs of study {study.name} are in {known}; name that store, or choose "
                 "another hydra.sweeper.study_name"
             )
         self._folder, self._look = folder, partial(look_at, study, self, folder)
@@ -104,7 +104,7 @@ class CnnSweep(CheckedApplication):
             study.optuna_study.set_user_attr(PROGRAM, describe_command([]))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                study.optuna_study.set_metric_names(self.config.objective)  # which Optuna's dashboard shows
+                study.optuna_study.set_metric_names(self.config.objective)  # for Optuna's dashboard
             self._note_about_run(study)
             self._newest = self._look()
             self._run = SweepRun(self._newest)
@@ -112,7 +112,7 @@ class CnnSweep(CheckedApplication):
             self._run.settle(self._look())
 
     def _note_about_run(self, study: SweepStudy) -> None:
-        if (about_run := self._describe_run()) != self._noted:  # a conditional space adds to what is searched
+        if (about_run := self._describe_run()) != self._noted:  # a conditional space may add parameters
             study.optuna_study.set_user_attr(ABOUT_RUN, about_run)
             self._noted = about_run
 
@@ -124,7 +124,7 @@ class CnnSweep(CheckedApplication):
         self._run.update(self._newest, study.exclusively)
 
     def news(self, study: SweepStudy) -> list[str]:
-        """Give, once, what the first trial to load the images said of them."""
+        """Return, once, what the first trial said about the images."""
         told = None if self._is_data_told else study.optuna_study.user_attrs.get(DATA_TOLD)
         self._is_data_told = self._is_data_told or told is not None
         return [for_terminal(str(line)) for line in told or []]
@@ -133,7 +133,7 @@ class CnnSweep(CheckedApplication):
         """Record a trial that repeats a finished one as a run of its own.
 
         Raises:
-            DiskError: if the disk is full; to be called again then.
+            DiskError: if the disk is full; the caller tries again.
         """
         assert self._run is not None
         trial.set_user_attr(RECORD, self._run.record_duplicate(self._look(), trial, original))
@@ -144,7 +144,7 @@ class CnnSweep(CheckedApplication):
             self._run.settle_soon(self._look(), trials)
 
     def to_confirm(self, study: SweepStudy) -> Confirmation | None:
-        """Have the best trials trained with other seeds, if that is asked for and there are several."""
+        """Return the best trials with other seeds, if the settings ask for it and there are several."""
         config, noted = self.config, study.optuna_study.user_attrs
         best = [trial.number for trial in study.ranking() if FOLDER in trial.user_attrs][: config.confirm]
         if len(best) < 2:
@@ -155,19 +155,19 @@ class CnnSweep(CheckedApplication):
         return Confirmation(points, attributes | {CONFIRMS: study.name})
 
     def rank(self, study: SweepStudy, confirmed: Sequence[FrozenTrial]) -> list[Ranked]:
-        """Rank by value, or by what the best gave with other seeds; mark what cannot be told from the best."""
+        """Rank by value, or the best ones by their mean with other seeds; mark trials that are tied with the best."""
         completed = study.ranking()
         self._standing = stand(completed, confirmed, self.config, self._settings_of)
         return self._standing.rank(completed)
 
     def _settings_of(self, trial: FrozenTrial) -> dict[str, str]:
         recorded = None
-        with suppress(TrackingError):  # of a record that makes no sense
+        with suppress(TrackingError):  # the record may make no sense
             recorded = read_record(self._folder / subfolder_of(trial))
         return {} if recorded is None else recorded.params
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:
-        """Test and register the best trials, draw the report; give what to say of it."""
+        """Test the best trials, register the champion, write the report; return the lines to show."""
         from cnn_sweeps.selection.finishing import Finishing
 
         assert self._run is not None
@@ -176,7 +176,7 @@ class CnnSweep(CheckedApplication):
         return Finishing(study, self.config, self._folder, self._run.run_id, self.trusted, call).finish(self._standing)
 
     def describe_next(self) -> list[str]:
-        """Say where the ranked trials are to be seen."""
+        """Say where MLflow shows the ranked trials."""
         assert self._run is not None
         return self._run.describe_page()
 
@@ -186,7 +186,7 @@ class CnnSweep(CheckedApplication):
             return
         from cnn_sweeps.selection.agreement import useless_checkpoints
 
-        with suppress(OutageError):  # what was seen last is told then
+        with suppress(OutageError):  # during an outage, the newest known state counts
             self._newest = self._look()
             for path in useless_checkpoints(Path(self.config.training.checkpoint_dir), self._newest.trials):
                 remove_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What the configurations of a sweep's trials have in common, which are checked one by one."""
+"""Checks the configurations of a sweep's trials, one by one, and keeps what they have in common."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from cnn_sweeps.tracking.database.address import find_store
 
 
 class CheckedApplication(SweepApplication):
-    """A sweep of which only the configurations are known.
+    """Checks the configurations of a sweep.
 
     Attributes:
-        config: the newest one, for settings that no trial changes.
-        store: where all is recorded.
-        fixed: the settings that have been the same in all of them.
-        trusted: what the configuration that a trial keeps may name: what the sweep's own do, and its config groups.
+        config: the newest configuration, for settings that no trial changes.
+        store: address of the MLflow store.
+        fixed: the settings that are the same in all configurations.
+        trusted: functions and texts that the stored configuration of a trial may name: those of the sweep's own
+            configuration, and of its config groups.
     """
 
     config: RunConfig
@@ -40,10 +41,10 @@ class CheckedApplication(SweepApplication):
     _listed_root = ""
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:
-        """Check a trial's configuration and the objectives' directions; give the settings that matter to them.
+        """Check a trial's configuration and the objectives' directions; return the settings that results depend on.
 
         Raises:
-            ConfigError: to refuse the sweep.
+            ConfigError: if a setting is wrong, or does not fit the sweep.
             DataError: if the folder of images is missing or empty.
         """
         self.config = checked = check_config(config)
@@ -52,13 +53,14 @@ class CheckedApplication(SweepApplication):
         self.fixed = {key: value for key, value in known.items() if checked.settings.get(key) == value}
         if checked.model["_target_"] == PRETRAINED and "data.image_size" in known.keys() - self.fixed.keys():
             raise ConfigError(
-                "data.image_size: all trials of a sweep train on the same images, and these would have several sizes, "
-                f"perhaps those of several backbones; set one, as data.image_size={known['data.image_size']}"
+                "data.image_size: the trials would have images of several sizes, perhaps because the backbones have "
+                "different ones; all trials of a sweep train on the same images; set one size, e.g. "
+                f"data.image_size={known['data.image_size']}"
             )
         if checked.confirm and "seed" in known.keys() - self.fixed.keys():
             raise ConfigError(
-                f"confirm={checked.confirm}: trains the best trials again with other seeds, and seed is searched here; "
-                "leave one of them out"
+                f"confirm={checked.confirm}: this trains the best trials again with other seeds, but this sweep "
+                "searches seed; leave out one of the two"
             )
         self.store = self.store or find_store(checked.tracking)
         root = str(checked.data.get("root"))
@@ -70,7 +72,7 @@ class CheckedApplication(SweepApplication):
         if list(directions) != needed:
             names = checked.objective if len(needed) > 1 else checked.objective[0]
             raise ConfigError(
-                f"hydra.sweeper.direction={_as_given(directions)}: does not fit objective={names}; "
+                f"hydra.sweeper.direction={_as_given(directions)}: this does not fit objective={names}; "
                 f"set hydra.sweeper.direction={_as_given(needed)}"
             )
         return checked.settings_of_result
@@ -82,10 +84,10 @@ class CheckedApplication(SweepApplication):
         self.trusted = replace(trusted, texts={*trusted.texts, *self.trusted.texts})
 
     def only_here(self) -> list[tuple[str, str]]:
-        """Give `tracking.uri` if it is a file or a server that no other machine can reach."""
+        """Return `tracking.uri` if it is a file, or a server that no other machine can reach."""
         if self.store == "databricks" or not is_only_here(self.store):
             return []
-        fix = "run `mlflow server` where both reach it, with a password (docs/servers.md), and set tracking.uri to it"
+        fix = "run `mlflow server`, with a password (docs/servers.md), where all machines reach it, and name it"
         return [(f"tracking.uri={hide_passwords(self.store)}", fix)]
 
 

@@ -1,6 +1,6 @@
-"""What is done, in a worker, with trials that a sweep has chosen: tested once, kept as the champion, trained again.
+"""Work on the chosen trials of a sweep, in a worker: test them once, register the champion, retrain it.
 
-Each function gives what to say of it, and the attributes that the study is to have, so that it is not done again.
+Each function returns lines to show, and attributes for the study, by which the sweep knows that it is done.
 """
 
 from __future__ import annotations
@@ -49,15 +49,22 @@ Done = tuple[list[str], dict[str, Any]]
 def evaluate_trial(
     kept: TrialFolder, tags: dict[str, str], value: float, on_test: bool, chosen: str, shown: ReportConfig
 ) -> Done:
-    """Measure a trial's kept weights, of several trainings the first one's, on the test images; register its model.
+    """Measure the weights that a trial has kept, and register its model.
 
-    It is registered if there is something to say of how it was `chosen`, in Markdown, with which its page and that of
-    the model begin. The model gets the tags, and is compared by the value of the trial's first objective. What the
-    report shows is as the sweep has it now, whatever it was when the trial ran.
+    If the trial had several trainings, these are the weights of the first.
+
+    Args:
+        kept: the folder of the trial.
+        tags: for the model.
+        value: the trial's first objective, which is compared with that of the current champion.
+        on_test: whether to measure on the test images, too.
+        chosen: how the trial was chosen, in Markdown: its page and that of the model begin with it. The model is
+            registered only if there is something to say.
+        shown: the current settings of the report; those of the trial do not count.
 
     Raises:
-        DataError: if the images are others now, of which the test images may have been trained on.
-        TrackingError: if the store cannot be used; to be called again then.
+        DataError: if the images have changed: the trial may have trained on what are test images now.
+        TrackingError: if the store cannot be used; the caller tries again.
     """
     folder, done = Path(kept.path), dict[str, Any]()
     lines = list[str]()
@@ -70,7 +77,7 @@ def evaluate_trial(
             if on_test:
                 tested = {name: each for name, each in (final | evaluation.intervals).items() if "test_" in name}
                 if evaluation.threshold is not None:
-                    tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
+                    tested["decision_threshold"] = evaluation.threshold  # of the tested training
                 trained.log(tested)
                 lines.append(f"trial {kept.number} on the test images, once: {describe_test(tested)}")
                 done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
@@ -90,7 +97,7 @@ def evaluate_trial(
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Have all that is logged in the block, from INFO on, go into a file alone."""
+    """Log everything in the block, from INFO on, into a file only."""
     logger, handler = logging.getLogger(), LogFile(file)
     handlers, level = logger.handlers, logger.level
     logger.handlers = [handler]
@@ -113,7 +120,7 @@ def _load_trained(kept: TrialFolder, shown: ReportConfig) -> TrainedNetwork:
 
 
 def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
-    """Say what several trainings of a trial came to, of which only the first one is tested; empty if it is the only."""
+    """Describe the means over a trial's trainings; empty if it had only one."""
     if (num_parts := config.repeats * config.folds) == 1:
         return ""
     return describe_mean({name: each for name, each in recorded.newest.items() if "_val_" in name}, num_parts)
@@ -122,10 +129,10 @@ def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
 def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> tuple[str, str]:
     config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
     if (run_id := project(folder, find_existing_store(config.tracking.uri))) is None:
-        raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train it again")
+        raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train again")
     tags = tags | {
         "trial.run_id": run_id,
-        "comparable.data": load_images_once(config).split.fingerprint(dataset),  # before it was divided into folds
+        "comparable.data": load_images_once(config).split.fingerprint(dataset),  # without the division into folds
         "comparable.metric": _describe_metric(config, len(dataset.class_names)),
     }
     name, minimize = _registered_name(config, dataset), OBJECTIVES[config.objective[0]] == "minimize"
@@ -134,11 +141,11 @@ def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measu
 
 def _registered_name(config: RunConfig, dataset: ImageDataset) -> str:
     name = f"{config.tracking.experiment_name}-{dataset.name}"
-    return config.tracking.registered_model or re.sub("[/:]", "-", name)  # which MLflow refuses
+    return config.tracking.registered_model or re.sub("[/:]", "-", name)  # MLflow refuses both letters
 
 
 def _describe_metric(config: RunConfig, num_classes: int) -> str:
-    """Say what a trial's first objective is a value of; equal texts mean comparable values, on the same data."""
+    """Describe a trial's first objective; on the same data, values with equal descriptions can be compared."""
     metric = config.objective[0]
     if metric == "val_accuracy" and num_classes == 2:
         metric += f" at the threshold of the best {config.evaluation.threshold_metric}"
@@ -148,11 +155,11 @@ def _describe_metric(config: RunConfig, num_classes: int) -> str:
 def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_model: bool) -> Done:
     """Train a trial's configuration on training and validation images, for as many epochs as its weights had.
 
-    Nothing is left to validate on, so neither an epoch nor a decision threshold is chosen: both are those of the trial,
-    which is what is measured and kept. The new run gets the tags, which name its parent.
+    There are no validation images then, so the number of epochs and the decision threshold are those of the trial. The
+    new run gets the tags, which name its parent.
 
     Raises:
-        DataError: if the images are others now.
+        DataError: if the images have changed since the trial.
     """
     number, log_file = kept.number, Path(kept.path) / "retraining.log"
     with logged_to(log_file):
@@ -187,10 +194,10 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
 
 
 class Retraining(Role):
-    """Stops after as many epochs as led to a trial's weights; the learning rate goes as if there were all of them."""
+    """Stops after as many epochs as led to a trial's weights; the learning rate's schedule is that of all epochs."""
 
     def __init__(self, config: RunConfig, progress: TrainingProgress) -> None:
-        """Of a trial's settings, and of what its training came to; fine-tuning of which nothing came is left out."""
+        """Take a trial's settings and progress; fine-tuning is left out if it brought no better weights."""
         is_best, begun = config.training.restore_best_weights, progress.fine_tuned_after
         last = progress.best_epoch if is_best else progress.epochs_done
         self._before, self.num_epochs = last, last
@@ -202,24 +209,24 @@ class Retraining(Role):
         super().__init__(config)
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
-        """Tell whether the network has had its epochs, before fine-tuning or with them."""
+        """Tell whether the network has had all its epochs, before fine-tuning or with it."""
         return progress.epochs_done == (self._before if progress.fine_tuned_after is None else self.num_epochs)
 
 
 def _log_retrained_test(trained: TrainedNetwork, number: int, test: results.Measured) -> list[str]:
     threshold = test.threshold
     trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
-    at = "" if threshold is None else f", decision threshold {probability_text(threshold)} as chosen for trial {number}"
+    at = "" if threshold is None else f", at trial {number}'s decision threshold {probability_text(threshold)}"
     no_better = describe_no_better(test.metrics)
     warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []
     return [f"retrained trial {number} on the test images, once: {test.describe()}{at}", *warnings]
 
 
 def _register_retrained(trained: TrainedNetwork, number: int, run: LiveRun, told: str) -> list[str]:
-    """Register the network under an alias of its own, beside the champion, with what is told of it."""
+    """Register the network beside the champion, under its own alias, with a description."""
     images = trained.part.images
     name = _registered_name(trained.part.config, images.dataset)
     if (run_id := run.brought_at_once()) is None:
-        return [f"its model waits for the tracking store with its run; register it as {name} yourself"]
+        return [f"its run and model wait until the tracking store answers; then register the model as {name} yourself"]
     tags = {"trial.number": str(number), "retrained.images": str(len(images.split.train))}
     return [models.register_beside(name, models.find_model(run_id), tags, told, "retrained")]

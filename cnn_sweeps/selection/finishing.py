@@ -1,4 +1,4 @@
-"""What a sweep does once all of its trials are told: tests the best, keeps and retrains one, reports all."""
+"""The end of a sweep: test the best trials, register and retrain the champion, write the report."""
 
 from __future__ import annotations
 
@@ -51,10 +51,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finishing:
-    """The last part of a sweep, in `folder`, whose own run is `run_id`.
+    """The last step of a sweep.
 
     Attributes:
-        trusted: what the configuration that a trial keeps may name.
+        study: of the sweep.
+        config: of the sweep.
+        folder: of the sweep's files.
+        run_id: of the sweep's own run in MLflow.
+        trusted: what the stored configuration of a trial may name.
         call: calls a function, `module:function`, where trials run.
     """
 
@@ -66,7 +70,7 @@ class Finishing:
     call: Callable[..., Any]
 
     def finish(self, standing: Standing) -> list[str]:
-        """Do all that was not done before; give what to say of it."""
+        """Do all that was not done before; return the lines to show."""
         config = self.config
         num_chosen = max(config.evaluate_best, 1 if config.tracking.log_model or config.retrain_best else 0)
         chosen = standing.order[:num_chosen]
@@ -78,10 +82,10 @@ class Finishing:
         if chosen and (no_better := describe_no_better(self._measured(chosen[0]))):
             lines.append(f"warning: trial {chosen[0].number}: {no_better}")
         lines += self._report(standing)
-        return sorted(lines, key=lambda line: line.startswith("warning: "))  # below all results
+        return sorted(lines, key=lambda line: line.startswith("warning: "))  # warnings last
 
     def _note(self, standing: Standing) -> None:
-        """Note in the study which trial is the champion, why, and how certain the ranking by value is."""
+        """Note in the study which trial is the champion, its values with other seeds, and the ties with the best."""
         if not standing.by_value or len(self.config.objective) > 1:
             return
         again = {str(number): values for number, values in standing.again.items()}
@@ -106,17 +110,17 @@ class Finishing:
         return (final_of(trial) or self._recorded(trial)) | self._tested(trial)
 
     def _recorded(self, trial: FrozenTrial) -> dict[str, float]:
-        """Give what a trial's record says that it measured: the study was away then, or is of an earlier version."""
+        """Return the metrics in a trial's record, if the study lacks them: it was away, or of an earlier version."""
         recorded = read_if_sensible(self.folder / subfolder_of(trial))
         return {} if recorded is None else recorded.newest
 
     def _did_before(self, trial: FrozenTrial, tag: str) -> bool:
-        """Tell whether an earlier version has noted in a trial's record that something was done."""
+        """Tell whether an earlier version of the package has set a tag in a trial's record."""
         recorded = read_if_sensible(self.folder / subfolder_of(trial))
         return recorded is not None and tag in recorded.tags
 
     def evaluate(self, trial: FrozenTrial, *, is_best: bool) -> list[str]:
-        """Test the trial and, if it is the best one, register it, unless that was done before; say so."""
+        """Test the trial and, if it is the best one, register it, unless that was done before; return lines to show."""
         number, folder, owner = trial.number, self.folder / subfolder_of(trial), owner_of(trial)
         tested = self._tested(trial)
         is_registered = self._done.get(REGISTERED) == number or self._did_before(trial, "registered.model")
@@ -128,17 +132,16 @@ class Finishing:
             return [f"trial {number}: its model was registered before"] if is_registered else []
         if not (folder / WEIGHTS_FILE).exists():
             if not is_here(owner):
-                return [
-                    f"trial {number}: its weights are on {owner.get('owner.host')}; the same command there tests it"
-                ]
+                host = owner.get("owner.host")
+                return [f"trial {number}: its weights are on {host}; run the same command there to test it"]
             return [f"trial {number}: its weights were not kept; train it again to test it"]
         tags = {"study": self.study.name, "trial.number": str(number), "sweep.run_id": self.run_id}
         asked = {"confirm": self.config.confirm, "prefer": self.config.prefer}
         if by := [f"{key}={each}" for key, each in asked.items() if each]:
-            tags["chosen.by"] = " ".join(by)  # and not by its value alone
+            tags["chosen.by"] = " ".join(by)  # not by its value alone
         chosen = self._describe_choice() if keep_model else ""
         act = partial(self._call, "evaluate_trial", trial, tags, trial.values[0], on_test, chosen, self.config.report)
-        return patiently(act, log.warning)  # what is cut off is done again
+        return patiently(act, log.warning)  # after an outage, all of it is done again
 
     def _describe_choice(self) -> str:
         """Say which sweep has chosen a trial, out of how many: that stays true, whoever has the alias `champion`."""
@@ -158,7 +161,7 @@ class Finishing:
         return self._call("retrain_trial", trial, tags, self.config.evaluate_best > 0, self.config.tracking.log_model)
 
     def _call(self, function: str, trial: FrozenTrial, *arguments: Any) -> list[str]:
-        """Have something done with a trial where trials run, note that it is, and give what to say of it."""
+        """Call a function of `chosen` where trials run, note in the study what it has done; return lines to show."""
         left = TrialFolder(str(self.folder / subfolder_of(trial)), trial.number, self._done[DATA], self.trusted)
         lines, done = self.call(f"cnn_sweeps.selection.chosen:{function}", left, *arguments)
         for key, value in done.items():
@@ -166,7 +169,7 @@ class Finishing:
         return list(lines)
 
     def _report(self, standing: Standing) -> list[str]:
-        """Write what the trials come to as a table and a page; say what an ablation says, if they are one."""
+        """Write the table and the report; return lines to show, those of an ablation, too."""
         folder = self.folder / REPORT
         folder.mkdir(exist_ok=True)
         write_table(self.study.optuna_study, standing, folder)
@@ -184,7 +187,7 @@ class Finishing:
         return [*lines, *failures]
 
     def _judge_ablation(self, trials: Sequence[FrozenTrial]) -> Ablation | None:
-        """Judge trials, by number, if they are an ablation; write its table, and draw it."""
+        """If the trials, by number, are an ablation, judge it and write its table and picture."""
         config = self.config
         measured = [trial for trial in trials if self._measured(trial)]
         if not measured or not is_ablation(trials) or len(config.objective) > 1:
@@ -202,10 +205,10 @@ class Finishing:
         return write_ablation(trainings, config.training.early_stopping.patience, self.folder / REPORT)
 
     def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
-        """Give what the report tells of the sweep, and the commands that go on from it."""
+        """Return the content of the report, and commands to go on with."""
         study, uri, noted = self.study, store_of(self.config.tracking), self._done
         again = noted_about(noted).tags.get("sweep.command", "")
-        commands = [Command("To make the sweep again, as a study of another name:", again)]
+        commands = [Command("To run this sweep again, as a new study:", again)]
         metrics, evaluation = dict[str, float](), None
         if standing.order:
             place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])

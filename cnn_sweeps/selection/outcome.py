@@ -1,4 +1,4 @@
-"""What a study says for the sweep's own run: what was noted, and what came out so far."""
+"""Reads from a study what the sweep's own run shows: the notes, and the results so far."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AboutRun(BaseModel):
 
 
 def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
-    """Give what the study notes for the sweep's own run; nothing if that makes no sense."""
+    """Return what the study notes for the sweep's own run; empty if that makes no sense."""
     try:
         return AboutRun.model_validate(attributes.get(ABOUT_RUN, {}))
     except ValidationError:
@@ -43,7 +43,7 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
 
 
 class _Ranking(BaseModel):
-    """What `Finishing` notes of the ranking."""
+    """What `Finishing` notes about the ranking."""
 
     best: int
     champion: int
@@ -68,10 +68,10 @@ def is_ablation(trials: Sequence[FrozenTrial]) -> bool:
 def find_champion(
     best: FrozenTrial | None, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]
 ) -> FrozenTrial | None:
-    """Give the trial that the sweep has named the champion; the one with the best value before it has, or if it is new.
+    """Return the sweep's champion; `best`, the trial with the best value, if none was chosen since that trial ended.
 
-    Other seeds (`confirm`) or a preference may have chosen another than that; an ablation chooses none. `trials` are
-    all, by number.
+    Other seeds (`confirm`) or a preference may have chosen another trial than `best`; an ablation chooses none.
+    `trials` are all, by number.
     """
     noted = _noted_ranking(attributes)
     if is_ablation(trials):
@@ -85,10 +85,10 @@ def find_champion(
 def describe_outcome(
     best: FrozenTrial | None, trials: Sequence[FrozenTrial], objectives: Sequence[str], attributes: Mapping[str, Any]
 ) -> list[str]:
-    """Say in Markdown, line by line, which trial is best, what it gave on test images, and which model it became.
+    """Describe in Markdown, line by line, the best trial, its result on test images, and the registered model.
 
-    `best` is None where no trial has completed, or several objectives rank none first. Of an ablation, what it has
-    found: in one line, and each verdict with its evidence.
+    `best` is None if no trial has completed, or if there are several objectives. Of an ablation, the first line has all
+    verdicts in short, and each verdict follows with its evidence.
     """
     if is_ablation(trials) and len(objectives) == 1:
         verdicts = attributes.get(VERDICTS)
@@ -112,7 +112,7 @@ def describe_outcome(
 
 
 def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) -> str:
-    """Say what other seeds gave, and how many trials cannot be told from the best value; nothing if it is not known."""
+    """Say what other seeds gave, and how many trials are tied with the best value; empty if that is not known."""
     noted = _noted_ranking(attributes)
     if noted is None or noted.champion != champion.number:
         return ""
@@ -121,8 +121,8 @@ def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) ->
     parts = [f"with other seeds {told}"] if told else []
     if noted.tied and noted.trials > 1:
         others, first = f"{len(noted.tied) - 1} of {noted.trials} completed trials", noted.tied[0]
-        it = "it" if first == champion.number else f"trial {first}, whose value is the best"
-        parts.append(f"{others} cannot be told from {it}")
+        it = "it" if first == champion.number else f"trial {first}, which has the best value"
+        parts.append(f"{others} are not clearly worse than {it}")
     return "; ".join(parts)
 
 
@@ -137,7 +137,7 @@ def _describe_tested(tested: Mapping[str, float]) -> str:
 
 
 def of_best(best: FrozenTrial | None, attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Give what the best trial measured, so that sweeps and runs rank in one column; nothing if there is none."""
+    """Return the metrics of the best trial, so that MLflow ranks sweeps and runs in one column; empty if None."""
     return {} if best is None else final_of(best) | _tested(best, attributes)
 
 
@@ -148,7 +148,7 @@ def _tested(trial: FrozenTrial, attributes: Mapping[str, Any]) -> dict[str, floa
 
 
 def noted_data(attributes: Mapping[str, Any]) -> Data | None:
-    """Give the data set that the study notes; None if it notes none, or what makes no sense."""
+    """Return the data set that the study notes; None if there is no valid note."""
     try:
         return Data.model_validate(attributes.get(DATA_SET))
     except ValidationError:

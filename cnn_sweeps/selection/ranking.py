@@ -1,4 +1,4 @@
-"""Which trials cannot be told from the best one on the images that they were chosen on, and what its luck was worth."""
+"""Which trials are not clearly worse than the best on the validation images, and how much of its value is luck."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cnn_sweeps.experiment.notes import PER_IMAGE, values_of
 
 _NUM_RESAMPLES = 1000
 _LEVEL = 0.95
-_CLEARLY = 6.0  # standard errors, which no resample reaches by chance
+_CLEARLY = 6.0  # standard errors; no resample reaches this by chance
 _FEWEST_IMAGES = 10
-_MOST_TRIALS = 1000  # take three seconds
+_MOST_TRIALS = 1000  # they take three seconds
 
 
 @dataclass(frozen=True, eq=False)
 class Competitors:
-    """Trials as they are compared, k of them, best first; of all values lower is better.
+    """The values of k trials to compare, best first; lower is better.
 
     Attributes:
         values: (k,), the objectives.
         per_image: (k, n), the objective on each of n images.
-        num_images: that the objectives are means over; the n are a random part of them.
-        of_seeds: (k, s), the objectives with each of s seeds, the same of all trials; one column: of one seed.
+        num_images: the objectives are means over this many images; the n images are a random part of them.
+        of_seeds: (k, s), the objectives with each of s seeds, which are the same for all trials.
     """
 
     values: Floats
@@ -42,10 +42,10 @@ class Uncertainty(NamedTuple):
     """How certain a ranking is.
 
     Attributes:
-        is_tied: of each trial, best first, whether it cannot be told from the best; the best itself is. None: it was
-            not compared.
-        luck: how much worse than its value the best one is to be expected on new images, at least 0.
-        num_images: on which the trials are compared.
+        is_tied: for each trial, best first, whether it is not clearly worse than the best; true for the best itself.
+            None: it was not compared.
+        luck: how much worse than its value the best trial is likely to be on new images, at least 0.
+        num_images: number of images that the trials are compared on.
     """
 
     is_tied: list[bool | None]
@@ -54,7 +54,7 @@ class Uncertainty(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """What is known of a configuration: its objective, that on each image, and with each seed."""
+    """A configuration's objective, on all images, on each image, and with each seed."""
 
     value: float
     per_image: InStudy | None
@@ -64,7 +64,7 @@ class Configuration(NamedTuple):
 def rank_trials(
     ranking: Sequence[FrozenTrial], objective: str, num_seeds: int, *, minimize: bool
 ) -> Uncertainty | None:
-    """Judge completed trials, best first, by what each notes of each validation image, and with each of its seeds."""
+    """Judge completed trials, best first, by the values that each notes per validation image and per seed."""
     known = [
         Configuration(
             trial.values[0], in_study(trial.user_attrs.get(PER_IMAGE), objective), _by_seed(values_of(trial), num_seeds)
@@ -75,7 +75,7 @@ def rank_trials(
 
 
 def _by_seed(values: list[float], num_seeds: int) -> list[float]:
-    """Give the mean over the folds of each seed, by the values of all trainings; nothing if some are lacking."""
+    """Return the mean over the folds for each seed, from the values of all trainings; empty if some are missing."""
     if not values or len(values) % num_seeds:
         return []
     means: list[float] = np.reshape(values, (num_seeds, -1)).mean(axis=1).tolist()
@@ -85,8 +85,9 @@ def _by_seed(values: list[float], num_seeds: int) -> list[float]:
 def rank_configurations(ranking: Sequence[Configuration], *, minimize: bool) -> Uncertainty | None:
     """Judge configurations, best first.
 
-    None if nothing is known of the best one's images: the objective is no mean over them, or it is of an earlier
-    version. One of which nothing is, or only of others, or that is not among the best thousand, is not compared.
+    Returns None if the best one has no values per image: the objective is no mean over images, or the trial is of an
+    earlier version. A configuration is not compared if it lacks the values of these images, or is not among the best
+    thousand.
     """
     best = ranking[0].per_image if ranking else None
     if best is None or len(best.values) < _FEWEST_IMAGES:
@@ -114,17 +115,17 @@ def rank_configurations(ranking: Sequence[Configuration], *, minimize: bool) -> 
 
 
 def judge(trials: Competitors) -> Uncertainty:
-    """Judge trials, at least one, by resampling their images and seeds, each by themselves; always the same resamples.
+    """Judge trials, at least one, by resampling the images and, independently, the seeds, always in the same way.
 
-    A trial is told from the best if it is worse than some other one by more than chance gives the best one at the 5 %
-    level: the greatest of its differences from all others, each in standard errors of the paired difference, is held
-    against those of the resamples (comparisons with the best: Hsu, Multiple Comparisons, 1996, chapter 4). So in 95 %
-    of cases the truly best trial is among those that are tied, however many there are; of pairs compared by themselves
-    it is in fewer. Few seeds tell little of how much seeds matter, and a single one nothing.
+    A trial is clearly worse than the best if its greatest difference from any other trial, in standard errors of the
+    paired difference, is above the 95 % quantile of this greatest difference in the resamples (comparisons with the
+    best: Hsu, Multiple Comparisons, 1996, chapter 4). So in 95 % of cases the truly best trial is among the tied ones,
+    whatever their number; comparisons of single pairs would miss it more often. A few seeds say little about the effect
+    of seeds, and a single one says nothing.
 
-    The luck is that of Tsamardinos, Greasidou and Borboudakis, Bootstrapping the out-of-sample predictions for
-    efficient and accurate cross-validation, 2018: how much worse a resample's winner is than the best one, on the
-    images that are not in the resample. It is that of having chosen among these networks; that of a seed adds to it.
+    The luck follows Tsamardinos, Greasidou and Borboudakis, Bootstrapping the out-of-sample predictions for efficient
+    and accurate cross-validation, 2018: how much worse the winner of a resample is than the best trial, on the images
+    that are not in the resample. This is the luck of choosing among these networks; the luck of a seed adds to it.
     """
     num_kept, num_seeds = trials.per_image.shape[1], trials.of_seeds.shape[1]
     random, share = np.random.default_rng(0), num_kept / trials.num_images
@@ -144,10 +145,10 @@ def judge(trials: Competitors) -> Uncertainty:
 
 
 def _may_be_best(values: Floats, deviations: Floats, covariance: Floats) -> NDArray[np.bool_]:
-    """Tell of each trial, (k,), whether it may be the best, by the deviations of r resamples, (r, k)."""
+    """Return for each trial, (k,), whether it may be the best, from the deviations of r resamples, (r, k)."""
     variances = covariance.diagonal()
     errors = np.sqrt(np.maximum(variances + variances[:, np.newaxis] - 2 * covariance, 0))
-    errors[errors <= 1e-6 * np.sqrt(variances.max())] = np.inf  # of trials that are equal on every image
+    errors[errors <= 1e-6 * np.sqrt(variances.max())] = np.inf  # trials that are equal on every image
     greatest = ((values[:, np.newaxis] - values) / errors).max(axis=1)
     may_be: NDArray[np.bool_] = greatest < _CLEARLY
     for one in np.flatnonzero(may_be):
@@ -157,7 +158,7 @@ def _may_be_best(values: Floats, deviations: Floats, covariance: Floats) -> NDAr
 
 
 def _luck(per_image: Floats, is_left_out: NDArray[np.bool_], winners: NDArray[np.int64]) -> float:
-    """Give the mean of how much worse each resample's winner, (r,), is on what it leaves out, (r, n), at least 0."""
+    """Return how much worse the winners of resamples, (r,), are than the best on the left-out images, (r, n); >= 0."""
     worse = (per_image[winners] - per_image[0]) * is_left_out
     of_resamples = worse.sum(axis=1) / np.maximum(is_left_out.sum(axis=1), 1)
     return max(0.0, float(of_resamples.mean()))

@@ -14,10 +14,10 @@ from cnn_sweeps.text.names import for_csv
 
 
 def write_table(study: optuna.Study, standing: Standing, folder: Path) -> None:
-    """Write `trials.csv`, all trials by number, into a folder that exists.
+    """Write `trials.csv`, with all trials by number, into an existing folder.
 
-    Those that completed have their `rank` by value, from 1, whether they are `tied_with_best` and, if they were
-    confirmed, the `mean_of_other_seeds`, each as far as it is known.
+    Completed trials have their `rank` by value, from 1, and as far as known whether they are `tied_with_best`, and the
+    `mean_of_other_seeds` that they were confirmed with.
     """
     table = study.trials_dataframe().drop(columns=f"user_attrs_{PER_IMAGE}", errors="ignore")
     if len(study.directions) == 1 and study.metric_names is not None:

@@ -1,4 +1,4 @@
-"""How a sweep's completed trials stand: by value, which cannot be told from the best, and which one is the champion."""
+"""The standing of a sweep's completed trials: their rank by value, which are tied with the best, and the champion."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cnn_sweeps.text.names import cut_list
 from cnn_sweeps.text.numbers import counted
 
 NUM_SEEDS = 3
-"""Further trainings of each trial that is confirmed. Of ten configurations of digits with six seeds each, the choice by
-three of them is as good as can be (validation log loss with yet other seeds 0.0840, by two 0.0845, by one 0.0861)."""
+"""Further trainings of each confirmed trial. For ten configurations of digits with six seeds each, a choice by three
+seeds is as good as it can be (validation log loss with the other seeds: 0.0840; by two seeds 0.0845, by one 0.0861)."""
 _SUGGESTED = 3  # trials to confirm
 _REGULARIZERS = ("model.dropout", "model.l2", "optimizer.weight_decay")
 _MOST_NAMED = 10
@@ -31,11 +31,11 @@ class Standing:
     """How completed trials stand.
 
     Attributes:
-        by_value: those that ran, best first.
+        by_value: trials that ran, best first; duplicates did not run.
         uncertainty: of that ranking, if it is known.
-        again: the objectives with other seeds, by the number of a trial that was confirmed.
+        again: the objectives with other seeds, by the number of a confirmed trial.
         order: the same trials, the champion first.
-        told: why the champion is not the best by value, or is so all the same.
+        told: lines that explain the choice of the champion.
     """
 
     by_value: list[FrozenTrial]
@@ -46,14 +46,14 @@ class Standing:
 
     @property
     def tied(self) -> list[int]:
-        """Numbers of the trials that cannot be told from the best by value, which is the first of them."""
+        """Numbers of the trials that are tied with the best by value, which is the first of them."""
         if self.uncertainty is None:
             return []
         pairs = zip(self.by_value, self.uncertainty.is_tied, strict=True)
         return [trial.number for trial, is_tied in pairs if is_tied]
 
     def rank(self, completed: Sequence[FrozenTrial]) -> list[Ranked]:
-        """Mark all completed trials, the champion first; those that repeat another one stand behind it."""
+        """Rank and mark all completed trials, the champion first; a duplicate follows the trial that it repeats."""
         place = {trial.number: index for index, trial in enumerate(self.order)}
 
         def place_of(trial: FrozenTrial) -> int:
@@ -75,15 +75,15 @@ def stand(
     config: RunConfig,
     settings_of: Callable[[FrozenTrial], Mapping[str, Any]],
 ) -> Standing:
-    """Say how completed trials stand.
+    """Work out the standing of completed trials.
 
     Args:
         completed: best value first.
         confirmed: the completed trainings of the best of them with other seeds.
         config: of the sweep.
-        settings_of: gives the settings of a trial as its record has them.
+        settings_of: returns the settings in a trial's record.
     """
-    ran = [trial for trial in completed if FOLDER in trial.user_attrs]  # which duplicates do not note
+    ran = [trial for trial in completed if FOLDER in trial.user_attrs]  # duplicates have no folder
     if len(config.objective) > 1 or not ran:
         return Standing(ran, None, {}, ran)
     minimize = OBJECTIVES[config.objective[0]] == "minimize"
@@ -99,7 +99,7 @@ def stand(
 def _confirm(
     standing: Standing, confirmed: Sequence[FrozenTrial], config: RunConfig, is_tied: Sequence[bool | None]
 ) -> tuple[Standing, Sequence[bool | None]]:
-    """Rank the best trials by the mean of what they gave with other seeds; tell of these which may be the best, too."""
+    """Rank the best trials by their mean with other seeds; return, too, which of them are tied."""
     objective, minimize = config.objective[0], OBJECTIVES[config.objective[0]] == "minimize"
     by_seed = sorted(confirmed, key=lambda each: each.params["seed"])  # so that trials are compared seed by seed
     known = {
@@ -108,16 +108,16 @@ def _confirm(
         if (trainings := [each for each in by_seed if each.params.get(TRIAL) == trial.number])
     }
     if len(known) < 2:
-        told = "warning: too few of the best trials were trained with other seeds: the best value counts"
+        told = "warning: too few of the best trials were trained with other seeds, so the best value is the champion"
         return replace(standing, told=[told]), is_tied
     sign = 1 if minimize else -1
     head = sorted(known, key=lambda number: sign * known[number].value)
     judged = rank_configurations([known[number] for number in head], minimize=minimize)
     again = {number: known[number].of_seeds for number in head}
     best, first = head[0], standing.by_value[0].number
-    told = f"trial {best} is the best of {len(head)} that were trained again, {_with_error(again[best])}"
+    told = f"trial {best} is the best of {len(head)} that were trained again: {_with_error(again[best])}"
     if best != first and first in again:
-        told += f"; trial {first}, whose value was the best, {_with_error(again[first])}"
+        told += f"; trial {first}, which had the best value: {_with_error(again[first])}"
     place = {number: index for index, number in enumerate(head)}
     order = sorted(standing.order, key=lambda trial: place.get(trial.number, len(head)))
     standing = replace(standing, again=again, order=order, told=[told])
@@ -138,7 +138,7 @@ def _mean_of(again: Sequence[FrozenTrial], objective: str) -> Configuration:
 def _prefer(
     standing: Standing, tied: Sequence[FrozenTrial], settings_of: Callable[[FrozenTrial], Mapping[str, Any]]
 ) -> Standing:
-    """Put that one of the tied trials first, best first, that is regularized most: by the sum of its ranks."""
+    """Put the most regularized of the tied trials, best first, in front: the one with the greatest sum of ranks."""
     settings = [settings_of(trial) for trial in tied]
     strengths = np.array([[_number(each.get(key)) for key in _REGULARIZERS] for each in settings])
     is_more = strengths[:, np.newaxis] > strengths
@@ -148,7 +148,7 @@ def _prefer(
         return standing
     chosen = tied[index]
     values = ", ".join(f"{key}={settings[index][key]}" for key in _REGULARIZERS if key in settings[index])
-    told = f"trial {chosen.number} is preferred: it cannot be told from the best either, and is regularized most"
+    told = f"trial {chosen.number} is preferred: it is the most regularized of those not clearly worse than the best"
     order = [chosen, *(trial for trial in standing.order if trial.number != chosen.number)]
     return replace(standing, order=order, told=[*standing.told, f"{told} ({values})"])
 
@@ -156,33 +156,31 @@ def _prefer(
 def _number(text: Any) -> float:
     try:
         return float(text)
-    except (TypeError, ValueError):  # of a network that has no such setting
+    except (TypeError, ValueError):  # the network has no such setting
         return 0.0
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """Give the mean with its standard error."""
+    """Describe the mean with its standard error."""
     error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
     return f"{np.mean(values):.4g}{error}, mean of {counted(len(values), 'seed')}"
 
 
 def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
-    """Say which trials cannot be told from the best, and what the luck of the best one was worth."""
+    """Say which trials are tied with the best, and how much of the best value is luck."""
     uncertainty, num_trials = standing.uncertainty, len(standing.by_value)
     if uncertainty is None or num_trials < 2:
         return []
     best, champion = standing.by_value[0].number, standing.order[0].number
-    which = "the best" if best == champion else f"trial {best}, whose value is the best,"
-    where = f"from {which} on these {uncertainty.num_images:,} validation images (95 %)"
+    which = "the best" if best == champion else f"trial {best}, which has the best value,"
+    where = f"than {which} on these {uncertainty.num_images:,} validation images (95 %)"
     unknown = uncertainty.is_tied.count(None)
-    told = f"all other completed trials{' that are compared' if unknown else ''} can be told {where}"
+    told = f"all other {'compared' if unknown else 'completed'} trials are clearly worse {where}"
     if tied := standing.tied[1:]:
         named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
-        told = f"{len(tied)} of {num_trials} completed trials, marked ~, cannot be told {where}: {named}"
+        told = f"{len(tied)} of {num_trials} completed trials, marked ~, are not clearly worse {where}: {named}"
     if unknown:
-        told += (
-            f"; {unknown} {'is' if unknown == 1 else 'are'} not compared, of which no values of these images are kept"
-        )
+        told += f"; not compared: {unknown}, which kept no values of these images"
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:
         trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} others"
         told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"

@@ -1,4 +1,4 @@
-"""`report.html` of a sweep: what was searched and found, how certain that is, what the best trial's network does."""
+"""Writes `report.html` of a sweep: what it searched and found, how certain that is, and how the best network does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cnn_sweeps.evaluation.sentences import tell_expected
 from cnn_sweeps.selection.ablation import PICTURE, Ablation
 from cnn_sweeps.selection.charts.course import draw_course
 from cnn_sweeps.selection.charts.drawn_study import Study, some, tell_trials
-from cnn_sweeps.selection.charts.effects import Effect, describe_effects
+from cnn_sweeps.selection.charts.effects import Effect, describe_effects, describe_value
 from cnn_sweeps.selection.charts.settings import draw_settings, rank_importance
 from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.schema import OBJECTIVES
@@ -30,25 +30,25 @@ from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.tracking.page import WINNER_NOTE
 
 _MOST_ROWS = 20  # of the ranking
-_MOST_TRIALS = 2000  # that are drawn: more make the page slow, and larger than 6 MB
+_MOST_TRIALS = 2000  # in charts: more make the page slow, and larger than 6 MB
 _MOST_NAMED = 8  # settings
 _FEWEST_FOR_IMPORTANCE = 16  # trials
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """A sweep that has come to its end, as its report tells of it.
+    """A finished sweep, for its report.
 
     Attributes:
         name: of the study.
-        counts: of its trials by state.
+        counts: number of trials by state.
         trials: all, by number.
-        standing: of those that completed; of several objectives, of those on the Pareto front.
+        standing: of the completed trials; with several objectives, of those on the Pareto front.
         objectives: their names.
-        notes: what is to be said of the ranking.
-        metrics: what the champion measured, with intervals.
-        data_told: lines that say what the images are.
-        evaluation: what the champion's own report shows of it; None: there is none.
+        notes: lines about the ranking.
+        metrics: of the champion, with intervals.
+        data_told: lines about the images.
+        evaluation: part of the champion's own report; None: there is none.
     """
 
     name: str
@@ -111,7 +111,7 @@ def write_report(
 
 
 def _completed(swept: Swept) -> list[FrozenTrial]:
-    """Give the ranking and, of several objectives, below their Pareto front, all others that completed."""
+    """Return the ranking and, with several objectives, after the Pareto front all other completed trials."""
     ranked = {trial.number for trial in swept.standing.order}
     is_single = len(swept.objectives) == 1
     others = [t for t in swept.trials if t.state == TrialState.COMPLETE and t.number not in ranked and not is_single]
@@ -120,12 +120,12 @@ def _completed(swept: Swept) -> list[FrozenTrial]:
 
 @cache
 def _plotly() -> str:
-    """Give plotly.js, 4.8 MB, packed to 2 MB of letters."""
+    """Return plotly.js, 4.8 MB, as 2 MB of gzip and base64."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -> list[str]:
-    """Say what was searched, what was found and how certain that is, and what to expect of it."""
+    """Say what was searched and found, how certain that is, and what to expect from the champion."""
     objectives = " and ".join(_words(name) for name in swept.objectives)
     settings = cut_list(list(map(for_terminal, varied)), ", ", _MOST_NAMED) or "nothing that varied"
     searched = f"{counted(len(swept.trials), 'trial')} searched for the best {objectives} over {settings}: "
@@ -149,8 +149,8 @@ def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str
     if not effects or not effects[0].importance:
         return []
     most = effects[0]
-    good = f", and lies at {most.good} in the best quarter of the trials" if most.good else ""
-    return [f"Of the settings {most.name} explains most of the differences, {most.importance}{good}."]
+    good = f"; in the best quarter of the trials it is {most.good}" if most.good else ""
+    return [f"Of the settings, {most.name} explains most of the differences ({most.importance}){good}."]
 
 
 def _tell_ablation(swept: Swept, ablation: Ablation) -> list[str]:
@@ -175,7 +175,7 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
             [f"{value:.5g}" for value in trial.values],
             _compared(trial, mark, standing),
             again.removeprefix("again: "),
-            [_told(trial.params.get(key, "-")) for key in parameters],
+            [describe_value(trial.params.get(key, "-")) for key in parameters],
         )
         for trial, mark, again in standing.rank(standing.by_value)[:_MOST_ROWS]
     ]
@@ -193,8 +193,4 @@ def _ranking(swept: Swept, parameters: Sequence[str]) -> dict[str, Any]:
 def _compared(trial: FrozenTrial, mark: str, standing: Standing) -> str:
     if trial.number == standing.by_value[0].number:
         return "the best value"
-    return f"{mark} cannot be told from it" if mark.strip() else "worse"
-
-
-def _told(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else for_terminal(value)
+    return f"{mark} not clearly worse" if mark.strip() else "worse"

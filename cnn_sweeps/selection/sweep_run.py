@@ -1,4 +1,4 @@
-"""A sweep's own run, the parent of its trials', while a controller is at work; what the store lacks waits here."""
+"""A sweep's own run in MLflow, the parent of its trials' runs, while a controller works on the sweep."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _COMPARED = ("val_log_loss", "val_accuracy")
 
 
 def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapping[str, str]) -> dict[str, Any]:
-    """Give what the study is to note as ABOUT_RUN; `about` tells what is searched."""
+    """Return the study's note ABOUT_RUN; `about` says in words what is searched."""
     config, objective = application.config, ", ".join(application.config.objective)
     link = f"[The trials, ranked and drawn]({link_to_view(EXPERIMENT_ID, RUN_ID)})"
     tags = {"study": study.name, "objective": objective, "n_trials": str(study.total)}
@@ -59,14 +59,14 @@ def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapp
 
 
 def _data_name(config: RunConfig) -> str:
-    """Name the data set before it is loaded: the folder, or what loads it."""
+    """Name the data set before it is loaded: the folder's name, or the option of the group `data`."""
     if config.data["_target_"] == FOLDER:
         return Path(str(config.data["root"])).expanduser().resolve().name
     return str(HydraConfig.get().runtime.choices.get("data", "sweep"))
 
 
 def name_sweep(data_name: str, study_name: str) -> str:
-    """Name a sweep for a narrow column: `hotdog 28 Nov 15:59`, or with the study's name if a person has chosen that."""
+    """Name a sweep for a narrow column: `hotdog 28 Nov 15:59`, or with the study's name if the user has chosen it."""
     try:
         begun = datetime.strptime(study_name.rpartition("-")[0], "sweep_%Y-%m-%d_%H-%M-%S")
     except ValueError:
@@ -75,32 +75,32 @@ def name_sweep(data_name: str, study_name: str) -> str:
 
 
 def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) -> Sweep:
-    """Give how a sweep is now."""
+    """Return the current state of a sweep."""
     known = (study.name, application.config.objective, study.optuna_study.user_attrs, study.trials, study.ledger)
     return Sweep(*known, folder, application.store)
 
 
 def check_no_trials_lost(sweep: Sweep, storage: str) -> None:
-    """See that a study without trials is a new one; `storage` says where it is.
+    """Check that a study without trials is new; `storage` says where it is.
 
     Raises:
-        StudyError: if the sweep's folder has records of its trials.
+        StudyError: if the study has none of the trials whose records are in the sweep's folder.
     """
     if sweep.trials:
         return
     records = [read_if_sensible(file.parent) for file in sweep.folder.glob(f"*/{RECORD_FILE}")]
     if num_lost := sum(each is not None and each.tags.get("study") == sweep.name for each in records):
         raise StudyError(
-            f"hydra.sweeper.study_name={sweep.name}: {storage} has lost its trials, whose records are in "
-            f"{sweep.folder} ({num_lost}); bring it back from a copy, or choose another hydra.sweeper.study_name"
+            f"hydra.sweeper.study_name={sweep.name}: {storage} has lost the {num_lost} trials that have records in "
+            f"{sweep.folder}; restore it from a copy, or choose another hydra.sweeper.study_name"
         )
 
 
 class SweepRun:
-    """The run of a sweep whose study notes what it is to say; `sweep` is how that is now."""
+    """The run of a sweep in MLflow; `sweep` is in each method the current state of the sweep."""
 
     def __init__(self, sweep: Sweep) -> None:
-        """Make the run, or go on with the one that the study notes if the store still has it.
+        """Make the run, or go on with the one that the study notes, if the store still has it.
 
         Raises:
             TrackingError: if the store cannot be used.
@@ -120,9 +120,9 @@ class SweepRun:
         self._listed: dict[str, Any] | None = None
 
     def update(self, sweep: Sweep, exclusively: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Record what is new, and bring it as soon as the store answers.
+        """Record what is new, and bring it to the store as soon as that answers.
 
-        `exclusively` keeps the study's other controllers waiting, since MLflow fails where two write the same new tag.
+        `exclusively` makes the study's other controllers wait: MLflow fails if two write the same new tag.
         """
         with suppress(DiskError):  # newer values will follow
             record_sweep(sweep)
@@ -136,21 +136,21 @@ class SweepRun:
                 self._listed = view
 
     def describe_page(self) -> list[str]:
-        """Say where the trials are to be seen, ranked and drawn; nothing if MLflow has no view of them."""
+        """Say where MLflow shows the trials, ranked and drawn; empty if it has no view of them."""
         if self._listed is None:
             return []
         return describe_page("the trials, ranked", link_to_view(self._experiment_id, self.run_id), self._uri)
 
     @store_errors()
     def _list(self, name: str, view: dict[str, Any]) -> None:
-        """Have the experiment's page list a view of the sweep's trials."""
+        """List a view of the sweep's trials on the experiment's page."""
         client = mlflow.MlflowClient()
         tags = client.get_experiment(self._experiment_id).tags
         for key, value in view_tags(tags, self.run_id, name, view).items():
             client.set_experiment_tag(self._experiment_id, key, value)
 
     def settle(self, sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> None:
-        """Make the changes that there are to make, of the runs of some trials or of all; tell what cannot be made.
+        """Bring the runs of some trials, or of all, to the state in the study; log what cannot be changed.
 
         Raises:
             TrackingError: if the store cannot be used.
@@ -164,13 +164,13 @@ class SweepRun:
                     log.warning("%s", change.what)
 
     def settle_soon(self, sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
-        """Do what `settle` does of some trials; while the store is away the sweep's end does it, and nobody waits."""
+        """Settle the runs of some trials; while the store is away, the end of the sweep does it, and nobody waits."""
         if self._live.may_ask:
             with suppress(TrackingOutageError):
                 self.settle(sweep, trials)
 
     def record_duplicate(self, sweep: Sweep, trial: Trial, original: FrozenTrial) -> str:
-        """Record a trial that repeats a finished one as a run of its own; give the record's id.
+        """Record a trial that repeats a finished one as a run of its own; return the record's id.
 
         Raises:
             DiskError: if the disk is full.
@@ -180,7 +180,7 @@ class SweepRun:
         tags |= trial_tags(sweep.name, trial.number, trial.user_attrs)
         name = f"trial {trial.number}: equals trial {original.number}"
         record.begin(sweep.about_run.experiment, name, sweep.uri, tags)
-        recorded = read_record(sweep.folder_of(original))  # all settings, so that a comparison finds none to differ
+        recorded = read_record(sweep.folder_of(original))  # all settings, so that a comparison shows no difference
         record.log_params(by_setting(trial.params) if recorded is None else recorded.params)
         if original.state == TrialState.COMPLETE:
             objectives = dict(zip(map(final_metric, sweep.objectives), original.values, strict=False))
@@ -192,14 +192,14 @@ class SweepRun:
         return record.record_id
 
     def end(self, sweep: Sweep, status: Status) -> None:
-        """End the run; say so if something of the sweep still waits for the store.
+        """End the run; log a line if something of the sweep still waits for the store.
 
         Raises:
             DiskError: if the disk is full.
         """
         record_sweep(sweep, status)
         try:
-            self.settle(sweep)  # first, since it begins on this disk
+            self.settle(sweep)  # first, since it begins with files on this disk
             close_dead_runs(sweep.uri, self._experiment_id)
         except TrackingOutageError as error:
             tell_what_waits(sweep.folder, sweep.uri, error)

@@ -1,4 +1,4 @@
-"""What takes a worker seconds to import, before its first trial comes."""
+"""The slow imports of a worker, before its first trial."""
 
 from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
 
@@ -7,4 +7,4 @@ with slow_imports():
     try:
         import cnn_sweeps.experiment.part  # noqa: F401 - and with it TensorFlow and MLflow
     except Exception as error:
-        raise ImportError(f"{type(error).__name__}: {error}") from error  # the first trial meets it again, and tells it
+        raise ImportError(f"{type(error).__name__}: {error}") from error  # the first trial meets it again

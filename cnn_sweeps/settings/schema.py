@@ -265,7 +265,7 @@ class RunConfig:
 
     @property
     def fine_tune(self) -> int:
-        """How many layers of the network's frozen beginning are trained, too, once the rest is."""
+        """How many layers of the frozen backbone are trained, too, after the head."""
         return int(self.model["fine_tune"]) if self.model["_target_"] == PRETRAINED else 0
 
     @property

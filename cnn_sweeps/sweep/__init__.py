@@ -1,4 +1,4 @@
-"""Sweeps with Optuna for any Hydra application: what to try, where it is kept, who runs it, what comes of it.
+"""Sweeps with Optuna for any Hydra application: search space, study, jobs and console.
 
 Imports neither TensorFlow nor MLflow.
 """

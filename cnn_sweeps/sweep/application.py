@@ -1,4 +1,4 @@
-"""What a Hydra application may add to its sweeps: checks, a record, and what is done with the best trials."""
+"""What a Hydra application may add to its sweeps: checks, a record, and work on the best trials."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TRIAL = "trial"
 
 
 class Confirmation(NamedTuple):
-    """Trials that are to be run again before the best one is named.
+    """Trials to run again before the best one is chosen.
 
     Attributes:
-        points: of each further run the number of the trial, as TRIAL, and what is set otherwise, such as its seed.
-        attributes: that the study of these runs gets.
+        points: one for each further run: the number of the trial, as TRIAL, and settings that differ, such as the seed.
+        attributes: user attributes for the study of these runs.
     """
 
     points: list[dict[str, int]]
@@ -28,7 +28,7 @@ class Confirmation(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """A completed trial in the ranking, with a mark of one letter before its value, and a remark behind it."""
+    """A completed trial in the ranking, with a mark of one letter before its value, and a remark after it."""
 
     trial: FrozenTrial
     mark: str = " "
@@ -36,18 +36,18 @@ class Ranked(NamedTuple):
 
 
 class SweepApplication:
-    """Adds nothing; `hydra.sweeper.application._target_` names a class that overrides what it needs."""
+    """Adds nothing; `hydra.sweeper.application._target_` names a subclass that overrides what it needs."""
 
     worker_module: str | None = None
-    """A module that imports what a job takes seconds to import. Each worker imports it before its first job. On Linux
-    one process does, and the workers of a machine are forks of it: so the module starts no threads and touches no GPU,
-    and raises an ImportError if something is missing."""
+    """A module with the slow imports of a job. Each worker imports it before its first job. On Linux, one process does
+    so, and the workers of the machine are forks of it. So the module must start no threads and touch no GPU. It raises
+    an ImportError if something is missing."""
 
     about_ranking = ""
-    """What to say below the ranking of the trials; nothing if it is empty."""
+    """What to say below the ranking of the trials."""
 
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
-        """Check the configuration of one trial before any is run, and give the settings that its result depends on.
+        """Check the configuration of one trial before any runs; return the settings that its result depends on.
 
         Raises:
             UserError: to refuse the sweep.
@@ -55,9 +55,9 @@ class SweepApplication:
         return {}
 
     def only_here(self) -> list[tuple[str, str]]:
-        """Give the settings that name what jobs need and only this machine has, each with what to name instead.
+        """Return the settings whose values jobs on other machines cannot use, each with what to set instead.
 
-        For jobs on other machines; called after `check`.
+        Called after `check`.
         """
         return []
 
@@ -66,45 +66,49 @@ class SweepApplication:
         return overrides
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:
-        """Prepare the record of a sweep that starts or goes on, whose files are in a folder.
+        """Prepare the record of a sweep that starts or goes on.
 
-        `about` says what it searches and how, and the `command` that makes it again; `say` shows a line.
+        Args:
+            study: of the sweep.
+            about: what it searches and how, in words, and the `command` that repeats it.
+            folder: of the sweep's files.
+            say: shows a line.
         """
 
     def update(self, study: SweepStudy) -> None:
-        """Bring the record up to date; called every few seconds while trials end; what is away must not end it."""
+        """Update the record; called every few seconds while trials run. It must not raise during an outage."""
 
     def news(self, study: SweepStudy) -> list[str]:  # noqa: ARG002
-        """Give what is to be said since the last call; called every second or so while trials run."""
+        """Return new lines to show since the last call; called about every second while trials run."""
         return []
 
     def record_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
-        """Record a trial that is not run since it repeats a finished one, before the study is told.
+        """Record a trial that is not run because it repeats a finished one; called before the study is told.
 
         Raises:
-            OutageError: if it cannot be recorded for now; it is called again then, for a minute.
+            OutageError: if it cannot be recorded for now; the controller tries again for a minute.
         """
 
     def close_lost(self, trials: Sequence[FrozenTrial]) -> None:
-        """Close the records of trials whose job ended without doing it: killed, lost, left by a dead controller."""
+        """Close the records of trials whose jobs could not: they were killed, lost, or left by a dead controller."""
 
     def to_confirm(self, study: SweepStudy) -> Confirmation | None:  # noqa: ARG002
-        """Give what is to be run again once all trials are told; None if nothing is."""
+        """Return what to run again after all trials have ended; None for nothing."""
         return None
 
     def rank(self, study: SweepStudy, confirmed: Sequence[FrozenTrial]) -> list[Ranked]:  # noqa: ARG002
-        """Give the completed trials, best first; `confirmed` are the completed further runs that were asked for."""
+        """Return the completed trials, best first; `confirmed` are the completed runs that `to_confirm` asked for."""
         return [Ranked(trial) for trial in study.ranking()]
 
     def finish(self, study: SweepStudy, executor: Executor) -> list[str]:  # noqa: ARG002
-        """Do what is to be done with the best trials once all are told; give what to say of it.
+        """Work on the best trials after all have ended; return the lines to show.
 
-        One controller of the study at a time is called, if the storage has a lock.
+        If the storage has a lock, one controller of the study does this at a time.
         """
         return []
 
     def describe_next(self) -> list[str]:
-        """Give the lines that are to be said last: where a person looks at what came out."""
+        """Return the last lines to show: where to look at the results."""
         return []
 
     def end(self, status: Literal["FINISHED", "KILLED", "FAILED"]) -> None:

@@ -1,4 +1,4 @@
-"""The best trials run again, in a study beside the sweep's own: neither its sampler nor its count of trials sees it."""
+"""Runs the best trials again, in a second study: the sampler and the count of trials of the first do not see them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from cnn_sweeps.sweep.study.ledger import queued_params
 from cnn_sweeps.sweep.study.study import SweepStudy
 from cnn_sweeps.text.numbers import counted
 
-_FOLDER = "confirmation"  # of its files, below that of the sweep
+_FOLDER = "confirmation"  # of the files of these runs, in the folder of the sweep
 _LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class _AgainSpace(SearchSpace):
-    """What is run again: of the sweep's `trials`, whose space is `searched`, with other values of some settings."""
+    """The points of further runs: trials of the sweep, in the space `searched`, with other values of some settings."""
 
     searched: SearchSpace
     trials: Sequence[FrozenTrial]
 
     def overrides_of(self, point: Any) -> list[str]:
-        """Give the overrides of the trial that is run again, and those that make it another one."""
+        """Return the overrides of the repeated trial, and those that differ."""
         other = [override_text(key, value) for key, value in point.items() if key != TRIAL]
         return [*self.searched.overrides_of(self.trials[point[TRIAL]].params), *other, *self.fixed]
 
 
 def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) -> tuple[SweepStudy, SweepPlan]:
-    """Open the study beside a sweep's, with what is wanted queued, and plan its trials.
+    """Open the second study, queue the wanted runs in it, and return it with the plan for them.
 
-    What it has already is not queued again; what failed there stays so, and ends nothing.
+    Runs that it already has are not queued again. A run that fails there stays failed, and does not stop the sweep.
     """
     name = f"{study.name}{CONFIRMATION}"
     quoted = QuotedString(name, Quote.single).with_quotes()
@@ -57,7 +57,7 @@ def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) 
     settings = replace(
         plan.settings,
         study_name=name,
-        sampler={"_target_": "optuna.samplers.RandomSampler"},  # never asked
+        sampler={"_target_": "optuna.samplers.RandomSampler"},  # not used: every point is queued
         deterministic=False,
         max_failure_rate=1.0,
         max_identical_failures=1000,
@@ -81,13 +81,13 @@ def open_confirmation(study: SweepStudy, plan: SweepPlan, wanted: Confirmation) 
 
 
 def describe_confirmation(study: SweepStudy, beside: SweepStudy, num_slots: int) -> str | None:
-    """Say what is to be run again and how long that will take, as the trials did; None if nothing is left to run."""
+    """Say what will run again and about how long that takes, judged by the trials; None if nothing is left to run."""
     numbers = [queued_params(trial)[TRIAL] for trial in beside.trials if not trial.state.is_finished()]
     if not numbers:
         return None
     best = set(numbers)
     durations = [study.trials[number].duration or timedelta() for number in best]
-    each_s = median(each.total_seconds() for each in durations)  # of which a first trial's is long
+    each_s = median(each.total_seconds() for each in durations)  # the first trial of a worker takes long
     about_s = len(numbers) * each_s / max(1, num_slots)
-    told = f"running the best {counted(len(best), 'trial')} again with other seeds, before the best one is named"
+    told = f"before the best trial is chosen, the best {counted(len(best), 'trial')} run again with other seeds"
     return f"{told}: {counted(len(numbers), 'run')}, each with as many trainings as a trial; about {about_s:.0f} s"

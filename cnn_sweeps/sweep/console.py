@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: one live line, a line for each trial, and the ranking at the end."""
+"""What a person sees of a sweep: one live line, a line for each trial, the ranking at the end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
 
 
 class Console:
-    """Says lines on the terminal and in the folder's `sweep.log`; keeps one live line below them on a terminal."""
+    """Prints lines on the terminal and into the folder's `sweep.log`; a terminal also has one live line below them."""
 
     def __init__(self, plan: SweepPlan, folder: Path) -> None:
-        """Append to the log, and leave results in the folder, which exists."""
+        """Write the log and the results into the folder, which must exist."""
         self._plan, self.folder = plan, folder
         self._bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
         self._shown = 0.0
@@ -47,7 +47,7 @@ class Console:
             file.writelines(f"{now} {line}\n" for line in text.splitlines())
 
     def show(self, study: SweepStudy, num_slots: int) -> None:
-        """Change the live line, at most twice a second: trials by state, the time left at this pace, the best one."""
+        """Update the live line, at most twice a second: trials by state, estimated time left, the best trial."""
         if time.monotonic() - self._shown < _SHOW_EVERY_S:
             return
         self._shown, ledger = time.monotonic(), study.ledger
@@ -63,21 +63,21 @@ class Console:
         self._bar.set_description_str(for_terminal("; ".join(parts)))
 
     def keep_traceback(self, result: JobReturn | BaseException, number: int, text: str) -> None:
-        """Leave the traceback of a trial in its folder."""
+        """Write the traceback of a trial into its folder."""
         folder = self.folder / str(number)
         if isinstance(result, JobReturn) and result.hydra_cfg is not None:
             folder = Path(result.hydra_cfg.hydra.runtime.output_dir)
-        with suppress(OSError):  # of which the line that is shown says enough
+        with suppress(OSError):  # the console's line says enough
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def report(self, study: SweepStudy, ranking: Sequence[Ranked]) -> None:
-        """Say what came out, and leave it in `optimization_results.yaml`."""
-        self._bar.set_description_str("the trials have ended; finishing the sweep")
+        """Show the results, and write them into `optimization_results.yaml`."""
+        self._bar.set_description_str("all trials have ended; finishing the sweep")
         is_single = len(self._plan.settings.direction) == 1
         self.say(f"{describe_counts(study.ledger.counts)}; the study is for {counted(study.total, 'trial')}")
         if not ranking:
-            self.say("no trial completed; the reasons are above and in the trials' folders")
+            self.say("no trial completed; see the reasons above and in the trials' folders")
             return
         self.say(describe_ranking(ranking, "Ranking" if is_single else "Pareto front"))
         if self._plan.application.about_ranking:
@@ -89,7 +89,7 @@ class Console:
         OmegaConf.save(OmegaConf.create({"name": "optuna"} | results), self.folder / "optimization_results.yaml")
 
     def say_commands(self, best: FrozenTrial | None, to_go_on: str, to_look: Sequence[str]) -> None:
-        """Say, below all that came out, which commands go on from here, and where one looks at it."""
+        """Show, below the results, the commands to continue with, and where to look at the results."""
         if to_go_on:
             self.say(f"To go on:\n  {to_go_on}")
         if best is not None:
@@ -102,14 +102,14 @@ class Console:
             self.say("\n".join(to_look))
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         self._bar.close()
 
 
 def summarize(
     counts: Mapping[str, int], best: FrozenTrial | None, objective: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Give the numbers and the texts that a record of the sweep has of its trials; `objective` is the first one's."""
+    """Return metrics and tags about the trials, for the record of a sweep; `objective` names the first objective."""
     metrics = {f"trials.{state.lower()}": float(counts[state]) for state in _COUNTED}
     tags = {"trials": describe_counts(counts)}
     if best is not None:
@@ -125,7 +125,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def describe_trial(trial: FrozenTrial, called: str = "trial") -> str:
-    """Say in one line how a trial, or what is `called` otherwise, ended."""
+    """Say in one line how a trial ended; `called` is its word in the line."""
     seconds = f"{trial.duration.total_seconds():.1f} s" if trial.duration is not None else ""
     state = "RETRIED" if trial.user_attrs.get(RETRIED) else trial.state.name
     value = _describe_values(trial) if trial.state == TrialState.COMPLETE else ""
@@ -141,18 +141,18 @@ def _describe_values(trial: FrozenTrial) -> str:
 
 
 def describe_params(trial: FrozenTrial) -> str:
-    """Give the parameters as overrides, floats to four significant digits."""
+    """Return the parameters as one text of overrides, floats to four significant digits."""
     return " ".join(rounded_overrides(trial))
 
 
 def rounded_overrides(trial: FrozenTrial) -> list[str]:
-    """Give the parameters as overrides, one by one."""
+    """Return the parameters as a list of overrides, floats to four significant digits."""
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in trial.params.items()}
     return [override_text(key, value) for key, value in rounded.items()]
 
 
 def describe_ranking(ranking: Sequence[Ranked], title: str) -> str:
-    """Give the best trials, one a line."""
+    """Return lines with the best trials, one trial per line."""
     shown = ranking[:_RANKED]
     width = max(len(_describe_values(trial)) for trial, *_ in shown)
     lines = [f"{title}, {len(shown)} of {counted(len(ranking), 'completed trial')}:"]

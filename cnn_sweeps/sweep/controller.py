@@ -1,4 +1,4 @@
-"""The controller of a sweep: what a sweep does, one thing after another, and that all its parts end."""
+"""The controller of a sweep: runs its steps in order, and ends all its parts."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from cnn_sweeps.text.numbers import counted
 def run_sweep(
     arguments: Sequence[str], hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
 ) -> list[FrozenTrial]:
-    """Run or continue a sweep; give the completed trials, best first.
+    """Run or continue a sweep; return the completed trials, best first.
 
     Args:
         arguments: the command line's overrides, without those of Hydra itself.
         hydra_context: composes configurations.
-        task_function: gives the objective, or several, of a composed configuration.
+        task_function: returns the objective, or several, of a composed configuration.
         config: composed for the whole sweep.
 
     Raises:
-        UserError: for whatever the user can fix, before the first trial; or because too many trials failed.
-        KeyboardInterrupt: after Ctrl-C, once the running trials are done, if that leaves some to do.
+        UserError: before the first trial, for whatever the user can fix; or because too many trials failed.
+        KeyboardInterrupt: after Ctrl-C, once the running trials are done, if the sweep has not finished.
     """
     plan = prepare_sweep(arguments, hydra_context.config_loader, config)
 
@@ -56,7 +56,7 @@ def run_sweep(
         undone.callback(executor.close)
         study = SweepStudy(plan.space, plan.settings, plan.total, plan.shared_settings)
         controller = Controller(study, plan, executor, Console(plan, _make_folder(config)))
-        undone.pop_all()  # the controller does it
+        undone.pop_all()  # from here on the controller closes it
     return controller.run()
 
 
@@ -64,7 +64,7 @@ def _make_folder(config: DictConfig) -> Path:
     """Make the sweep's folder, with the composed configuration in it.
 
     Raises:
-        StudyError: if that cannot be.
+        StudyError: if the folder cannot be written.
     """
     folder = Path(config.hydra.sweep.dir)
     try:
@@ -72,16 +72,16 @@ def _make_folder(config: DictConfig) -> Path:
         OmegaConf.save(config, folder / "multirun.yaml")
     except OSError as error:
         raise StudyError(
-            f"hydra.sweep.dir={folder}: cannot be written ({error.strerror}); name another folder"
+            f"hydra.sweep.dir={folder}: the folder cannot be written ({error.strerror}); name another one"
         ) from error
     return folder
 
 
 class Controller:
-    """A sweep from its begin to its end: its trials, what came out, the test of the best ones."""
+    """Runs a sweep from beginning to end: its trials, the report, the test of the best ones."""
 
     def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
-        """Nothing is open yet; the time for starting trials begins."""
+        """Open nothing yet; `timeout_s` counts from here."""
         self._study, self._plan, self._executor, self._console = study, plan, executor, console
         self._loop = TrialLoop(study, plan, executor, console)
         self._interruption = self._loop.interruption
@@ -89,7 +89,7 @@ class Controller:
         self._confirmation: SweepStudy | None = None
 
     def run(self) -> list[FrozenTrial]:
-        """Run the sweep to its end, and end all its parts; give the ranking."""
+        """Run the sweep, and end all its parts; return the ranking."""
         end = self._plan.application.end
         with ended_after(self._executor.close, self._loop.abandon, lambda: end(self._status), self._console.close):
             try:
@@ -113,23 +113,23 @@ class Controller:
         command = command_to_repeat(describe_command([], multirun=True), plan.overrides)
         study.total += self._num_of_other_points()
         is_few = plan.num_points is not None and plan.num_points < plan.total
-        points = counted(plan.num_points or 0, "different point")
-        few = f", which has {points}; once all are known, that is all" if is_few else ""
+        points = counted(plan.num_points or 0, "point")
+        few = f"; the search space has {points}, and each runs once" if is_few else ""
         place = about["storage"].removeprefix(f"{Path.cwd()}/")
         say(f"{counted(plan.total, 'trial')} of {about['search space']}{few}; the study is in {place}")
         plan.application.begin(study, about | {"command": command}, self._console.folder, say)
         study.enqueue(plan.points)
         if study.is_changed and study.ledger.num_started >= study.total:
             more = "" if plan.is_grid else "set a larger hydra.sweeper.n_trials, or "
-            known = f"has {study.ledger.num_started} of before the change"
-            told = f"the study is for {counted(study.total, 'trial')}, and {known}"
+            had = f"and had {study.ledger.num_started} before the change"
+            told = f"the study is for {counted(study.total, 'trial')}, {had}"
             say(f"nothing is left to run: {told}; {more}choose another hydra.sweeper.study_name")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):
-                say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are not read")
+                say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are ignored")
 
     def _num_of_other_points(self) -> int:
-        """Count trials, of before a change, that are no points of the grid, which is to be run whole all the same."""
+        """Count the trials from before a change that are no points of the grid: the whole grid runs beside them."""
         if not self._plan.is_grid:
             return 0
         study, searched = self._study, self._plan.space.distributions
@@ -141,7 +141,7 @@ class Controller:
 
     @property
     def _is_over(self) -> bool:
-        """Whether the study has its total, or the time for it is over, and no trial is running."""
+        """Whether the study has its total, or its time is over and no trial is running."""
         return self._has_total or (self._loop.is_time_over and not self._study.ledger.counts["RUNNING"])
 
     @property
@@ -154,7 +154,7 @@ class Controller:
         return describe_command([*self._plan.overrides, f"hydra.sweeper.study_name={self._study.name}"], multirun=True)
 
     def _run_and_report(self) -> list[FrozenTrial]:
-        """Run trials, say what came out, and have the best ones tested; give the ranking."""
+        """Run trials, report on them, and test the best ones; return the ranking."""
         stopped: SweepError | None = None
         confirmed: list[FrozenTrial] = []
         try:
@@ -179,7 +179,7 @@ class Controller:
         return ranking
 
     def _confirm(self) -> list[FrozenTrial]:
-        """Run again what the application wants to be; give the completed runs."""
+        """Run the trials again that the application asks for; return the completed runs."""
         if (wanted := self._plan.application.to_confirm(self._study)) is None:
             return []
         self._confirmation, plan = open_confirmation(self._study, self._plan, wanted)
@@ -189,7 +189,7 @@ class Controller:
         return self._confirmation.ranking()
 
     def _finish(self) -> None:
-        """Have the best trials tested as soon as no other controller does so; others may claim trials meanwhile."""
+        """Test the best trials once no other controller is doing so; others may claim trials meanwhile."""
         is_waiting_told = False
         while True:
             with self._interruption.allowed():
@@ -201,6 +201,6 @@ class Controller:
                 if self._interruption.is_asked_for:
                     raise KeyboardInterrupt
                 if not is_waiting_told:
-                    self._console.say("waiting for another controller, which tests the best trials; Ctrl-C ends it")
+                    self._console.say("waiting while another controller tests the best trials; Ctrl-C stops waiting")
                 is_waiting_told = True
                 time.sleep(POLL_S)

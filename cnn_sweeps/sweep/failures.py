@@ -1,4 +1,4 @@
-"""When failures are so many, or so alike, that a sweep stops."""
+"""Decides when failures are so many, or so alike, that the sweep stops."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cnn_sweeps.text.numbers import counted
 
 
 class Verdict(NamedTuple):
-    """Why a sweep stops, what else than correcting the cause may be done, and which trials are then tried again."""
+    """Why a sweep stops, and what to do about it."""
 
     reason: str
-    or_else: str
-    to_try_again: list[int]
+    or_else: str  # what the user can do instead of correcting the cause; may be empty
+    to_try_again: list[int]  # numbers of the trials that run again when the sweep goes on
 
 
 class _Ended(NamedTuple):
-    failure: str  # what failures that are alike have in common; "" for none
+    failure: str  # equal for failures that are alike; "" for none
     number: int
-    is_last: bool  # attempt of its trial
+    is_last: bool  # whether this was the last attempt of its trial
 
 
 class FailureLimits:
-    """Looks at each trial's outcome, in the order in which they end."""
+    """Watches the outcomes of trials, in the order in which the trials end."""
 
     def __init__(self, settings: SweepSettings) -> None:
         """Take `max_identical_failures`, `max_retries` and `max_failure_rate`."""
@@ -42,35 +42,36 @@ class FailureLimits:
     def check(
         self, outcome: Outcome, number: int, *, is_retried: bool, counts: Mapping[str, int], total: int
     ) -> Verdict | None:
-        """Take the outcome of the trial of a number; say whether the sweep is to stop.
+        """Take the outcome of a trial; return why the sweep must stop, or None.
 
-        The study is for `total` trials and has `counts` of each state; `is_retried`: another one tries the same again.
+        `is_retried`: another trial repeats it. `counts` are the study's trials by state; it is for `total` trials.
         """
         has_worked = bool(counts["COMPLETE"] or counts["PRUNED"])
         failure = outcome.failure_id or ("" if has_worked else outcome.kind)
         ended = _Ended(failure, number, is_last=bool(outcome.failure_id) or not is_retried)
         self._ended.append(ended)
         if (what := self._alike(ended)) is not None:
-            how = "failed at the same place" if outcome.failure_id else "failed alike and none has completed"
+            how = "failed at the same place" if outcome.failure_id else "failed alike, and no trial has completed"
             failed = [each.number for each in self._last_attempts()[-self._num_identical :]]
             return Verdict(
                 f"{what} in a row {how} ({outcome.error})", ", or raise hydra.sweeper.max_identical_failures", failed
             )
         if ended.is_last and outcome.state == TrialState.FAIL and counts["FAIL"] > self._rate * total:
-            too_many = f"{counts['FAIL']} of {counted(total, 'trial')} failed, more than "
-            too_many += f"hydra.sweeper.max_failure_rate={self._rate}"
+            many = f"{counts['FAIL']} of {counted(total, 'trial')} failed, more than "
+            many += f"hydra.sweeper.max_failure_rate={self._rate}"
             failed = [each.number for each in self._last_attempts() if each.failure]
-            return Verdict(f"{too_many} allows; the last one: {outcome.error}", "", failed)
+            many = f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
+            return Verdict(f"{many} allows; the last one: {outcome.error}", "", failed)
         return None
 
     def _alike(self, ended: _Ended) -> str | None:
-        """Say how many trials in a row failed alike, or how many attempts where several trials are tried at once."""
+        """Say how many trials in a row failed alike, or how many attempts if several trials run at once."""
         if not ended.failure:
             return None
         trials, attempts = self._last_attempts()[-self._num_identical :], self._ended[-self._num_attempts :]
         if ended.is_last and [each.failure for each in trials] == [ended.failure] * self._num_identical:
             return counted(self._num_identical, "trial")
-        is_one_given_up = any(each.is_last for each in attempts)  # one outage can hit many first attempts
+        is_one_given_up = any(each.is_last for each in attempts)  # else one outage may have hit many first attempts
         if is_one_given_up and [each.failure for each in attempts] == [ended.failure] * self._num_attempts:
             return counted(self._num_attempts, "attempt")
         return None
@@ -80,28 +81,28 @@ class FailureLimits:
 
 
 def why_to_stop(limits: FailureLimits, study: SweepStudy, outcome: Outcome, trial: FrozenTrial) -> SweepError | None:
-    """Take the outcome of a trial that was told; give the error that stops the sweep, if going on makes no sense.
+    """Take the outcome of a trial that has ended; return the error that must stop the sweep, if any.
 
-    Its failures are tried again when it goes on.
+    The failed trials that led to the error run again when the sweep goes on.
     """
     is_retried, counts = bool(trial.user_attrs.get(RETRIED)), study.ledger.counts
     verdict = limits.check(outcome, trial.number, is_retried=is_retried, counts=counts, total=study.total)
     if verdict is None:
         return None
     study.set_aside(verdict.to_try_again if counts["COMPLETE"] else [each.number for each in study.failed])
-    advice = f"correct the cause and give the same command with hydra.sweeper.study_name={study.name}"
+    advice = f"correct the cause and run the same command with hydra.sweeper.study_name={study.name}"
     return SweepError(f"{verdict.reason}; {advice}{verdict.or_else}")
 
 
 def no_success(study: SweepStudy, settings: SweepSettings) -> SweepError:
-    """Give the error of a sweep in which no trial completed; those that failed are tried again when it goes on."""
+    """Return the error of a sweep in which no trial completed; failed trials run again when the sweep goes on."""
     counts, failed = study.ledger.counts, study.failed
     study.set_aside([trial.number for trial in failed])
     if failed:
         last = f"the last failure: {error_of(failed[-1]) or 'not known'}; "
-        advice = f"{last}correct the cause and give the same command, which tries them again, with"
+        advice = f"{last}correct the cause; the same command runs the failed trials again with"
     elif counts["PRUNED"]:
-        advice = "choose a more patient hydra/sweeper/pruner, and a larger hydra.sweeper.n_trials, to go on with"
+        advice = "to go on, choose a more patient hydra/sweeper/pruner and a larger hydra.sweeper.n_trials, with"
     else:
-        advice = f"give it more time than hydra.sweeper.timeout_s={settings.timeout_s} to go on with"
+        advice = f"to go on, set a larger hydra.sweeper.timeout_s than {settings.timeout_s}, with"
     return SweepError(f"no trial completed: {describe_counts(counts)}; {advice} hydra.sweeper.study_name={study.name}")

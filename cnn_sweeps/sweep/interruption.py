@@ -1,4 +1,4 @@
-"""How a person, or a job scheduler, ends a sweep."""
+"""How signals, from a person or a job scheduler, end a sweep."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Signals that end a sweep in order: the first Ctrl-C asks for it; all others do so at the next safe moment."""
+    """Signals that end a sweep: the first Ctrl-C lets running trials finish; all others end it at a safe moment."""
 
     def __init__(self, on_first: Callable[[], None]) -> None:
-        """Have none asked for; `on_first` is called in a safe moment after the first Ctrl-C."""
+        """Take a function that is called at a safe moment after the first Ctrl-C."""
         self.is_asked_for = False
         self._on_first, self._is_answered = on_first, False
         self._is_allowed, self._signal = False, 0
 
     @contextmanager
     def in_order(self) -> Iterator[None]:
-        """Take the process's signals in the block, which runs to its end after a first Ctrl-C.
+        """Handle the process's signals in the block; a first Ctrl-C only sets `is_asked_for`.
 
         Raises:
             KeyboardInterrupt: after a second Ctrl-C.
-            SystemExit: after SIGTERM or SIGHUP, with 128 and the signal's number.
+            SystemExit: after SIGTERM or SIGHUP, with 128 plus the signal's number.
         """
-        if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
             yield
             return
-        noted = [number for number in _ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+        noted = [number for number in _ENDING_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # by nohup, e.g.
         before = {number: signal.signal(number, self._note) for number in noted}
         try:
             yield
@@ -42,7 +42,7 @@ class Interruption:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Let a signal end the block, which leaves nothing half-told."""
+        """Let a signal end the block at once: the block must not leave the study half-changed."""
         self._is_allowed = True
         try:
             if self._signal:

@@ -1,4 +1,4 @@
-"""The loop of a sweep's trials: asks the study for them, keeps every slot busy, tells what became of each."""
+"""The loop of a sweep: claims trials from the study, keeps every slot busy, and tells the study how each one ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _UPDATE_EVERY_S = 5.0
 
 
 class TrialLoop:
-    """The trials that a controller has under way, of one study at a time."""
+    """The trials that a controller is running, of one study at a time."""
 
     def __init__(self, study: SweepStudy, plan: SweepPlan, executor: Executor, console: Console) -> None:
-        """Have no trial yet; the time for starting some begins."""
+        """Start no trial yet; `timeout_s` counts from here."""
         self._executor, self._console = executor, console
         self._turn_to(study, plan)
         self.interruption = Interruption(self._say_what_is_finished)
@@ -50,8 +50,8 @@ class TrialLoop:
         return time.monotonic() >= self._deadline
 
     def abandon(self) -> None:
-        """Tell what was under way as interrupted, to be tried again when the sweep is continued."""
-        with suppress(OutageError):  # who goes on with the study finds them left
+        """Tell the study that the running trials were interrupted; they run again when the sweep goes on."""
+        with suppress(OutageError):  # whoever goes on with the study recovers them
             under_way = [*self._starting, *self._running.values()]
             self._application.close_lost([self._study.tell(trial, INTERRUPTED) for trial in under_way])
 
@@ -77,11 +77,11 @@ class TrialLoop:
         return not self.is_time_over and not self.interruption.is_asked_for
 
     def _lacks_slots(self) -> bool:
-        """Tell whether there are trials to start and no place to run them, for now."""
+        """Tell whether there are trials to start, but no slot to run them for now."""
         return self._executor.num_slots == 0 and self._study.ledger.num_started < self._study.total
 
     def _update_record(self) -> None:
-        """Say what is new, and now and then bring the application's record up to date."""
+        """Show news, and now and then update the application's record."""
         for line in self._application.news(self._study):
             self._console.say(line)
         if time.monotonic() - self._updated > _UPDATE_EVERY_S:
@@ -111,12 +111,12 @@ class TrialLoop:
                 patiently(partial(self._application.record_duplicate, trial, original), self._console.say)
             self._say_of(study.tell_duplicate(trial, original))
         else:
-            with self.interruption.allowed():  # a job may run at once, in this process
+            with self.interruption.allowed():  # a job may run here, in this process
                 future = self._executor.submit(plan.space.overrides_of(trial.params), trial.number)
             self._running[future] = trial
 
     def _tell_what_is_done(self) -> None:
-        """Tell what became of the jobs that are done, all of them before anything else is made of it."""
+        """Tell the study how finished jobs ended; only after all are told, decide whether to stop."""
         told = [self._tell(future) for future in list(self._running) if future.done()]
         for outcome, trial in told:
             if (error := why_to_stop(self._limits, self._study, outcome, trial)) is not None:
@@ -137,14 +137,13 @@ class TrialLoop:
         return outcome, told
 
     def _wait_for_others(self) -> None:
-        """Wait for a slot, or for another controller's trials, which may yet be left to this one."""
+        """Wait for a slot, or for trials of another controller: if that dies, this one runs them."""
         running = [trial for trial in self._study.trials if trial.state == TrialState.RUNNING]
         if running and not self._is_waiting_told:
             owners = [owner_of(trial) for trial in running]
             where = {f"{owner.get('owner.host')}, process {owner.get('owner.pid')}" for owner in owners}
-            self._console.say(
-                f"waiting for {counted(len(running), 'trial')} of {'; '.join(sorted(where))}; Ctrl-C ends it"
-            )
+            trials = counted(len(running), "trial")
+            self._console.say(f"waiting for {trials} of {'; '.join(sorted(where))}; Ctrl-C stops waiting")
             self._is_waiting_told = True
         with self.interruption.allowed():
             time.sleep(POLL_S)
@@ -157,7 +156,7 @@ class TrialLoop:
             self._say_of(trial)
 
     def _is_all_known(self) -> bool:
-        """Tell whether every point of the space has finished, and say so if that comes before the study's total."""
+        """Tell whether every point of the space has finished; show it if that happens before the study's total."""
         study, num_points, finished = self._study, self._plan.num_points, self._study.ledger.finished
         if num_points is None or num_points > len(finished):
             return False
@@ -165,8 +164,10 @@ class TrialLoop:
         if num_points > sum(not unsearched(trials[number], searched) for number in finished):
             return False
         if study.ledger.num_started < study.total:
-            are = "the only point is" if num_points == 1 else f"all {num_points:,} different points are"
-            self._console.say(f"{are} known; no further trial is started")
+            have = "the only point of the search space has"
+            if num_points > 1:
+                have = f"all {num_points:,} points of the search space have"
+            self._console.say(f"{have} run; no further trial starts")
         return True
 
     def _say_of(self, trial: FrozenTrial) -> None:
@@ -174,5 +175,5 @@ class TrialLoop:
 
     def _say_what_is_finished(self) -> None:
         num_running = len(self._running) + len(self._starting)
-        if num_running:  # not while the best are tested, or another controller is waited for
+        if num_running:  # there are none while the best trials are tested, or while this waits for another controller
             self._console.say(f"finishing {counted(num_running, 'running trial')}; press Ctrl-C again to stop them now")

@@ -1,4 +1,4 @@
-"""What is known of a sweep before its first trial: what it searches and tries first, checked."""
+"""The plan of a sweep, checked before its first trial: what it searches and what it tries first."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _NOT_KEPT = ("hydra.mode=", "hydra.sweeper.study_name=")
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep is to do.
+    """What a sweep will do.
 
     Attributes:
         settings: of the sweeper.
         space: what is searched.
         extend: suggests further parameters of a trial.
-        points: to try before the sampler is asked.
+        points: to try before the sampler chooses.
         total: number of trials of the study.
         application: what the application adds.
-        shared_settings: what every trial has in common and its result depends on.
+        shared_settings: settings that are equal in all trials, and that results depend on.
         overrides: the command line, without the study's name.
-        called: what a trial of it is called.
+        called: the console's word for a trial.
     """
 
     settings: SweepSettings
@@ -55,20 +55,20 @@ class SweepPlan:
 
     @property
     def num_points(self) -> int | None:
-        """Number of different trials, of which none is run twice; None if there is no end to them."""
+        """Number of different trials, if none runs twice; None if there is no limit, or trials may repeat."""
         return self.space.num_points if self.extend is None and self.settings.deterministic else None
 
     @property
     def is_grid(self) -> bool:
-        """Whether the sweep is to try every point of the space, and no other."""
+        """Whether the sweep tries every point of the space, and no other."""
         return self.extend is None and self.total == self.space.num_points == len(self.points)
 
     @property
     def jobs_ahead(self) -> JobsAhead:
-        """What is asked of whoever runs the trials."""
+        """What the executor must be able to do."""
         address, only_here = self.settings.address, self.application.only_here()
         if address.target is None and is_only_here(address.place):
-            fix = "name a database that both reach, e.g. postgresql+psycopg://USER@HOST/studies"
+            fix = "name a database that all machines reach, e.g. postgresql+psycopg://USER@HOST/studies"
             only_here = [(f"hydra.sweeper.storage={address.shown}", fix), *only_here]
         return JobsAhead(
             self.settings.n_jobs or 1,
@@ -80,12 +80,12 @@ class SweepPlan:
 
 
 def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictConfig) -> SweepPlan:
-    """Read and check all that can be before the first trial.
+    """Read the settings, and check all that can be checked before the first trial.
 
     Raises:
         UserError: for whatever the user can fix.
     """
-    move_passwords(config)  # also of an application that does not have it as a callback
+    move_passwords(config)  # again: another application may not have the callback that does it
     given: dict[str, Any] = OmegaConf.to_container(config.hydra.overrides, resolve=False)  # type: ignore[assignment]
     _pin_storage(config)
     settings = check_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
@@ -117,11 +117,11 @@ def prepare_sweep(arguments: Sequence[str], loader: ConfigLoader, config: DictCo
 
 
 def _pin_storage(config: DictConfig) -> None:
-    """Write the place of the study's file into the configuration, for jobs that work in folders of their own."""
+    """Write the storage of the study into the configuration, which every job composes again."""
     sweeper = config.hydra.sweeper
     storage = sweeper.storage or f"studies/{sweeper.study_name}.journal"
     if isinstance(storage, str) and (address := parse_address(storage)).file is not None:
-        pin(config, "storage", address.absolute_place)
+        pin(config, "storage", address.absolute_place)  # jobs may work in folders of their own
 
 
 def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictConfig) -> Callable[[Trial], None] | None:
@@ -137,7 +137,7 @@ def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictCon
     except Exception as error:
         raise ConfigError(
             f"hydra.sweeper.custom_search_space={settings.custom_search_space}: cannot be imported "
-            f"({' '.join(str(error).split())}); give the dotted path of a function of a configuration and a trial"
+            f"({' '.join(str(error).split())}); give the dotted path of a function(config, trial)"
         ) from error
     fixed = {setting_name(override.partition("=")[0]) for override in space.fixed}
 
@@ -145,19 +145,19 @@ def _load_extension(settings: SweepSettings, space: SearchSpace, config: DictCon
         extend(config, trial)
         if overlap := sorted(fixed & set(map(setting_name, trial.params))):
             raise ConfigError(
-                f"{', '.join(overlap)}: given on the command line and suggested by {settings.custom_search_space}; "
-                "give it once"
+                f"{', '.join(overlap)}: both the command line and {settings.custom_search_space} set this; "
+                "remove it from one of the two"
             )
 
     return extend_trial
 
 
 def _points_to_try_first(settings: SweepSettings, space: SearchSpace, *, is_extended: bool) -> list[dict[str, Any]]:
-    """Give the grid, if the sweep is one, and what the user enqueues; set the number of trials of a grid."""
+    """Return the points that the user enqueues and, for a grid, all its points; set the number of trials of a grid."""
     points = [_known_point(index, point, space) for index, point in enumerate(settings.enqueue)]
     is_grid_asked = str(settings.sampler.get("_target_")).endswith(".GridSampler")
     if is_grid_asked:
-        settings.sampler = {"_target_": "optuna.samplers.RandomSampler"}  # never asked: every point is enqueued
+        settings.sampler = {"_target_": "optuna.samplers.RandomSampler"}  # not used: every point is enqueued
     num_points = space.num_points
     is_small_enough = num_points is not None and num_points <= (settings.n_trials or num_points)
     if is_grid_asked or (space.is_named and is_small_enough and not is_extended):
@@ -171,16 +171,17 @@ def _known_point(index: int, point: dict[str, Any], space: SearchSpace) -> dict[
     for key, value in point.items():
         told = f"hydra.sweeper.enqueue[{index}].{key}"
         if key not in space.distributions:
-            raise ConfigError(f"{told}: is not searched; allowed: {', '.join(space.distributions) or 'nothing'}")
+            searched = ", ".join(space.distributions) or "nothing"
+            raise ConfigError(f"{told}: the sweep does not search this key; remove it; the sweep searches {searched}")
         try:
             known[key] = find_value(value, space.distributions[key])
         except ValueError as error:
-            raise ConfigError(f"{told}: {error}; change it or the search space") from error
+            raise ConfigError(f"{told}: {error}; change the value or the search space") from error
     return known
 
 
 def _current_point(space: SearchSpace, composed: DictConfig) -> list[dict[str, Any]]:
-    """Give the configuration as it stands, if it is a point of the space."""
+    """Return the point of the current configuration, if it is in the space."""
     point = {}
     for key, distribution in space.distributions.items():
         current = composed.hydra.runtime.choices.get(key) or OmegaConf.select(composed, key.lstrip("+"))
@@ -198,10 +199,10 @@ def _check_trials(
     compose: Callable[[dict[str, Any]], DictConfig],
     check: Callable[[DictConfig], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Compose and check both ends of every interval and every listed value; give the settings that all trials share.
+    """Compose and check both ends of every interval and every listed value; return the settings that all trials share.
 
-    One key at a time changes, so that what is told is wrong by itself. To compose takes 0.25 s: so the upper ends of
-    all intervals are checked together, and each by itself only where that is refused.
+    Each check changes one key, so that an error names a value that is wrong by itself. Composing takes 0.25 s: so one
+    check takes the upper ends of all intervals, and only if it fails, each end is checked alone.
     """
     values = {key: extreme_values(distribution) for key, distribution in space.distributions.items()}
     first = {key: each[0] for key, each in values.items()}

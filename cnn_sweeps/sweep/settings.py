@@ -35,10 +35,10 @@ def _check_num_jobs(value: Any) -> Any:
 
 
 def _check_study_name(value: str) -> str:
-    """See that it is the name of a folder in another one, and no flag in the commands that are shown."""
+    """Check that it can name a folder, and that no command reads it as an option."""
     if not re.fullmatch(r"[\w.:@+-]+", value) or value in (".", "..") or value.startswith("-"):
         raise ValueError(
-            "should be a folder's name of letters, digits and . : @ + - _; neither . nor .., and no - at its beginning"
+            "should be a folder's name of letters, digits and . : @ + - _; it cannot be . or .., or begin with -"
         )
     return value
 
@@ -51,7 +51,7 @@ NumJobsOrDefault = Annotated[
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class SweepSettings:
-    """What `hydra/sweeper=optuna` is told; the comments are in `hydra_plugins/cnn_sweeps/_config.py`."""
+    """The settings of `hydra/sweeper=optuna`; `hydra_plugins/cnn_sweeps/_config.py` describes them."""
 
     sampler: dict[str, Any]
     pruner: dict[str, Any]
@@ -88,7 +88,7 @@ def check_settings(values: dict[str, Any]) -> SweepSettings:
     """Check what Hydra composed under `hydra.sweeper`.
 
     Raises:
-        ConfigError: naming every setting that is of the wrong type or out of range.
+        ConfigError: names every setting that has the wrong type or is out of range.
     """
     values = {key: value for key, value in values.items() if not key.startswith("_")}
     values |= {"params": values.get("params") or {}, "enqueue": values.get("enqueue") or []}
@@ -96,10 +96,10 @@ def check_settings(values: dict[str, Any]) -> SweepSettings:
 
 
 def check_values(kind: type[Settings], values: dict[str, Any], prefix: str) -> Settings:
-    """Make settings of a kind of the values below a key.
+    """Check the values below the key `prefix`, and return them as settings of a class.
 
     Raises:
-        ConfigError: naming every setting that is of the wrong type or out of range.
+        ConfigError: names every setting that has the wrong type or is out of range.
     """
     try:
         return TypeAdapter(kind).validate_python(values)

@@ -1,4 +1,4 @@
-"""What a sweep searches: Hydra's override strings as Optuna distributions, and Optuna's values as override strings."""
+"""The search space: turns Hydra's override strings into Optuna distributions, and Optuna's values into overrides."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LARGEST_GRID = 10_000
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a sweep varies and what it keeps.
+    """What a sweep varies, and what it keeps fixed.
 
     Attributes:
-        distributions: of each varied key, in the order in which they were named.
+        distributions: by varied key, in the order of the command line or configuration.
         fixed: overrides that every trial gets.
-        is_named: whether the command line named a varied key, rather than the configuration alone.
-        listed: the values of keys whose values were all listed, in their order.
+        is_named: whether the command line names a varied key.
+        listed: for keys with listed values, these values in their order.
     """
 
     distributions: dict[str, Distribution]
@@ -43,11 +43,11 @@ class SearchSpace:
         return math.prod(sizes) if len(sizes) == len(self.distributions) else None
 
     def overrides_of(self, point: Mapping[str, Any]) -> list[str]:
-        """Give the overrides of a trial."""
+        """Return the overrides of a trial."""
         return [*(override_text(key, value) for key, value in point.items()), *self.fixed]
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """Give every point, the last key varying fastest.
+        """Yield every point; the last key varies fastest.
 
         Raises:
             ConfigError: if a key has a continuous interval, or there are more than 10,000 points.
@@ -55,13 +55,13 @@ class SearchSpace:
         if self.num_points is None:
             continuous = [key for key, values in self.distributions.items() if _num_values(values) is None]
             raise ConfigError(
-                f"{', '.join(continuous)}: a grid needs listed values, not an interval; "
-                "use range(start,stop,step) or choice(...), or another hydra/sweeper/sampler"
+                f"{', '.join(continuous)}: a grid cannot have an interval; list the values with "
+                "range(start,stop,step) or choice(...), or choose another hydra/sweeper/sampler"
             )
         if self.num_points > _LARGEST_GRID:
             raise ConfigError(
-                f"{', '.join(self.distributions)}: a grid of {self.num_points:,} trials; allowed: {_LARGEST_GRID:,}; "
-                "list fewer values, or set hydra.sweeper.n_trials to have a sampler choose"
+                f"{', '.join(self.distributions)}: this grid has {self.num_points:,} trials; at most {_LARGEST_GRID:,} "
+                "are allowed; list fewer values, or set hydra.sweeper.n_trials and let a sampler choose"
             )
         values = [
             self.listed.get(key) or [each.low + i * each.step for i in range(_num_values(each) or 0)]  # type: ignore[union-attr, operator]
@@ -74,16 +74,16 @@ class SearchSpace:
 def parse_search_space(
     arguments: Sequence[str], params: Mapping[str, Any], config_loader: ConfigLoader, *, is_preset_chosen: bool
 ) -> SearchSpace:
-    """Read what to vary: the keys that the command line gives several values or, without any, the configuration's.
+    """Read what to vary: the keys with several values on the command line or, if there are none, in `params`.
 
     Args:
         arguments: the command line's overrides, without those of Hydra itself.
         params: the configuration's `hydra.sweeper.params`, override strings by key.
         config_loader: expands `glob(...)`.
-        is_preset_chosen: somebody chose `params`, so that they are varied beside the keys that the command line names.
+        is_preset_chosen: whether the user chose `params`; then its keys are varied, too.
 
     Raises:
-        ConfigError: if a key's values are empty, or contradict themselves.
+        ConfigError: if a key has no values, or an empty interval.
     """
     parser = OverridesParser.create(config_loader)
     last = {(each.key_or_group, each.package, each.is_delete()): each for each in parser.parse_overrides([*arguments])}
@@ -106,24 +106,24 @@ def parse_search_space(
 
 
 def override_text(key: str, value: Any) -> str:
-    """Give the override that sets a key to a value of its distribution."""
+    """Return the override that sets a key to a value of its distribution."""
     if value is None or isinstance(value, bool):
         return f"{key}={'null' if value is None else str(value).lower()}"
     return f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}"
 
 
 def setting_name(key: str) -> str:
-    """Give the setting that a key of a search space sets: `++model.l2` sets model.l2, `optimizer@other` optimizer."""
+    """Return the setting that a key of a search space sets: `++model.l2` sets model.l2, `optimizer@other` optimizer."""
     return key.lstrip("+").partition("@")[0].replace("/", ".")
 
 
 def by_setting(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a point's values by the settings that its keys set."""
+    """Return a point's values by the settings that its keys set."""
     return {setting_name(key): value for key, value in point.items()}
 
 
 def find_value(value: Any, distribution: Distribution) -> Any:
-    """Give the distribution's own form of a configuration's value.
+    """Return a configuration's value in the form that the distribution has it.
 
     Raises:
         ValueError: if it is none of the distribution's values.
@@ -134,10 +134,10 @@ def find_value(value: Any, distribution: Distribution) -> Any:
             meaning = OverridesParser.create().parse_override(f"key={choice}").value() if is_text else choice
             if meaning == value and isinstance(meaning, bool) == isinstance(value, bool):
                 return choice
-        raise ValueError(f"{value} is not among {', '.join(str(choice) for choice in distribution.choices)}")
+        raise ValueError(f"{value} is none of {', '.join(str(choice) for choice in distribution.choices)}")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not distribution.low <= value <= distribution.high:
-        raise ValueError(f"{value} is not in {distribution.low} to {distribution.high}")
+        raise ValueError(f"{value} is not between {distribution.low} and {distribution.high}")
     steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
     if not math.isclose(steps, round(steps), abs_tol=1e-9):
         raise ValueError(f"{value} is not {distribution.low} plus a multiple of {distribution.step}")
@@ -145,7 +145,7 @@ def find_value(value: Any, distribution: Distribution) -> Any:
 
 
 def extreme_values(distribution: Distribution) -> list[Any]:
-    """Give the values that stand for all: both ends of numbers, every choice."""
+    """Return the values to check for all others: both ends of numbers, every choice."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return list(dict.fromkeys([distribution.low, distribution.high]))
@@ -169,7 +169,7 @@ def _distribution(override: Override) -> Distribution:
         return _interval(override, value)
     values = _listed_values(override, value)
     if not values:
-        raise ConfigError(f"{override.input_line}: holds no value; name at least one")
+        raise ConfigError(f"{override.input_line}: there is no value; name at least one")
     if not isinstance(value, RangeSweep) or len(values) == 1:
         return CategoricalDistribution(values)
     low, high, step = min(values), max(values), abs(value.step)
@@ -183,28 +183,26 @@ def _interval(override: Override, interval: IntervalSweep) -> Distribution:
     assert low is not None
     assert high is not None
     if not (math.isfinite(low) and math.isfinite(high)) or low > high:
-        raise ConfigError(
-            f"{override.input_line}: an empty interval; it goes from the lower to the higher finite number"
-        )
+        raise ConfigError(f"{override.input_line}: the interval is empty; name two finite numbers, the lower one first")
     if log and low <= 0:
-        raise ConfigError(f"{override.input_line}: a log interval must begin above 0")
+        raise ConfigError(f"{override.input_line}: an interval with a log scale must begin above 0; raise it")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(low, high, log=log)
 
 
 def _listed_values(override: Override, value: Any) -> list[Any]:
-    """Give the values in the order in which they were listed, also if they are to be tried in another one."""
+    """Return the values in the order of the list, even if they will be tried in another order."""
     if isinstance(value, RangeSweep):
         ends = (value.start, value.stop, value.step)
         if not all(end is not None and math.isfinite(end) for end in ends) or value.step == 0:
-            raise ConfigError(f"{override.input_line}: start, stop and step must be finite numbers, the step not 0")
+            raise ConfigError(f"{override.input_line}: start, stop and step must be finite numbers, and step not 0")
         return _plain_values(value.range())
     return _plain_values(value.list if isinstance(value, ChoiceSweep) else override.sweep_iterator())
 
 
 def _plain_values(elements: Iterable[Any]) -> list[Any]:
-    """Give each value once, `true` and 1 being two; what is no number, truth value or null, as its override's text."""
+    """Return each value once; `true` and 1 are two values. A value other than number, boolean or null becomes text."""
     values = [element if _is_plain(element) else Transformer.str(element) for element in elements]
     return list({(isinstance(value, bool), value): value for value in values}.values())
 

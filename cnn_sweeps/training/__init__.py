@@ -1,1 +1,1 @@
-"""One network is trained."""
+"""Training one network."""

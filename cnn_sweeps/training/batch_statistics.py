@@ -1,8 +1,8 @@
-"""The means and variances by which batch normalization normalizes outside training: measured, not followed.
+"""Measures the means and variances that batch normalization uses outside training, in place of moving averages.
 
-In training, dropout and augmentation change what its layers see, and each step their weights. The moving averages of
-that describe neither plain images without dropout nor the weights as they are; with a few hundred images validation can
-stay at guessing for the whole training. Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, measure anew, too.
+In training, dropout and augmentation change the inputs of its layers, and each step changes the weights. So the moving
+averages fit neither plain images without dropout nor the current weights: with a few hundred images, validation can
+stay at chance for the whole training. Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, also measure them anew.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from keras import layers
 
 
 def measurable_layers(model: keras.Model) -> list[layers.BatchNormalization]:
-    """Give the batch normalizations of a network, wherever in it, whose training does not depend on their averages.
+    """Return the batch normalization layers of a network, nested ones included, whose statistics may be replaced.
 
-    A frozen one keeps the statistics that it came with, and batch renormalization trains by its own.
+    A frozen layer keeps the statistics that it came with. Batch renormalization uses its averages in training.
     """
     found = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
     return [layer for layer in found if layer.trainable and not layer.renorm]
 
 
 def forget(measured: list[layers.BatchNormalization]) -> None:
-    """Set the statistics to 0, so that nothing of them remains, not even what is no number."""
+    """Set the statistics to 0, so that no earlier value remains, not even NaN."""
     for layer in measured:
         for average in (layer.moving_mean, layer.moving_variance):
             average.assign(tf.zeros_like(average))
@@ -32,13 +32,13 @@ def forget(measured: list[layers.BatchNormalization]) -> None:
 
 @contextmanager
 def moving(measured: list[layers.BatchNormalization], momentum: tf.Tensor) -> Iterator[None]:
-    """Have layers, while a graph is made, normalize by the batch and move their statistics to its, as in training.
+    """Make layers use and follow the batch's statistics, as in training, in a graph that is traced in this block.
 
-    All else is as outside training, without dropout. The momentum, in 0 to 1, is not that of training.
+    All other layers act as outside training, without dropout. The momentum, 0 to 1, replaces that of the layers.
     """
     momenta = [layer.momentum for layer in measured]
     for layer in measured:
-        vars(layer).update(call=_as_in_training(layer), momentum=momentum)  # past Keras, which would keep track of them
+        vars(layer).update(call=_as_in_training(layer), momentum=momentum)  # setattr of Keras would track them
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Batches for training: a pure function of seed, epoch and step, so that a resumed run sees what it would have seen."""
+"""Batches for training: a pure function of seed, epoch and step, so that a resumed run sees the same images."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,33 +16,33 @@ from cnn_sweeps.settings.schema import AugmentationConfig
 
 @lru_cache(maxsize=1)  # for the next trial
 def image_tensor(dataset: ImageDataset) -> tf.Tensor:
-    """Give all images as one uint8 tensor in host memory; cached ones stay in their file, mapped and shared."""
+    """Return all images as one uint8 tensor in host memory; cached images stay in their file, mapped and shared."""
     return mapped_tensor(dataset.images)
 
 
 def mapped_tensor(array: NDArray[Any]) -> tf.Tensor:
-    """Give an array as a tensor in host memory; one that is mapped whole stays in its file."""
+    """Return an array as a tensor in host memory; an array that maps a whole file stays in that file."""
     with tf.device("CPU:0"):
         if isinstance(array, np.memmap) and array.filename is not None and array.flags.c_contiguous:
             file = Path(str(array.filename))
             if array.nbytes == file.stat().st_size:  # a part of a map has the file of the whole
-                # TensorFlow's own ImmutableConst copies all of it once, to see whether it could be folded. NumPy hands
-                # over only what can be written to; what is written here would not reach the file.
+                # TensorFlow's ImmutableConst would copy all of it once, to see whether it can be folded. NumPy hands
+                # over only writable arrays; mode "c" keeps what is written out of the file.
                 private = np.memmap(file, array.dtype, "c", shape=array.shape)
                 return tf.experimental.dlpack.from_dlpack(private.__dlpack__())
         return tf.constant(array)
 
 
 class TrainingImages(NamedTuple):
-    """What is trained on; a tuple, so that TensorFlow takes it as an argument."""
+    """The training data; a tuple, so that TensorFlow takes it as an argument."""
 
-    images: tf.Tensor  # uint8, (N, height, width, channels), or what a frozen beginning makes of them, float32 (N, D)
+    images: tf.Tensor  # uint8, (N, height, width, channels), or features of a frozen backbone, float32 (N, D)
     labels: tf.Tensor  # int32, (N, 1)
     weights: tf.Tensor | None  # float32, (N,), of each image in the loss; None: all 1
     positions: tf.Tensor  # int64, (n,), which of the N images to train on
-    seed: tf.Tensor  # int64, of their order and changes
-    batch_size: tf.Tensor  # int32, images a step
-    views: tf.Tensor | None = None  # float32, (N, V, D), of changed copies, of which an epoch draws one; None: of none
+    seed: tf.Tensor  # int64, of shuffling and augmentation
+    batch_size: tf.Tensor  # int32, images per step
+    views: tf.Tensor | None = None  # float32, (N, V, D), features of V changed copies of each image; None: no copies
 
 
 def training_images(
@@ -55,7 +55,7 @@ def training_images(
     batch_size: int,
     views: tf.Tensor | None = None,
 ) -> TrainingImages:
-    """Give what is trained on: of `images`, those at `indices`, whose losses count by the weights of their labels."""
+    """Return the training data: the `images` at `indices`; `class_weights` weigh their losses by label."""
     with tf.device("CPU:0"):
         weights = None
         if class_weights is not None:
@@ -66,7 +66,7 @@ def training_images(
 
 
 def epoch_order(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:
-    """Give the positions to train on, each once, in the order of an epoch, int64, counted from 0."""
+    """Return the positions to train on, each once, shuffled for an epoch, int64, counted from 0."""
     return tf.random.experimental.stateless_shuffle(source.positions, seed=tf.stack([source.seed, epoch]))
 
 
@@ -77,7 +77,7 @@ def training_batch(
     epoch: tf.Tensor,
     step: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """Load and change the images of one step, int32, of an epoch, int64, both counted from 0, in the epoch's order.
+    """Return one augmented batch: that of a step, int32, in an epoch, int64, both counted from 0.
 
     Returns:
         (images float32 (B, height, width, channels), 0 to 255, or features (B, D), labels int32 (B, 1)[, weights
@@ -95,9 +95,9 @@ def training_batch(
 
 
 def _draw_views(source: TrainingImages, positions: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Draw one view of each image for an epoch, whatever its batch."""
+    """Draw one view of each image for an epoch; the batch that the image is in changes nothing."""
     assert source.views is not None
-    num_images, num_views, _ = tf.unstack(tf.shape(source.views, tf.int64))  # which one graph takes of any number
+    num_images, num_views, _ = tf.unstack(tf.shape(source.views, tf.int64))  # so that one graph takes any number
     drawn = tf.random.stateless_uniform([num_images], _epoch_seed(source, epoch), maxval=num_views, dtype=tf.int64)
     views = tf.reshape(source.views, [num_images * num_views, source.views.shape[-1]])  # without a copy
     return tf.gather(views, positions * num_views + tf.gather(drawn, positions))
@@ -108,16 +108,16 @@ def _epoch_seed(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def augment(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Flip, turn, shear, zoom and shift each image at random, as one resampling; edges repeat outwards.
+    """Flip, rotate, shear, zoom and shift each image at random, in one resampling; edge pixels repeat outwards.
 
     Images are float32, (B, height, width, channels), before and after; the seed is int32, (2,). Values are drawn
-    uniformly from the ranges.
+    uniformly from the ranges of the settings.
     """
     return ops.image.affine_transform(images, _random_transforms(images, augmentation, seed), fill_mode="nearest")
 
 
 def _random_transforms(images: tf.Tensor, augmentation: AugmentationConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Draw one affine map of output to input coordinates an image, float32 (B, 8): x' = a0 x + a1 y + a2 and so on."""
+    """Draw an affine map for each image, float32 (B, 8), from output to input: x' = a0 x + a1 y + a2 and so on."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     u = tf.random.stateless_uniform((7, count), seed=seed, minval=-1.0, maxval=1.0)
     angle = u[0] * np.deg2rad(augmentation.rotation_degrees)

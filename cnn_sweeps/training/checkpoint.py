@@ -1,4 +1,4 @@
-"""The last kept epoch of an unfinished run, in one file that is replaced as a whole."""
+"""The last saved epoch of an unfinished run, in one file that is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 
 
 FOLDER = Path("outputs/checkpoints")
-"""Of all checkpoints, as `conf/training/default.yaml` has it."""
+"""The folder of all checkpoints, as in `conf/training/default.yaml`."""
 
-_CUT_OFF = ".unfinished"  # suffix of what is being saved
+_CUT_OFF = ".unfinished"  # suffix of a file that is being saved
 _SUFFIXES = (".npz", _CUT_OFF, ".lock")
 _NAME = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{8}}(\.npz|\.lock|{re.escape(_CUT_OFF)})")
 _PIXELS = "pixels from 0 to 255"
-"""What networks take; raised with what would let a checkpoint go on in another network than its own."""
-# The first array of each file, so that even what was cut off can be told from others' files.
+"""Tells which networks a checkpoint fits; change it with whatever makes older checkpoints wrong."""
+# The first array of each file: even a file that was cut off can be told from files of others.
 _ABOUT = "cnn_sweeps_checkpoint"
-_ABOUT_AT = 30  # bytes, after which a zip has the name of its first file
+_ABOUT_AT = 30  # bytes before the name of the first file in a zip
 
 
 class RunLeft(NamedTuple):
-    """Which run a checkpoint is of."""
+    """The run that a checkpoint belongs to."""
 
     record: str  # the id of its record
-    folder: str  # of the record, as seen from the working folder
-    whole: str  # the id of the record of the run that it is a part of, or its own
+    folder: str  # of the record, relative to the working folder
+    whole: str  # the id of the whole run's record, if this run is a part of one; else its own
 
 
-_EARLIER = RunLeft("of an earlier version", "", "")  # which named no record: it goes on in a new one
+_EARLIER = RunLeft("of an earlier version", "", "")  # those checkpoints name no record: the run goes on in a new one
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The last epoch that a run saved, or, of several trainings, those that are finished, in a file that may not exist.
+    """A file, which may not exist yet, with the last saved epoch of a run; or with the finished parts of a whole run.
 
     `claim_checkpoint` gives it to one process at a time.
     """
@@ -60,10 +60,10 @@ class Checkpoint:
     path: Path
 
     def save(self, model: keras.Model, progress: TrainingProgress, run: RunLeft) -> None:
-        """Replace what is kept by the state of `model`, its optimizer and `progress`; all or, if killed, nothing.
+        """Replace the file by the state of `model`, its optimizer and `progress`; a kill leaves the file as it was.
 
         Raises:
-            DiskError: if the disk cannot take it; what was kept before is still there.
+            DiskError: if the disk cannot take it; the file is then as it was.
         """
         best = {f"best_{i}": weights for i, weights in enumerate(progress.best_weights)}
         about = {"run": run, "history": progress.history, "best": [progress.best_epoch, progress.best_value]}
@@ -71,7 +71,7 @@ class Checkpoint:
         self._write(about, _variables(model) | best)
 
     def save_parts(self, finals: Mapping[str, dict[str, float]], run: RunLeft) -> None:
-        """Do what `save` does, of the finished ones of several trainings: final metrics by the id of their record."""
+        """Save the final metrics of a whole run's finished parts, by the ids of their records, as `save` does."""
         self._write({"run": run, "parts": list(finals.items())}, {})
 
     def _write(self, about: dict[str, Any], variables: dict[str, Any]) -> None:
@@ -81,11 +81,11 @@ class Checkpoint:
             replace_whole(self.path, content.getbuffer())
 
     def read_left(self) -> RunLeft | None:
-        """Give the run that is to go on; None for a new run."""
+        """Return the run to go on with; None for a new run."""
         return RunLeft(*self._read_about().get("run", _EARLIER)) if self.path.exists() else None
 
     def read_parts(self) -> dict[str, dict[str, float]]:
-        """Give what `save_parts` was given, in that order; nothing for a new run."""
+        """Return what `save_parts` saved, in the same order; nothing for a new run."""
         return dict(self._read_about().get("parts", [])) if self.path.exists() else {}
 
     def _read_about(self) -> dict[str, Any]:
@@ -94,14 +94,14 @@ class Checkpoint:
         return about
 
     def is_of_fine_tuning(self) -> bool:
-        """Tell whether what is kept is of a network whose beginning is trained, too, since the rest was."""
+        """Tell whether the run was fine-tuning its backbone."""
         return self.path.exists() and self._read_about().get("fine_tuned", [None])[0] is not None
 
     def restore(self, model: keras.Model) -> TrainingProgress:
-        """Give `model` and its built optimizer the kept state, if there is one, and return how far the run has come.
+        """Load the saved state, if there is one, into `model` and its built optimizer; return the run's progress.
 
         Raises:
-            ConfigError: if the state is that of another network.
+            ConfigError: if the state belongs to another network.
         """
         if not self.path.exists():
             return TrainingProgress()
@@ -111,8 +111,8 @@ class Checkpoint:
         best_weights = [arrays.pop(f"best_{i}") for i in range(sum(name.startswith("best_") for name in arrays))]
         if {name: array.shape for name, array in arrays.items()} != {n: tuple(v.shape) for n, v in variables.items()}:
             raise ConfigError(
-                "resume=true: the model's or optimizer's code has changed since the run was interrupted; "
-                f"start anew without resume=true, or restore the code ({self.path})"
+                f"resume=true: the code of the model or the optimizer has changed since {self.path} was saved; "
+                "restore the code, or start anew without resume=true"
             )
         for name, variable in variables.items():
             variable.assign(arrays[name])
@@ -129,21 +129,21 @@ def _variables(model: keras.Model) -> dict[str, Any]:
 def claim_checkpoint(
     folder: Path, settings: dict[str, Any], data_fingerprint: str, *, resume: bool, is_trial: bool = False
 ) -> Iterator[Checkpoint]:
-    """Claim a new checkpoint or, with `resume`, the newest that an ended process left of the same run, for the block.
+    """Claim a new checkpoint for the block or, with `resume`, the newest one that an ended process of this run left.
 
-    It is removed when the block comes to its end, and kept after a signal or an outage. After another error it is kept,
-    too, but for that of a trial, whose sweep goes on without it.
+    The checkpoint is removed at the end of the block. After an error, a signal or an outage it is kept; but an error
+    of a trial, other than an outage, removes it, since the sweep goes on without that trial.
 
     Args:
         folder: of all checkpoints.
-        settings: every setting that the result depends on; with the data they tell which run is the same one.
+        settings: every setting that the result depends on; runs with equal settings and data are the same run.
         data_fingerprint: of the data set.
-        resume: go on with what is left, if there is any.
-        is_trial: whether the run is a trial, beside which an equal one may be at work.
+        resume: go on with a checkpoint that is left, if there is one.
+        is_trial: whether the run is a trial; then an equal one may run at the same time.
 
     Raises:
-        ConfigError: if the folder cannot be written; with `resume`, of no trial, also if the same run is still going on
-            in another process, or was interrupted under an earlier version.
+        ConfigError: if the folder cannot be written. With `resume`, for a run that is no trial, also if the same run
+            still trains in another process, or an earlier version of the package has left it.
     """
     same_run = [settings, data_fingerprint, [version(package) for package in ("cnn-sweeps", "keras", "tensorflow")]]
     key = _key([*same_run, _PIXELS])
@@ -151,21 +151,21 @@ def claim_checkpoint(
         try:
             if resume and not is_trial and (old := next(folder.glob(f"{_key(same_run)}-*.npz"), None)):
                 raise ConfigError(
-                    "resume=true: the run was interrupted under an earlier version of cnn-sweeps, whose networks take "
-                    f"pixels in 0 to 1; start anew without resume=true ({old})"
+                    f"resume=true: {old} is of an earlier version of cnn-sweeps, whose networks take pixels from 0 to "
+                    "1; start anew without resume=true"
                 )
             paths = _left_of(folder, key) if resume else []
             path = next((path for path in paths if locks.enter_context(_locked(path))), None)
             if path is None and (is_trial or not paths):
                 path = folder / f"{key}-{uuid.uuid4().hex[:8]}.npz"
-                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=True))  # others may look if it is left
+                locks.enter_context(file_lock(path.with_suffix(".lock"), wait=True))  # another may just look at it
         except OSError as error:
             raise ConfigError(
-                f"training.checkpoint_dir={folder}: cannot be written ({error.strerror}); name another folder"
+                f"training.checkpoint_dir={folder}: the folder cannot be written ({error.strerror}); name another one"
             ) from error
         if path is None:
             raise ConfigError(
-                "resume=true: the same run is still training in another process; wait for it or stop it first"
+                "resume=true: the same run is still training in another process; wait for its end, or stop it"
             )
         try:
             yield Checkpoint(path)
@@ -181,7 +181,7 @@ def _key(same_run: list[Any]) -> str:
 
 
 def _left_of(folder: Path, key: str) -> list[Path]:
-    """Give what was saved of a run, the newest first; remove what was cut off before anything was."""
+    """Return the checkpoints of a run, the newest first; remove files that a kill left before the first save."""
     for path in {file.with_suffix(".npz") for file in folder.glob(f"{key}-*") if _is_ours(file)}:
         if not path.exists():
             remove_checkpoint(path)
@@ -189,9 +189,9 @@ def _left_of(folder: Path, key: str) -> list[Path]:
 
 
 def left_checkpoints(folder: Path) -> dict[Path, RunLeft | None]:
-    """Give the checkpoints that ended processes have left, with their runs; no file of anybody else.
+    """Return the checkpoints that ended processes have left, with their runs; files of others are left out.
 
-    None if nothing can be resumed: the process was killed while it saved its first epoch.
+    The run is None if the process was killed while it saved its first epoch, so that nothing can be resumed.
     """
     saved = {file.with_suffix(".npz") for file in folder.glob("*-*") if file.suffix != ".lock" and _is_ours(file)}
     left: dict[Path, RunLeft | None] = {}
@@ -209,7 +209,7 @@ def _readable_run(path: Path) -> RunLeft | None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint's files, unless a process is at work on it, or they are not ours."""
+    """Remove the files of a checkpoint, unless a process is using it, or they are not ours."""
     if any(_is_ours(path.with_suffix(suffix)) for suffix in _SUFFIXES):
         with _locked(path) as is_free:
             if is_free:
@@ -227,9 +227,9 @@ def _remove(path: Path) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Tell whether a file has a name as only `claim_checkpoint` gives it, and begins as a checkpoint does, or is empty.
+    """Tell whether a file has the name of a checkpoint, and begins as one does or is empty.
 
-    Its folder is the user's choice, and may hold other files.
+    The user chooses the folder, so it may hold other files.
     """
     if not _NAME.fullmatch(file.name) or file.is_symlink() or not file.is_file():
         return False

@@ -1,4 +1,4 @@
-"""What a network is trained and measured on: images or, after a frozen beginning, what that makes of them."""
+"""The inputs of a network: images, or the features that a frozen backbone computes from them."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,22 +13,22 @@ from cnn_sweeps.training.network import Network
 
 
 class Inputs:
-    """A network's inputs: those of a configuration's images, as they are, and as they are to be trained on.
+    """The images of a run as inputs of its network, to predict and to train on.
 
-    Features of test images are computed once they are asked for, of all others at once.
+    Features of test images are computed only when somebody asks for them; those of all other images, together.
     """
 
     def __init__(self, network: Network, images: Images, config: RunConfig) -> None:
-        """Of a network, built for these images and this configuration."""
+        """Take a network that was built for these images and this configuration."""
         self._network, self._images, self._config = network, images, config
         self._not_tested_on = np.sort(np.concatenate([images.split.train, images.split.val]))
 
     def predict(self, positions: Indices) -> NDArray[np.float64]:
-        """Give the network's probabilities, (n, C), of the images at n positions."""
+        """Return the network's probabilities, float64 (n, C), for the images at n positions."""
         return self._network.predict(self._tensor_with(positions), positions)
 
     def to_train(self) -> TrainingImages:
-        """Give what is trained on, weighted and in batches as the settings have it."""
+        """Return the training data, with class weights and batch size from the settings."""
         config, labels, train = self._config, self._images.dataset.labels, self._images.split.train
         is_balanced = config.training.class_weight == "balanced"
         return training_images(
@@ -42,18 +42,18 @@ class Inputs:
         )
 
     def _tensor_with(self, positions: Indices) -> tf.Tensor:
-        """Give one row an image, of which those at some positions hold something."""
-        beginning, dataset = self._network.beginning, self._images.dataset
-        if beginning is None:
+        """Return one row per image of the data set; with a backbone, rows at other positions may be 0."""
+        backbone, dataset = self._network.backbone, self._images.dataset
+        if backbone is None:
             return image_tensor(dataset)
         test = self._images.split.test
         is_tested = len(positions) > 0 and bool(np.isin(positions[:1], test)[0])
         of = test if is_tested else self._not_tested_on
-        return load_features(beginning, dataset, of, self._config.training.cache_dir)
+        return load_features(backbone, dataset, of, self._config.training.cache_dir)
 
     def _views(self) -> tf.Tensor | None:
-        config, beginning = self._config, self._network.beginning
-        if beginning is None:
+        config, backbone = self._config, self._network.backbone
+        if backbone is None:
             return None
         of = self._images.split.train if config.folds == 1 else self._not_tested_on  # any fold may be trained on
-        return load_views(beginning, self._images.dataset, of, config.training.cache_dir, config.augmentation)
+        return load_views(backbone, self._images.dataset, of, config.training.cache_dir, config.augmentation)

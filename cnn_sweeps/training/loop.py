@@ -1,4 +1,4 @@
-"""Fits a network: the loop over epochs, early stopping."""
+"""Trains a network: the loop over epochs, early stopping."""
 
 import logging
 import math
@@ -26,15 +26,17 @@ def train(
     progress: TrainingProgress,
     on_epoch: Callable[[dict[str, float]], bool | None],
 ) -> None:
-    """Train from where `progress` stands to the last epoch or early stopping; leave the best weights in the network.
+    """Train from where `progress` stands to the last epoch or early stopping.
+
+    The network ends with the weights of the best epoch, if `config.restore_best_weights` is set.
 
     Args:
-        network: is trained.
+        network: the network to train.
         source: the images to train on.
-        validate: gives `log_loss` and `accuracy` on validation images; nothing if none are left.
+        validate: returns `log_loss` and `accuracy` on validation images; nothing if there are none.
         config: how long and how.
-        progress: is moved on after each epoch.
-        on_epoch: called after each epoch, once `progress` holds it, with its metrics; true stops there.
+        progress: gets each finished epoch.
+        on_epoch: called with the metrics of each epoch, after `progress` has it; a true result ends the training.
 
     Raises:
         TrainingError: if the loss is no longer finite.
@@ -69,14 +71,14 @@ def train(
 
 
 def _train_epoch(network: Network, source: TrainingImages, epoch: int, num_epochs: int) -> None:
-    """Train an epoch, counted from 1, of `num_epochs`; the model's metrics are those of this epoch then."""
+    """Train an epoch, counted from 1, of `num_epochs`; afterwards the model's metrics are those of this epoch."""
     network.model.reset_metrics()
     for first_step, num_steps in _calls(source, f"epoch {epoch}/{num_epochs}"):
         network.train_steps(source, epoch=epoch - 1, first_step=first_step, num_steps=num_steps)
 
 
 def _train_metrics(model: keras.Model) -> dict[str, float]:
-    """Give what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
+    """Return what the model measured while it was trained, e.g. `train_log_loss`, and its learning rate."""
     measured = {f"train_{name}": float(value) for name, value in model.get_metrics_result().items()}
     return measured | {"learning_rate": float(np.asarray(model.optimizer.learning_rate))}
 
@@ -93,7 +95,7 @@ def _last_epoch(progress: TrainingProgress, config: TrainingConfig) -> int:
 
 
 def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
-    """Divide an epoch into calls of some steps: the first and their number; on a terminal, show how far they are."""
+    """Divide an epoch into calls: the first step and the number of steps of each; show a progress bar on a terminal."""
     batch_size = int(source.batch_size)
     total = math.ceil(len(source.positions) / batch_size)
     steps_a_call = max(1, images_a_call(source.images) // batch_size)
@@ -105,23 +107,23 @@ def _calls(source: TrainingImages, title: str) -> Iterator[tuple[int, int]]:
 
 
 def _check_finite(metrics: dict[str, float], epoch: int) -> None:
-    """See that a training has not diverged.
+    """Check that a training has not diverged.
 
     Raises:
-        TrainingError: if the loss on training images or the log loss on validation images is no finite number.
+        TrainingError: if the loss on training images or the log loss on validation images is not finite.
     """
     for name in ("train_loss", "val_log_loss"):
         if name in metrics and not math.isfinite(metrics[name]):
             raise TrainingError(
-                f"{name} became {metrics[name]} in epoch {epoch}; lower optimizer.learning_rate "
-                f"(now {metrics['learning_rate']:.3g}), or set training.precision=float32 if it is mixed"
+                f"{name} became {metrics[name]} in epoch {epoch}; set a lower optimizer.learning_rate "
+                f"(it was {metrics['learning_rate']:.3g} there), or training.precision=float32 if that is mixed"
             )
 
 
 def _update(progress: TrainingProgress, metrics: dict[str, float], model: keras.Model, config: TrainingConfig) -> bool:
-    """Add a finished epoch; tell whether it is the best so far."""
+    """Add a finished epoch; return whether it is the best so far."""
     progress.history.append(metrics)
-    if config.monitor not in metrics:  # nothing is left to validate on: the last epoch counts
+    if config.monitor not in metrics:  # there are no validation images: the last epoch counts
         progress.best_epoch = progress.epochs_done
         return False
     value, best = metrics[config.monitor], progress.best_value

@@ -1,4 +1,4 @@
-"""A network with its compiled training step, which many trials can use one after another."""
+"""A network with its compiled training step, which trials can use one after another."""
 
 import math
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from cnn_sweeps.models.layers import adjustable_values, class_probabilities
 from cnn_sweeps.settings.schema import AugmentationConfig
 from cnn_sweeps.training.batch_statistics import forget, measurable_layers, moving
 from cnn_sweeps.training.batches import TrainingImages, epoch_order, training_batch
-from cnn_sweeps.training.features import FrozenBeginning
+from cnn_sweeps.training.features import FrozenBackbone
 from cnn_sweeps.training.replicas import training_step
 
-# One call into TensorFlow covers about this many pixels: enough that Python costs nothing (28x28: 1,300 images a call),
-# few enough that a signal is answered within a second or two (128x128: 64 images).
+# One call into TensorFlow covers about this many pixels: so many that Python's time does not count (1,300 images of
+# 28x28), so few that the process answers a signal within a second or two (64 images of 128x128).
 _PIXELS_A_CALL = 2**20
-# So many training images tell the statistics of batch normalization well enough, whatever their number.
+# So many training images are enough to measure the statistics of batch normalization.
 _MOST_MEASURED_IMAGES = 256
 
 
 class Network:
     """A network, its optimizer and what TensorFlow has compiled for them.
 
-    What is trained of it, `model`, takes the features of images after a frozen beginning, else their pixels.
+    `model` is the trained part: it takes features if there is a frozen backbone, else pixels.
 
-    Dropout rates, L2 factors and the numbers of the learning-rate schedule are variables, as weights are, so that a
-    trial which differs only in them, or in its seed, uses what an earlier one has compiled.
+    Dropout rates, L2 factors and the numbers of the learning-rate schedule are variables, as weights are. So a trial
+    that differs only in them, or in its seed, uses what an earlier trial has compiled.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Network:
         schedule: Sequence[tf.Variable],
         augmentation: AugmentationConfig,
         *,
-        beginning: FrozenBeginning | None = None,
+        backbone: FrozenBackbone | None = None,
         xla: bool,
     ) -> None:
-        """Of a whole network and what of it is trained: the same or, after a frozen beginning, the rest.
+        """Take the whole network and its trained part `model`, which `compile_model` has compiled.
 
-        `compile_model` has compiled that with a learning rate of the schedule's numbers.
+        `model` is `whole`, or the head after a frozen `backbone`. `schedule` are the variables of its learning rate.
         """
-        self._whole, self._rest = whole, model
-        self.model, self.beginning = model, beginning
+        self._whole, self._head = whole, model
+        self.model, self.backbone = model, backbone
         self._schedule = schedule
-        self._run_steps = _training_of(model, augmentation, xla=xla)
+        self._run_steps = _build_run_steps(model, augmentation, xla=xla)
         measured = measurable_layers(model)
 
         def forward(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
@@ -63,16 +63,16 @@ class Network:
             with moving(measured, 1.0 - weight):
                 forward(images, indices)
 
-        kind = tf.uint8 if beginning is None else tf.float32
+        kind = tf.uint8 if backbone is None else tf.float32
         some_images = [tf.TensorSpec((None, *model.input_shape[1:]), kind), tf.TensorSpec((None,), tf.int64)]
         self._forward = tf.function(forward, input_signature=some_images)
         self._measure = tf.function(measure, input_signature=[*some_images, tf.TensorSpec((), tf.float32)])
 
     @property
     def whole(self) -> keras.Model:
-        """The network from pixels to probabilities, with the weights that are trained as they are now."""
-        if self._rest is not self.model:
-            self._rest.set_weights(self.model.get_weights())
+        """The network from pixels to probabilities, with its current weights."""
+        if self._head is not self.model:
+            self._head.set_weights(self.model.get_weights())
         return self._whole
 
     @property
@@ -83,36 +83,36 @@ class Network:
 
     @property
     def num_bytes(self) -> int:
-        """What its variables take on each device."""
+        """The size of its variables on each device, in bytes."""
         return sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in self._state)
 
     @property
     def num_graphs(self) -> int:
-        """How many graphs of the training step TensorFlow has made."""
+        """How many graphs of the training step TensorFlow has traced."""
         return int(self._run_steps.experimental_get_tracing_count())
 
     def adopt(self, fresh: "Network") -> None:
-        """Become what `fresh`, of the same structure, is: its weights, optimizer, random generators and settings."""
+        """Take over the weights, optimizer, random generators and settings of `fresh`, which has the same structure."""
         for mine, its in zip(self._state, fresh._state, strict=True):
             mine.assign(its)
-        if fresh.beginning is not None:
-            self._whole, self._rest, self.beginning = fresh._whole, fresh.model, fresh.beginning
+        if fresh.backbone is not None:
+            self._whole, self._head, self.backbone = fresh._whole, fresh.model, fresh.backbone
 
-    def go_on_from(self, rest: "Network") -> None:
-        """Take over what was trained after a frozen beginning, which is trained, too, from now on."""
-        for layer in filter(lambda each: each.weights, rest.model.layers):
+    def go_on_from(self, head: "Network") -> None:
+        """Copy the weights of a trained head, to train the backbone, too, from now on."""
+        for layer in filter(lambda each: each.weights, head.model.layers):
             self.model.get_layer(layer.name).set_weights(layer.get_weights())
 
     def train_steps(self, source: TrainingImages, *, epoch: int, first_step: int, num_steps: int) -> None:
-        """Train some steps of an epoch; epochs and steps count from 0. What is done depends on the arguments alone."""
+        """Train some steps of an epoch; epochs and steps count from 0. Batches depend on the arguments alone."""
         steps = (tf.constant(number, tf.int32) for number in (first_step, num_steps))
         self._run_steps(source, tf.constant(epoch, tf.int64), *steps)
 
     def measure_batch_statistics(self, source: TrainingImages) -> None:
-        """Measure by what batch normalization is to normalize from now on, on training images as they are.
+        """Measure the statistics that batch normalization uses outside training, on unchanged training images.
 
-        Always on the same ones, at most 256, in equal parts of at least a training batch, if there are so many.
-        Training does not depend on it.
+        It always takes the same images, at most 256, in equal parts of at least a training batch if there are enough.
+        Training does not depend on the result.
         """
         if not (measured := measurable_layers(self.model)):
             return
@@ -123,9 +123,9 @@ class Network:
             self._measure(source.images, tf.constant(part), tf.constant(1 / (i + 1), tf.float32))
 
     def predict(self, images: tf.Tensor, indices: Indices) -> NDArray[np.float64]:
-        """Give the probabilities of the images at `indices`, float64 (len(indices), num_classes), rows summing to 1.
+        """Return the probabilities of the images at `indices`, float64 (len(indices), num_classes), rows summing to 1.
 
-        The images are uint8, (N, height, width, channels), or what the frozen beginning makes of them, float32 (N, D).
+        The images are uint8, (N, height, width, channels), or features of the frozen backbone, float32 (N, D).
         """
         count = images_a_call(images)
         outputs = [
@@ -136,11 +136,11 @@ class Network:
 
 
 def images_a_call(images: tf.Tensor) -> int:
-    """Give how many images of (N, height, width, channels), or features of (N, D), one call into TensorFlow covers."""
+    """Return how many rows of images, (N, height, width, channels), or features, (N, D), one TensorFlow call covers."""
     return int(max(1, _PIXELS_A_CALL // math.prod(images.shape[1:3])))
 
 
-def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:
+def _build_run_steps(model: keras.Model, augmentation: AugmentationConfig, *, xla: bool) -> Any:
     one_step = tf.function(training_step(model), jit_compile=xla, reduce_retracing=True, autograph=False)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -153,25 +153,26 @@ def _training_of(model: keras.Model, augmentation: AugmentationConfig, *, xla: b
 
 
 def check_network(model: keras.Model, num_classes: int) -> None:
-    """See that a function has given a network for so many classes.
+    """Check that a function has returned a network for so many classes.
 
     Raises:
-        ModelError: if it is no functional model, or its output not (B, 1) for two, (B, num_classes) for more classes.
+        ModelError: if it is no functional model, or its output is not (B, 1) for two classes, or (B, num_classes).
     """
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ModelError(
-            f"model: the function gave a {type(model).__name__}; it must return a Sequential or functional keras.Model"
+            f"model: the function returned a {type(model).__name__}; it must return a keras.Model, Sequential or "
+            "functional"
         )
     units = 1 if num_classes == 2 else num_classes
     if tuple(model.output_shape) != (None, units):
         raise ModelError(
             f"model: the output has shape {tuple(model.output_shape)}; {num_classes} classes need (None, {units}) "
-            f"with {'sigmoid' if units == 1 else 'softmax'}, as cnn_sweeps.models.classification_head gives"
+            f"with {'sigmoid' if units == 1 else 'softmax'}; end it with cnn_sweeps.models.classification_head"
         )
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, num_classes: int) -> None:
-    """Give the model its loss (cross-entropy), its metrics `log_loss` and `accuracy`, and its optimizer, built."""
+    """Compile with cross-entropy as loss and the metrics `log_loss` and `accuracy`; build the optimizer."""
     kind = "Binary" if num_classes == 2 else "SparseCategorical"
     log_loss = getattr(keras.metrics, f"{kind}Crossentropy")(name="log_loss")
     accuracy = getattr(keras.metrics, f"{kind}Accuracy")(name="accuracy")

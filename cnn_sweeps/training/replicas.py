@@ -1,4 +1,4 @@
-"""One network on several devices of a machine, each of which trains on a part of every batch."""
+"""Training on several devices of a machine: each trains on a part of every batch."""
 
 import logging
 from functools import lru_cache
@@ -17,7 +17,7 @@ Batch: TypeAlias = tuple[tf.Tensor, ...]
 
 
 def choose_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
-    """Give the strategy in whose scope the network is to be built: of one device, or of all.
+    """Return the strategy, for one device or for all, in whose scope the network must be built.
 
     Raises:
         ConfigError: if the batch cannot be divided among the devices.
@@ -27,12 +27,12 @@ def choose_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     devices = tuple(device.name for device in gpus or tf.config.list_logical_devices("CPU"))
     if len(devices) == 1:
-        log.info("training.strategy=mirrored: there is one device, so this is training.strategy=single")
+        log.info("training.strategy=mirrored: this machine has one device; training as with training.strategy=single")
         return tf.distribute.get_strategy()
     if config.batch_size % len(devices):
         raise ConfigError(
-            f"training.batch_size={config.batch_size}: cannot be divided among {len(devices)} devices by "
-            f"training.strategy=mirrored; set a multiple of {len(devices)}, or training.strategy=single"
+            f"training.batch_size={config.batch_size}: training.strategy=mirrored cannot divide it among "
+            f"{len(devices)} devices; set a multiple of {len(devices)}, or training.strategy=single"
         )
     log.info("each batch of %d images is divided among %d devices", config.batch_size, len(devices))
     return _mirror_on(devices)
@@ -46,7 +46,7 @@ def _mirror_on(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 
 def synchronize(model: keras.Model) -> None:
-    """Have batch normalization, where there are several devices, take its statistics over the whole batch."""
+    """Make batch normalization take its statistics over the whole batch if there are several devices."""
     if model.distribute_strategy.num_replicas_in_sync > 1:
         for layer in model._flatten_layers():
             if isinstance(layer, layers.BatchNormalization):
@@ -54,7 +54,7 @@ def synchronize(model: keras.Model) -> None:
 
 
 def training_step(model: keras.Model) -> Any:
-    """Give the function that trains a compiled model on a batch: a tuple of images, labels and perhaps weights."""
+    """Return the function that trains a compiled model on a batch: a tuple of images, labels and perhaps weights."""
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync == 1:
         return model.train_step
@@ -72,12 +72,12 @@ def training_step(model: keras.Model) -> Any:
 
 
 def _part(batch: Batch, number: int, num_parts: int) -> Batch:
-    """Give the images of one device, counted from 0, with weights that make their loss a mean over the whole batch.
+    """Return the part of one device, counted from 0, with weights that make its loss a mean over the whole batch.
 
-    Parts are consecutive images and differ by one at most. Only the last batch of an epoch can have uneven parts; one
-    with fewer images than devices, where kernels fail on empty parts, is every device's. Gradients and statistics are
-    those of the whole batch all the same. What Keras measures is not quite: `train_loss` weighs uneven parts by their
-    size twice, and images that every device has count as often.
+    Parts are consecutive images, and their sizes differ by one at most. Only the last batch of an epoch can have uneven
+    parts. If it has fewer images than there are devices, every device gets all of it, since kernels fail on empty
+    parts. Gradients and statistics are those of the whole batch in each case. The metrics of Keras are not quite:
+    `train_loss` weighs uneven parts by their size twice, and counts images once for each device that has them.
     """
     images, labels, *weights = batch
     count = tf.shape(images)[0]

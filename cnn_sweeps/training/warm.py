@@ -1,4 +1,4 @@
-"""A network for each training, and what is compiled for one used again by the next of the same graph."""
+"""Builds a network for each training; trainings with the same graph share what TensorFlow has compiled."""
 
 import json
 import logging
@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers import schedules
 from keras.src.random import seed_generator
-from keras.src.utils.naming import reset_uids  # clear_session would do it too, and have every graph prepared anew
-from tensorflow.python.framework.config import disable_op_determinism  # which TensorFlow offers nowhere else
+from keras.src.utils.naming import reset_uids  # clear_session does it, too, but then every graph is prepared anew
+from tensorflow.python.framework.config import disable_op_determinism  # TensorFlow has no public one
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.models.layers import adjustable_values, is_scaling
@@ -23,38 +23,38 @@ from cnn_sweeps.models.pretrained import features_of
 from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.text.numbers import counted
-from cnn_sweeps.training.features import frozen_beginning
+from cnn_sweeps.training.features import frozen_backbone
 from cnn_sweeps.training.network import Network, check_network, compile_model
 from cnn_sweeps.training.replicas import choose_strategy, synchronize
 
 log = logging.getLogger(__name__)
 
 _OWN_PACKAGES = ("keras", "cnn_sweeps")
-_NUM_KEPT_NETWORKS = 8  # what is compiled for one takes some 30 MB of the process's memory
+_NUM_KEPT_NETWORKS = 8  # one takes some 30 MB of the process's memory, with what is compiled for it
 _MOST_KEPT_BYTES = 2**28
-"""Of all kept networks together, on the accelerator, which other workers may share and where the next one trains too.
+"""Limit for all kept networks together, in the memory of the accelerator, which other workers may share.
 
-Eight of the default network with Adam take 12 MB; of one with 10 million parameters, 120 MB, two are kept.
+Eight default networks with Adam take 12 MB. Of a network with 10 million parameters, 120 MB, two are kept.
 """
 _UNSCALED = (
     "the network has no layer that scales its pixels, which go from 0 to 255; begin it with "
-    "cnn_sweeps.models.scaled(inputs), or whatever it was made for"
+    "cnn_sweeps.models.scaled(inputs), or with the scaling that it was made for"
 )
 _networks: dict[str, Network] = {}
-"""The networks that this process trained last, by what tells their graphs apart."""
+"""The networks that this process trained last, by `_graph_id`."""
 
 
 def build_network(
     config: RunConfig, dataset: ImageDataset, num_train_images: int, *, is_fine_tuned: bool = False
 ) -> Network:
-    """Seed the process and give the network, in the state in which training begins, or fine-tuning.
+    """Seed the process and build the network in its first state, for training or for fine-tuning.
 
-    It is built anew every time, which takes 0.1 s; what TensorFlow has compiled is that of an earlier network of this
-    process where the two differ in nothing but weights and adjustable values.
+    The network is built anew every time, which takes 0.1 s. It takes over what TensorFlow has compiled for an earlier
+    network of this process, if the two differ only in weights and adjustable values.
 
     Raises:
         ConfigError: if a batch cannot be divided among the devices, or the optimizer cannot be used.
-        ModelError: if the function gives no network that fits the classes, or the images.
+        ModelError: if the function returns no network that fits the classes or the images.
     """
     prepare_process(config)
     num_classes = len(dataset.class_names)
@@ -77,15 +77,15 @@ def build_network(
         log.warning("warning: model: %s", _UNSCALED)
     log.info("%s with %s parameters%s on %s", whole.name, *_numbers_of_parameters(whole), _device_names())
     numbers = [] if isinstance(learning_rate, float) else filter(tf.is_tensor, vars(learning_rate).values())
-    beginning = None if features is None else frozen_beginning(whole.input, features)
-    fresh = Network(whole, model, list(numbers), config.augmentation, beginning=beginning, xla=config.training.xla)
+    backbone = None if features is None else frozen_backbone(whole.input, features)
+    fresh = Network(whole, model, list(numbers), config.augmentation, backbone=backbone, xla=config.training.xla)
     if (graph_id := _graph_id(config, model)) is None:
         return fresh
     warm = _networks.pop(graph_id, fresh)
     if warm is not fresh:
         warm.adopt(fresh)
-        log.info("compiled before, for an earlier training of this process")
-    _networks[graph_id] = warm  # as the last one used
+        log.info("already compiled for an earlier training of this process")
+    _networks[graph_id] = warm  # at the end: used last
     while len(_networks) > 1 and (
         len(_networks) > _NUM_KEPT_NETWORKS or sum(each.num_bytes for each in _networks.values()) > _MOST_KEPT_BYTES
     ):
@@ -94,7 +94,7 @@ def build_network(
 
 
 def try_network(config: RunConfig) -> None:
-    """Build what a pretrained network is to be, if the settings tell what images it gets, and forget it.
+    """Build the network to find errors early, if the settings say which shape the images have.
 
     Raises:
         ModelError: if it cannot be built.
@@ -108,37 +108,37 @@ def try_network(config: RunConfig) -> None:
 
 
 def _numbers_of_parameters(model: keras.Model) -> tuple[str, str]:
-    """Say how many there are and, if not all, how many of them are trained."""
+    """Return the number of parameters and, if some layers are frozen, a remark on how many are trained."""
     total, trained = model.count_params(), sum(math.prod(each.shape) for each in model.trainable_weights)
-    is_in_part = any(not layer.trainable for layer in model.layers)
-    return f"{total:,}", f", of which {trained:,} are trained," if is_in_part else ""
+    has_frozen = any(not layer.trainable for layer in model.layers)
+    return f"{total:,}", f" ({trained:,} of them trained)" if has_frozen else ""
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Seed the generators and ask TensorFlow for repeatable kernels and the precision, before the model is built."""
-    keras.utils.disable_interactive_logging()  # MLflow's check of a saved model would draw progress bars
-    keras.config.set_floatx("float32")  # whatever the user's keras.json says
+    """Before the model is built, seed the generators and set the precision and repeatable kernels in TensorFlow."""
+    keras.utils.disable_interactive_logging()  # else MLflow's check of a saved model draws progress bars
+    keras.config.set_floatx("float32")  # the user's keras.json may say otherwise
     keras.config.set_image_data_format("channels_last")
-    reset_uids()  # equal networks get equal names, for each of which TensorFlow keeps memory for good
+    reset_uids()  # equal networks get equal names; TensorFlow never frees the memory of a name
     if config.model["_target_"].startswith("cnn_sweeps.models."):
         random.seed(config.seed)
         np.random.seed(config.seed)
-    else:  # a user's layers may need TensorFlow's own, after which it prepares every graph anew (0.4 s)
+    else:  # a user's layers may draw from TensorFlow; once that is seeded, it prepares every graph anew (0.4 s)
         keras.utils.set_random_seed(config.seed)
-    # From these Keras draws the seeds of its layers; from Python's own, a thread of Dask's draws in between, too.
+    # Keras draws the seeds of its layers from this generator; a thread of Dask draws from Python's own in between.
     seed_generator.python_random = random.Random(config.seed)
-    if config.training.xla:  # has no repeatable kernel for the gradient of max pooling
-        disable_op_determinism()  # which an earlier training of this process may have asked for
+    if config.training.xla:  # XLA has no repeatable kernel for the gradient of max pooling
+        disable_op_determinism()  # an earlier training of this process may have enabled it
     else:
         tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(config.training.precision)
 
 
 def build_schedule(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int) -> Any:
-    """Build the learning rate as a function of the step, or the constant, a float.
+    """Build the learning rate: a function of the step, or a float if it is constant.
 
-    A function reads its numbers from variables, so that another trial needs no new graph; an optimizer has a constant
-    in a variable. Cosine reaches zero after the last of the run's `epochs`.
+    A function reads its numbers from variables, so that another trial needs no new graph; Keras's optimizers hold a
+    constant in a variable themselves. A cosine schedule reaches zero after the last of the run's `epochs`.
     """
     if schedule.schedule == "exponential":
         numbers = schedule.learning_rate, schedule.decay_steps or steps_per_epoch, schedule.decay_rate
@@ -158,10 +158,10 @@ def _device_names() -> str:
 
 
 def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
-    """Give a text that is equal for trainings of the same graph; None if that cannot be told."""
+    """Return a text that is equal for trainings with the same graph; None if that cannot be known."""
     structure = structure_of(model)
     if structure is None or not config.optimizer["_target_"].startswith("keras.optimizers."):
-        return None  # a function of the user's may compute with the learning rate before there is a graph
+        return None  # a user's function may compute with the learning rate outside the graph
     num_devices = model.distribute_strategy.num_replicas_in_sync
     training = [config.training.xla, config.training.precision, num_devices]
     settings = [config.optimizer, config.schedule.schedule, asdict(config.augmentation), *training]
@@ -169,9 +169,10 @@ def _graph_id(config: RunConfig, model: keras.Model) -> str | None:
 
 
 def structure_of(model: keras.Model) -> str | None:
-    """Describe a network but for its adjustable values, so that equal texts mean equal graphs; None if nothing can.
+    """Describe a network without its adjustable values, so that equal texts mean equal graphs.
 
-    What a layer, function or regularizer of somebody else computes may depend on more than Keras can tell of it.
+    Returns None if the network has a layer, function or regularizer from outside Keras and this package: what it
+    computes may depend on more than its configuration.
     """
     if any(map(_has_hidden_state, model._flatten_layers())):
         return None
@@ -185,7 +186,7 @@ def structure_of(model: keras.Model) -> str | None:
 
 
 def _has_hidden_state(layer: keras.layers.Layer) -> bool:
-    """Whether a layer uses a foreign function, which its configuration may only name, or learned before training."""
+    """Tell whether a layer uses a foreign function, which its configuration only names, or can adapt to data."""
     functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
     is_foreign = any(function.__module__.split(".")[0] not in _OWN_PACKAGES for function in functions)
     return is_foreign or hasattr(layer, "adapt")
@@ -198,7 +199,7 @@ def _without_adjustable_values(part: Any) -> Any:
         return part
     kind = part.get("class_name")
     is_own = str(part.get("module")).split(".")[0] in _OWN_PACKAGES
-    is_lambda = part.keys() == {"value"}  # its code, but not what the code refers to
+    is_lambda = part.keys() == {"value"}  # Keras stores its code, but not what the code refers to
     if is_lambda or (kind is not None and kind != "__keras_tensor__" and not is_own):
         raise TypeError(f"{kind or 'a function'} is neither Keras's nor this project's own")
     if kind == "AdjustableL2":

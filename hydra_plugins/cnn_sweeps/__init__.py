@@ -1,1 +1,1 @@
-"""What Hydra finds of cnn-sweeps: a sweeper and launchers. Hydra imports every module here at start."""
+"""The sweeper and launchers that Hydra finds. Hydra imports every module of this folder at its start."""

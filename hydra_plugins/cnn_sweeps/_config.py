@@ -1,6 +1,6 @@
 """The settings of `hydra/sweeper=optuna`, its samplers and pruners, and of `hydra/launcher=workers` and `dask`.
 
-Keys and meanings are those of hydra-optuna-sweeper where it has them. Null takes Optuna's default.
+Settings that hydra-optuna-sweeper has, too, have the same keys and meanings here. Null takes Optuna's default.
 """
 
 from dataclasses import dataclass, field
@@ -83,49 +83,50 @@ class OptunaSweeperConf:
     _recursive_: bool = False
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
 
-    # what to try: override strings by key, e.g. {"model.l2": "tag(log,interval(1e-6,1e-2))"}; what the command line
-    # names goes before
+    # search space: override strings by key, e.g. {"model.l2": "tag(log,interval(1e-6,1e-2))"}; if the command line
+    # names keys to search, those take its place
     params: Optional[dict[str, Any]] = None  # noqa: UP045 - OmegaConf reads these types
-    # dotted path of a function of the configuration and an Optuna trial that suggests further, conditional parameters
+    # dotted path of a function(config, trial) that suggests further, conditional parameters of an Optuna trial
     custom_search_space: Optional[str] = None  # noqa: UP045
-    # config group whose options set `params`; one that the command line or an experiment chooses is searched beside the
-    # keys that the command line names, which replace its own
+    # config group whose options set `params`; a sweep searches the chosen option, and the keys of the command line,
+    # which replace those of the option
     preset_group: Optional[str] = None  # noqa: UP045
-    # its option that is there if nobody chooses one, and gives way to the keys that the command line names
+    # option of that group if nobody chooses one; not searched if the command line names keys to search
     default_preset: Optional[str] = None  # noqa: UP045
-    # points to try first, e.g. [{model.l2: 1e-4}]; what a point leaves out is sampled
+    # points to try first, e.g. [{model.l2: 1e-4}]; the sampler chooses what a point leaves out
     enqueue: list[Any] = field(default_factory=list)
 
     # minimize or maximize; a list for several objectives
     direction: Any = "minimize"
     sampler: Any = MISSING
     pruner: Any = MISSING
-    # of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
+    # trials of the whole study, over all its controllers and continuations; null: 20, or every point of a grid
     n_trials: Optional[int] = None  # noqa: UP045
-    # trials at once; auto: as many as cores, memory and GPUs are good for; null: auto with hydra/launcher=workers,
-    # 1 with others
+    # trials at once; auto: as many as cores, memory and GPUs allow; null: auto with hydra/launcher=workers, 1 with
+    # others
     n_jobs: Any = None
 
-    # null: a new one; the same name and storage continue a study
+    # name of a study to continue or to begin; null: a new study
     study_name: Optional[str] = None  # noqa: UP045
     # a journal file, sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT; null: studies/STUDY_NAME.journal
     storage: Any = None
-    # refuse or continue a study whose search space or settings have changed
+    # if the search space or settings of a study have changed: refuse or continue
     on_change: str = "refuse"
-    # equal overrides give equal results, so that exact duplicates of finished trials are not run again
+    # true: equal overrides give equal results, so a trial that repeats a finished one is not run
     deterministic: bool = True
 
-    # share of n_trials that may fail, 0 to 1, before the sweep stops
+    # share of n_trials that may fail, 0 to 1; if more fail, the sweep stops
     max_failure_rate: float = 1.0
-    # failures in a row at the same place of the code before the sweep stops
+    # failures in a row at the same place of the code after which the sweep stops
     max_identical_failures: int = 3
-    # how often a trial is tried again whose worker died or ran out of memory
+    # how often to repeat a trial whose worker died or ran out of memory
     max_retries: int = 2
-    # seconds for one trial, and for starting trials at all; null: no limit
+    # seconds that one trial may take; null: no limit
     trial_timeout_s: Optional[float] = None  # noqa: UP045
+    # seconds after which no trial is started any more; null: no limit
     timeout_s: Optional[float] = None  # noqa: UP045
 
-    # a cnn_sweeps.sweep.application.SweepApplication: checks, a record, what is done with the best trials
+    # what the application adds, a cnn_sweeps.sweep.application.SweepApplication; null: nothing
     application: Any = None
 
 
@@ -134,15 +135,15 @@ class WorkersLauncherConf:
     """`hydra.launcher`."""
 
     _target_: str = "hydra_plugins.cnn_sweeps.launchers.WorkersLauncher"
-    # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: see there
+    # jobs at once with sweepers other than `optuna`, which has its own n_jobs; auto: as there
     n_jobs: Any = 1
     # numbers of the GPUs to use, among those that CUDA_VISIBLE_DEVICES allows, e.g. [0,1]; null: all; []: none
     gpus: Any = None
-    # workers that share a GPU, at the most
+    # at most this many workers share a GPU
     jobs_per_gpu: int = 1
-    # GPUs that each worker has to itself, for training.strategy=mirrored
+    # GPUs for each worker alone, for training.strategy=mirrored
     gpus_per_job: int = 1
-    # megabytes of its own beyond which a worker is replaced after its job; null: its share of 80 % of the memory
+    # a worker that uses more megabytes of its own is replaced after its job; null: its share of 80 % of the memory
     max_worker_mb: Optional[int] = None  # noqa: UP045
 
 
@@ -151,24 +152,24 @@ class DaskLauncherConf:
     """`hydra.launcher`."""
 
     _target_: str = "hydra_plugins.cnn_sweeps.launchers.DaskLauncher"
-    # of the cluster's scheduler, tcp://HOST:PORT or tls://HOST:PORT; null: a cluster on this machine, for this sweep
+    # address of the scheduler, tcp://HOST:PORT or tls://HOST:PORT; null: start a cluster on this machine for this sweep
     address: Optional[str] = None  # noqa: UP045
-    # jobs at once under sweepers other than `optuna`, which has its own n_jobs; auto: as many as there are workers
+    # jobs at once with sweepers other than `optuna`, which has its own n_jobs; auto: as many as there are workers
     n_jobs: Any = 1
-    # what a worker must have, as told it with `dask worker --resources GPU=1`, and a job takes: {GPU: 1}; null: nothing
+    # resources that a job takes, e.g. {GPU: 1}, from workers started with `dask worker --resources GPU=1`; null: none
     resources: Any = None
     # names, hosts or addresses of the workers to use, * stands for anything: [gpu-*]; null: all
     workers: Any = None
-    # seconds that a first worker, or another one when all are gone, is waited for
+    # seconds to wait for a first worker, or for another one when all are gone
     wait_s: float = 60.0
-    # megabytes beyond which a worker's process is replaced after its job; null: 80 % of the Dask worker's memory limit
+    # a worker process that uses more megabytes is replaced after its job; null: 80 % of the Dask worker's memory limit
     max_worker_mb: Optional[int] = None  # noqa: UP045
-    # variables of the environment that jobs get from here, with the values that they have here
+    # environment variables that jobs get from this machine, with their values here
     environment: list[str] = field(default_factory=lambda: ["MLFLOW_TRACKING_URI"])
 
 
 def register() -> None:
-    """Make the options known to Hydra, unless they are: a worker process gets those of its controller."""
+    """Register the options with Hydra, unless they are: a worker process gets those of its controller."""
     _store("hydra/sweeper", "optuna", OptunaSweeperConf)
     _store("hydra/launcher", "workers", WorkersLauncherConf)
     _store("hydra/launcher", "dask", DaskLauncherConf)

@@ -30,14 +30,14 @@ class ExecutorLauncher(Launcher):
 
     @abstractmethod
     def plan_executor(self, jobs: JobsAhead) -> Executor:
-        """Give what runs jobs, not yet opened.
+        """Return the executor that is to run the jobs, not yet opened.
 
         Raises:
-            ConfigError: if it cannot be what it is asked for.
+            ConfigError: if a setting asks for something that the executor cannot do.
         """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a batch of jobs and give their results, in order."""
+        """Run a batch of jobs and return their results, in order."""
         from cnn_sweeps.sweep.jobs.executor import launch
 
         return launch(self.plan_executor, self.settings["n_jobs"], job_overrides, initial_job_idx)
@@ -49,7 +49,7 @@ class WorkersLauncher(ExecutorLauncher):
     usual_n_jobs = "auto"
 
     def plan_executor(self, jobs: JobsAhead) -> Executor:
-        """Give what runs jobs, not yet opened."""
+        """Return local worker processes, not yet opened."""
         from cnn_sweeps.sweep.jobs.local import plan_local_executor
 
         return plan_local_executor(self.settings, jobs, self.program)
@@ -59,7 +59,7 @@ class DaskLauncher(ExecutorLauncher):
     """Runs jobs on the workers of a Dask cluster; `cnn_sweeps.sweep.jobs.dask_executor` does the work."""
 
     def plan_executor(self, jobs: JobsAhead) -> Executor:
-        """Give what runs jobs, connected to the cluster and not yet opened."""
+        """Return the cluster's workers, connected and not yet opened."""
         from cnn_sweeps.errors import ConfigError
 
         try:
@@ -67,5 +67,7 @@ class DaskLauncher(ExecutorLauncher):
         except ModuleNotFoundError as error:
             if error.name not in ("dask", "distributed"):
                 raise
-            raise ConfigError("hydra/launcher=dask: Dask is not installed; pip install 'cnn-sweeps[dask]'") from error
+            raise ConfigError(
+                "hydra/launcher=dask: Dask is not installed; install it: pip install 'cnn-sweeps[dask]'"
+            ) from error
         return plan_dask_executor(self.settings, jobs, self.program)

@@ -18,14 +18,14 @@ class OptunaSweeper(Sweeper):
     """Searches with Optuna; `cnn_sweeps.sweep.controller.run_sweep` does the work."""
 
     def __init__(self, **_settings: Any) -> None:
-        """Take the settings from the composed configuration, in `setup`."""
+        """Ignore the settings: `setup` gets the whole configuration."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives."""
         self._run = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the sweep; give the completed trials, best first."""
+        """Run the sweep; return the completed trials, best first."""
         from cnn_sweeps.errors import UserError
         from cnn_sweeps.sweep.introduction import introduce_sweep
 

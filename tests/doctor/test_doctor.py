@@ -471,9 +471,9 @@ def places(tmp_path, monkeypatch):
         (["a", "b"], "a b: give the name of one study"),
         (["a", "storage=x"], "storage: no such setting; allowed: hydra.sweeper.storage"),
         (["a", "--mend"], "unrecognized arguments: --mend"),
-        (["nowhere"], f"nowhere: no such sweep here, outputs/sweeps/nowhere/study.journal is not there; .*: {NAME}$"),
-        (["a", "hydra.sweeper.storage=foreign.journal"], "a: no such study in foreign.journal; there are: foreign"),
-        (["a", "hydra.sweeper.storage=text.journal"], "hydra.sweeper.storage=text.journal: is no journal"),
+        (["nowhere"], f"nowhere: there is no such sweep here, outputs/sweeps/nowhere/study.journal does .*: {NAME}$"),
+        (["a", "hydra.sweeper.storage=foreign.journal"], "no such study in foreign.journal; name one of: foreign"),
+        (["a", "hydra.sweeper.storage=text.journal"], "text.journal: the file is no journal of Optuna"),
         (
             ["a", "hydra.sweeper.storage=database.journal"],
             "is an SQLite database; did you mean sqlite:///database.j",
@@ -482,12 +482,12 @@ def places(tmp_path, monkeypatch):
             ["a", "hydra.sweeper.storage=sqlite:///no.db"],
             "hydra.sweeper.storage=sqlite:///no.db: there is no such file",
         ),
-        (["a", "hydra.sweeper.storage=sqlite:///other.db"], "sqlite:///other.db: holds no studies of Optuna's"),
+        (["a", "hydra.sweeper.storage=sqlite:///other.db"], "sqlite:///other.db: the file holds no studies of Optuna"),
         (
             ["a", "hydra.sweeper.storage=postgresql://me:pw@127.0.0.1:1/x"],
             r"//me:\*\*\*@127.0.0.1:1/x: cannot be",
         ),
-        (["foreign", "hydra.sweeper.storage=foreign.journal"], "foreign: this study was not made by a sweep"),
+        (["foreign", "hydra.sweeper.storage=foreign.journal"], "foreign: no sweep of cnn-sweeps has made this"),
         (
             ["foreign", "hydra.sweeper.storage=foreign.journal", "tracking.uri=http://127.0.0.1:1"],
             "tracking.uri=http://127.0.0.1:1: the tracking server does not answer",

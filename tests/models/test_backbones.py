@@ -157,17 +157,17 @@ def test_what_settings_tell_is_refused_before_anything_is_imported(settings, mes
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.weights={bad.other}"], "model.weights={bad.other}: are no weights of MobileNet ("),
-        (["model.weights={bad.cut}"], "model.weights={bad.cut}: are no weights of MobileNet ("),
+        (["model.weights={bad.other}"], "model.weights={bad.other}: these are not weights of MobileNet ("),
+        (["model.weights={bad.cut}"], "model.weights={bad.cut}: these are not weights of MobileNet ("),
         (
             ["model.weights={bad.topped}"],
-            "model.weights={bad.topped}: hold 137 arrays, MobileNet without its top has 135;",
+            "model.weights={bad.topped}: the file has 137 arrays, but MobileNet without its top layers has 135;",
         ),
-        (["model.weights={bad.older}"], "model.weights={bad.older}: are no weights of MobileNet ("),
-        (["model.alpha=0.5"], "model.weights={tiny}: are no weights of MobileNet ("),
+        (["model.weights={bad.older}"], "model.weights={bad.older}: these are not weights of MobileNet ("),
+        (["model.alpha=0.5"], "model.weights={tiny}: these are not weights of MobileNet ("),
         (["data.image_size=16"], "model.backbone=MobileNet: cannot take images of 16x16 pixels (Input size must be"),
-        (["model.backbone=VGG16"], "model.alpha=0.25: VGG16 has no such width; leave it out"),
-        (["model.fine_tune=90"], "model.fine_tune=90: MobileNet has 87 layers; set at most so many"),
+        (["model.backbone=VGG16"], "model.alpha=0.25: VGG16 has no width to set; leave model.alpha out"),
+        (["model.fine_tune=90"], "model.fine_tune=90: MobileNet has 87 layers; set at most 87"),
         (
             ["model.weights=imagenet"],
             "model.weights=imagenet: the weights of MobileNet cannot be downloaded (URL fetch",

@@ -66,7 +66,7 @@ def continued(store, tmp_path_factory):
 def test_waiting_trial_with_names_that_the_command_does_not_search_is_not_run_and_the_sweep_goes_on(continued):
     first, refused, third, *_ = study_in(continued).trials
     assert (first.state.name, refused.state.name, third.state.name) == ("COMPLETE", "FAIL", "COMPLETE")
-    told = "was queued in the study with '+data.config', 'data._target_', 'hydra.run.dir', which this command does not"
+    told = "it was queued with '+data.config', 'data._target_', 'hydra.run.dir', which this sweep does not"
     assert told in refused.user_attrs["error"]
     assert told in sweep_log(continued)
     assert not (sweep_folder(continued) / "1").exists()
@@ -109,7 +109,7 @@ def test_trials_that_others_have_queued_with_unusable_values_cost_themselves_alo
     assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "FAIL", "RUNNING", "RUNNING"]
     assert [trial.number for trial in claimed] == [0, 1, 2, 3, 4]
     assert claimed[3].params == {"x": 0.25}
-    assert claimed[0].user_attrs["error"].startswith("was queued in the study with x='abc', which this command")
+    assert claimed[0].user_attrs["error"].startswith("it was queued with x='abc', which this sweep")
     assert study.claim() is None
     assert not study.failed[0].user_attrs.get("retried")
 
@@ -121,7 +121,7 @@ def test_value_that_a_users_own_function_does_not_search_costs_that_trial_alone(
         study.optuna_study.enqueue_trial({"x": 0.5, "y": y})
     refused, good = (study.extend(study.claim(), lambda trial: trial.suggest_int("y", 0, 9)) for _ in range(2))
     assert refused.state == TrialState.FAIL
-    assert f"was queued in the study with y={value!r}" in refused.user_attrs["error"]
+    assert f"it was queued with y={value!r}" in refused.user_attrs["error"]
     assert good is None
     assert study.trials[1].params == {"x": 0.5, "y": 3}
 

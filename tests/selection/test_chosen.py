@@ -93,7 +93,7 @@ def completed(number, space=None, **attributes):
 
 def test_trial_whose_weights_are_on_another_host_or_gone_is_told(finishing):
     for host, told in (
-        ("there", "trial 0: its weights are on there; the same command there tests it"),
+        ("there", "trial 0: its weights are on there; run the same command there to test it"),
         (socket.gethostname(), "trial 0: its weights were not kept; train it again to test it"),
     ):
         trial = completed(0, owner={"owner.host": host})

@@ -1,4 +1,4 @@
-"""Which trials cannot be told from the best: held against losses whose truth is known."""
+"""Which trials are not clearly worse than the best: held against losses whose truth is known."""
 
 import numpy as np
 import pytest

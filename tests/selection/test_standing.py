@@ -53,7 +53,8 @@ def test_without_more_the_best_value_is_first_and_what_cannot_be_told_from_it_is
     ]
     apart, luck = describe_uncertainty(found, compose())
     assert apart == (
-        "2 of 4 completed trials, marked ~, cannot be told from the best on these 60 validation images (95 %): 1, 2; "
+        "2 of 4 completed trials, marked ~, are not clearly worse than the best on these 60 validation images "
+        "(95 %): 1, 2; "
         "another seed may change that (confirm=3 trains the best 3 with 3 others)"
     )
     assert luck.startswith("about 0.00")
@@ -63,7 +64,7 @@ def test_without_more_the_best_value_is_first_and_what_cannot_be_told_from_it_is
 def test_nothing_is_said_of_a_single_trial_and_nothing_of_seeds_that_were_tried():
     assert describe_uncertainty(standing(completed=COMPLETED[:1]), compose()) == []
     (apart,) = describe_uncertainty(standing("repeats=2", completed=[COMPLETED[0], COMPLETED[3]]), compose("repeats=2"))
-    assert apart == "all other completed trials can be told from the best on these 60 validation images (95 %)"
+    assert apart == "all other completed trials are clearly worse than the best on these 60 validation images (95 %)"
 
 
 def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_told_apart():
@@ -72,8 +73,8 @@ def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_told_ap
     before.number = 9
     apart, *_ = describe_uncertainty(standing(completed=[COMPLETED[0], before, COMPLETED[3]]), compose())
     assert apart.startswith(
-        "all other completed trials that are compared can be told from the best on these 60 validation images (95 %); "
-        "1 is not compared, of which no values of these images are kept"
+        "all other compared trials are clearly worse than the best on these 60 validation images (95 %); "
+        "not compared: 1, which kept no values of these images"
     )
 
 
@@ -82,13 +83,13 @@ def test_of_those_that_were_trained_again_the_best_mean_is_first_and_the_others_
     found = standing("confirm=2", confirmed=confirmed)
     assert numbers(found.order) == [1, 0, 2, 3]
     assert found.told == [
-        "trial 1 is the best of 2 that were trained again, 1.2 ± 0.058, mean of 3 seeds; trial 0, whose value was the "
-        "best, 1.4 ± 0.058, mean of 3 seeds"
+        "trial 1 is the best of 2 that were trained again: 1.2 ± 0.058, mean of 3 seeds; trial 0, which had the best "
+        "value: 1.4 ± 0.058, mean of 3 seeds"
     ]
     assert found.rank(COMPLETED)[0].remark == "again: 1.2 ± 0.058, mean of 3 seeds"
     assert numbers(found.by_value) == [0, 1, 2, 3]
     apart, _ = describe_uncertainty(found, compose("confirm=2"))
-    assert "cannot be told from trial 0, whose value is the best, on these 60 validation images" in apart
+    assert "are not clearly worse than trial 0, which has the best value, on these 60 validation images" in apart
 
 
 def test_what_was_confirmed_of_trials_that_are_no_longer_among_the_best_does_not_count():

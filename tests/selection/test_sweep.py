@@ -119,7 +119,7 @@ def test_page_of_a_sweep_begins_with_the_best_trial_and_the_link_to_all_then_its
     link = f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)"
     assert lines[1].rstrip().endswith(link)
     assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[2])
-    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials cannot be told from it", lines[3])
+    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials are not clearly worse than it", lines[3])
     assert lines[4].rstrip() == "**Model**: `registered as plain sweep-synthetic version 1`"
 
 
@@ -221,7 +221,7 @@ def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
         trial.number for trial in ranked
     ]
     assert {int(row["number"]) for row in rows if row["tied_with_best"] == "True"} == {*noted["tied"]}
-    assert "told from the best on these 12 validation images (95 %)" in sweep_log(swept.folder)
+    assert "clearly worse than the best on these 12 validation images (95 %)" in sweep_log(swept.folder)
 
 
 def test_report_tells_what_was_found_and_how_the_champion_is_used(swept):
@@ -542,7 +542,7 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     assert Image.open(artifact(parent, "ablation.png")).width > 800
     page = Path(artifact(parent, "report.html")).read_text()
     assert "10 trainings compare none, dropout, l2, both, both_and_decay, with 2 seeds." in page
-    assert "Two seeds say nothing" in page
+    assert "Two seeds are too few, so every verdict" in page
     note = parent.data.tags["mlflow.note.content"]
     short, link, *claims = note.partition("\n\n")[0].splitlines()
     assert short.rstrip() == "**Undecided: dropout, L2, both together, early stopping, decay**"
@@ -639,7 +639,7 @@ def test_evaluate_best_false_tests_nothing_and_keeps_the_model_and_pictures_none
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
     assert files == {"trials.csv", "sweep.log", "multirun.yaml", "optimization_results.yaml", "report.html"}
     page = Path(artifact(parent, "report.html")).read_text()
-    assert "it was not tested" not in page  # but measured on validation images, as its model is kept
+    assert "It was not tested" not in page  # but measured on validation images, as its model is kept
     assert "Validation images: how good the network is" in page
     assert "data:image" not in page
     assert "<script" not in page
@@ -794,12 +794,12 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         ),
         (
             ["model=pretrained", "data=synthetic", "data.image_size=32,64"],
-            "data.image_size: all trials of a sweep train on the same images, and these would have several sizes",
+            "data.image_size: the trials would have images of several sizes",
         ),
         (["model.filters=[8],[]"], "model.filters=[]"),
         (["data.num_images=interval(10.5,20)", "data=synthetic"], "data.num_images=10.5: should be a valid integer"),
-        (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): an empty interval"),
-        (["model.l2=tag(log,interval(0,0.1))"], "model.l2=tag(log,interval(0,0.1)): a log interval must begin above 0"),
+        (["model.dropout=interval(0.5,0.1)"], "model.dropout=interval(0.5,0.1): the interval is empty"),
+        (["model.l2=tag(log,interval(0,0.1))"], "model.l2=tag(log,interval(0,0.1)): an interval with a log scale must"),
         (["objective=val_f1"], "objective=val_f1: should be one or a list of val_log_loss, val_accuracy"),
         (["objective=test_accuracy"], "objective=test_accuracy: a sweep must not look at test images"),
         (["objective=[val_log_loss,test_log_loss]"], "a sweep must not look at test images"),
@@ -807,12 +807,12 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         (["hydra.sweeper.direction=maximize"], "set hydra.sweeper.direction=minimize"),
         (
             ["objective=[val_log_loss,val_accuracy]"],
-            "hydra.sweeper.direction=minimize: does not fit objective=['val_log_loss', 'val_accuracy']; "
+            "hydra.sweeper.direction=minimize: this does not fit objective=['val_log_loss', 'val_accuracy']; "
             "set hydra.sweeper.direction=[minimize,maximize]",
         ),
         (["hydra.sweeper.direction=[minimize,minimize]"], "set hydra.sweeper.direction=minimize"),
         (["confirm=1"], "confirm=1: should be 0 or a number of trials, at least 2"),
-        (["confirm=2", "seed=0,1"], "confirm=2: trains the best trials again with other seeds, and seed is searched"),
+        (["confirm=2", "seed=0,1"], "confirm=2: this trains the best trials again with other seeds, but"),
         (["confirm=2", "objective=[val_log_loss,num_parameters]"], "confirm=2: of several objectives no trial is the"),
         (["prefer=smallest"], "prefer=smallest: should be 'strongest_regularization'"),
         (["evaluate_best=-1"], "evaluate_best=-1: should be false or a number of trials"),
@@ -828,7 +828,7 @@ def test_search_preset_passes_all_checks_and_then_alone_the_storage_is_asked(pre
         (["search=regularisation"], "did you mean regularization?"),
         (["hydra/sweeper/pruner=x"], "hydra/sweeper/pruner=x: no such option"),
         (["hydra/sweeper/sampler=x"], "hydra/sweeper/sampler=x: no such option"),
-        (["hydra.sweeper.enqueue=[{model.dropout:0.9}]"], "enqueue[0].model.dropout: 0.9 is not in 0.0 to 0.7"),
+        (["hydra.sweeper.enqueue=[{model.dropout:0.9}]"], "enqueue[0].model.dropout: 0.9 is not between 0.0 and 0.7"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line_before_there_is_anything(overrides, message, run_train, tmp_path):

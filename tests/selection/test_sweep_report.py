@@ -32,9 +32,9 @@ def test_report_says_in_sentences_what_was_found_and_names_are_text_in_it(tmp_pa
     assert "20 trials searched for the best validation log loss over model.dropout, model.l2, &lt;b&gt;x" in page
     assert "16 done, 4 pruned" in page
     assert f"Trial {best.number} is the chosen one: validation log loss {best.value:.4g}" in page
-    assert "2 of them cannot be told from the best." in page
-    assert "Of the settings model.dropout explains most of the differences" in page
-    assert "it was not tested" in page
+    assert "2 of them are not clearly worse than the best." in page
+    assert "Of the settings, model.dropout explains most of the differences" in page
+    assert "It was not tested" in page
     assert "<h1>Sweep &lt;i&gt;made&lt;/i&gt;</h1>" in page
     assert not re.search("<img|<i>|<b>x|<script>|<tag>", page)
 

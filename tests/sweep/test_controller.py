@@ -149,8 +149,8 @@ def test_trial_that_repeats_a_finished_one_is_not_run_again(tmp_path):
 def test_space_of_few_points_is_told_and_ends_the_sweep_once_all_are_known(tmp_path):
     space = {"x": IntDistribution(0, 2)}
     assert sorted(run(tmp_path, space=space, total=40)) == [0, 1, 2]
-    assert "40 trials of x in [0, 2], which has 3 different points; once all are known" in log_in(tmp_path)
-    assert log_in(tmp_path).count("all 3 different points are known; no further trial is started") == 1
+    assert "40 trials of x in [0, 2]; the search space has 3 points, and each runs once" in log_in(tmp_path)
+    assert log_in(tmp_path).count("all 3 points of the search space have run; no further trial starts") == 1
     assert states(tmp_path)["COMPLETE"] < 40
     assert run(tmp_path, space=space, total=40) == []
 
@@ -159,9 +159,7 @@ def test_changed_space_in_which_nothing_is_left_to_run_says_so_and_a_new_grid_is
     run(tmp_path, points=range(3))
     changed = {"on_change": "continue", "space": {"x": IntDistribution(0, 1)}}
     assert run(tmp_path, points=range(2), **changed) == []
-    assert "nothing is left to run: the study is for 3 trials, and has 3 of before the change; choose" in log_in(
-        tmp_path
-    )
+    assert "nothing is left to run: the study is for 3 trials, and had 3 before the change; choose" in log_in(tmp_path)
     changed["space"] = {"x": IntDistribution(2, 4)}
     assert run(tmp_path, points=range(2, 5), **changed) == [3, 4]
 
@@ -213,7 +211,7 @@ def test_equal_failures_in_a_row_stop_the_sweep_with_the_fix_and_the_same_comman
     with pytest.raises(SweepError) as stopped:
         run(tmp_path, lambda x: x if x == 1 else failing(x), points=range(6), application=application)
     assert str(stopped.value) == (
-        "3 trials in a row failed at the same place (ValueError: x is 4); correct the cause and give the same command "
+        "3 trials in a row failed at the same place (ValueError: x is 4); correct the cause and run the same command "
         "with hydra.sweeper.study_name=study, or raise hydra.sweeper.max_identical_failures"
     )
     assert "in fail" in log_in(tmp_path)
@@ -247,7 +245,7 @@ def test_too_many_failures_stop_the_sweep(tmp_path):
 def test_sweep_whose_every_trial_is_lost_or_not_finite_stops_early_and_goes_on_once_the_cause_is_gone(tmp_path):
     how = {"points": range(10), "max_retries": 0}
     for result, told in ((DEAD, "the worker process died"), (math.nan, "the objective is nan")):
-        with pytest.raises(SweepError, match=rf"3 trials in a row failed alike and none has completed \({told}"):
+        with pytest.raises(SweepError, match=rf"3 trials in a row failed alike, and no trial has completed \({told}"):
             run(tmp_path, lambda _x, result=result: result, **how)
     assert len(trials_in(tmp_path)) == 3 + 7 + 6
     run(tmp_path, **how)
@@ -258,7 +256,7 @@ def test_sweep_whose_every_trial_is_lost_or_not_finite_stops_early_and_goes_on_o
 @pytest.mark.parametrize(
     ("result", "advice"),
     [
-        (math.nan, "2 failed, 0 running; the last failure: the objective is nan; correct the cause and give the same"),
+        (math.nan, "2 failed, 0 running; the last failure: the objective is nan; correct the cause; the same command"),
         (raised(TrialPruned()), "choose a more patient hydra/sweeper/pruner"),
     ],
 )
@@ -281,7 +279,7 @@ def test_controller_that_waits_for_another_one_to_test_the_best_trials_ends_at_t
     tmp_path, others, number
 ):
     def interrupt():
-        wait_until(lambda: "waiting for another controller, which tests" in log_in(tmp_path), "a wait")
+        wait_until(lambda: "waiting while another controller tests" in log_in(tmp_path), "a wait")
         os.kill(os.getpid(), number)
 
     application = Noting()

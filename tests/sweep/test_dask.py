@@ -479,7 +479,7 @@ def test_dask_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     launcher = DaskLauncher(**USUAL)
     launcher.program = None
-    with pytest.raises(ConfigError, match=r"Dask is not installed; pip install 'cnn-sweeps\[dask\]'"):
+    with pytest.raises(ConfigError, match=r"Dask is not installed; install it: pip install 'cnn-sweeps\[dask\]'"):
         launcher.plan_executor(JobsAhead(1, 1))
 
 

@@ -81,14 +81,14 @@ def test_worker_may_have_several_gpus(this_machine, visible, seen):
 @pytest.mark.parametrize(
     ("n_jobs", "settings", "message"),
     [
-        (1, {"gpus_per_job": 4}, "gpus_per_job=4: this process may use 3 GPUs; lower it"),
-        (1, {"gpus": [], "gpus_per_job": 2}, "gpus_per_job=2: this process may use 0 GPUs; lower it"),
+        (1, {"gpus_per_job": 4}, "gpus_per_job=4: this process may use 3 GPUs; set a lower number"),
+        (1, {"gpus": [], "gpus_per_job": 2}, "gpus_per_job=2: this process may use 0 GPUs; set a lower number"),
         (
             2,
             {"gpus_per_job": 2},
-            "GPUs 0,1 with .*gpus_per_job=2 take 1; set hydra.launcher.gpus_per_job=1, lower n_jobs",
+            "GPUs 0,1 with .*gpus_per_job=2 take at most 1; set hydra.launcher.gpus_per_job=1, lower n_jobs",
         ),
-        (1, {"gpus_per_job": 2, "jobs_per_gpu": 2}, "jobs_per_gpu=2: is for jobs that share .*; set one of them to 1"),
+        (1, {"gpus_per_job": 2, "jobs_per_gpu": 2}, "jobs_per_gpu=2 lets jobs share .*; set one of them to 1"),
     ],
 )
 def test_gpus_per_job_that_cannot_be_are_refused(this_machine, n_jobs, settings, message):
@@ -104,16 +104,16 @@ def test_gpus_that_are_not_wanted_are_hidden(this_machine):
 
 def test_gpu_that_is_not_there_is_refused(this_machine):
     this_machine(gpus="0,1")
-    with pytest.raises(ConfigError, match=r"hydra.launcher.gpus=\[0, 2\]: there is no GPU 2 here; .*: 0 to 1"):
+    with pytest.raises(ConfigError, match=r"hydra.launcher.gpus=\[0, 2\]: there is no GPU 2; name numbers from 0 to 1"):
         plan(gpus=[0, 2])
     this_machine(gpus="")
-    with pytest.raises(ConfigError, match=r"hydra.launcher.gpus=\[0\]: there is no GPU 0 here; .*: none"):
+    with pytest.raises(ConfigError, match=r"hydra.launcher.gpus=\[0\]: there is no GPU 0; this process sees no GPU"):
         plan(gpus=[0])
 
 
 def test_more_workers_than_the_gpus_take_are_refused_with_the_fix(this_machine):
     this_machine(gpus="0,1")
-    with pytest.raises(ConfigError, match=r"n_jobs=5: GPUs 0, 1 .* take 2; set hydra.launcher.jobs_per_gpu=3"):
+    with pytest.raises(ConfigError, match=r"n_jobs=5: GPUs 0, 1 .* take at most 2; set hydra.launcher.jobs_per_gpu=3"):
         plan(5)
 
 

@@ -81,7 +81,7 @@ def test_trial_trains_on_unpruned_while_the_database_is_away_and_reports_later(
     assert trial.would_be_among_best(2.0, 1)
     trial.note_if_possible("values", [2.0])
     assert trial.best_trial() is None
-    assert "the trial trains on, and is not pruned meanwhile" in caplog.text
+    assert "the trial goes on, without pruning for now" in caplog.text
     postgres.start()
     time.sleep(0.2)
     assert not trial.report(3.0, 4)

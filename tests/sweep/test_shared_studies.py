@@ -139,7 +139,7 @@ def test_trial_of_a_host_that_died_is_taken_over_and_the_total_is_met(open_at, c
         assert clock.now < 1000
     assert 150 < clock.now <= 175
     assert [(trial.number, trial.state.name) for trial in recovered] == [(0, "FAIL")]
-    assert recovered[0].user_attrs["error"] == "its controller gives no sign of life any more"
+    assert recovered[0].user_attrs["error"] == "its controller has stopped giving signs of life"
     again = study.claim()
     assert (again.user_attrs["retry_of"], again.params) == (0, lost.params)
     complete(study, again)

@@ -261,17 +261,17 @@ def test_extreme_values_are_both_ends_or_every_choice(loader):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x=interval(1,0)", "an empty interval"),
+        ("x=interval(1,0)", "the interval is empty"),
         ("x=interval(0,inf)", "finite"),
         ("x=interval(nan,1)", "finite"),
-        ("x=tag(log,interval(0,1))", "a log interval must begin above 0"),
-        ("x=tag(log,interval(-1,1))", "a log interval must begin above 0"),
-        ("x=tag(log,int(interval(0,9)))", "a log interval must begin above 0"),
-        ("x=range(5,1)", "holds no value"),
-        ("x=range(3,3)", "holds no value"),
+        ("x=tag(log,interval(0,1))", "an interval with a log scale must begin above 0"),
+        ("x=tag(log,interval(-1,1))", "an interval with a log scale must begin above 0"),
+        ("x=tag(log,int(interval(0,9)))", "an interval with a log scale must begin above 0"),
+        ("x=range(5,1)", "there is no value"),
+        ("x=range(3,3)", "there is no value"),
         ("x=range(0,5,0)", "step"),
-        ("model=glob(none*)", "holds no value"),
-        ("no_group=glob(*)", "holds no value"),
+        ("model=glob(none*)", "there is no value"),
+        ("no_group=glob(*)", "there is no value"),
     ],
 )
 def test_space_that_holds_nothing_is_refused_with_what_was_written(loader, text, message):
@@ -282,12 +282,12 @@ def test_space_that_holds_nothing_is_refused_with_what_was_written(loader, text,
 
 
 def test_grid_of_an_interval_is_refused_with_its_key(loader):
-    with pytest.raises(ConfigError, match=r"^y: a grid needs listed values.*range\("):
+    with pytest.raises(ConfigError, match=r"^y: a grid cannot have an interval.*range\("):
         list(parse(loader, "x=1,2", "y=interval(0,1)").grid())
 
 
 def test_grid_of_too_many_points_is_refused_with_their_number(loader):
-    with pytest.raises(ConfigError, match=r"a grid of 10,100 trials; allowed: 10,000"):
+    with pytest.raises(ConfigError, match=r"this grid has 10,100 trials; at most 10,000 are allowed"):
         list(parse(loader, "x=range(0,101)", "y=range(0,100)").grid())
     points = list(parse(loader, "x=range(0,100)", "y=range(0,100)").grid())
     assert all(a != b for a, b in pairwise(points))

@@ -284,9 +284,7 @@ def test_study_whose_trials_another_program_has_run_is_refused_with_a_way_out(tm
     foreign = study_of_optuna_alone(tmp_path)
     foreign.enqueue_trial({"x": 0.5})
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    told = (
-        "^hydra.sweeper.study_name=study: is the study of another program in this storage, with 2 trials of its own; "
-    )
+    told = "^hydra.sweeper.study_name=study: this storage has a study of another program by that name, with 2 trials; "
     with pytest.raises(StudyError, match=f"{told}choose another hydra.sweeper.study_name$"):
         open_study(tmp_path)
     assert foreign.user_attrs == {}
@@ -439,7 +437,7 @@ def test_change_is_refused_by_its_difference_or_continued_if_asked(tmp_path, bef
     run_all(open_study(tmp_path, total=1, **before))
     with pytest.raises(StudyError) as error:
         open_study(tmp_path, total=2, **now)
-    assert "hydra.sweeper.study_name=study: was made for another sweep" in str(error.value)
+    assert "hydra.sweeper.study_name=study: the study was made for another sweep" in str(error.value)
     assert f"({difference})" in str(error.value)
     assert "hydra.sweeper.on_change=continue" in str(error.value)
     assert "\n" not in str(error.value)
@@ -609,11 +607,11 @@ def test_every_pruner_judges_reported_values(tmp_path, pruner):
             "hydra.sweeper.sampler._target_=optuna.samplers.NoSampler",
         ),
         ({"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup": 1}}, "n_startup"),
-        ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "is no Optuna sampler"),
+        ({"sampler": {"_target_": "optuna.pruners.NopPruner"}}, "this is no Optuna sampler"),
         ({"sampler": {}}, "hydra.sweeper.sampler"),
         ({"pruner": {"_target_": "optuna.pruners.ThresholdPruner"}}, "lower"),
         ({"pruner": {"_target_": "optuna.pruners.PercentilePruner", "percentile": 101}}, "[Pp]ercentile"),
-        ({"pruner": {"_target_": "optuna.samplers.RandomSampler"}}, "is no Optuna pruner"),
+        ({"pruner": {"_target_": "optuna.samplers.RandomSampler"}}, "this is no Optuna pruner"),
     ],
 )
 def test_sampler_or_pruner_that_cannot_be_built_is_refused_before_there_is_a_study(tmp_path, changed, message):

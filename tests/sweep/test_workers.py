@@ -217,7 +217,7 @@ def kill_what_this_is_a_fork_of():
 def test_worker_that_is_lost_with_what_it_was_a_fork_of_is_killed_and_named_as_such(tmp_path):
     with a_slot(tmp_path, worker_module="json") as slot:
         pid = slot.call(os.getpid, [])
-        with pytest.raises(LostWorkerError, match=r"died \(killed, as the process that it was a fork of\)"):
+        with pytest.raises(LostWorkerError, match=r"died \(killed, and its parent process, too\)"):
             slot.call(kill_what_this_is_a_fork_of, [])
         wait_until(lambda: not psutil.pid_exists(pid), "its end")
         assert slot.call(os.getpid, []) != pid
@@ -252,12 +252,12 @@ def test_error_in_a_worker_says_where_it_was_and_no_more_the_next_time(tmp_path,
     ("overrides", "message"),
     [
         (["hydra.sweeper.n_jobs=many"], "error: hydra.sweeper.n_jobs=many: should be auto or a number of trials"),
-        (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: is not known"),
+        (["hydra.sweeper.n_jobs=auto", "hydra/launcher=basic"], "error: hydra.sweeper.n_jobs=auto: a "),
         (
             ["hydra.sweeper.n_jobs=2", "hydra/launcher=basic"],
             "error: hydra.sweeper.n_jobs=2: hydra/launcher=basic runs one",
         ),
-        (["hydra.launcher.gpus=[77]"], "error: hydra.launcher.gpus=[77]: there is no GPU 77 here"),
+        (["hydra.launcher.gpus=[77]"], "error: hydra.launcher.gpus=[77]: there is no GPU 77;"),
         (["hydra.launcher.gpus=0"], "error: hydra.launcher.gpus=0: should be a list of numbers"),
         (["hydra.launcher.gpus=[0,0]"], "error: hydra.launcher.gpus=[0, 0]: should be a list of numbers"),
         (["hydra.launcher.gpus=all"], "error: hydra.launcher.gpus=all: should be a list of numbers"),

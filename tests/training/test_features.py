@@ -1,4 +1,4 @@
-"""What a frozen beginning makes of images is that of just these images, changes and network, and of no test image."""
+"""What a frozen backbone makes of images is that of just these images, changes and network, and of no test image."""
 
 import os
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tiny_backbones import PRETRAINED
 from cnn_sweeps.data.images import load_images
 from cnn_sweeps.models import Features, classification_head
 from cnn_sweeps.training.batches import epoch_order, training_batch
-from cnn_sweeps.training.features import FrozenBeginning, load_features, load_views
+from cnn_sweeps.training.features import FrozenBackbone, load_features, load_views
 from cnn_sweeps.training.inputs import Inputs
 from cnn_sweeps.training.network import Network, compile_model
 
@@ -30,13 +30,13 @@ def a_network(side=32, channels=3, scale=1.0):
     return image, features
 
 
-def a_beginning(**settings):
-    return FrozenBeginning(keras.Model(*a_network(**settings)))
+def a_backbone(**settings):
+    return FrozenBackbone(keras.Model(*a_network(**settings)))
 
 
 @pytest.fixture(scope="module")
-def beginning():
-    return a_beginning()
+def backbone():
+    return a_backbone()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def with_first_changed(pixels):
     return pixels
 
 
-def test_features_of_others_are_not_used(beginning, images, tmp_path):
+def test_features_of_others_are_not_used(backbone, images, tmp_path):
     """Of other images, other weights, another size, more channels, another precision, other changes or more of them."""
     count, positions = len(images.dataset.labels), np.arange(10)
 
@@ -68,42 +68,42 @@ def test_features_of_others_are_not_used(beginning, images, tmp_path):
 
     def views(*changes):
         augmentation = compose(*PRETRAINED, *AUGMENTED, *changes).augmentation
-        return num_files(load_views, beginning, images.dataset, positions, str(tmp_path), augmentation)
+        return num_files(load_views, backbone, images.dataset, positions, str(tmp_path), augmentation)
 
-    assert features(beginning) == features(a_beginning()) == 1
-    assert features(beginning, with_images(images, with_first_changed)) == 2
-    assert features(a_beginning(scale=2.0)) == 3
-    assert features(a_beginning(side=16), with_images(images, lambda pixels: pixels[:, :16, :16])) == 4
-    assert features(a_beginning(channels=1), with_images(images, lambda pixels: pixels[..., :1])) == 5
+    assert features(backbone) == features(a_backbone()) == 1
+    assert features(backbone, with_images(images, with_first_changed)) == 2
+    assert features(a_backbone(scale=2.0)) == 3
+    assert features(a_backbone(side=16), with_images(images, lambda pixels: pixels[:, :16, :16])) == 4
+    assert features(a_backbone(channels=1), with_images(images, lambda pixels: pixels[..., :1])) == 5
     try:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        assert features(a_beginning()) == 6
+        assert features(a_backbone()) == 6
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert views() == 7
     assert views("augmentation.rotation_degrees=5") == 8
     assert views("augmentation.views=4") == 9
-    assert features(beginning) == views() == 9
+    assert features(backbone) == views() == 9
 
 
-def test_changed_image_gets_features_of_its_own(beginning, images, tmp_path):
+def test_changed_image_gets_features_of_its_own(backbone, images, tmp_path):
     positions = np.arange(len(images.dataset.labels))
-    before = load_features(beginning, images.dataset, positions, str(tmp_path)).numpy()
-    after = load_features(beginning, with_images(images, with_first_changed), positions, str(tmp_path)).numpy()
+    before = load_features(backbone, images.dataset, positions, str(tmp_path)).numpy()
+    after = load_features(backbone, with_images(images, with_first_changed), positions, str(tmp_path)).numpy()
     assert not np.allclose(before[0], after[0], atol=1e-3)
     np.testing.assert_array_equal(before[1:], after[1:])
 
 
 def test_features_are_kept_elsewhere_where_their_folder_cannot_be_written_and_that_is_told(
-    beginning, images, tmp_path, closed, caplog
+    backbone, images, tmp_path, closed, caplog
 ):
     positions, other = np.arange(10), tmp_path / f"cnn_sweeps-{os.getuid()}"
-    told = load_features(beginning, images.dataset, positions, str(closed / "cache")).numpy()
+    told = load_features(backbone, images.dataset, positions, str(closed / "cache")).numpy()
     assert f"training.cache_dir={closed}/cache: {closed} cannot be written; " in caplog.text
     assert f"is kept in {other}, " in caplog.text
     assert (list(closed.iterdir()), len(list((other / "features").iterdir()))) == ([], 1)
     np.testing.assert_array_equal(
-        told, load_features(beginning, images.dataset, positions, str(tmp_path / "open")).numpy()
+        told, load_features(backbone, images.dataset, positions, str(tmp_path / "open")).numpy()
     )
 
 
@@ -113,8 +113,8 @@ def the_inputs(images, cache_dir, *settings):
     whole = keras.Model(image, classification_head(features, 2))
     rest = keras.Model(features, whole.output)
     compile_model(rest, keras.optimizers.SGD(0.1), 2)
-    beginning = FrozenBeginning(keras.Model(image, features))
-    network = Network(whole, rest, [], config.augmentation, beginning=beginning, xla=False)
+    backbone = FrozenBackbone(keras.Model(image, features))
+    network = Network(whole, rest, [], config.augmentation, backbone=backbone, xla=False)
     return Inputs(network, images, config), network, config
 
 
@@ -129,7 +129,7 @@ def test_without_changes_or_views_training_is_on_the_features_of_the_images_them
     order = epoch_order(source, tf.constant(0, tf.int64))
     given = training_batch(source, order, config.augmentation, tf.constant(0, tf.int64), tf.constant(1))[0].numpy()
     pixels = images.dataset.images[order.numpy()[16:32]].astype(np.float32)
-    np.testing.assert_allclose(given, network.beginning.compute(tf.constant(pixels)), atol=1e-5)
+    np.testing.assert_allclose(given, network.backbone.compute(tf.constant(pixels)), atol=1e-5)
 
 
 def test_each_epoch_draws_a_view_of_each_training_image_and_other_images_stay_as_they_are(images, tmp_path):
@@ -161,13 +161,13 @@ def test_each_epoch_draws_a_view_of_each_training_image_and_other_images_stay_as
 
 
 def test_no_feature_of_a_trials_test_images_is_computed(images, tmp_path, monkeypatch):
-    computed, compute = [], FrozenBeginning.compute
+    computed, compute = [], FrozenBackbone.compute
 
-    def counted(beginning, pixels):
+    def counted(backbone, pixels):
         computed.append(len(pixels))
-        return compute(beginning, pixels)
+        return compute(backbone, pixels)
 
-    monkeypatch.setattr(FrozenBeginning, "compute", counted)
+    monkeypatch.setattr(FrozenBackbone, "compute", counted)
     inputs, _, _ = the_inputs(images.without_test(), tmp_path)
     source = inputs.to_train()
     inputs.predict(images.split.val)

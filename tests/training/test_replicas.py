@@ -64,7 +64,7 @@ def test_interrupted_training_on_two_devices_goes_on_to_the_same_weights(found):
 
 def test_batch_that_cannot_be_divided_is_refused(found):
     assert found["refusal"] == (
-        "training.batch_size=15: cannot be divided among 2 devices by training.strategy=mirrored; "
+        "training.batch_size=15: training.strategy=mirrored cannot divide it among 2 devices; "
         "set a multiple of 2, or training.strategy=single"
     )
 
@@ -80,4 +80,4 @@ def test_one_device_is_the_single_strategy_and_the_log_says_so(caplog):
     caplog.set_level("INFO")
     weights = [Run(f"training.strategy={name}").train().model.get_weights() for name in ("single", "mirrored")]
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
-    assert "training.strategy=mirrored: there is one device, so this is training.strategy=single" in caplog.messages
+    assert "training.strategy=mirrored: this machine has one device; training as with" in caplog.text

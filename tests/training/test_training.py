@@ -150,7 +150,7 @@ def test_class_weights_scale_the_loss_but_not_the_metric():
 
 
 def test_loss_that_is_not_finite_ends_the_run_with_what_to_change():
-    with pytest.raises(TrainingError, match=r"train_loss became nan in epoch 1; lower optimizer.learning_rate"):
+    with pytest.raises(TrainingError, match=r"train_loss became nan in epoch 1; set a lower optimizer.learning_rate"):
         Run("optimizer.learning_rate=1e30").train()
 
 
@@ -191,7 +191,7 @@ def test_numbers_that_another_thread_draws_do_not_change_a_network():
 
 
 def test_what_is_no_keras_model_is_refused():
-    with pytest.raises(ModelError, match="the function gave a dict; it must return"):
+    with pytest.raises(ModelError, match="the function returned a dict; it must return"):
         check_network({}, 2)
 
 

@@ -1,4 +1,4 @@
-"""Charts of how a sweep went: history, learning curves, Pareto front, timeline."""
+"""Charts of the course of a sweep: history, learning curves, Pareto front, timeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": BLACK, "RUNNING": GREY}
 
 
 def draw_course(study: Study) -> list[Chart]:
-    """Give the charts that the trials are enough for."""
+    """Return the charts for which there are enough trials."""
     draw: list[Callable[[Study], Chart | None]] = [draw_history, draw_learning_curves, draw_front, draw_timeline]
     charts = [each(study) for each in draw]
     return [chart for chart in charts if chart is not None]
@@ -55,17 +55,17 @@ def draw_history(study: Study) -> Chart | None:
     ]
     axis = value_axis(study.objectives[0], [*values.values(), *pruned.values()])
     layout = {"xaxis": whole_number_axis("trial", max(numbers)), "yaxis": axis}
-    return Chart("History", "What each trial came to, in the order in which they began.", traces, layout)
+    return Chart("History", "The value of each trial, in the order in which they began.", traces, layout)
 
 
 def draw_learning_curves(study: Study) -> Chart | None:
-    """Draw the objective of each trial after each epoch; of many the best ones, and some of the others."""
+    """Draw the objective of each trial after each epoch; if there are many, the best ones and some of the others."""
     trials, best = [trial for trial in study.trials if trial.intermediate_values], {t.number for t in study.ranking[:1]}
     if not trials:
         return None
     lines, values = list[Line](), list[float]()
     shown = some(trials, study.ranking)
-    for trial in sorted(shown, key=lambda trial: trial.number in best):  # the best one above the others
+    for trial in sorted(shown, key=lambda trial: trial.number in best):  # draws the best one above the others
         colour = _STATES.get(trial.state.name, GREY)
         other = Style(trial.state.name.lower(), colour, opacity=0.55)
         style = Style("chosen trial", RED, 3) if trial.number in best else other
@@ -73,7 +73,7 @@ def draw_learning_curves(study: Study) -> Chart | None:
         losses = [trial.intermediate_values[epoch] for epoch in epochs]
         lines.append(Line(trial, epochs, losses, style))
         values += losses
-    note = "Validation after each epoch; a pruned trial ends early. Where a curve gets worse again, it learns by heart."
+    note = "Validation after each epoch; a pruned trial ends early. Where a curve gets worse again, the trial overfits."
     if len(shown) < len(trials):
         note += f" Of {len(trials):,} trials, the best {MOST_LINES // 2} and an even sample of the others are drawn."
     epochs_axis = whole_number_axis("epoch", max(max(line.x) for line in lines))
@@ -82,7 +82,7 @@ def draw_learning_curves(study: Study) -> Chart | None:
 
 
 def draw_front(study: Study) -> Chart | None:
-    """Draw two objectives against each other; the trials that no other one beats in both are the Pareto front."""
+    """Draw two objectives against each other, with the Pareto front: trials that no other one beats in both."""
     front = sorted(study.ranking[: study.num_best], key=lambda trial: trial.values[0])
     others = study.ranking[study.num_best :]
     if len(study.objectives) != 2 or len(study.ranking) < 2:
@@ -90,7 +90,7 @@ def draw_front(study: Study) -> Chart | None:
     on_front = {"name": "Pareto front", "mode": "lines+markers", "line": {"color": RED, "dash": "dot", "width": 1}}
     traces = [_both(others, BLUE) | {"name": "completed"}, _both(front, RED) | on_front]
     axes = [value_axis(name, [t.values[i] for t in study.ranking]) for i, name in enumerate(study.objectives)]
-    note = "On the front are the trials that no other one beats in both objectives: which is best is for you to say."
+    note = "No other trial beats those on the front in both objectives; you choose among them."
     return Chart("Pareto front", note, traces, dict(zip(("xaxis", "yaxis"), axes, strict=True)))
 
 
@@ -100,7 +100,7 @@ def _both(trials: Sequence[FrozenTrial], colour: str) -> Trace:
 
 
 def draw_timeline(study: Study) -> Chart | None:
-    """Draw when each trial was at work, and what became of it."""
+    """Draw when each trial ran, and how it ended."""
     traces = []
     for state, colour in _STATES.items():
         trials = [t for t in study.trials if t.state.name == state and t.datetime_start and t.datetime_complete]
@@ -120,4 +120,4 @@ def draw_timeline(study: Study) -> Chart | None:
     if not traces:
         return None
     layout = {"xaxis": {"type": "date"}, "yaxis": {"title": {"text": "trial"}}, "barmode": "overlay", "bargap": 0.2}
-    return Chart("Timeline", "When each trial was at work, in the time of the machine.", traces, layout)
+    return Chart("Timeline", "When each trial ran, in the machine's local time.", traces, layout)

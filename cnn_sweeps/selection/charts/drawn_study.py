@@ -1,6 +1,6 @@
-"""What a study's charts have in common, as plotly.js takes them: what `report.html` draws in the browser.
+"""Common parts of a study's charts, as data for plotly.js, which draws them in `report.html`.
 
-Each point names its trial, and the page shows what that trial is; so a text is in the page once, not once a chart.
+Each point names its trial by number. The page holds the text of each trial once, not once in each chart.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.sweep.study.ledger import error_of
 from cnn_sweeps.text.names import for_chart
 
-# Okabe & Ito: told apart by colour-blind eyes and in print
+# of Okabe & Ito: colour-blind people can distinguish them, also in print
 BLUE, RED, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#E69F00", "#000000", "#9AA3AB"
-FEWEST_TRIALS = 8  # that say anything of a setting, or of a quarter of them
-MOST_LINES = 200  # which an eye can follow
-_WIDE = 10.0  # from this ratio of the largest to the smallest value on, an axis is logarithmic
+FEWEST_TRIALS = 8  # fewer trials say nothing about a setting, or about their best quarter
+MOST_LINES = 200  # an eye cannot follow more
+_WIDE = 10.0  # an axis is logarithmic if the largest value is at least this many times the smallest
 
 Trace = dict[str, Any]
 
 
 class Chart(NamedTuple):
-    """A chart: its heading, what it shows, its traces, each with the `trials` of its points, and its layout."""
+    """A chart: heading, note, traces, each with the `trials` of its points, and layout."""
 
     title: str
     note: str
@@ -35,27 +35,27 @@ class Chart(NamedTuple):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the page's script draws."""
+        """The data for the page's script."""
         return {"traces": self.traces, "layout": self.layout}
 
 
 class Study(NamedTuple):
-    """What is drawn: trials by number, completed ones, champion first, and how many of these no other one beats."""
+    """A study to draw."""
 
-    trials: Sequence[FrozenTrial]
-    ranking: Sequence[FrozenTrial]
+    trials: Sequence[FrozenTrial]  # by number
+    ranking: Sequence[FrozenTrial]  # completed ones, champion first
     objectives: Sequence[str]
     minimize: bool  # the first objective
-    num_best: int = 1
+    num_best: int = 1  # trials at the head of the ranking that no other one beats
 
     @property
     def varied(self) -> list[str]:
-        """The parameters of which ranked trials have different values."""
+        """The parameters that have different values in ranked trials."""
         keys = dict.fromkeys(key for trial in self.ranking for key in trial.params)
         return [key for key in keys if len({str(t.params[key]) for t in self.ranking if key in t.params}) > 1]
 
     def searched(self, key: str) -> BaseDistribution:
-        """Give where ranked trials had a parameter from: all of it, if a sweep went on with other bounds."""
+        """Return the search space of a parameter; the union of all bounds, if the sweep went on with other ones."""
         spaces = [trial.distributions[key] for trial in self.ranking if key in trial.params]
         first = spaces[0]
         if isinstance(first, CategoricalDistribution) or all(each == first for each in spaces):
@@ -68,7 +68,7 @@ class Study(NamedTuple):
 
 
 def tell_trials(study: Study) -> dict[int, str]:
-    """Give what is shown of each trial where its point is."""
+    """Return the text at the points of each trial, by number."""
     return {trial.number: "<br>".join(map(for_chart, _lines_of(trial, study.objectives))) for trial in study.trials}
 
 
@@ -101,7 +101,7 @@ class Line(NamedTuple):
 
 
 def draw_lines(lines: Sequence[Line]) -> list[Trace]:
-    """Give the traces of lines, later ones above; a legend names each kind once."""
+    """Return the traces of lines, later ones above; the legend names each style once."""
     traces, named = list[Trace](), set[str]()
     for trial, x, y, style in lines:
         traces.append(
@@ -114,34 +114,34 @@ def draw_lines(lines: Sequence[Line]) -> list[Trace]:
 
 
 def points(x: Sequence[Any], y: Sequence[float], trials: Sequence[int], colour: Any, symbol: str = "circle") -> Trace:
-    """Give the trace of a point for each trial."""
+    """Return a trace with a point for each trial."""
     marker = {"color": colour, "symbol": symbol, "size": 7}
     return {"x": list(x), "y": list(map(rounded, y)), "mode": "markers", "marker": marker, "trials": list(trials)}
 
 
 def value_axis(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """Give the axis of an objective that has these values."""
+    """Return the axis of an objective with these values."""
     return {"title": {"text": name}, "type": "log" if is_wide(values) else "linear"}
 
 
 def whole_number_axis(name: str, last: int) -> dict[str, Any]:
-    """Give the axis of trials or epochs, up to this one."""
+    """Return an axis of trials or epochs, up to the number `last`."""
     return {"title": {"text": name}, "tick0": 0, "dtick": max(1, 5 * round(last / 30))}
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Tell whether values, all above 0, are best shown on a logarithmic axis."""
+    """Tell whether values are all above 0, and so different that they need a logarithmic axis."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= _WIDE
 
 
 def rounded(value: float) -> float | None:
-    """Give a number to six significant digits; None if it is none that can be drawn."""
+    """Round a number to six significant digits; None if it is not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def some(trials: Sequence[FrozenTrial], ranking: Sequence[FrozenTrial], most: int = MOST_LINES) -> list[FrozenTrial]:
-    """Give trials in their order: all or, of more than `most`, the best ones and an even sample of the rest."""
+    """Return trials in their order: all or, if there are more than `most`, the best and an even sample of the rest."""
     if len(trials) <= most:
         return list(trials)
     best = {trial.number for trial in ranking[: most // 2]}

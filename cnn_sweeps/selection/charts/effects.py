@@ -1,4 +1,4 @@
-"""What each searched setting did, in words: where the good trials are, and in which direction it gets better."""
+"""Describes the effect of each searched setting: where the good trials are, and in which direction values improve."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MOST_CHOICES = 6
 
 
 class Effect(NamedTuple):
-    """A setting: what was searched, what the champion and the best quarter have, and what that says."""
+    """A setting's effect, in words."""
 
     name: str
     searched: str
-    best: str
-    good: str
+    best: str  # the champion's value
+    good: str  # values of the best quarter of the trials
     tendency: str
     importance: str
 
 
 def describe_effects(study: Study, importance: Mapping[str, float]) -> list[Effect]:
-    """Describe each setting that varies, the most important first, in a study of one objective."""
+    """Describe each setting that varies, the most important first, in a study with one objective."""
     keys = sorted(study.varied, key=lambda key: -importance.get(key, 0.0))
     return [_describe(study, key, importance.get(key)) for key in keys]
 
@@ -44,7 +44,7 @@ def _describe(study: Study, key: str, importance: float | None) -> Effect:
     return Effect(
         for_terminal(key),
         _describe_space(distribution),
-        _told(best),
+        describe_value(best),
         _describe_good(good, key, is_categorical=is_categorical),
         tendency,
         "" if importance is None else f"{importance:.0%}",
@@ -53,9 +53,9 @@ def _describe(study: Study, key: str, importance: float | None) -> Effect:
 
 def _describe_space(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
-        return cut_list([_told(choice) for choice in distribution.choices], ", ", _MOST_CHOICES)
+        return cut_list(list(map(describe_value, distribution.choices)), ", ", _MOST_CHOICES)
     low, high = getattr(distribution, "low", math.nan), getattr(distribution, "high", math.nan)
-    return f"{_told(low)} to {_told(high)}{', log' if getattr(distribution, 'log', False) else ''}"
+    return f"{describe_value(low)} to {describe_value(high)}{', log' if getattr(distribution, 'log', False) else ''}"
 
 
 def _describe_good(trials: Sequence[FrozenTrial], key: str, *, is_categorical: bool) -> str:
@@ -63,7 +63,7 @@ def _describe_good(trials: Sequence[FrozenTrial], key: str, *, is_categorical: b
     if not values:
         return ""
     if is_categorical:
-        told = [f"{text} ({number})" for text, number in Counter(map(_told, values)).most_common()]
+        told = [f"{text} ({number})" for text, number in Counter(map(describe_value, values)).most_common()]
         return cut_list(told, ", ", _MOST_CHOICES)
     return f"{min(values):.3g} to {max(values):.3g}"
 
@@ -71,16 +71,16 @@ def _describe_good(trials: Sequence[FrozenTrial], key: str, *, is_categorical: b
 def _describe_choices(trials: Sequence[FrozenTrial], key: str) -> str:
     by_choice: dict[str, list[float]] = {}
     for trial in trials:
-        by_choice.setdefault(_told(trial.params[key]), []).append(trial.values[0])
+        by_choice.setdefault(describe_value(trial.params[key]), []).append(trial.values[0])
     told = [f"{choice}: median {np.median(values):.4g} of {len(values)}" for choice, values in by_choice.items()]
     return cut_list(told, "; ", _MOST_CHOICES)
 
 
 def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool) -> str:
-    """Say in which direction the value gets better, by Spearman's correlation and the 95 % interval of Bonett, Wright.
+    """Say in which direction the value improves, by Spearman's rank correlation and its 95 % interval.
 
-    D. G. Bonett and T. A. Wright, Sample size requirements for estimating Pearson, Kendall and Spearman correlations,
-    2000.
+    The interval is that of D. G. Bonett and T. A. Wright, Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations, 2000.
     """
     if len(trials) < FEWEST_TRIALS:
         return f"too few trials to say: it takes {FEWEST_TRIALS}"
@@ -98,5 +98,6 @@ def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool)
     return f"{direction}: rank correlation {correlation:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def _told(value: object) -> str:
+def describe_value(value: object) -> str:
+    """Return a parameter's value as text, a float to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else for_terminal(value)

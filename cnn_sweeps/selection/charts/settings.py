@@ -1,4 +1,4 @@
-"""Charts of what each searched setting did: slices, parallel coordinates, importance."""
+"""Charts of the searched settings: slices, parallel coordinates, importance."""
 
 from __future__ import annotations
 
@@ -32,35 +32,32 @@ from cnn_sweeps.text.names import for_chart, for_terminal
 
 
 def draw_settings(study: Study, importance: Mapping[str, float]) -> list[Chart]:
-    """Give the charts that the trials are enough for."""
+    """Return the charts for which there are enough trials."""
     charts = [draw_importance(importance)] if importance else []
     parallel = draw_parallel(study)
     return [*charts, *draw_slices(study), *([] if parallel is None else [parallel])]
 
 
 def draw_slices(study: Study) -> list[Chart]:
-    """Draw the value of each ranked trial over each parameter that varies, as the search takes it: linear or not."""
+    """Draw the value of each ranked trial over each parameter that varies, on the scale of the search."""
     if len(study.objectives) > 1 or len(study.ranking) < 2:
         return []
     return [_draw_slice(study, key) for key in study.varied]
 
 
 def _draw_slice(study: Study, key: str) -> Chart:
-    trials = [trial for trial in study.ranking if key in trial.params][::-1]  # the best above the others
+    trials = [trial for trial in study.ranking if key in trial.params][::-1]  # draws the best above the others
     x, kind = _places(trials, key)
     best = {trial.number for trial in study.ranking[:1]}
     colours = [RED if trial.number in best else BLUE for trial in trials]
     values = [trial.values[0] for trial in trials]
     traces = [points(x, values, [trial.number for trial in trials], colours) | {"showlegend": False}]
-    layout = {
-        "xaxis": {"type": kind},
-        "yaxis": value_axis(study.objectives[0], values),
-    }
+    layout = {"xaxis": {"type": kind}, "yaxis": value_axis(study.objectives[0], values)}
     return Chart(for_terminal(key), "", traces, layout)
 
 
 def _places(trials: Sequence[FrozenTrial], key: str) -> tuple[list[Any], str]:
-    """Give the values of a parameter, and the kind of axis that they are on."""
+    """Return the values of a parameter, and the type of their axis."""
     distribution = trials[0].distributions[key]
     if isinstance(distribution, CategoricalDistribution):
         return [for_chart(trial.params[key]) for trial in trials], "category"
@@ -69,7 +66,7 @@ def _places(trials: Sequence[FrozenTrial], key: str) -> tuple[list[Any], str]:
 
 
 def draw_parallel(study: Study) -> Chart | None:
-    """Draw each ranked trial as a line through its parameters and its values, each from least to greatest."""
+    """Draw each ranked trial as a line through its parameters and values, each on an axis from least to greatest."""
     keys = study.varied
     trials = [trial for trial in study.ranking if all(key in trial.params for key in keys)]
     if len(trials) < 3 or len(keys) < 2:
@@ -92,7 +89,7 @@ def draw_parallel(study: Study) -> Chart | None:
             for place, text in axis.ticks
         ],
     }
-    note = "Each line is a trial: what it was given, and what came of it. Where the good ones meet, a value matters."
+    note = "Each line is a trial: its settings and its value. Where the lines of good trials meet, a setting matters."
     return Chart("Parallel coordinates", note, draw_lines(lines), layout, is_broad=True)
 
 
@@ -112,7 +109,7 @@ class _Axis(NamedTuple):
 
 
 def _scale(trials: Sequence[FrozenTrial], key: str) -> _Axis:
-    """Give a parameter's axis: choices at equal distances, numbers from the least to the greatest."""
+    """Return a parameter's axis: choices at equal distances, numbers from the least to the greatest."""
     distribution, name = trials[0].distributions[key], key.rpartition(".")[2]
     if isinstance(distribution, CategoricalDistribution):
         choices = list(dict.fromkeys(str(trial.params[key]) for trial in trials))
@@ -142,30 +139,30 @@ def _scale_of(name: str, values: Mapping[int, float], *, is_log: bool) -> _Axis:
 
 
 def rank_importance(study: Study) -> dict[str, float]:
-    """Give how much of the spread of the values each varied parameter explains, 0 to 1 in all, the largest first.
+    """Return the share of the values' variance that each varied parameter explains, largest first; they add up to 1.
 
-    By a random forest; Optuna's own default, PED-ANOVA, needs a hundred trials to name the parameter that alone
-    matters. Nothing of fewer than eight trials.
+    A random forest estimates it: Optuna's default, PED-ANOVA, needs a hundred trials to find the only parameter that
+    matters. Returns nothing for fewer than eight trials.
     """
     shared = sorted(key for key in study.varied if all(key in trial.params for trial in study.ranking))
     is_flat = len({trial.values[0] for trial in study.ranking}) == 1
     if len(study.objectives) > 1 or len(study.ranking) < FEWEST_TRIALS or len(shared) < 2 or is_flat:
         return {}
     made = optuna.create_study(direction="minimize" if study.minimize else "maximize", storage=None)
-    spaces = {key: study.searched(key) for key in shared}  # one for all, which Optuna wants
+    spaces = {key: study.searched(key) for key in shared}  # Optuna needs the same one for all trials
     for trial in study.ranking:
         params = {key: trial.params[key] for key in shared}
         made.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, values=trial.values))
     forest = MeanDecreaseImpurityImportanceEvaluator(seed=0)
-    shares = get_param_importances(made, evaluator=forest, params=shared)  # which takes names for sorted ones
+    shares = get_param_importances(made, evaluator=forest, params=shared)  # it expects sorted names
     return {key: float(share) for key, share in shares.items()}
 
 
 def draw_importance(importance: Mapping[str, float]) -> Chart:
-    """Draw how much of the spread of the values each parameter explains."""
+    """Draw the share of the values' variance that each parameter explains."""
     keys = list(importance)[::-1]
     bars = {"type": "bar", "orientation": "h", "y": list(map(for_chart, keys)), "x": [importance[key] for key in keys]}
     traces: list[Trace] = [bars | {"marker": {"color": BLUE}, "showlegend": False, "hoverinfo": "x+y"}]
     layout = {"xaxis": {"tickformat": ".0%", "rangemode": "tozero"}}
-    note = "How much of the spread of the values each setting explains, by a random forest; of few trials, a guess."
+    note = "Share of the values' variance that each setting explains, by a random forest; with few trials, a guess."
     return Chart("Importance", note, traces, layout)

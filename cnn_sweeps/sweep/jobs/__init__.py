@@ -1,1 +1,1 @@
-"""Where jobs run: in this process, in workers, on a cluster."""
+"""Executors, which run jobs: in this process, in workers, on a cluster."""

@@ -1,4 +1,4 @@
-"""What runs a sweep's jobs: what a launcher of this project plans, or any other launcher of Hydra's, a slot each."""
+"""Chooses what runs a sweep's jobs: a launcher of this project, or any other launcher of Hydra in slots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.sweep.jobs.executor import Executor, JobsAhead, Slot, SlotExecutor, settle
 from cnn_sweeps.system.ends import is_exit_on_signal
 
-_ONE_AT_A_TIME = "BasicLauncher"  # by name: Hydra, when it looks for plugins, makes the class anew
+_ONE_AT_A_TIME = "BasicLauncher"  # by name, since Hydra makes the class anew when it looks for plugins
 _OF_A_CALL = ["hydra.sweep.subdir=selection", "hydra.job.chdir=false"]
 BuildLauncher = Callable[[TaskFunction], Launcher]
 
@@ -26,10 +26,12 @@ BuildLauncher = Callable[[TaskFunction], Launcher]
 def choose_executor(
     build_launcher: BuildLauncher, task_function: TaskFunction, jobs: JobsAhead, *, is_n_jobs_given: bool = True
 ) -> Executor:
-    """Give what is to run the trials, not yet opened; unless `is_n_jobs_given`, as many at once as the launcher likes.
+    """Return the executor for the trials, not yet opened.
+
+    Unless `is_n_jobs_given`, the launcher's usual number of jobs runs at once.
 
     Raises:
-        UserError: if the launcher cannot do what it is asked for.
+        UserError: if the launcher cannot do what the settings ask for.
     """
     launcher = build_launcher(task_function)
     if not is_n_jobs_given:
@@ -40,17 +42,18 @@ def choose_executor(
     kind = type(launcher).__name__
     if jobs.timeout_s is not None:
         raise ConfigError(
-            f"hydra.sweeper.trial_timeout_s={jobs.timeout_s}: a {kind} cannot end a job; use hydra/launcher=workers"
+            f"hydra.sweeper.trial_timeout_s={jobs.timeout_s}: a {kind} cannot end a job; use hydra/launcher=workers, "
+            "or set no limit"
         )
     if jobs.n_jobs == "auto":
         raise ConfigError(
-            f"hydra.sweeper.n_jobs=auto: is not known where a {kind} runs jobs; "
-            "give a number or use hydra/launcher=workers"
+            f"hydra.sweeper.n_jobs=auto: a {kind} does not tell which machines run its jobs; "
+            "set a number, or use hydra/launcher=workers"
         )
     if kind == _ONE_AT_A_TIME and jobs.n_jobs > 1:
         raise ConfigError(
             f"hydra.sweeper.n_jobs={jobs.n_jobs}: hydra/launcher=basic runs one trial at a time, in this process; "
-            "leave it at 1 or use hydra/launcher=workers"
+            "set it to 1, or use hydra/launcher=workers"
         )
     number = min(jobs.n_jobs, jobs.at_most)
     slots = [LauncherSlot(build_launcher, task_function, number) for _ in range(number)]
@@ -58,10 +61,10 @@ def choose_executor(
 
 
 class LauncherSlot:
-    """A launcher that knows nothing of this project: each slot has one of its own, so that none waits for another."""
+    """A slot with a launcher from outside this project; each slot has its own, so that none waits for another."""
 
     def __init__(self, build_launcher: BuildLauncher, task_function: TaskFunction, num_slots: int) -> None:
-        """Have a launcher for the jobs, and build another one for whatever else is called."""
+        """Build a launcher for the jobs; `call` builds another one each time."""
         self._build, self._num_slots = build_launcher, num_slots
         self._launcher = self._build_one(task_function)
         self._thread_id, self._is_busy = 0, False
@@ -69,11 +72,11 @@ class LauncherSlot:
     def _build_one(self, function: TaskFunction) -> Launcher:
         launcher = self._build(function)
         if self._num_slots > 1 and isinstance(joblib := getattr(launcher, "joblib", None), dict):
-            joblib["n_jobs"] = self._num_slots  # processes, which all share; with one it would run jobs in this process
+            joblib["n_jobs"] = self._num_slots  # all slots share its processes; with 1 it would run jobs in this one
         return launcher
 
     def open(self) -> None:
-        """Know in which thread launchers wait for their jobs."""
+        """Note the thread, in which launchers wait for their jobs."""
         self._thread_id = threading.get_ident()
 
     def run(self, overrides: Sequence[str], job_number: int) -> JobReturn:
@@ -92,17 +95,17 @@ class LauncherSlot:
             self._is_busy = False
 
     def close(self) -> None:
-        """Have the launcher end as by a signal, which comes to the main thread alone; some leave their jobs running."""
+        """End the launcher as a signal does, which comes to the main thread only; some launchers leave jobs running."""
         if self._is_busy:
             thread_id, error = ctypes.c_ulong(self._thread_id), ctypes.py_object(SystemExit)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, error)
 
 
 class InThisProcess(SlotExecutor):
-    """Hydra's basic launcher: a job is run as it is submitted, in the main thread, which gets the signals."""
+    """Hydra's basic launcher: `submit` runs the job, in the main thread, which gets the signals."""
 
     def open(self, say: Callable[[str], None]) -> None:
-        """Have no thread to begin."""
+        """Start no thread."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Call a function."""
@@ -113,5 +116,5 @@ class InThisProcess(SlotExecutor):
         settle(future, partial(act, self._slots[0]))
         error = future.exception()
         if isinstance(error, KeyboardInterrupt) or (error is not None and is_exit_on_signal(error)):
-            raise error  # a signal's; a job's own ends that job
+            raise error  # from a signal; an error of the job ends only that job
         return future

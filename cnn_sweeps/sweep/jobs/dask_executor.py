@@ -1,4 +1,4 @@
-"""A Dask cluster as the place where a sweep's jobs run, one at a time on each worker."""
+"""Runs a sweep's jobs on a Dask cluster, one at a time on each worker."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _POLL_S = 0.05
 
 
 def plan_dask_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Program) -> DaskExecutor:
-    """Give what runs jobs on a cluster, which is there or started on this machine, once it has a worker.
+    """Connect to a cluster, or start one on this machine; return the executor once the cluster has a worker.
 
-    Each worker must see the folders that a job is composed from, and share the one that it writes to, which need not
-    exist yet. `values` are those of `hydra.launcher`.
+    Each worker must see the folders of the configuration, and share the folder that jobs write to, which may not exist
+    yet. `values` are those of `hydra.launcher`.
 
     Raises:
-        ConfigError: if one of them is wrong, there is no such cluster, it has no fit worker, or versions differ.
+        ConfigError: if a value is wrong, the cluster cannot be reached, it has no usable worker, or versions differ.
     """
     settings = check_values(DaskSettings, {**values}, "hydra.launcher")
     variables = {name: os.environ.get(name) for name in settings.environment}
@@ -58,9 +58,9 @@ def plan_dask_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Prog
         fleet = Fleet(resources.enter_context(connected(place)), settings, jobs.only_here)
         existing = next(folder for folder in (target, *target.parents) if folder.is_dir())
         fleet.needed = [*program.folders]
-        with suppress(OSError):  # that it cannot be written to is told later
+        with suppress(OSError):  # a later step says that the folder cannot be written
             mark = marks.enter_context(NamedTemporaryFile(dir=existing, prefix=".cnn_sweeps_"))
-            fleet.needed.append(mark.name)  # which another machine sees only if it shares the folder
+            fleet.needed.append(mark.name)  # another machine sees it only if it shares the folder
         fleet.assemble()
         fleet.needed = [*program.folders, str(target)]
         return DaskExecutor(fleet, jobs, setup, resources.pop_all())
@@ -76,15 +76,15 @@ class _Job:
 
 
 class DaskExecutor:
-    """A free worker gets the next job; a worker that is lost fails its own job alone."""
+    """Gives the next job to a free worker; a lost worker fails only its own job."""
 
     def __init__(self, fleet: Fleet, jobs: JobsAhead, setup: bytes, resources: ExitStack) -> None:
-        """Use the workers of `fleet`; closing ends what is in `resources`."""
+        """Use the workers of `fleet`; `close` closes `resources`, too."""
         self._fleet, self._jobs, self._setup, self._resources = fleet, jobs, setup, resources
         self._limit = math.inf if jobs.n_jobs == "auto" else min(jobs.n_jobs, jobs.at_most)
         self._sweep_id = uuid.uuid4().hex
         self._waiting: SimpleQueue[tuple[Future[Any], bytes, float | None]] = SimpleQueue()
-        self._running: list[_Job] = []  # the watching thread's, as the fleet is
+        self._running: list[_Job] = []  # only the watching thread changes it, and the fleet
         self._had_worker = time.monotonic()
         self._num_slots = self._count_slots()
         self._error: Exception | None = None
@@ -94,7 +94,7 @@ class DaskExecutor:
 
     @property
     def num_slots(self) -> int:
-        """How many jobs may be under way: those that are, and one for each free worker.
+        """How many jobs may run at once: those that do, and one for each free worker.
 
         Raises:
             SweepError: if the scheduler is gone, or there has been no worker for too long.
@@ -114,10 +114,9 @@ class DaskExecutor:
         """Say where the jobs will run."""
         self._say, workers = say, self._fleet.usable
         hosts = ", ".join(sorted({worker.host for worker in workers}))
-        limit = "as many as there are"
-        if self._limit != math.inf:
-            limit = f"{counted(int(self._limit), 'trial')} at once, at the most"
-        say(f"Dask cluster at {self._fleet.address}: {counted(len(workers), 'worker')} on {hosts}; {limit}")
+        limit = "one on each worker" if self._limit == math.inf else f"at most {self._limit}"
+        workers_on = f"{counted(len(workers), 'worker')} on {hosts}"
+        say(f"Dask cluster at {self._fleet.address}: {workers_on}; trials at once: {limit}")
         self._thread.start()
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
@@ -125,7 +124,7 @@ class DaskExecutor:
         return self._take(run_one_job, (list(overrides), job_number), self._jobs.timeout_s)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have a function called on a free worker."""
+        """Call a function on a free worker."""
         return self._take(function, arguments, None)
 
     def _take(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float | None) -> Future[Any]:
@@ -135,7 +134,7 @@ class DaskExecutor:
         return future
 
     def _watch(self) -> None:
-        """Look who is there, and start and end jobs, whenever there is news, and now and then."""
+        """Look for workers, and start and end jobs, on every news and now and then."""
         while not self._is_closed:
             try:
                 if self._error is None:
@@ -160,7 +159,7 @@ class DaskExecutor:
         if self._running or self._fleet.usable:
             self._had_worker = time.monotonic()
         elif time.monotonic() - self._had_worker > self._fleet.settings.wait_s:
-            raise SweepError(f"{self._fleet.nobody()}, and give the same command (above) to go on")
+            raise SweepError(f"{self._fleet.nobody()}, and run the same command (above) to go on")
 
     def _start(self, worker: Worker, future: Future[Any], call: bytes, timeout_s: float | None) -> None:
         run = partial(run_job, worker.folder, self._sweep_id, self._setup, call, timeout_s)
@@ -170,26 +169,26 @@ class DaskExecutor:
         self._running.append(_Job(call, timeout_s, future, worker, dask))
 
     def _is_over(self, job: _Job) -> bool:
-        """Give a job's future its result, if it has one or will have none."""
+        """Settle a job's future if the job has ended; return whether it has."""
         if job.worker not in self._fleet.workers.values():
             job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker.address} is gone"))
             job.dask.cancel()
             return True
         if job.dask.status == "cancelled":
             raise self._fleet.scheduler_gone()
-        if job.dask.status == "error":  # Dask's own: those of jobs are in their answers
+        if job.dask.status == "error":  # an error of Dask; errors of jobs are in their answers
             kind = type(job.dask.exception()).__name__
             job.future.set_exception(LostWorkerError(f"the Dask worker at {job.worker.address} died ({kind})"))
             self._fleet.dismiss(job.worker)
         elif job.dask.status == "finished":
             try:
                 packed = job.dask.result(timeout=RESULT_S)
-            except Exception:  # the worker or the scheduler may be gone, which the next look tells
+            except Exception:  # the worker or the scheduler may be gone; the next look finds out
                 return False
             self._read_answer(job, packed)
         else:
             return False
-        job.dask.release()  # else Dask would run it again when its worker dies
+        job.dask.release()  # else Dask runs it again when its worker dies
         return True
 
     def _read_answer(self, job: _Job, packed: bytes) -> None:
@@ -201,14 +200,14 @@ class DaskExecutor:
         except OtherSweepError:
             self._waiting.put((job.future, job.call, job.timeout_s))
             is_spent = True
-        except BaseException as error:  # SystemExit, too: the job's own
+        except BaseException as error:  # of the job; SystemExit, too
             job.future.set_exception(error)
             is_spent = is_lost_worker(error)
         if is_spent:
             self._fleet.dismiss(job.worker)
 
     def close(self) -> None:
-        """End the jobs that are still running and their processes, and leave the cluster."""
+        """End the running jobs and their processes, and disconnect from the cluster."""
         self._is_closed = True
         self._news.set()
         if self._thread.is_alive():
@@ -216,13 +215,13 @@ class DaskExecutor:
         busy, deadline = [job.worker for job in self._running], time.monotonic() + _END_S
         with self._resources, suppress(SweepError):
             self._fleet.look()
-            for job in self._running:  # whose process ends itself then
+            for job in self._running:  # the process of a cancelled job ends itself
                 job.dask.cancel()
             for worker in self._fleet.workers.values():
                 if worker.is_used and worker not in busy:
                     self._fleet.dismiss(worker)
             while time.monotonic() < deadline and any(
                 each.leaving is not None and each.leaving.status == "pending" for each in self._fleet.workers.values()
-            ):  # until they are told
+            ):  # until the workers know that they must leave
                 time.sleep(_POLL_S)
                 self._fleet.look()

@@ -1,4 +1,4 @@
-"""Inside a Dask worker's process: it runs one sweep's jobs, one at a time, and its nanny replaces it if it dies."""
+"""Runs the jobs of one sweep, one at a time, in a Dask worker's process; its nanny replaces it if it dies."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from cnn_sweeps.system.libraries import thread_settings
 
 _PACKAGES = ("distributed", "hydra-core", "keras", "numpy", "optuna", "tensorflow")
 _POLL_S = 0.2
-_LEAVE_S = 1.0  # in which the last results are fetched
-_jobs = ThreadPoolExecutor(1)  # one thread for all: Keras keeps its state by thread
-_sweep_id = ""  # of the sweep that this process is for
+_LEAVE_S = 1.0  # time to fetch the last results
+_jobs = ThreadPoolExecutor(1)  # one thread for all jobs: Keras keeps its state by thread
+_sweep_id = ""  # of the sweep that this process works for
 _taken: set[str] = set()
 
 
 class OtherSweepError(Exception):
-    """A process has run jobs of another sweep, and is to be replaced; this job was not begun."""
+    """The process has run jobs of another sweep and must be replaced; the job has not begun."""
 
 
 def report(needed: Sequence[str] = ()) -> tuple[str, list[str], dict[str, str]]:
-    """Tell the host, which of the needed paths are missing there, and the versions that bear on results, by name."""
+    """Return the host, those of the needed paths that it lacks, and the versions that results depend on, by name."""
     code, folder = hashlib.blake2b(digest_size=4), Path(cnn_sweeps.__file__).parent
     for file in sorted(folder.rglob("*.py")):
         code.update(str(file.relative_to(folder)).encode() + file.read_bytes())
@@ -49,19 +49,19 @@ def report(needed: Sequence[str] = ()) -> tuple[str, list[str], dict[str, str]]:
 
 
 def run_job(process: str, sweep_id: str, setup: bytes, call: bytes, timeout_s: float | None) -> Any:
-    """Run a job as a Dask task, and watch it: one that is no longer wanted ends with this process.
+    """Run a job as a Dask task, and watch it; if the task is cancelled, this process ends.
 
     Args:
-        process: the temporary folder of the one that the job is meant for.
-        sweep_id: a process is for one sweep.
-        setup: what `process.pack_setup` gave.
+        process: the temporary folder of the process that must run the job.
+        sweep_id: of the job's sweep; a process works for one sweep.
+        setup: from `process.pack_setup`.
         call: the function and its arguments, pickled.
-        timeout_s: seconds that it may run; None: no limit.
+        timeout_s: seconds that the job may run; None: no limit.
 
     Raises:
         LostWorkerError: Dask has started the job before, here or elsewhere.
-        OtherSweepError: the process is for another sweep.
-        JobTimeoutError: the job still runs.
+        OtherSweepError: the process works for another sweep.
+        JobTimeoutError: the time is over; the job still runs.
     """
     worker = get_worker()
     key = worker.get_current_task()
@@ -84,12 +84,12 @@ def run_job(process: str, sweep_id: str, setup: bytes, call: bytes, timeout_s: f
 def _run(worker: Any, sweep_id: str, setup: bytes, call: bytes, begun: Future[float]) -> Any:
     global _sweep_id  # noqa: PLW0603 - a process serves one sweep
     if _sweep_id not in ("", sweep_id):
-        _sweep_id = "another"  # so that nobody begins a job while this process is about to leave
+        _sweep_id = "another"  # no job of either sweep begins here from now on
         raise OtherSweepError
     if not _sweep_id:
-        multiprocessing.current_process().daemon = False  # as nannies start it, and then it may not have children
-        os.environ |= thread_settings(worker.state.nthreads)  # a nanny says one
-        worker.memory_manager.memory_pause_fraction = False  # a worker that pauses would never be asked to leave
+        multiprocessing.current_process().daemon = False  # nannies set it, and a daemon may not have children
+        os.environ |= thread_settings(worker.state.nthreads)  # a nanny sets one thread
+        worker.memory_manager.memory_pause_fraction = False  # a paused worker would never get the call to leave
         start_process(setup, dict(os.environ))
         _sweep_id = sweep_id
     begun.set_result(time.monotonic())
@@ -97,12 +97,12 @@ def _run(worker: Any, sweep_id: str, setup: bytes, call: bytes, begun: Future[fl
 
 
 def leave(process: str) -> None:
-    """Have this process end soon, if it is the one that is meant, for its nanny to start another one."""
+    """End this process soon, if `process` is its temporary folder; its nanny then starts another one."""
     if process == get_worker().local_directory:
         threading.Timer(_LEAVE_S, _end_process).start()
 
 
 def _end_process() -> None:
-    if os.getpgrp() == os.getpid():  # as `start_process` has it, with all that jobs have started
+    if os.getpgrp() == os.getpid():  # `start_process` made the group: it holds all that jobs have started
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

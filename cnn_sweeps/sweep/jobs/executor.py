@@ -1,4 +1,4 @@
-"""Who runs a sweep's jobs: one protocol, and the executor whose jobs run in slots, each served by a thread."""
+"""The protocol of executors, which run a sweep's jobs, and an executor with slots, one thread for each."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from cnn_sweeps.sweep.jobs.loss import is_lost_worker
 from cnn_sweeps.sweep.settings import NumJobs
 from cnn_sweeps.system.output import outlive_display
 
-POLL_S = 0.5  # longer, and a signal may have to wait
+POLL_S = 0.5  # a signal may wait this long
 _END_S = 10.0
-_NUM_CALLS = 3  # of a function whose worker is lost each time
+_NUM_CALLS = 3  # tries of a function whose worker is lost each time
 
 
 @dataclass(frozen=True)
 class JobsAhead:
-    """What an executor is asked to be good for.
+    """The jobs that an executor must be able to run.
 
     Attributes:
-        n_jobs: at once; "auto": as many as the place is good for.
-        at_most: number of jobs there are.
+        n_jobs: jobs at once; "auto": as many as the machines allow.
+        at_most: number of all jobs.
         timeout_s: seconds after which a job is ended; None: no limit.
-        worker_module: what each process imports before its first job.
-        only_here: settings that name what only this machine has, each with what to name instead for jobs elsewhere.
+        worker_module: module that each process imports before its first job.
+        only_here: settings whose values jobs on other machines cannot use, each with what to set instead.
     """
 
     n_jobs: NumJobs
@@ -44,35 +44,35 @@ class JobsAhead:
 
 
 class Executor(Protocol):
-    """Runs jobs, and gives a future for each, which a SweepError ends if there will be no slot any more.
+    """Runs jobs, and returns a future for each; futures raise a SweepError if there will be no slot any more.
 
-    A launcher of this project gives one with `plan_executor(jobs: JobsAhead)`, or raises a UserError if it cannot do
-    what it is asked for; until it is opened, it leaves no trace.
+    `plan_executor(jobs: JobsAhead)` of a launcher of this project returns one, or raises a UserError if the launcher
+    cannot run such jobs. An executor changes nothing until it is opened.
     """
 
     def open(self, say: Callable[[str], None]) -> None:
-        """Begin; `say` takes what a person should know of it."""
+        """Begin; `say` shows lines to the user."""
 
     @property
     def num_slots(self) -> int:
-        """How many jobs may be under way at once, for now; those that are under way included.
+        """How many jobs may run at once for now, with those that are running.
 
         Raises:
             SweepError: if there will be no slot any more.
         """
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
-        """Take a job; where all slots are taken, it waits."""
+        """Take a job; it waits until a slot is free."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have a function called where jobs run."""
+        """Call a function where jobs run."""
 
     def close(self) -> None:
-        """End everything, running jobs included."""
+        """End everything, running jobs, too."""
 
 
 class Slot(Protocol):
-    """Runs one job at a time, in a thread that is its own."""
+    """Runs one job at a time, in its own thread."""
 
     def open(self) -> None:
         """Make ready for the first job."""
@@ -84,14 +84,14 @@ class Slot(Protocol):
         """Call a function where jobs run."""
 
     def close(self) -> None:
-        """End what runs, if that can be; called from another thread, and nothing runs from then on."""
+        """End the running job, if possible, and take no more; called from another thread."""
 
 
 class SlotExecutor:
-    """A free slot gets the next job at once."""
+    """Gives the next job to a free slot at once."""
 
     def __init__(self, slots: Sequence[Slot], about: str = "") -> None:
-        """Use the slots; `about` is said when they are opened, if there is something to say."""
+        """Use the slots; `open` shows `about`, if it is not empty."""
         self.num_slots = len(slots)
         self._slots, self._about = slots, about
         self._threads: list[threading.Thread] = []
@@ -111,11 +111,11 @@ class SlotExecutor:
             settle(future, partial(act, slot))
 
     def submit(self, overrides: Sequence[str], job_number: int) -> Future[JobReturn]:
-        """Take a job; where all slots are taken, it waits."""
+        """Take a job; it waits until a slot is free."""
         return self._take(lambda slot: slot.run(overrides, job_number))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have a function called in a free slot."""
+        """Call a function in a free slot."""
         return self._take(lambda slot: slot.call(function, arguments))
 
     def _take(self, act: Callable[[Slot], Any]) -> Future[Any]:
@@ -124,7 +124,7 @@ class SlotExecutor:
         return future
 
     def close(self) -> None:
-        """End the slots, as far as they can be."""
+        """End the slots, as far as possible."""
         for slot in self._slots:
             slot.close()
             self._work.put(None)
@@ -133,7 +133,7 @@ class SlotExecutor:
 
 
 def settle(future: Future[Any], act: Callable[[], Any]) -> None:
-    """End a future with what a call gives or raises: SystemExit, too, which may be a job's own."""
+    """Settle a future with what a call returns or raises; a job may raise SystemExit, too."""
     try:
         future.set_result(act())
     except BaseException as error:
@@ -141,20 +141,20 @@ def settle(future: Future[Any], act: Callable[[], Any]) -> None:
 
 
 def call_until_worker_lasts(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function where jobs run, and again if its worker died or got no memory; give its result.
+    """Call a function where jobs run, and return its result; try again if its worker died or ran out of memory.
 
     Raises:
-        SweepError: if that happens each time, or there will be no worker any more.
+        SweepError: if each of three tries fails in this way, or there will be no worker any more.
     """
     for _ in range(_NUM_CALLS):
         future = executor.call(function, *arguments)
         error = future.exception()
-        if error is None or not (is_lost_worker(error) or isinstance(error, SystemExit)):  # some code's that ran there
+        if error is None or not (is_lost_worker(error) or isinstance(error, SystemExit)):  # called code may exit
             return future.result()
         last = " ".join(f"{type(error).__name__}: {error}".split())
     raise SweepError(
-        f"after all trials were told, {_NUM_CALLS} workers were lost, one after another (the last one: {last}); "
-        "if a machine has too little memory, free some; then give the same command"
+        f"after the last trial, {_NUM_CALLS} workers were lost, one after another (the last one: {last}); "
+        "if a machine has too little memory, free some; then run the same command"
     )
 
 
@@ -164,12 +164,12 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first_job_number: int,
 ) -> list[JobReturn]:
-    """Do what Hydra asks of a launcher: run jobs, each as soon as there is a slot, and give their results in order.
+    """Run jobs for a launcher of Hydra, each as soon as a slot is free; return their results in order.
 
-    What ends a process fails its own job.
+    If a worker dies, only its own job fails.
 
     Raises:
-        CompactHydraException: which Hydra shows in one line, if the jobs cannot be run.
+        CompactHydraException: if the jobs cannot run; Hydra shows it in one line.
     """
     outlive_display()
     try:

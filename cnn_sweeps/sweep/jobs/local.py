@@ -1,4 +1,4 @@
-"""Local worker processes: each runs one job after another, and can die without taking more than its own job along."""
+"""Runs jobs in worker processes of this machine, one after another in each; a dead worker loses only its own job."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 from cnn_sweeps.sweep.settings import check_values
 from cnn_sweeps.system.libraries import native_messages_off
 
-_LOOK_EVERY_S = 1.0  # what a job has forked holds its dead worker's pipes open
+_LOOK_EVERY_S = 1.0  # forks of a job hold the pipes of its dead worker open
 _END_S = 10.0
 _START_AGAIN_S = 0.05
 _GPUS = "CUDA_VISIBLE_DEVICES"
-_NOT_KNOWN = 255  # multiprocessing's code for a fork whose server was killed before it could tell how the fork ended
+_NOT_KNOWN = 255  # multiprocessing's exit code if the fork server was killed before it knew how the fork ended
 _preparing = threading.Lock()
 
 
 def plan_local_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Program) -> SlotExecutor:
-    """Give what runs a program's jobs in workers of this machine; `values` are those of `hydra.launcher`.
+    """Return the executor for a program's jobs on this machine; `values` are those of `hydra.launcher`.
 
     Raises:
-        ConfigError: if one of them is wrong, or the machine does not have what is asked for.
+        ConfigError: if a value is wrong, or the machine lacks what it asks for.
     """
     settings = check_values(WorkersSettings, {**values, "n_jobs": jobs.n_jobs}, "hydra.launcher")
     plan, setup = plan_workers(settings, jobs.at_most), pack_setup(program, jobs.worker_module)
@@ -49,16 +49,16 @@ def plan_local_executor(values: Mapping[str, Any], jobs: JobsAhead, program: Pro
 
 
 class LocalSlot:
-    """A worker process, and after it another one."""
+    """A slot that always has one worker process, and replaces it when it has ended."""
 
     def __init__(self, setup: bytes, environment: Mapping[str, str], jobs: JobsAhead, max_worker_mb: float) -> None:
-        """Have no worker yet.
+        """Start no worker yet.
 
         Args:
-            setup: what `process.pack_setup` gave.
-            environment: what a worker gets to see, unless this process's own says something else.
-            jobs: how long one may run, and what workers import before the first one.
-            max_worker_mb: resident memory of its own beyond which a worker is replaced after its job.
+            setup: from `process.pack_setup`.
+            environment: environment variables for workers; those of this process win, except for the GPUs.
+            jobs: how long one may run, and which module workers import before the first one.
+            max_worker_mb: a worker that keeps more memory of its own, in megabytes, is replaced after its job.
         """
         own = {name: text for name, text in environment.items() if name not in os.environ or name == _GPUS}
         self._setup, self._environment, self._jobs, self._max_worker_mb = setup, own, jobs, max_worker_mb
@@ -66,21 +66,21 @@ class LocalSlot:
         self._starting, self._is_closed = threading.Lock(), False
 
     def open(self) -> None:
-        """Have a worker ready; one that dies as it starts is replaced when there is a job."""
+        """Start a worker; if it dies while it starts, the next job starts another one."""
         with suppress(Exception):
             self._ready_worker()
 
     def run(self, overrides: Sequence[str], job_number: int) -> JobReturn:
-        """Run a job, for the time that it may take."""
+        """Run a job, at most for the allowed time."""
         result: JobReturn = self.call(run_one_job, (list(overrides), job_number), self._jobs.timeout_s)
         return result
 
     def call(self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None = None) -> Any:
-        """Call an importable function in the worker, which is replaced if it dies, takes too long or lacks memory.
+        """Call an importable function in the worker; replace the worker if it dies, takes too long or lacks memory.
 
         Raises:
             LostWorkerError: the worker died.
-            JobTimeoutError: it has not answered in time, and was killed.
+            JobTimeoutError: the worker did not answer in time, and was killed.
         """
         worker = self._ready_worker()
         try:
@@ -94,7 +94,7 @@ class LocalSlot:
         return result
 
     def _ready_worker(self) -> _WorkerProcess:
-        with self._starting:  # a worker that starts while the slot is closed would outlive it
+        with self._starting:  # else a worker that starts during `close` would outlive the slot
             if self._is_closed:
                 raise CancelledError
             if self._worker is not None and self._worker.is_alive:
@@ -114,7 +114,7 @@ class LocalSlot:
             self._worker = None
 
     def close(self) -> None:
-        """End the worker, with what runs in it."""
+        """End the worker and its job."""
         with self._starting:
             self._is_closed = True
         self._end_worker()
@@ -137,9 +137,9 @@ class _WorkerProcess:
     def call(
         self, function: Callable[..., Any], arguments: Sequence[Any], timeout_s: float | None = None
     ) -> tuple[Any, int]:
-        """Call a function there; give what it gives and how many MB the process keeps, or raise what it raises."""
+        """Call a function there; return its result and how many MB the process keeps, or raise its error."""
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        with suppress(OSError):  # of a dead one, which the next line finds
+        with suppress(OSError):  # the process may be dead, which is found below
             self._connection.send_bytes(cloudpickle.dumps((function, arguments)))
         ends: list[Any] = [self._connection, self._process.sentinel]
         while not wait(ends, min(_LOOK_EVERY_S, max(0.0, deadline - time.monotonic()))) and self._process.is_alive():
@@ -153,21 +153,21 @@ class _WorkerProcess:
             return read_answer(packed)
         self._process.join(_END_S)
         is_known = self._process.exitcode != _NOT_KNOWN or not isinstance(self._process, ForkServerProcess)
-        how = f"exit code {self._process.exitcode}" if is_known else "killed, as the process that it was a fork of"
+        how = f"exit code {self._process.exitcode}" if is_known else "killed, and its parent process, too"
         raise LostWorkerError(f"the worker process died ({how})")
 
     def end(self) -> None:
-        """Kill the process and what its jobs have started."""
+        """Kill the process and all processes that its jobs have started."""
         pid = self._process.pid
         if pid is not None and self._process.exitcode in (None, _NOT_KNOWN):
-            with suppress(ProcessLookupError):  # it has no group of its own yet, or no more
+            with suppress(ProcessLookupError):  # it has no process group of its own yet, or not any more
                 os.killpg(pid, signal.SIGKILL)
             self._process.kill()
         self._process.join()
 
 
 def _start_worker(worker_module: str | None, environment: Mapping[str, str]) -> _WorkerProcess:
-    """Start a worker, again if the process that it is to be a fork of is killed in that moment."""
+    """Start a worker; try again if the process that it is forked from is killed at that moment."""
     deadline = time.monotonic() + _END_S
     while True:
         try:
@@ -179,16 +179,16 @@ def _start_worker(worker_module: str | None, environment: Mapping[str, str]) -> 
 
 
 def _start_context(worker_module: str | None, environment: Mapping[str, str]) -> SpawnContext | ForkServerContext:
-    """Give the way in which workers are started.
+    """Return the multiprocessing context that starts workers.
 
-    On Linux they are forks of one process, which imports the module once for all of them, in the environment of a
-    worker: libraries read the number of their threads while they are loaded. Elsewhere, and without a module, each is
-    a new process: forks of what a user's own script has imported are not known to work.
+    On Linux, workers are forks of one process, which imports the module once for all of them. It has the environment
+    of a worker, since libraries read the number of threads while they load. On other systems, and without a module,
+    each worker is a new process: a fork may not work with what the user's script has imported.
     """
     if worker_module is None or sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    with _preparing, without_ctrl_c(), native_messages_off():  # it has nothing to say that the workers do not
+    with _preparing, without_ctrl_c(), native_messages_off():  # the workers print the same messages
         context.set_forkserver_preload([worker_module])
         added = {name: text for name, text in environment.items() if name != _GPUS}
         os.environ.update(added)
@@ -202,8 +202,8 @@ def _start_context(worker_module: str | None, environment: Mapping[str, str]) ->
 
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Start processes that Ctrl-C, which the terminal sends to all, does not reach."""
-    resource_tracker.ensure_running()  # which would let Ctrl-C through again
+    """Start processes in the block that ignore Ctrl-C, which a terminal sends to all processes."""
+    resource_tracker.ensure_running()  # its start would let Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,7 @@
-"""What a job is lost by: its worker died, got no memory, or was ended. A worker imports this, and so no Optuna."""
+"""Errors by which a job is lost: its worker died, ran out of memory, or was ended.
+
+Workers import this module, so it does not import Optuna.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import errno
 import os
 from concurrent.futures import BrokenExecutor
 
-# By name, since neither TensorFlow nor joblib is imported here.
+# By name, since this module imports neither TensorFlow nor joblib.
 _OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
 _LOST_BY_ANOTHER_JOB = "ShutdownExecutorError"
-# What Python says of C code, TensorFlow's among it, that got no memory and did not say so; and what the C library says.
+# Messages of Python about C code, such as TensorFlow, that ran out of memory without saying so; and of the C library.
 _NO_MEMORY = (
     "error return without exception set",
     "failed to map segment from shared object",
@@ -18,19 +21,19 @@ _NO_MEMORY = (
 
 
 class LostWorkerError(BrokenExecutor):
-    """A worker was lost, with what it was running."""
+    """A worker was lost, together with its job."""
 
 
 class JobTimeoutError(LostWorkerError):
-    """A job ran longer than it may, and its worker was ended."""
+    """A job ran longer than allowed, and its worker was ended."""
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Tell whether what ended a call is that its worker died, or got no memory, so that it runs no other one."""
+    """Tell whether an error means that the worker died or ran out of memory, so that it can run no other job."""
     is_dead = isinstance(error, BrokenExecutor) or type(error).__name__ == _LOST_BY_ANOTHER_JOB
     return is_dead or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, of whatever library, says that there was no memory."""
+    """Tell whether an exception of any library says that memory ran out."""
     return type(error).__name__ in _OUT_OF_MEMORY or any(said in str(error) for said in _NO_MEMORY)

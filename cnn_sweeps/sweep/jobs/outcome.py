@@ -1,4 +1,4 @@
-"""What became of a trial's job, in Optuna's terms."""
+"""How a trial's job ended, in Optuna's terms."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Outcome:
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
         values: the objectives of a COMPLETE trial, finite.
-        error: why a FAIL is one, in one line.
+        error: why the trial failed, in one line.
         traceback: of the exception, if there was one.
         failure_id: equal for failures at the same place of the code; empty if the values, not the code, failed.
-        kind: of a failure without such a place; empty if it says nothing of what other trials may meet.
-        is_told: the error says all that a user needs, so that the traceback is kept but not shown.
-        is_lost: the machine failed, not the trial, so that trying again makes sense.
+        kind: kind of a failure without such a place; empty if other trials are not likely to fail in the same way.
+        is_told: whether the error says all that a user needs; then the traceback is kept but not shown.
+        is_lost: whether the machine, not the trial, failed; then it makes sense to try again.
     """
 
     state: TrialState
@@ -51,8 +51,8 @@ INTERRUPTED = _fail(error="interrupted", is_lost=True)
 
 
 def read_outcome(result: JobReturn | BaseException, num_objectives: int) -> Outcome:
-    """Tell how a job ended from what its executor gave back."""
-    if isinstance(result, (CancelledError, SweepError)):  # there is no worker any more
+    """Return how a job ended, from its result or its future's exception."""
+    if isinstance(result, (CancelledError, SweepError)):  # the workers are gone
         return INTERRUPTED
     if isinstance(result, BaseException):
         return _read_exception(result, "")
@@ -68,15 +68,15 @@ def _read_value(value: object, num_objectives: int) -> Outcome:
         error = f"the job returned {value!r}; it must return a number, or a tuple of numbers"
         return _fail(error=error, failure_id="returned")
     if len(values) != num_objectives:
-        error = f"the job returned {counted(len(values), 'value')} and hydra.sweeper.direction names {num_objectives}"
-        return _fail(error=f"{error}; give one direction for each value", failure_id="number of values")
+        error = f"the job returned {counted(len(values), 'value')}, but hydra.sweeper.direction names {num_objectives}"
+        return _fail(error=f"{error}; name one direction for each value", failure_id="number of values")
     if not all(math.isfinite(each) for each in values):
         return _fail(error=f"the objective is {', '.join(str(each) for each in values)}", kind="not finite")
     return Outcome(TrialState.COMPLETE, values)
 
 
 def _read_exception(error: BaseException, text: str) -> Outcome:
-    """Read what ended a job; `text` is its traceback, unless it is the one that the exception has here."""
+    """Read the exception that ended a job; `text` is its traceback, if that is not in the exception."""
     name, message = type(error).__name__, hide_passwords(" ".join(str(error).split()))
     told, text = f"{name}: {message}", hide_passwords(text or "".join(traceback.format_exception(error)))
     if isinstance(error, TrialPruned):
@@ -85,7 +85,7 @@ def _read_exception(error: BaseException, text: str) -> Outcome:
         return _fail(error="another controller took the trial over")
     if isinstance(error, JobTimeoutError):
         return _fail(error="ran longer than hydra.sweeper.trial_timeout_s", kind="too long")
-    if isinstance(error, OutageError) or is_disk_full(error):  # which other trials meet too: several stop the sweep
+    if isinstance(error, OutageError) or is_disk_full(error):  # other trials meet it, too: several stop the sweep
         return _fail(error=told, failure_id=name, is_lost=True)
     if isinstance(error, LostWorkerError):
         told, text = message, ""

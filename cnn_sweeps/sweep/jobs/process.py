@@ -1,4 +1,4 @@
-"""Inside a worker process: what it gets before its first job, and how it runs one job after another."""
+"""The code of a worker process: how it is set up, and how it runs one job after another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cnn_sweeps.system.output import outlive_display
 
 
 class Program(NamedTuple):
-    """What Hydra gives a launcher: `hydra_context` composes each job's configuration, `config` is the whole sweep's."""
+    """What a launcher gets from Hydra: `hydra_context` composes each job's configuration, `config` is the sweep's."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -41,7 +41,7 @@ class Program(NamedTuple):
 
     @property
     def folders(self) -> list[str]:
-        """Those that every job composes its configuration from, and works in."""
+        """The working folder and the folders of the configuration, which every job needs."""
         path = self.hydra_context.config_loader.get_search_path().get_path()
         folders = [each.path.removeprefix("file://") for each in path if str(each.path).startswith("file://")]
         return [str(Path.cwd()), *(str(Path(folder).absolute()) for folder in folders if Path(folder).is_dir())]
@@ -54,13 +54,13 @@ def pack_setup(
     variables: Mapping[str, str | None] | None = None,
     is_for_children: bool = True,
 ) -> bytes:
-    """Make what a worker process must know ready to be sent.
+    """Pack what a worker process must know before its first job.
 
     Args:
-        program: whose jobs it is to run.
-        worker_module: what it imports before the first one.
-        variables: of the environment, to be set there, or to be removed if None.
-        is_for_children: it will be a child of this process, and so know its main module.
+        program: whose jobs the worker will run.
+        worker_module: module that it imports before the first job.
+        variables: environment variables to set there, or to remove if None.
+        is_for_children: whether the worker is a child of this process, so that it has the same main module.
     """
     find_task = way_to_task(program.task_function, is_for_children=is_for_children)
     of_jobs = (program.hydra_context, program.config, find_task, Singleton.get_state(), worker_module)
@@ -69,7 +69,7 @@ def pack_setup(
 
 
 def way_to_task(function: TaskFunction, *, is_for_children: bool) -> Callable[[], TaskFunction]:
-    """Give what gives a task function in another process: by name, below as many decorators as here, or by value."""
+    """Return what finds the task function in another process: by name and number of decorators, or by value."""
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     try:
         layers = _layers(sys.modules[module], name)
@@ -80,7 +80,7 @@ def way_to_task(function: TaskFunction, *, is_for_children: bool) -> Callable[[]
         spec = getattr(sys.modules[module], "__spec__", None)
         if spec is None and not is_for_children:
             return lambda: function
-        module = "__mp_main__" if spec is None else spec.name  # the first is what a child calls a script
+        module = "__mp_main__" if spec is None else spec.name  # a child calls the parent's script __mp_main__
     return partial(_import_task, module, name, level)
 
 
@@ -90,7 +90,7 @@ def _import_task(module: str, name: str, level: int) -> TaskFunction:
 
 
 def _layers(module: Any, name: str) -> list[Any]:
-    """Give what a module holds under a name, then without its outermost decorator, and so on."""
+    """Return what a module has under a name, then the same without its outermost decorator, and so on."""
     layers = [attrgetter(name)(module)]
     while hasattr(layers[-1], "__wrapped__"):
         layers.append(layers[-1].__wrapped__)
@@ -99,27 +99,27 @@ def _layers(module: Any, name: str) -> list[Any]:
 
 _KNOWN_TO_CONTROLLER = {"builtins", "cnn_sweeps", "hydra", "omegaconf", "optuna"}
 
-# What a worker process keeps between its jobs.
+# A worker process keeps this between its jobs.
 _program: Program | Exception | None = None
 
 
 def serve(connection: Connection) -> None:
-    """Be a worker process: answer one call after another, until the controller ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which sends it to all
+    """Answer one call after another, until the controller ends this worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes
     with suppress(EOFError):
         while True:
             connection.send_bytes(answer(partial(make_call, connection.recv_bytes())))
 
 
 def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
-    """Prepare a new worker process: by what `pack_setup` gave, and a whole environment instead of its own.
+    """Prepare a new worker process with the result of `pack_setup`, and replace its whole environment.
 
-    That of a fork is of the process that is forked, as it was then.
+    A fork has the environment that its parent had at its own start.
     """
     global _program  # noqa: PLW0603 - a worker process serves one sweep
     end_with_parent()
     outlive_display()
-    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that is complained about when the worker is ended
+    tqdm.set_lock(threading.RLock())  # its default, a semaphore, causes a warning when the worker is ended
     folder, path, variables, of_jobs = cloudpickle.loads(setup)
     os.chdir(folder)
     sys.path += [each for each in path if each not in sys.path]
@@ -130,7 +130,7 @@ def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
         hydra_context, config, find_task, singletons, worker_module = cloudpickle.loads(of_jobs)
         Singleton.set_state(singletons)
         task_function = find_task()
-    except Exception as error:  # e.g. of a module that is not installed here: each job tells it
+    except Exception as error:  # e.g. a module is not installed here: each job raises it
         _program = error
         return
     _print_into(Path(config.hydra.sweep.dir, "workers.log"))
@@ -138,7 +138,7 @@ def start_process(setup: bytes, environment: Mapping[str, str]) -> None:
     if worker_module is not None:
         try:
             importlib.import_module(worker_module)
-        except Exception:  # the first job meets it again, and tells it where a person looks
+        except Exception:  # the first job meets it again, and its error is shown
             traceback.print_exc()
 
 
@@ -149,10 +149,10 @@ def make_call(call: bytes) -> Any:
 
 
 def answer(act: Callable[[], Any]) -> bytes:
-    """Do something; give what `read_answer` makes its result, or its error, of elsewhere."""
+    """Call a function; return its result or its error, packed for `read_answer` in another process."""
     try:
         packed: bytes = cloudpickle.dumps((True, act(), _own_memory_mb()))
-    except BaseException as error:  # SystemExit, too, which would end this process
+    except BaseException as error:  # SystemExit, too: it must not end this process
         told = _portable(error)
         told.add_note("".join(traceback.format_exception(error)))
         packed = cloudpickle.dumps((False, told, 0))
@@ -160,16 +160,16 @@ def answer(act: Callable[[], Any]) -> bytes:
 
 
 def _own_memory_mb() -> int:
-    """Give this process's resident memory, without the files that it maps and shares."""
+    """Return this process's resident memory in megabytes, without mapped and shared files."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - getattr(memory, "shared", 0)) // 2**20
 
 
 def read_answer(packed: bytes) -> tuple[Any, int]:
-    """Give what was done in a worker, and how many MB that keeps for itself; or raise what ended it.
+    """Return the result of `answer`, and how many MB its process keeps for itself; or raise the error.
 
     Raises:
-        RuntimeError: if it gave what only its worker can import.
+        RuntimeError: if only the worker can import what the function returned.
     """
     try:
         is_result, given, worker_mb = cloudpickle.loads(packed)
@@ -181,14 +181,14 @@ def read_answer(packed: bytes) -> tuple[Any, int]:
 
 
 def run_one_job(overrides: list[str], job_number: int) -> JobReturn:
-    """Run one job as Hydra's own launcher would, with all that it prints in its own folder.
+    """Run one job as Hydra's own launcher would; what it prints goes to a file in its own folder.
 
     Raises:
-        MemoryError: if the job says in any way that there was no memory.
-        Exception: why this process cannot run jobs; that of the job is in the result.
+        MemoryError: if the job ran out of memory, in whatever way it says so.
+        Exception: why this process cannot run jobs; an exception of the job is in the result.
     """
     if isinstance(_program, Exception):
-        raise _portable(_program)  # a copy: its traceback would grow from job to job
+        raise _portable(_program)  # a copy, since its traceback would grow with each job
     assert _program is not None
     hydra_context, config, task_function = _program
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
@@ -226,7 +226,7 @@ def _print_into(file: Path) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Give a copy that the controller can read, and without importing what only a job needs, as TensorFlow."""
+    """Return a copy that the controller can read without importing what only jobs need, such as TensorFlow."""
     if type(error).__module__.partition(".")[0] in _KNOWN_TO_CONTROLLER:
         with suppress(Exception):
             copy: BaseException = cloudpickle.loads(cloudpickle.dumps(error))

@@ -1,6 +1,6 @@
 """The settings of `hydra/launcher=workers` and `dask`: types and ranges.
 
-The comments are in `hydra_plugins/cnn_sweeps/_config.py`.
+`hydra_plugins/cnn_sweeps/_config.py` describes them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _check_address(address: str) -> str:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WorkersSettings:
-    """What `hydra/launcher=workers` is told."""
+    """The settings of `hydra/launcher=workers`."""
 
     n_jobs: NumJobsSetting
     gpus: Annotated[list[int] | None, PlainValidator(_check_gpus)] = None
@@ -42,7 +42,7 @@ class WorkersSettings:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DaskSettings:
-    """What `hydra/launcher=dask` is told."""
+    """The settings of `hydra/launcher=dask`."""
 
     address: Annotated[str, AfterValidator(_check_address)] | None
     n_jobs: NumJobsSetting

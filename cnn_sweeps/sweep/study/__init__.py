@@ -1,1 +1,1 @@
-"""The study of a sweep: where it is, what it holds, who works at it."""
+"""The study of a sweep: its storage, its trials, and the controllers that share it."""

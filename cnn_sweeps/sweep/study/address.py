@@ -1,4 +1,4 @@
-"""Where a sweep's study is: read once from what names it, and looked up before anything slow is imported."""
+"""The address of a sweep's study: parsed once, and checked before any slow import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cnn_sweeps.text.passwords import hide_passwords
 _SQLITE = "sqlite:///"
 _SWEEPS = Path("outputs/sweeps")
 _JOURNAL = "study.journal"
-_LONGEST_NAME, _MOST_FOLDERS = 255, 10  # bytes, as disks have it; more levels no sweep makes
+_LONGEST_NAME, _MOST_FOLDERS = 255, 10  # bytes, the limit of disks; folder levels, more than any sweep makes
 _FIRST_OF_LINE = b'{"op_code":'
 _NEW_STUDY = b'{"op_code":0,'
 ENDS_OF_LINE = (b"}\n", b"}\r\n")
@@ -24,13 +24,13 @@ ENDS_OF_LINE = (b"}\n", b"}\r\n")
 
 @dataclass(frozen=True)
 class StudyAddress:
-    """Where a study is, as `parse_address` reads it.
+    """Where a study is; made by `parse_address`.
 
     Attributes:
-        name: of the study; empty where only its storage is meant.
-        kind: `database`: any other that SQLAlchemy knows; `target`: an Optuna storage that is built.
+        name: of the study; empty if the address is only that of a storage.
+        kind: `database`: another database that SQLAlchemy knows; `target`: an Optuna storage to build.
         place: the journal's path, or a URL, if there is one.
-        target: what a `target` is built of.
+        target: the configuration of a `target`.
     """
 
     name: str
@@ -40,39 +40,39 @@ class StudyAddress:
 
     @property
     def shown(self) -> str:
-        """The storage as a person may see it, without the password that a URL may hold."""
+        """The storage in messages, without a password."""
         return str(self.target.get("_target_")) if self.target is not None else hide_passwords(self.place)
 
     @property
     def file(self) -> Path | None:
-        """The journal or SQLite database, as it was named; None for what is elsewhere."""
+        """The journal or SQLite database, as it was named; None for a server."""
         if self.kind == "sqlite":
             return Path(self.place.removeprefix(_SQLITE).partition("?")[0])
         return Path(self.place) if self.kind == "journal" else None
 
     @property
     def absolute_place(self) -> str:
-        """The place, as it may be named in any folder."""
+        """The place, with an absolute path."""
         scheme = _SQLITE if self.kind == "sqlite" else ""
         return self.place if self.file is None else f"{scheme}{Path(self.place.removeprefix(scheme)).absolute()}"
 
     def lock_file(self, purpose: str) -> Path | None:
-        """Give the file by which controllers exclude each other; None for a study that is elsewhere."""
+        """Return the file that controllers lock to exclude each other; None for a server."""
         return None if self.file is None else Path(f"{self.file.absolute()}.{purpose}.lock")
 
     @property
     def is_postgresql(self) -> bool:
-        """Whether PostgreSQL keeps the study, whose locks other hosts may use, too."""
+        """Whether the study is in PostgreSQL, which has locks for all hosts."""
         return self.place.startswith(("postgresql://", "postgresql+psycopg"))
 
     @property
     def has_lock(self) -> bool:
-        """Whether the controllers of the study exclude each other: by a file, or in PostgreSQL."""
+        """Whether the controllers of the study can exclude each other: with a file, or in PostgreSQL."""
         return self.file is not None or self.is_postgresql
 
 
 def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> StudyAddress:
-    """Read `hydra.sweeper.storage`; None, as a study without a setting: the journal in the sweep's folder."""
+    """Parse `hydra.sweeper.storage`; None means the journal in the sweep's folder."""
     if storage is None:
         storage = str(sweep_folder(name) / _JOURNAL)
     if isinstance(storage, dict):
@@ -84,21 +84,21 @@ def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> Study
 
 
 def is_only_here(address: str) -> bool:
-    """Tell whether a path or an address of a database or a server is one that no other machine can use."""
+    """Tell whether only this machine can use a path, or an address of a database or a server."""
     parts = urlsplit(address)
     return parts.scheme in ("", "file", "sqlite") or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def sweep_folder(study_name: str) -> Path:
-    """Give the folder of a sweep's files, as `conf/config.yaml` has it."""
+    """Return the folder of a sweep's files, as in `conf/config.yaml`."""
     return _SWEEPS / study_name
 
 
 def trial_subfolder(number: int, noted: Any) -> str:
-    """Give the folder of a trial's files, relative to the sweep's: its number.
+    """Return the folder of a trial's files, relative to the sweep's: the `noted` one, or the trial's number.
 
-    Another name that the study notes counts only if it can be one, and lies below the sweep's folder, wherever that is:
-    others may write to the study, too.
+    The folder that the study notes counts only if it is a valid name below the sweep's folder, since others may write
+    to the study, too.
     """
     parts = PurePath(noted).parts if isinstance(noted, str) and noted.isprintable() else ()
     is_below = parts and ".." not in parts and not PurePath(noted).is_absolute()
@@ -107,20 +107,21 @@ def trial_subfolder(number: int, noted: Any) -> str:
 
 
 def check_study_exists(address: StudyAddress) -> None:
-    """See that a journal file or an SQLite database holds the study; what a server holds is not looked up here.
+    """Check that a journal file or an SQLite database holds the study; a server is not asked here.
 
     Raises:
-        StudyError: if there is no such file, or it is no storage of Optuna's, or holds no such study.
+        StudyError: if there is no such file, it is no storage of Optuna, or it holds no such study.
     """
     if address.file is None:
         return
     known = (_studies_in_journal if address.kind == "journal" else _studies_in_database)(address, address.file)
     if address.name not in known:
-        raise StudyError(f"{address.name}: no such study in {address.shown}; there are: {', '.join(known) or 'none'}")
+        there = f"name one of: {', '.join(known)}" if known else "it holds none"
+        raise StudyError(f"{address.name}: there is no such study in {address.shown}; {there}")
 
 
 def check_journal(journal: Path) -> None:
-    """See that a file, which exists, is empty or begins as a journal of Optuna's.
+    """Check that an existing file is empty, or begins as a journal of Optuna.
 
     Raises:
         StudyError: if it is of another kind.
@@ -130,15 +131,15 @@ def check_journal(journal: Path) -> None:
         beginning = file.read(len(_FIRST_OF_LINE))
     if not _FIRST_OF_LINE.startswith(beginning):
         is_sqlite = beginning.startswith(b"SQLite")
-        what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna's"
+        what = f"an SQLite database; did you mean {_SQLITE}{journal}?" if is_sqlite else "no journal of Optuna"
         raise StudyError(
-            f"hydra.sweeper.storage={journal}: is {what}, and cannot be used; name the study's file, or choose another "
-            "hydra.sweeper.study_name"
+            f"hydra.sweeper.storage={journal}: the file is {what}, and cannot be used; name the study's file, or "
+            "choose another hydra.sweeper.study_name"
         )
 
 
 def has_unfinished_end(journal: Path) -> bool:
-    """Tell whether a kill, a power cut, or a full disk left the last line of a journal unfinished, or it is blank."""
+    """Tell whether the last line of a journal is blank, or unfinished by a kill, a power cut or a full disk."""
     with journal.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(ENDS_OF_LINE[-1])))
@@ -155,19 +156,19 @@ def _studies_in_journal(address: StudyAddress, journal: Path) -> list[str]:
     except FileNotFoundError as error:
         known = sorted(file.parent.name for file in _SWEEPS.glob(f"*/{_JOURNAL}"))
         raise StudyError(
-            f"{address.name}: no such sweep here, {journal} is not there; work in the folder where it was started, or "
-            f"name its hydra.sweeper.storage; there are: {', '.join(known) or 'none'}"
+            f"{address.name}: there is no such sweep here, {journal} does not exist; go to the folder where the sweep "
+            f"was started, or name its hydra.sweeper.storage; sweeps here: {', '.join(known) or 'none'}"
         ) from error
     except OSError as error:
-        raise StudyError(f"{told}: cannot be read ({error.strerror}); name another") from error
+        raise StudyError(f"{told}: the file cannot be read ({error.strerror}); name another file") from error
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise StudyError(f"{told}: makes no sense ({type(error).__name__}); name another") from error
+        raise StudyError(f"{told}: the file makes no sense ({type(error).__name__}); name another file") from error
 
 
 def _studies_in_database(address: StudyAddress, file: Path) -> list[str]:
     told = f"hydra.sweeper.storage={address.shown}"
     if not file.is_file():
-        raise StudyError(f"{told}: there is no such file; name the study's")
+        raise StudyError(f"{told}: there is no such file; name the study's file")
     try:
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         try:
@@ -175,4 +176,4 @@ def _studies_in_database(address: StudyAddress, file: Path) -> list[str]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StudyError(f"{told}: holds no studies of Optuna's ({error}); name the study's") from error
+        raise StudyError(f"{told}: the file holds no studies of Optuna ({error}); name the study's file") from error

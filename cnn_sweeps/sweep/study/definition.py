@@ -1,4 +1,4 @@
-"""What a study was made for, kept with it, and whether a sweep that would go on with it still fits."""
+"""The definition of a study, kept with it; tells whether another sweep may go on with the study."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cnn_sweeps.sweep.space import SearchSpace
 from cnn_sweeps.text.numbers import counted
 
 DEFINITION = "definition"
-"""The study's attribute that holds it."""
+"""The user attribute of the study that holds it."""
 
 
 class StudyDefinition(TypedDict):
-    """What makes a sweep another one, in JSON types: directions, space, and the settings that all trials share."""
+    """What a study is for, in JSON types: directions, space, and the settings that all trials share."""
 
     directions: list[str]
     space: dict[str, dict[str, Any]]
@@ -36,7 +36,7 @@ class StudyDefinition(TypedDict):
 
 
 def define_study(space: SearchSpace, directions: Sequence[str], shared_settings: dict[str, Any]) -> StudyDefinition:
-    """Give the definition of a sweep's study."""
+    """Return the definition of a sweep's study."""
     return {
         "directions": list(directions),
         "space": {key: json.loads(distribution_to_json(each)) for key, each in space.distributions.items()},
@@ -45,32 +45,32 @@ def define_study(space: SearchSpace, directions: Sequence[str], shared_settings:
 
 
 def check_definition(study_name: str, definition: Any) -> None:
-    """See that what a study has as its definition is one.
+    """Check the definition that a study has.
 
     Raises:
-        StudyError: if it is not.
+        StudyError: if it is not valid.
     """
     try:
         for each in TypeAdapter(StudyDefinition).validate_python(definition)["space"].values():
             json_to_distribution(json.dumps(each))
     except (LookupError, TypeError, ValueError) as error:
         raise StudyError(
-            f"{study_name}: the study's attribute {DEFINITION} makes no sense ({describe_error(error)}); "
+            f"{study_name}: the study's attribute {DEFINITION} is not valid ({describe_error(error)}); "
             "name another study"
         ) from error
 
 
 def read_definition(study: optuna.Study, now: StudyDefinition) -> StudyDefinition:
-    """Give the definition that a study has or, if it is new, that of the sweep which is its first; trials may wait.
+    """Return the definition of a study; a new study, which may have waiting trials, gets that of the current sweep.
 
     Raises:
-        StudyError: if it makes no sense, or another program has run trials, of which nothing tells what they measured.
+        StudyError: if it is not valid, or another program has run trials in the study.
     """
     if (noted := study.user_attrs.get(DEFINITION)) is None:
         if num_foreign := sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             raise StudyError(
-                f"hydra.sweeper.study_name={study.study_name}: is the study of another program in this storage, with "
-                f"{counted(num_foreign, 'trial')} of its own; choose another hydra.sweeper.study_name"
+                f"hydra.sweeper.study_name={study.study_name}: this storage has a study of another program by that "
+                f"name, with {counted(num_foreign, 'trial')}; choose another hydra.sweeper.study_name"
             )
         return {**now, "directions": [each.name.lower() for each in study.directions]}
     check_definition(study.study_name, noted)
@@ -79,22 +79,22 @@ def read_definition(study: optuna.Study, now: StudyDefinition) -> StudyDefinitio
 
 
 def settings_id_of(settings: dict[str, Any]) -> str:
-    """Give what tells a study's settings, as its definition has them, from others."""
+    """Return a digest of the settings in a study's definition, 12 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def why_not_continued(before: StudyDefinition, now: StudyDefinition, on_change: str) -> str | None:
-    """Say what keeps a sweep from going on with a study that was made `before`; None if nothing does.
+    """Say why a sweep cannot go on with a study that has the definition `before`; None if it can.
 
-    With `on_change="continue"` it goes on where Optuna can.
+    With `on_change="continue"` only changes that Optuna cannot make are a reason.
     """
     changes, obstacles = _differences(before, now), _obstacles(before, now)
     if not changes or (on_change == "continue" and not obstacles):
         return None
     advice = "choose another hydra.sweeper.study_name"
     cannot = f"Optuna cannot continue with another {' or '.join(obstacles)}; {advice}"
-    advice = cannot if obstacles else f"{advice}, or hydra.sweeper.on_change=continue"
-    return f"was made for another sweep ({'; '.join(changes)}); {advice}"
+    advice = cannot if obstacles else f"{advice}, or set hydra.sweeper.on_change=continue"
+    return f"the study was made for another sweep ({'; '.join(changes)}); {advice}"
 
 
 def _differences(before: StudyDefinition, now: StudyDefinition) -> list[str]:
@@ -112,7 +112,7 @@ def _differences(before: StudyDefinition, now: StudyDefinition) -> list[str]:
 
 
 def _obstacles(before: StudyDefinition, now: StudyDefinition) -> list[str]:
-    """Name what Optuna cannot change in a study."""
+    """Name the changes that Optuna cannot make in a study."""
     obstacles = ["direction"] if before["directions"] != now["directions"] else []
     for key in before["space"].keys() & now["space"].keys():
         old, new = (json_to_distribution(json.dumps(each["space"][key])) for each in (before, now))
@@ -134,7 +134,7 @@ def _show_distribution(distribution: dict[str, Any]) -> str:
 
 
 def describe_study(settings: SweepSettings, space: SearchSpace) -> dict[str, str]:
-    """Say in plain words what a sweep searches, how and where it is kept."""
+    """Describe a sweep in words: search space, sampler, pruner, direction and storage."""
     searched = define_study(space, settings.direction, {})["space"]
     return {
         "search space": "; ".join(f"{key} in {_show_distribution(each)}" for key, each in searched.items()),

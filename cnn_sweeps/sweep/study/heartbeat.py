@@ -1,4 +1,4 @@
-"""Signs of life of controllers, for others that cannot see whether their processes live."""
+"""Signs of life: controllers write them for others that cannot see their processes."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _SILENT_AFTER = 5  # beats that were missed
 
 
 def sign_key(owner: Mapping[str, Any]) -> str:
-    """Name the user attribute of a study with the last sign of an owner: UTC, for people; no clocks are compared."""
+    """Return the study's user attribute for an owner's last sign, a UTC time; only a change of it counts."""
     return f"sign_of_life {owner.get(WORD)}"
 
 
 class Heartbeat:
-    """Writes the time to the study, again and again, from this controller's first trial to its end.
+    """Writes the time to the study every 30 seconds, from this controller's first trial to its end.
 
-    One attribute a controller, however many trials it has: each sign makes a journal file 0.2 KB longer, 0.6 MB a day.
+    Each controller has one attribute, for all its trials. A sign makes a journal file 0.2 KB longer: 0.6 MB a day.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
-        """Give no sign yet."""
+        """Write nothing yet."""
         self._storage, self._study_id, self._key = storage, study_id, sign_key(owner_tags())
         self._is_beating = False
 
     def begin(self) -> None:
-        """Give a sign at once and from then on, as long as this object is there, unless they are given already."""
+        """Write a sign now and then every 30 seconds, as long as this object exists; a second call does nothing."""
         if not self._is_beating:
             self._is_beating = True
             self.beat()
             threading.Thread(target=_go_on, args=(weakref.ref(self),), daemon=True, name="heartbeat").start()
 
     def beat(self) -> None:
-        """Give one sign."""
+        """Write one sign."""
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
-        with suppress(Exception):  # a server that does not answer now may do so in time for the next beat
+        with suppress(Exception):  # a server that does not answer now may answer at the next beat
             self._storage.set_study_user_attr(self._study_id, self._key, now)
 
 
@@ -60,18 +60,18 @@ def _go_on(heartbeat: weakref.ref[Heartbeat]) -> None:
 
 
 class Listener:
-    """Tells which controllers have been silent for as long as several beats, by its own clock alone."""
+    """Finds controllers that have been silent for five beats, by its own clock."""
 
     def __init__(self) -> None:
-        """No controller was heard yet."""
+        """Begin without any sign."""
         self._heard: dict[str, tuple[str, float]] = {}
         self._last_look = -float("inf")
 
     def silent(self, trials: Sequence[FrozenTrial], study_attrs: Mapping[str, Any]) -> list[FrozenTrial]:
-        """Give those of the running trials whose controllers are silent, to be asked for at least once in a beat.
+        """Return the running trials whose controllers are silent; call this at least once in a beat.
 
-        A controller that has never given a sign, as those of earlier versions, is not called silent. After a longer
-        break, as when the server was away for all, the counting begins anew.
+        A controller that has never given a sign, such as one of an earlier version, does not count as silent. After a
+        longer break, e.g. while the server was away for all, the count begins anew.
         """
         now = time.monotonic()
         known = self._heard if now - self._last_look < EVERY_S else {}

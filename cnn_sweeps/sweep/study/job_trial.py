@@ -1,4 +1,4 @@
-"""The trial that a job is, seen from the job: it reports what it reached and learns whether to go on."""
+"""A job's view of its trial: it reports values, and asks whether to go on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 STUDY_OF_JOB = "CNN_SWEEPS_STUDY"
-"""In `hydra.job.env_set`: the study of a job's trial, if that is not the sweep's, which Hydra lets no job change."""
+"""Key in `hydra.job.env_set` for the study of a job, if it is not the sweep's; Hydra lets no job change the sweeper."""
 _SWEEPER = "hydra_plugins.cnn_sweeps.optuna_sweeper.OptunaSweeper"
 
 
 def current_trial() -> JobTrial | None:
-    """Give the trial that the running Hydra job is; None outside a sweep of this project's sweeper."""
+    """Return the trial of the running Hydra job; None outside a sweep of this project's sweeper."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN or hydra.sweeper.get("_target_") != _SWEEPER:
         return None
@@ -42,13 +42,13 @@ def current_trial() -> JobTrial | None:
 
 
 class JobTrial:
-    """One trial of a study, identified by its number, which is the Hydra job's."""
+    """One trial of a study; its number is that of the Hydra job."""
 
     def __init__(self, address: StudyAddress, pruner: dict[str, Any], number: int) -> None:
         """Open the study.
 
         Raises:
-            StudyError: if its storage cannot be used, nor after some patience.
+            StudyError: if its storage cannot be used, even after some waiting.
         """
         self._storage = patiently(partial(open_patient_storage, address), log.warning)
         self.study = optuna.load_study(
@@ -68,39 +68,39 @@ class JobTrial:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What tells the trial from others in a record."""
+        """The tags that name the trial in a record."""
         return ledger.trial_tags(self.study.study_name, self.number, self.frozen.user_attrs)
 
     def earlier_attempts(self) -> list[FrozenTrial]:
-        """Give the trials that this one tries again, the last one first."""
+        """Return the trials that this one repeats, the last one first."""
         return ledger.earlier_attempts(self.frozen, self.study.get_trials(deepcopy=False))
 
     def note(self, key: str, value: Any) -> None:
-        """Keep something with the trial, JSON types, that it cannot do without.
+        """Set a user attribute of the trial, of JSON types.
 
         Raises:
-            StudyError: if that cannot be, nor after some patience.
+            StudyError: if the storage cannot be used, even after some waiting.
         """
         self._trial.set_user_attr(key, value)
 
-    # What follows is for a training that goes on, or is done: the storage being away must not end it.
+    # The methods below are for a training that is running or done: an outage of the storage must not end it.
 
     def note_if_possible(self, key: str, value: Any) -> None:
-        """Keep something with the trial, JSON types, unless the storage is away."""
+        """Set a user attribute of the trial, of JSON types, unless the storage is away."""
         self._unless_away(partial(self._trial.set_user_attr, key, value), None)
 
     def note_final(self, metrics: Mapping[str, float]) -> None:
-        """Keep what the trial measured in the end, as `ledger.final_of` gives it, unless the storage is away.
+        """Note the trial's final metrics, for `ledger.final_of`, unless the storage is away.
 
-        JSON knows neither NaN nor infinity, and PostgreSQL refuses them: such a metric is left out.
+        NaN and infinity are left out: JSON does not know them, and PostgreSQL refuses them.
         """
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self.note_if_possible(ledger.FINAL, finite)
 
     def report(self, value: float, step: int) -> bool:
-        """Report the objective after a step; tell whether the pruner would stop here. Never with several objectives.
+        """Report the objective after a step; return whether the pruner stops the trial here.
 
-        While the storage is away it would not; what was not reported then follows with a later step.
+        It never does with several objectives, or while the storage is away; a later step reports the missing values.
         """
         if self._has_several_objectives:
             return False
@@ -114,14 +114,14 @@ class JobTrial:
         return self._trial.should_prune()
 
     def best_trial(self) -> FrozenTrial | None:
-        """Give the best completed trial so far; None if none is known, or with several objectives."""
+        """Return the best completed trial so far; None if none is known, or with several objectives."""
         if self._has_several_objectives:
             return None
         nothing_known: list[FrozenTrial] = []
         return min(self._unless_away(self._completed, nothing_known), key=self._rank, default=None)
 
     def would_be_among_best(self, value: float, num_best: int) -> bool:
-        """Tell whether an objective is among the best so far; True with several objectives, or if that is not known."""
+        """Tell whether a value is among the best so far; True with several objectives, or if that is not known."""
         if self._has_several_objectives:
             return True
         return self._unless_away(partial(self._is_among_best, value, num_best), otherwise=True)
@@ -139,7 +139,7 @@ class JobTrial:
             with self._backoff.noting_outages(), self._storage.without_waiting():
                 return act()
         except StudyOutageError as error:
-            log.warning("%s; the trial trains on, and is not pruned meanwhile", str(error).rpartition(";")[0])
+            log.warning("%s; the trial goes on, without pruning for now", str(error).rpartition(";")[0])
             return otherwise
 
     def _completed(self) -> list[FrozenTrial]:

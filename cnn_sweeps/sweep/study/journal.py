@@ -1,4 +1,4 @@
-"""The file that a journal is: who may write it, and what is done about lines that are none of Optuna's."""
+"""The file of a journal: a lock for its writers, and the repair of broken lines."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cnn_sweeps.sweep.study.address import ENDS_OF_LINE, has_unfinished_end
 from cnn_sweeps.system.files import replace_whole
 
 _OP_CODE = re.compile(rb'\{"op_code":(\d+),')
-_MAKES_SOMETHING = (0, 4)  # a study, a trial: later lines name it by its number
+_MAKES_SOMETHING = (0, 4)  # a study, a trial: later lines refer to it by its number
 
 
 class WriterLock:
-    """Serializes writers of a journal file; unlike Optuna's locks it ends with its process."""
+    """Lets one process at a time write a journal file; unlike Optuna's locks it ends with its process."""
 
     def __init__(self, journal: Path) -> None:
-        """Of a journal; the lock is not held yet."""
+        """Take the journal; the lock is not held yet."""
         self._journal, self._path = journal, Path(f"{journal}.flock")
         self._file: int | None = None
 
     def acquire(self) -> bool:
-        """Wait for the lock, and take away what a full disk, a kill, a power cut or an editor left at the end."""
+        """Wait for the lock; remove what a full disk, a kill, a power cut or an editor left at the end of the file."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -40,30 +40,30 @@ class WriterLock:
         return True
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Let the next process write."""
         assert self._file is not None
         os.close(self._file)
 
 
 def cut_unfinished_end(journal: Path) -> None:
-    """Take away what a power cut left of a journal's last line, to which the next one would be appended, and blanks."""
+    """Remove an unfinished or blank last line of a journal; else the next line would be appended to it."""
     lock = WriterLock(journal)
     lock.acquire()
     lock.release()
 
 
 def broken_lines(journal: Path) -> dict[int, bool]:
-    """Give the numbers, from 1 on, of the lines that no reader understands, and whether the others do without each.
+    """Return the numbers, from 1, of the lines that no reader understands, and whether each can be removed.
 
-    They do without a blank line, and without what was to be known of a study or a trial, but not without one that may
-    have made it. The last line does not count while it is unfinished.
+    A blank line can be removed, and one that adds to a study or a trial. A line that may have made a study or a trial
+    cannot. An unfinished last line does not count.
     """
     broken: dict[int, bool] = {}
     with journal.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 json.loads(line)
-            except RecursionError:  # no accident: what reads the study says that it makes no sense
+            except RecursionError:  # made on purpose: whatever reads the study refuses it
                 continue
             except ValueError:
                 op_code = _OP_CODE.match(line)
@@ -74,7 +74,7 @@ def broken_lines(journal: Path) -> dict[int, bool]:
 
 
 def take_out_lines(journal: Path, numbers: Collection[int]) -> None:
-    """Take lines out of a journal; as it was it stays beside, under its name and `.before`."""
+    """Remove lines from a journal; a copy of the old file stays beside it, with the suffix `.before`."""
     lock = WriterLock(journal)
     lock.acquire()
     try:

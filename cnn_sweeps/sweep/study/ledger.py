@@ -1,4 +1,4 @@
-"""What the trials of a study add up to, and which of them counts in whose place."""
+"""The ledger of a study: counts its trials, and tells which trial repeats which."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ ERROR, DUPLICATE_OF, SETTINGS_ID, FINAL = "error", "duplicate_of", "settings", "
 
 
 class TrialLedger:
-    """Counts, best trial and finished points; looks at each finished trial once, so that long studies cost no more.
+    """Counts trials, and knows the best trial and the finished points; reads each finished trial only once.
 
-    `best` is None for several objectives; of equals it is the first. `total_duration_s` is of `num_durations` trials.
+    `best` is the first of equal trials, and None for several objectives. `total_duration_s` adds up `num_durations`
+    trials.
     """
 
     def __init__(self, *, minimize: bool | None, settings_id: str) -> None:
@@ -37,7 +38,7 @@ class TrialLedger:
         self._finished_points: dict[str, int] = {}
 
     def read(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take in what has changed; `trials` are all of the study, by number."""
+        """Update from all trials of the study, by number."""
         new = trials[self._num_seen :]
         self._num_seen = len(trials)
         self._retried |= {number for trial in new if (number := retry_of(trial)) is not None}
@@ -49,22 +50,22 @@ class TrialLedger:
 
     @property
     def counts(self) -> Counter[str]:
-        """Number of trials by state; failed ones that were tried again are RETRIED."""
+        """Number of trials by state; a failed trial that was tried again counts as RETRIED."""
         failed = Counter(FAIL=len(self._failed - self._retried), RETRIED=len(self._failed & self._retried))
         return self._ended + Counter(trial.state.name for trial in self._open) + failed
 
     @property
     def num_started(self) -> int:
-        """Number of trials that were started and not tried again as others."""
+        """Number of trials that have started, without those that were tried again."""
         return sum(number for state, number in self.counts.items() if state not in ("RETRIED", "WAITING"))
 
     def finished_with(self, params: dict[str, Any]) -> int | None:
-        """Give the number of the trial that finished with these parameters, if there is one."""
+        """Return the number of the trial that finished with these parameters, if there is one."""
         return self._finished_points.get(point_key(params))
 
     @property
     def finished(self) -> list[int]:
-        """Numbers of the trials that finished, the first one of each point."""
+        """Numbers of the finished trials, the first one of each point."""
         return list(self._finished_points.values())
 
     def _settle(self, trial: FrozenTrial) -> None:
@@ -89,30 +90,30 @@ class TrialLedger:
 
 
 def trial_tags(study_name: str, number: int, attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Give what tells a trial from others in a record."""
+    """Return the tags that name a trial in a record."""
     tags = {"study": study_name, "trial.number": str(number)}
     if RETRY_OF in attributes:
         tags |= {"trial.retry_of": str(attributes[RETRY_OF]), "trial.attempt": str(attempt_of(attributes))}
     return tags
 
 
-# Attributes may come from anybody who writes to the study: what makes no sense is as if it were not there.
+# Anybody may write attributes to the study: the functions below ignore values that make no sense.
 
 
 def retry_of(trial: FrozenTrial) -> int | None:
-    """Give the number of the trial that this one tries again, which is an earlier one: so there are no circles."""
+    """Return the number of the trial that this one repeats; always an earlier one, so that there are no circles."""
     number: Any = trial.user_attrs.get(RETRY_OF)
     return number if _is_number(number) and number < trial.number else None
 
 
 def attempt_of(attributes: Mapping[str, Any]) -> int:
-    """Give how often what a trial tries was lost before."""
+    """Return how often the point of a trial was lost before."""
     attempt: Any = attributes.get(ATTEMPT)
     return attempt if _is_number(attempt) else 0
 
 
 def owner_of(trial: FrozenTrial) -> dict[str, str]:
-    """Give what tells of the process that has a trial under way; nothing if nobody has signed."""
+    """Return the note about the process that runs a trial; empty if there is none."""
     owner: Any = trial.user_attrs.get(OWNER)
     is_owner = isinstance(owner, dict) and all(isinstance(text, str) for text in owner.values())
     return owner if is_owner else {}
@@ -123,17 +124,17 @@ def _is_number(value: Any) -> TypeGuard[int]:
 
 
 def error_of(trial: FrozenTrial) -> str:
-    """Give why a trial failed; empty if that is not known."""
+    """Return why a trial failed; empty if that is not known."""
     error = trial.user_attrs.get(ERROR, "")
     return error[:2000] if isinstance(error, str) else ""
 
 
 def final_of(trial: FrozenTrial) -> dict[str, float]:
-    """Give the finite metrics that a trial noted at its end; empty if it noted none, or none that make sense."""
+    """Return the finite metrics that a trial noted at its end."""
     noted: Any = trial.user_attrs.get(FINAL)
     if not isinstance(noted, dict):
         return {}
-    largest = sys.float_info.max  # also JSON's whole numbers may be larger
+    largest = sys.float_info.max  # whole numbers in JSON may be larger
     return {name: float(each) for name, each in noted.items() if _is_real(each) and -largest <= each <= largest}
 
 
@@ -142,12 +143,12 @@ def _is_real(value: Any) -> bool:
 
 
 def numbers_in(value: Any) -> list[int]:
-    """Give the numbers of trials in a list that a study has as an attribute."""
+    """Return the numbers of trials in a study's attribute."""
     return list(filter(_is_number, value)) if isinstance(value, list) else []
 
 
 def check_trials(study_name: str, trials: Sequence[FrozenTrial]) -> None:
-    """See that the trials of a study are of the kind that Optuna makes.
+    """Check that the trials of a study are as Optuna makes them.
 
     Raises:
         StudyError: if one is not.
@@ -156,7 +157,7 @@ def check_trials(study_name: str, trials: Sequence[FrozenTrial]) -> None:
         attributes: tuple[Any, ...] = (trial.user_attrs, trial.system_attrs, trial.params, trial.intermediate_values)
         has_values = trial.state != TrialState.COMPLETE or bool(trial.values)
         if not all(isinstance(each, dict) for each in attributes) or not has_values:
-            raise StudyError(f"{study_name}: its trial {trial.number} makes no sense; name another study")
+            raise StudyError(f"{study_name}: trial {trial.number} of this study makes no sense; name another study")
 
 
 def senseless_attributes(trial: FrozenTrial) -> list[str]:
@@ -171,13 +172,13 @@ def senseless_attributes(trial: FrozenTrial) -> list[str]:
 
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
-    """Tell whether a failed trial is to be tried again as another one."""
+    """Tell whether another trial must repeat a failed one."""
     is_left = bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
     return trial.state == TrialState.FAIL and is_left and DUPLICATE_OF not in trial.user_attrs
 
 
 def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial:
-    """Give the trial that tries this one again, or that one, and so on; the trial itself if none does."""
+    """Return the last trial in the chain of trials that repeat this one; the trial itself if none does."""
     retries = {retried: each for each in trials if (retried := retry_of(each)) is not None}
     while trial.number in retries:
         trial = retries[trial.number]
@@ -185,7 +186,7 @@ def last_attempt(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTri
 
 
 def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Give the trials that this one tries again, the last one first; `trials` are all of the study, by number."""
+    """Return the trials that this one repeats, the last one first; `trials` are all of the study, by number."""
     attempts: list[FrozenTrial] = []
     while (number := retry_of(trial)) is not None:
         trial = trials[number]
@@ -194,29 +195,29 @@ def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[
 
 
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
-    """Tell whether a trial ran with these settings; one of another program is taken to have done so."""
+    """Tell whether a trial ran with these settings; a trial without an owner counts as one that did."""
     owner = owner_of(trial)
     return not owner or owner.get(SETTINGS_ID) == settings_id
 
 
 def point_key(params: dict[str, Any]) -> str:
-    """Give a text that is equal for equal parameters."""
+    """Return a text that is equal for equal parameters."""
     return json.dumps(params, sort_keys=True)
 
 
 def known_params(trial: FrozenTrial) -> dict[str, Any]:
-    """Give what is known of a trial's parameters, whether it was suggested or only queued."""
+    """Return the parameters of a trial, those that it was queued with, too."""
     return queued_params(trial) | trial.params
 
 
 def queued_params(trial: FrozenTrial) -> dict[str, Any]:
-    """Give the parameters that a trial was queued with; none if the sampler chose them."""
+    """Return the parameters that a trial was queued with; none if the sampler chose them."""
     fixed = trial.system_attrs.get("fixed_params")
     return fixed if isinstance(fixed, dict) else {}
 
 
 def unsearched(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> list[str]:
-    """Name what a waiting trial was queued with that is not searched: parameters, or values that these do not have."""
+    """Name the parameters and values of a queued trial that the sweep does not search."""
     queued = trial.system_attrs.get("fixed_params", {})
     if not isinstance(queued, dict):
         return [f"fixed_params={queued!r:.40}"]
@@ -228,7 +229,7 @@ def unsearched(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]
 
 def _is_searched(key: str, value: Any, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> bool:
     searched: Any = distributions[key]
-    try:  # of a trial that was not only queued
+    try:  # the trial may have a distribution already
         check_distribution_compatibility(trial.distributions.get(key, searched), searched)
     except ValueError:
         return False

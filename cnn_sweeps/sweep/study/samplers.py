@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners as the configuration describes them."""
+"""Builds Optuna's samplers and pruners from the configuration."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from cnn_sweeps.settings.targets import build
 from cnn_sweeps.sweep.settings import SweepSettings
 from cnn_sweeps.sweep.space import SearchSpace
 
-_NEEDED_PACKAGES = {"GPSampler": "torch"}  # needed only after its first, random trials
+_NEEDED_PACKAGES = {"GPSampler": "torch"}  # it fails only after its first, random trials
 _CONSTANT_SEED = ("QMCSampler",)  # draws one sequence for the whole study
 
 
 class RoundedSampler(BaseSampler):
-    """Rounds what another sampler suggests, so that study, record and command have a number of the same few digits."""
+    """Rounds what another sampler suggests, so that study, record and command have the same short number."""
 
     def __init__(self, sampler: BaseSampler) -> None:
-        """Ask `sampler`."""
+        """Take the sampler whose suggestions are rounded."""
         self._sampler = sampler
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the other one has it; so are those that follow, but for the rounding."""
+        """Return the search space of the other sampler."""
         return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -52,50 +52,52 @@ class RoundedSampler(BaseSampler):
         return _rounded(suggested, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """A trial begins."""
+        """Tell the other sampler that a trial begins."""
         self._sampler.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """A trial has ended."""
+        """Tell the other sampler that a trial has ended."""
         self._sampler.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
-        """Draw other numbers from now on."""
+        """Reseed the other sampler."""
         self._sampler.reseed_rng()
 
 
 def _rounded(value: Any, distribution: BaseDistribution) -> Any:
-    """Round a number of an interval to four significant digits, or to the end of the interval if that is nearer."""
+    """Round a number to four significant digits, within its interval."""
     if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
         return value
     return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 def check_sampler(settings: SweepSettings, space: SearchSpace) -> None:
-    """Have the sampler suggest a trial of a study that is thrown away, so that what it cannot do is told at once.
+    """Let the sampler suggest a trial of a study in memory, to find out at once whether it can.
 
     Raises:
-        ConfigError: if its package is not installed, or it cannot be built or search the space.
+        ConfigError: if its package is not installed, or it cannot be built, or cannot search the space.
     """
     target = str(settings.sampler.get("_target_"))
     for sampler, package in _NEEDED_PACKAGES.items():
         if target.endswith(sampler) and importlib.util.find_spec(package) is None:
-            raise ConfigError(f"hydra.sweeper.sampler._target_={target}: needs {package}; pip install {package}")
+            raise ConfigError(
+                f"hydra.sweeper.sampler._target_={target}: this sampler needs {package}; pip install {package}"
+            )
     first = build_sampler(settings.sampler, 0)
     try:
         optuna.create_study(directions=settings.direction, sampler=first).ask(dict(space.distributions))
     except (ImportError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"hydra.sweeper.sampler._target_={target}: cannot search this space ({reason}); choose another "
-            "hydra/sweeper/sampler, or change its settings or the space"
+            f"hydra.sweeper.sampler._target_={target}: this sampler cannot search this space ({reason}); choose "
+            "another hydra/sweeper/sampler, or change its settings or the space"
         ) from error
 
 
 def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
-    """Build the sampler of the next trial, its seed a function of the given one and of how many trials were started.
+    """Build the sampler of the next trial; its seed depends on the configured seed and the number of started trials.
 
-    So a sweep that is interrupted and continued tries what it would have tried.
+    So a sweep that is interrupted and continued suggests the same trials as without interruption.
 
     Raises:
         ConfigError: if it cannot be built.
@@ -106,16 +108,20 @@ def build_sampler(config: dict[str, Any], num_started: int) -> BaseSampler:
 
 
 def build_pruner(config: dict[str, Any]) -> BasePruner:
-    """Build the pruner, likewise."""
+    """Build the pruner.
+
+    Raises:
+        ConfigError: if it cannot be built.
+    """
     pruner: BasePruner = build_setting("pruner", _given(config), BasePruner, "Optuna pruner")
     return pruner
 
 
 def build_setting(name: str, values: dict[str, Any], kind: type, what: str) -> Any:
-    """Build what the setting of a name below `hydra.sweeper` describes.
+    """Build the object that the setting `hydra.sweeper.NAME` describes.
 
     Raises:
-        ConfigError: if it cannot be built, or is not of the kind, called `what`.
+        ConfigError: if it cannot be built, or is not of class `kind`, which messages call `what`.
     """
     told = f"hydra.sweeper.{name}._target_={values.get('_target_')}"
     try:
@@ -123,9 +129,10 @@ def build_setting(name: str, values: dict[str, Any], kind: type, what: str) -> A
             warnings.simplefilter("ignore", ExperimentalWarning)
             built = build(values)
     except InstantiationException as error:
-        raise ConfigError(f"{told}: cannot be built ({' '.join(str(error.__cause__ or error).split())})") from error
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ConfigError(f"{told}: cannot be built ({reason}); correct hydra.sweeper.{name}") from error
     if not isinstance(built, kind):
-        raise ConfigError(f"{told}: is no {what}")
+        raise ConfigError(f"{told}: this is no {what}; name the class of one")
     return built
 
 

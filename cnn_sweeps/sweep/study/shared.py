@@ -1,4 +1,4 @@
-"""A study in which whoever comes can take over what dead controllers have left."""
+"""A study that several controllers share: the living recover the trials of the dead."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cnn_sweeps.sweep.study.heartbeat import Listener
 from cnn_sweeps.sweep.study.storage import controllers_lock, selection_lock
 from cnn_sweeps.system.owners import owner_state
 
-SET_ASIDE = "set_aside"  # of a study
+SET_ASIDE = "set_aside"  # user attribute of a study: numbers of failed trials that count as tried again
 
-_OWNERLESS_GRACE = timedelta(seconds=60)  # where no lock tells whether a new trial's owner is about to sign
+_OWNERLESS_GRACE = timedelta(seconds=60)  # without a lock, a new trial's owner may be about to sign
 
 
 class SharedStudy:
-    """A study that several controllers may work on: recovers the trials of those that died."""
+    """Recovers the trials of controllers that died."""
 
     def __init__(self, optuna_study: optuna.Study, address: StudyAddress) -> None:
-        """Take Optuna's study, and where it is."""
+        """Take Optuna's study and its address."""
         self.optuna_study, self._address = optuna_study, address
         self._listener = Listener()
 
@@ -35,15 +35,15 @@ class SharedStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number; not to be changed."""
+        """All trials by number; do not change them."""
         return self.optuna_study.get_trials(deepcopy=False)
 
     def exclusively(self) -> AbstractContextManager[bool]:
-        """Keep the study's other controllers waiting while the block runs, if the storage has a lock."""
+        """Make the study's other controllers wait while the block runs, if the storage has a lock."""
         return controllers_lock(self._address)
 
     def selecting(self) -> AbstractContextManager[bool]:
-        """Keep other controllers from testing the best trials while the block runs; give whether none of them does."""
+        """Keep other controllers from testing the best trials during the block; False if one of them is doing so."""
         return selection_lock(self._address)
 
     @property
@@ -51,16 +51,16 @@ class SharedStudy:
         return ledger.numbers_in(self.optuna_study.user_attrs.get(SET_ASIDE))
 
     def recover(self, dead_hosts: Collection[str] = ()) -> list[FrozenTrial]:
-        """Fail the running trials whose controller is dead and queue them again as new ones; give them.
+        """Fail the running trials of dead controllers, and queue them again as new ones; return the failed trials.
 
-        Of a host in `dead_hosts` all controllers are taken to be dead; others that cannot be seen are once they are
-        silent.
+        All controllers on a host in `dead_hosts` count as dead. Those on other hosts that cannot be seen count as dead
+        when they are silent.
         """
         with self.exclusively():
             running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
             elsewhere = [trial for trial in running if owner_state(ledger.owner_of(trial)) == "elsewhere"]
             silent = self._listener.silent(elsewhere, self.optuna_study.user_attrs if elsewhere else {})
-            causes = {trial.number: "its controller gives no sign of life any more" for trial in silent}
+            causes = {trial.number: "its controller has stopped giving signs of life" for trial in silent}
             abandoned = [trial for trial in running if is_abandoned(trial, self._address, dead_hosts)]
             causes |= {trial.number: "its controller died" for trial in abandoned}
             recovered = [self._fail_and_queue_again(self._frozen(number), cause) for number, cause in causes.items()]
@@ -75,7 +75,7 @@ class SharedStudy:
                 self._queue_again(trial, 0 if trial.number in set_aside else ledger.attempt_of(trial.user_attrs))
 
     def _fail_and_queue_again(self, trial: FrozenTrial, error: str, *, is_lost: bool = False) -> FrozenTrial:
-        """In an order in which nothing is lost, or done twice, if this process is killed in between."""
+        """Work in an order that loses nothing, and does nothing twice, if this process is killed in between."""
         storage = self.optuna_study._storage
         storage.set_trial_user_attr(trial._trial_id, ledger.RETRIED, value=True)
         storage.set_trial_user_attr(trial._trial_id, ledger.ERROR, error)
@@ -95,7 +95,7 @@ class SharedStudy:
 
 
 def is_abandoned(trial: FrozenTrial, address: StudyAddress, dead_hosts: Collection[str] = ()) -> bool:
-    """Tell whether a trial is running and its controller dead, as seen by who holds the controllers' lock."""
+    """Tell whether a trial is running and its controller is dead; the caller holds the controllers' lock."""
     if trial.state != TrialState.RUNNING:
         return False
     state = owner_state(ledger.owner_of(trial), dead_hosts)

@@ -1,4 +1,4 @@
-"""A study's storage opened, and the locks by which its controllers exclude each other."""
+"""Opens the storage of a study, and holds the locks by which its controllers exclude each other."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from cnn_sweeps.system.patience import patiently
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10
-# A server notices within a minute that the host of a connection is gone, and then ends the connection's lock.
+# With this, a server notices within a minute that the host of a connection is gone, and releases its lock.
 _NOTICE_THE_DEAD = (
     "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
     "set_config('tcp_keepalives_count', '3', false)"
 )
-_ADVICE = "start the server or correct the address, or name a file, which needs no server"
+_ADVICE = "start the server, correct the address, or name a file, which needs no server"
 _ALLOWED = (
-    "allowed: a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, what else SQLAlchemy knows, and "
-    "grpc://HOST:PORT"
+    "allowed: a journal file, sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, another address that SQLAlchemy "
+    "knows, or grpc://HOST:PORT"
 )
 _NONSENSE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # in a journal
 _UNUSABLE = (*_NONSENSE, HydraException, ImportError, OSError, RuntimeError, SQLAlchemyError, StorageInternalError)
@@ -57,7 +57,9 @@ def open_storage(address: StudyAddress) -> BaseStorage:
         StudyError: if it cannot be reached or written, or its driver is not installed.
     """
     if address.place in ("sqlite://", "sqlite:///:memory:"):
-        raise StudyError(f"hydra.sweeper.storage={address.place}: trials run in processes of their own; name a file")
+        raise StudyError(
+            f"hydra.sweeper.storage={address.place}: the processes of trials cannot read this one's memory; name a file"
+        )
     with _errors_told(address):
         if address.file is not None:
             address.file.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +72,12 @@ def open_storage(address: StudyAddress) -> BaseStorage:
 
 
 def open_patient_storage(address: StudyAddress) -> PatientStorage:
-    """Do what `open_storage` does; what is asked of the storage later waits out its outages."""
+    """Open a study's storage as `open_storage` does; later requests wait during outages."""
     return PatientStorage(open_storage(address), address.shown)  # type: ignore[abstract]  # it has all
 
 
 def open_to_read(address: StudyAddress) -> BaseStorage:
-    """Open a storage that is there only to look at it: a journal is not mended, and no table is made.
+    """Open an existing storage only to read it: a journal is not mended, and no table is made.
 
     Raises:
         StudyError: if it cannot be read.
@@ -99,11 +101,11 @@ def _errors_told(address: StudyAddress) -> Iterator[None]:
             advice = _ALLOWED
         elif address.kind == "journal":
             advice = "name another file"
-            if isinstance(error, _NONSENSE):  # of which Optuna checks little
+            if isinstance(error, _NONSENSE):  # Optuna checks little itself
                 reason = f"it makes no sense: {type(error).__name__}: {reason:.200}"
                 if address.file is not None and address.file.is_file() and (broken := broken_lines(address.file)):
                     reason = f"line {min(broken)} is blank or broken"
-                    advice = f"`{_mending_command(address)}` takes out what can be, and says what cannot"
+                    advice = f"`{_mending_command(address)}` removes such lines where it can"
         raise kind(f"hydra.sweeper.storage={address.shown}: cannot be used ({reason}); {advice}") from error
 
 
@@ -115,7 +117,7 @@ def _mending_command(address: StudyAddress) -> str:
 
 @lru_cache(maxsize=1)
 def _open_kept(place: str, _process: int) -> BaseStorage:
-    """Keep the connections, and the finished trials that were read, for the next trial of this process."""
+    """Keep the connections, and the finished trials already read, for the next trial of this process."""
     address = parse_address(place)
     if address.kind == "journal":
         return _open_journal(Path(place))
@@ -136,10 +138,10 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _open_proxy(place: str) -> BaseStorage:
-    """Reach a storage behind `optuna.storages.run_grpc_proxy_server`."""
+    """Connect to a storage behind `optuna.storages.run_grpc_proxy_server`."""
     url = urlsplit(place)
     if url.hostname is None or url.port is None:
-        raise ValueError("it is no grpc://HOST:PORT")
+        raise ValueError("the address is not grpc://HOST:PORT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         proxy = GrpcStorageProxy(host=url.hostname, port=url.port)
@@ -148,16 +150,16 @@ def _open_proxy(place: str) -> BaseStorage:
 
 
 def controllers_lock(address: StudyAddress) -> AbstractContextManager[bool]:
-    """Let one controller of a study at a time decide what is next, if the storage has a lock.
+    """Let one controller of a study at a time claim trials, if the storage has a lock.
 
     Raises:
-        StudyError: if the server does not answer, nor after some patience.
+        StudyError: if the server does not answer, even after some waiting.
     """
     return _lock(address, "controllers", "study", wait=True)
 
 
 def selection_lock(address: StudyAddress) -> AbstractContextManager[bool]:
-    """Let one controller of a study at a time test its best trials, likewise; give at once whether it is this one."""
+    """Let one controller of a study at a time test its best trials; yield False at once if another one does."""
     return _lock(address, "selection", "selection", wait=False)
 
 
@@ -171,9 +173,9 @@ def _lock(address: StudyAddress, file_of: str, lock_of: str, *, wait: bool) -> A
 
 @contextmanager
 def _advisory_lock(address: StudyAddress, name: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock of the database, which ends with its connection, however this process ends; give whether it is held.
+    """Hold a lock of the database, which ends with the connection, even if this process is killed.
 
-    Without `wait` it is not if another one holds it.
+    Yields whether the lock is held; without `wait`, it is not if another process holds it.
     """
     key = int.from_bytes(hashlib.blake2b(f"cnn_sweeps {name}".encode(), digest_size=8).digest(), signed=True)
     plain: dict[str, Any] = {"poolclass": NullPool, "pool_reset_on_return": None, "isolation_level": "AUTOCOMMIT"}
@@ -189,7 +191,7 @@ def _advisory_lock(address: StudyAddress, name: str, *, wait: bool = True) -> It
             kind = StudyOutageError if may_pass(error) else StudyError
             raise kind(
                 f"hydra.sweeper.storage={address.shown}: cannot be used for now "
-                f"({describe_database_error(error)}); start it, and go on with the same command"
+                f"({describe_database_error(error)}); start the database, and run the same command to go on"
             ) from error
 
     connection, is_held = patiently(take, log.warning)

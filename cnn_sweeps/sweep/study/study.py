@@ -1,4 +1,4 @@
-"""A study that several controllers may work on, one after another or at once, and that loses nothing when they die."""
+"""The study of a sweep, on which several controllers may work, one after another or at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cnn_sweeps.system.owners import owner_tags
 
 
 class SweepStudy(SharedStudy):
-    """The study of one sweep: hands out trials, is told what became of them, recovers those of dead controllers."""
+    """Hands out the trials of a sweep, records how they end, and recovers those of dead controllers."""
 
     def __init__(
         self, space: SearchSpace, settings: SweepSettings, total: int, shared_settings: dict[str, Any]
@@ -36,8 +36,8 @@ class SweepStudy(SharedStudy):
         Args:
             space: what is searched.
             settings: name and storage of the study, sampler, pruner, directions, retries.
-            total: number of trials of the study, those before included.
-            shared_settings: what every trial has in common and its result depends on, by key.
+            total: number of trials of the study, earlier ones included.
+            shared_settings: settings that are equal in all trials, and that results depend on.
 
         Raises:
             StudyError: if the storage cannot be used, or the study was made for another space, direction or settings.
@@ -51,7 +51,7 @@ class SweepStudy(SharedStudy):
         patient_storage = PatientStorage(storage, address.shown)  # type: ignore[abstract]
         known: dict[str, Any] = {"study_name": address.name, "storage": patient_storage, "pruner": pruner}
         with controllers_lock(address):
-            try:  # first, since Optuna refuses other directions before the difference can be told
+            try:  # create_study would refuse other directions before `_check_definition` can explain it
                 study = optuna.load_study(**known)
             except KeyError:
                 study = optuna.create_study(**known, directions=settings.direction, load_if_exists=True)
@@ -74,26 +74,26 @@ class SweepStudy(SharedStudy):
             study.set_user_attr(definition.DEFINITION, now)
 
     def set_aside(self, numbers: Sequence[int]) -> None:
-        """Count failed trials no longer, and queue them again: their cause is to be corrected."""
+        """Count failed trials as tried again, and queue them: the user will correct their cause."""
         with self.exclusively():
             self.optuna_study.set_user_attr(SET_ASIDE, [*self._set_aside, *numbers])
             self._queue_what_is_left_to_retry()
 
     @property
     def failed(self) -> list[FrozenTrial]:
-        """The failed trials that are not tried again as others."""
+        """The failed trials that no other trial repeats."""
         known = self._set_aside
         failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
         return [trial for trial in failed if not trial.user_attrs.get(ledger.RETRIED) and trial.number not in known]
 
     @property
     def ledger(self) -> TrialLedger:
-        """What the trials add up to now."""
+        """The ledger of the study, up to date."""
         self._ledger.read(self.trials)
         return self._ledger
 
     def enqueue(self, points: Iterable[dict[str, Any]]) -> None:
-        """Queue the points that are not in the study yet, to be tried before the sampler is asked."""
+        """Queue the points that are not in the study yet; they are tried before the sampler chooses."""
         with self.exclusively():
             looks = [look(trial) for trial in self.trials for look in (ledger.known_params, ledger.queued_params)]
             known = set(map(ledger.point_key, looks))
@@ -103,9 +103,9 @@ class SweepStudy(SharedStudy):
                     known.add(key)
 
     def claim(self) -> Trial | FrozenTrial | None:
-        """Start the next trial and give it; None if as many as the study's total have been started.
+        """Start and return the next trial; None if the study's total has been started.
 
-        One that somebody else has queued with what this sweep does not search is given failed.
+        A trial that somebody else has queued with values that this sweep does not search is returned as failed.
         """
         searched = self._space.distributions
         while True:
@@ -116,11 +116,11 @@ class SweepStudy(SharedStudy):
                 if (refused := self._refuse_next()) is not None:
                     return refused
                 self.optuna_study.sampler = build_sampler(self._settings.sampler, num_started)
-                self._heartbeat.begin()  # before it signs, so that no trial is without signs of life
+                self._heartbeat.begin()  # before it owns a trial, so that no trial is without signs of life
                 trial = self._ask()
                 if self._drop_if_doubled(trial):
                     continue
-                if trial.params.keys() - searched.keys():  # it was queued this very moment
+                if trial.params.keys() - searched.keys():  # somebody queued it at this moment
                     return self._refuse(trial, ledger.unsearched(self._frozen(trial), searched))
                 try:
                     trial.set_user_attr(ledger.OWNER, owner_tags() | {ledger.SETTINGS_ID: self._settings_id})
@@ -132,7 +132,7 @@ class SweepStudy(SharedStudy):
             time.sleep(random.uniform(0.1, 1.0))
 
     def _refuse_next(self) -> FrozenTrial | None:
-        """Fail the next waiting trial if its values would end the sampler, or its parameters be others."""
+        """Fail the next waiting trial, and return it, if the sweep does not search its parameters or values."""
         for trial in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[:1]:
             wrong = ledger.unsearched(trial, self._space.distributions)
             if wrong and self.optuna_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
@@ -140,16 +140,14 @@ class SweepStudy(SharedStudy):
         return None
 
     def _refuse(self, trial: Trial | FrozenTrial, wrong: Sequence[str]) -> FrozenTrial:
-        """End a trial that somebody else has queued: its parameters would become any overrides of a command."""
-        reason = f"was queued in the study with {', '.join(wrong)}, which this command does not search"
+        """Fail a trial that somebody else has queued: its parameters could become any overrides of a command."""
+        reason = f"it was queued with {', '.join(wrong)}, which this sweep does not search"
         storage = self.optuna_study._storage
-        storage.set_trial_user_attr(trial._trial_id, ledger.ERROR, f"{reason}; queue it without"[:2000])
+        storage.set_trial_user_attr(trial._trial_id, ledger.ERROR, f"{reason}; queue it without that"[:2000])
         return self._tell(trial.number, TrialState.FAIL, None)
 
     def extend(self, trial: Trial, suggest: Callable[[Trial], None]) -> FrozenTrial | None:
-        """Have a function suggest further parameters; give the trial failed if it was queued with values of them that
-        are not searched.
-        """
+        """Let a function suggest further parameters; return the trial as failed if it was queued with wrong ones."""
         queued = self._frozen(trial).system_attrs.get("fixed_params", {})
         try:
             suggest(trial)
@@ -157,14 +155,14 @@ class SweepStudy(SharedStudy):
             wrong = ledger.unsearched(frozen, frozen.distributions)
         except UserError:
             raise
-        except Exception:  # of Optuna or of the user's function, which asks for such a value
+        except Exception:  # Optuna or the user's function met such a value
             wrong = [f"{key}={queued[key]!r:.40}" for key in queued.keys() - self._space.distributions.keys()]
             if not wrong:
                 raise
         return self._refuse(trial, wrong) if queued and wrong else None
 
     def _drop_if_doubled(self, trial: Trial) -> bool:
-        """Fail a trial that Optuna has made a second time, since a database's answer to the first request was lost."""
+        """Fail a trial that Optuna has made twice, since the database's answer to the first request was lost."""
         mark = self._frozen(trial).system_attrs.get(MARK)
         first = next((each.number for each in self.trials if each.system_attrs.get(MARK) == mark), trial.number)
         if mark is None or first == trial.number:
@@ -178,24 +176,24 @@ class SweepStudy(SharedStudy):
     def _ask(self) -> Trial:
         try:
             return self.optuna_study.ask(dict(self._space.distributions))
-        except Exception as error:  # leave no trial behind that nobody runs
+        except Exception as error:  # else a trial would be left that nobody runs
             for trial in self.trials:
                 if trial.state == TrialState.RUNNING and ledger.OWNER not in trial.user_attrs:
                     self._fail_and_queue_again(trial, "the sampler failed")
             if isinstance(error, ValueError) and "distribution" in str(error):
                 raise StudyError(
-                    f"hydra.sweeper.study_name={self.name}: holds trials of another search space ({error}); "
+                    f"hydra.sweeper.study_name={self.name}: the study holds trials of another search space ({error}); "
                     "choose another hydra.sweeper.study_name"
                 ) from error
             raise
 
     def finished_duplicate(self, trial: Trial) -> FrozenTrial | None:
-        """Give a finished trial of the same parameters and settings, if there is one."""
+        """Return a finished trial with the same parameters and settings, if there is one."""
         number = self.ledger.finished_with(trial.params)
         return None if number is None else self._frozen(number)
 
     def tell_duplicate(self, trial: Trial, original: FrozenTrial) -> FrozenTrial:
-        """End the trial as the finished one that it repeats."""
+        """End the trial in the same way as the finished one that it repeats."""
         trial.set_user_attr(ledger.DUPLICATE_OF, original.number)
         if original.state == TrialState.PRUNED and original.last_step is not None:
             trial.report(original.intermediate_values[original.last_step], original.last_step)
@@ -205,7 +203,7 @@ class SweepStudy(SharedStudy):
     def tell(self, trial: Trial, outcome: Outcome) -> FrozenTrial:
         """End the trial; if it was lost, and not too often before, queue it again as a new one.
 
-        What another controller has taken over meanwhile stays as it is.
+        A trial that another controller has taken over stays as it is.
         """
         if (known := self._frozen(trial)).state.is_finished():
             return known
@@ -223,11 +221,11 @@ class SweepStudy(SharedStudy):
         except RuntimeError as error:
             if "Study.stop" not in str(error):
                 raise
-            self.total = self.ledger.num_started  # a sampler that has tried everything asks to stop
+            self.total = self.ledger.num_started  # the sampler has tried everything, and asks to stop
             return self._frozen(trial)
 
     def ranking(self) -> list[FrozenTrial]:
-        """Give the completed trials of these settings, best first; of several objectives the Pareto front alone."""
+        """Return the completed trials with these settings, best first; for several objectives, the Pareto front."""
         signs = [1 if direction == "minimize" else -1 for direction in self._settings.direction]
 
         def losses(trial: FrozenTrial) -> list[float]:  # lower is better
@@ -244,5 +242,5 @@ class SweepStudy(SharedStudy):
 
 
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
-    """Tell whether a trial is nowhere worse than another one, and somewhere better."""
+    """Tell whether a trial is better than another one in some objective, and worse in none."""
     return losses != others and all(mine <= its for mine, its in zip(losses, others, strict=True))

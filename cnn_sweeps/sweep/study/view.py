@@ -1,4 +1,4 @@
-"""A study that a sweep has left: read without changing anything, or reopened to be mended."""
+"""Reads a study that a sweep has left, without changing it; or reopens it to mend it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cnn_sweeps.system.owners import OwnerState, owner_state
 
 @dataclass(frozen=True)
 class StudySnapshot:
-    """What Optuna holds of a sweep.
+    """The content of a sweep's study.
 
     Attributes:
         directions: `minimize` or `maximize` for each objective.
@@ -47,12 +47,12 @@ class StudySnapshot:
 
     @property
     def set_aside(self) -> list[int]:
-        """Numbers of the failed trials that count as tried again, since their cause was to be corrected."""
+        """Numbers of the failed trials that count as tried again: the user was to correct their cause."""
         return numbers_in(self.user_attrs.get(SET_ASIDE))
 
     @property
     def ledger(self) -> TrialLedger:
-        """What the trials add up to."""
+        """The ledger of the trials."""
         minimize = self.directions[0] == "minimize" if len(self.directions) == 1 else None
         settings_id = settings_id_of(self.user_attrs[DEFINITION]["settings"])
         ledger = TrialLedger(minimize=minimize, settings_id=settings_id)
@@ -61,26 +61,26 @@ class StudySnapshot:
 
 
 def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> StudySnapshot:
-    """Read a study as it is; of `dead_hosts` all processes are taken to be dead.
+    """Read a study without changing it; all processes on `dead_hosts` count as dead.
 
     Raises:
-        StudyError: if the storage cannot be read, or holds no such study, or one that no sweep made.
+        StudyError: if the storage cannot be read, or holds no such study, or no sweep has made the study.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name, opened, lock = address.name, open_to_read(address), address.lock_file("controllers")
     decision: AbstractContextManager[bool]
     if lock is not None and lock.exists():
         decision = file_lock(lock, wait=False)
-    else:  # a server's lock is not taken only to look, and what nobody has signed there is left to the sweep
+    else:  # looking takes no lock of a server; so trials without an owner there are left to the sweep
         decision = nullcontext(lock is not None or not address.has_lock)
     with decision as is_nobody_deciding:
         try:
             study = optuna.load_study(study_name=name, storage=opened)
         except (KeyError, OptunaError) as error:
-            raise StudyError(f"{name}: no such study in {address.shown}; name one that is there") from error
+            raise StudyError(f"{name}: there is no such study in {address.shown}; name one that is there") from error
         user_attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
     if DEFINITION not in user_attrs:
-        raise StudyError(f"{name}: this study was not made by a sweep of cnn-sweeps; name one that was")
+        raise StudyError(f"{name}: no sweep of cnn-sweeps has made this study; name another one")
     check_definition(name, user_attrs[DEFINITION])
     check_trials(name, trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -96,7 +96,7 @@ def read_study(address: StudyAddress, dead_hosts: Collection[str] = ()) -> Study
 
 
 def reopen_study(address: StudyAddress) -> SharedStudy:
-    """Open the study to be mended.
+    """Open the study to mend it.
 
     Raises:
         StudyError: if the storage cannot be written.

@@ -1,4 +1,4 @@
-"""A study's storage that waits where the database, the server or the disk behind it is away for a while."""
+"""A storage that waits while its database, server or disk is away."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from cnn_sweeps.system.patience import patiently
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-# By name, since few studies are behind Optuna's gRPC proxy, which says so too if its database is away.
+# By name, since few studies need grpc. Optuna's proxy raises this, too, if its database is away.
 _OUTAGE = "grpc.RpcError"
 _METHODS = {name for name, each in vars(BaseStorage).items() if callable(each) and not name.startswith("_")}
-MARK = "cnn_sweeps:request"  # system attribute of a trial: equal for those that one request has made, resent by Optuna
+MARK = "cnn_sweeps:request"  # system attribute of a trial; equal for trials that one request, sent again, has made
 
 
 class PatientStorage(BaseStorage):
-    """Does what another storage does; what meets an outage is tried again for some time.
+    """Passes requests on to another storage, and tries them again for some time during an outage.
 
-    Of a request that the other side had carried out before the connection broke, the second one changes nothing: a new
-    trial is made with a mark, by which it is found again. A queued trial that was started by a lost request is run by
-    nobody, so that it is recovered like that of a dead controller.
+    If the other side has carried out a request before the connection broke, the second request changes nothing: a new
+    trial has a mark by which it is found again. If a queued trial was started by a lost request, nobody runs it, and
+    it is recovered as a trial of a dead controller.
     """
 
     def __init__(self, storage: BaseStorage, description: str) -> None:
-        """Of a storage, and what to call it in messages."""
+        """Take a storage, and its name in messages."""
         self._storage, self._description = get_storage(storage), description
         self._is_waiting = True
 
     @contextmanager
     def without_waiting(self) -> Iterator[None]:
-        """Have an outage told at once in the block."""
+        """Raise an error at once if there is an outage in the block."""
         before, self._is_waiting = self._is_waiting, False
         try:
             yield
@@ -50,7 +50,7 @@ class PatientStorage(BaseStorage):
             self._is_waiting = before
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Make a trial, once, however often that must be asked for."""
+        """Make one trial, even if the request must be sent several times."""
         mark, template = uuid.uuid4().hex, copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
         template.system_attrs = template.system_attrs | {MARK: mark}
 
@@ -62,7 +62,7 @@ class PatientStorage(BaseStorage):
         return self._patiently(make)
 
     def _patiently(self, request: Callable[..., Answer]) -> Answer:
-        """Make a request, which is told whether it is repeated, until it is answered or patience is used up."""
+        """Send a request until it is answered or the time for that is over; `is_repeated` is false at the first try."""
         attempts = itertools.count()
 
         def once() -> Answer:
@@ -73,8 +73,8 @@ class PatientStorage(BaseStorage):
                     raise
                 raise StudyOutageError(
                     f"hydra.sweeper.storage={self._description}: cannot be used for now "
-                    f"({describe_database_error(error)}); start it, or make space for it, and go on with the same "
-                    "command"
+                    f"({describe_database_error(error)}); start it, or make space for it, and run the same command to "
+                    "go on"
                 ) from error
 
         if not self._is_waiting:
@@ -82,7 +82,7 @@ class PatientStorage(BaseStorage):
         try:
             return patiently(once, log.warning)
         except StudyOutageError:
-            self._is_waiting = False  # whoever ends now has nothing more to wait for
+            self._is_waiting = False  # the process ends now, and must not wait again
             raise
 
 
@@ -107,6 +107,6 @@ PatientStorage.__abstractmethods__ = frozenset()
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell a database, server or disk that cannot be used for now from a request that is wrong."""
+    """Tell whether an error means that a database, server or disk is away for now, not that a request is wrong."""
     kinds = {f"{each.__module__}.{each.__name__}" for each in type(error).__mro__}
     return is_unavailable(error) or isinstance(error, OSError) or _OUTAGE in kinds

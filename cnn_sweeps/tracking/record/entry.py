@@ -25,7 +25,7 @@ MODEL_PACKAGES = ("keras", "tensorflow", "numpy")  # that a model's entry may re
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 REPRODUCES_TAG, RECORD_TAG, FOLDER_TAG = "reproduces", "record.id", "output.folder"
 CONFIRMS_TAG = "confirms.trial"  # number of the trial of the sweep that is run again
-WEIGHTS_TAG = "weights.digest"  # of the frozen beginning of a network
+WEIGHTS_TAG = "weights.digest"  # of the frozen backbone of a network
 _MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
 
 
