@@ -386,6 +386,13 @@ def test_images_that_are_gone_are_named(made, again):
     )
 
 
+def test_images_of_a_project_that_was_moved_are_those_at_the_same_place_in_it(made, again, forge):
+    config = artifact(made.single, "config.yaml").replace("root: photos", f"root: /gone/{made.folder.name}/photos")
+    done = again(forge(made.single, config=config))
+    assert done.code == 0
+    assert f"/gone/{made.folder.name}/photos is gone; taking photos of this folder" in done.told
+
+
 def test_part_and_sweep_name_the_run_to_give(made, again):
     part, whole = child_runs(made.group)[0], made.group.info.run_id
     assert (
