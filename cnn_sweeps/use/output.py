@@ -111,7 +111,7 @@ def json_table(target: Path) -> Iterator[Write]:
 def summarize(counts: Counter[str], record: ModelFacts) -> str:
     """Say how many images got which class."""
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
-    summary = f"{counts.total():,} images" + (f": {found}" if found else "")
+    summary = f"{counts.total():,} image{'s' * (counts.total() != 1)}" + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
         second = for_terminal(record.class_names[1])
         summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
