@@ -35,6 +35,8 @@ def compare(arguments: Sequence[str]) -> None:
     _, run_ids, settings = CommandLine(_HELP, required=[], optional=["tracking.uri"]).read(arguments)
     if len(run_ids) != 2:
         raise ConfigError(f"{' '.join(run_ids) or 'no run'}: give the ids of two runs; {SEE_HELP}")
+    if run_ids[0] == run_ids[1]:
+        raise ConfigError(f"{run_ids[0]}: is given twice; give the ids of two runs")
     store = find_existing_store(settings.get("tracking.uri"))
     prepare_libraries()
     with slow_imports():

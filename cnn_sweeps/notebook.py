@@ -82,23 +82,41 @@ class Result:
         within = [f'srcdoc="{content}"', 'sandbox="allow-scripts"']  # cut off from the notebook's page
         return IFrame("about:srcdoc", "100%", _REPORT_HEIGHT, extras=within)
 
-    def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
         """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.
 
         By the model that the run has kept; of a sweep by its best trial's, of several trainings by the last one's.
+        Files that are no usable images are named and get none.
 
         Raises:
             ModelError: if no model is kept here.
-            CommandError: if the command fails, as where a file is no usable image.
+            CommandError: if the command fails, or no file is a usable image.
         """
+        paths = [paths] if isinstance(paths, (str, Path)) else paths
         model, _, store = kept_by(self.folder)
         words = [os.path.join(os.curdir, path) for path in paths]  # noqa: PTH118  no flag and no setting
         words += [] if is_recorded_as(user_uri(None), store) else [f"tracking.uri={store}"]  # the user's may be secret
         with TemporaryDirectory() as temporary:
             table = Path(temporary, "predictions.json")
-            _run_command("predict", [*words, f"model={model}", "--json", str(table)])
-            rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
+            try:
+                _run_command("predict", [*words, f"model={model}", "--json", str(table)])
+            except CommandError as error:
+                if not _read_rows(table):
+                    raise
+                print(f"warning: {error}")
+            rows = _read_rows(table)
         return [Prediction(Path(row["file"]), row["class"], row["probability"], row["probabilities"]) for row in rows]
+
+
+class _Interrupted(KeyboardInterrupt):
+    def _render_traceback_(self) -> list[str]:
+        """Give what IPython shows of it: no traceback."""
+        return ["interrupted"]
+
+
+def _read_rows(table: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8")) if table.exists() else []
+    return rows
 
 
 def _train(words: Sequence[str], *flags: str) -> Result:
@@ -135,7 +153,7 @@ def _run_command(name: str, words: Sequence[str], **environment: str) -> None:
             if not reason:
                 print(line, end="", flush=True)
     if process.returncode in (130, -signal.SIGINT):
-        raise KeyboardInterrupt
+        raise _Interrupted
     if process.returncode:
         told = f"the command ended with exit code {process.returncode}; what it has shown says why"
         raise CommandError(reason.removeprefix(_ERROR).strip() or told)

@@ -23,9 +23,11 @@ NOTEBOOK = Path(__file__).parent.parent / "docs/first_sweep.ipynb"
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory, empty_database):
-    """What the cells of the example show, by their ids."""
+    """What the cells of the example show, by their ids; among the images that are predicted is a file that is none."""
     folder = tmp_path_factory.mktemp("notebook")
     shutil.copy(empty_database, folder / "mlflow.db")
+    (folder / "outputs/images").mkdir(parents=True)
+    (folder / "outputs/images/broken.png").write_text("no image")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -48,9 +50,12 @@ def test_sweep_shows_what_the_command_shows_and_gives_its_metrics(outputs):
     assert f"   1.  {float(text_of(best)):#.4g}" in shown
 
 
-def test_best_trials_network_gives_images_their_classes(outputs):
-    shown, table = outputs["predict"]
-    assert shown.text.startswith("4 images: ")
+def test_best_trials_network_gives_images_their_classes_and_files_that_are_none_are_named(outputs):
+    *shown, table = outputs["predict"]
+    left_out, counted, warning = "".join(output.text for output in shown).splitlines()
+    assert left_out.startswith("left out: outputs/images/broken.png is no image")
+    assert counted.startswith("4 images: ")
+    assert warning == "warning: 1 of 5 files are no usable images and were left out, as named"
     files = [Path(line.split()[1]).name for line in text_of(table).splitlines()[1:]]
     assert files == ["4_0.png", "4_1.png", "9_500.png", "9_501.png"]
 
@@ -74,15 +79,15 @@ def test_interrupt_ends_the_command_and_the_process_that_called_it_goes_on(leads
         from cnn_sweeps.notebook import run
         try:
             run(["data=synthetic", "data._target_=my_data.load"])
-        except KeyboardInterrupt:
-            print("goes on")
+        except KeyboardInterrupt as interrupt:
+            print("goes on, and shows", *interrupt._render_traceback_())
     """
     command = [sys.executable, "-u", "-c", script]
     group = 0 if leads_group else None
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=group) as caller:
         wait_until((tmp_path / "loading").exists, "the data to be loaded")
         (os.killpg if leads_group else os.kill)(caller.pid, signal.SIGINT)
-        assert caller.stdout.read().splitlines()[-1] == "goes on"
+        assert caller.stdout.read().splitlines()[-1] == "goes on, and shows interrupted"
     assert caller.returncode == 0
     assert not processes_in(tmp_path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cnn_sweeps.data.listing import is_hidden, is_litter, leads_out, list_image_files, subfolders
 from cnn_sweeps.errors import DataError
+from cnn_sweeps.system.files import moved_here
 from cnn_sweeps.text.names import cut_list, in_unicode
 from cnn_sweeps.text.numbers import counted
 
@@ -58,9 +59,9 @@ def class_of(name: str) -> str:
 
 def _list_classes(root: Path, follow_links: bool) -> tuple[list[ImageFile], list[str]]:
     if not root.is_dir():
-        raise DataError(
-            f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; name a folder of class folders"
-        )
+        moved = moved_here(str(root))
+        fix = "name a folder of class folders" if moved is None else f"if you moved the project, set data.root={moved}"
+        raise DataError(f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; {fix}")
     tops, inside = subfolders(root), root.resolve()
     if split_of := _find_splits(root, tops):
         split_of_class = {each: split_of[folder] for folder in tops for each in subfolders(folder)}

@@ -17,6 +17,8 @@ from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
 from cnn_sweeps.settings.schema import FOLDER, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
+from cnn_sweeps.settings.trees import with_texts_changed
+from cnn_sweeps.system.files import moved_here
 from cnn_sweeps.system.libraries import count_threads, thread_settings
 from cnn_sweeps.tracking.live_run import LiveRun
 from cnn_sweeps.tracking.reading import RecordedRun, RecordedTraining, measured_in, read_recorded_run
@@ -185,6 +187,7 @@ def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: 
     groups = ("data", "tracking", "training")
     if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):
         raise ConfigError(f"{what} is no configuration of a run")
+    recorded = with_texts_changed(recorded, _where_now)
     data, tracking, training = (recorded[group] for group in groups)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
     if data.get("_target_") == FOLDER:  # into which folder to write is not for a record to say
@@ -206,6 +209,14 @@ def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: 
             f"{record.run_id}: the settings of {record.name} do not fit this code ({_ADVICE.sub('', str(error))}); "
             f"reproduce it with the code that made it, {code}"
         ) from error
+
+
+def _where_now(text: str) -> str:
+    """Give what a setting names or, if that is gone and the working folder has it, as when it was moved, that."""
+    if (here := moved_here(text)) is None:
+        return text
+    log.info("%s is gone; taking %s of this folder", text, here)
+    return here
 
 
 def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.settings.backbones import BACKBONES
 from cnn_sweeps.settings.trees import nodes
-from cnn_sweeps.system.files import at_home
+from cnn_sweeps.system.files import at_home, seen_from_here
 
 SPLIT_NAMES = ("train", "val", "test")
 OBJECTIVES = {
@@ -26,6 +26,7 @@ _BESIDE_THE_RESULT = (
     *("resume", *_OF_A_SWEEP, "evaluation.", "report.", "tracking."),
     *("training.checkpoint_dir", "training.cache_dir", "data.cache_dir"),
 )
+_PLACES = ("data.root", "model.weights")  # which a project is moved with
 _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
 
 
@@ -278,6 +279,7 @@ class RunConfig:
         """Those settings that the objective depends on."""
         known = self.settings
         settings = {key: value for key, value in known.items() if not key.startswith(_BESIDE_THE_RESULT)}
+        settings |= {key: seen_from_here(settings[key]) for key in _PLACES if isinstance(settings.get(key), str)}
         if "val_accuracy" in self.objective:  # which is at the threshold
             settings[_THRESHOLD_METRIC] = known[_THRESHOLD_METRIC]
         return settings

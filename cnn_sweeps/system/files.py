@@ -60,6 +60,24 @@ def at_home(place: str) -> str:
     return scheme + os.path.expanduser(place.removeprefix(scheme))  # noqa: PTH111  takes any text
 
 
+def seen_from_here(place: str) -> str:
+    """Give a path below the working folder as seen from there, which stays the same where that is moved; else as is."""
+    path = os.path.abspath(at_home(place))  # noqa: PTH100  without "..", and takes any text
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else place
+
+
+def moved_here(place: str) -> str | None:
+    """Give what an absolute path that is gone may be now, if the working folder was moved with it; None if nothing is.
+
+    As long a part of it as there is, seen from the working folder.
+    """
+    path = Path(at_home(place))
+    if not path.is_absolute() or os.path.lexists(path):
+        return None
+    below = (str(path.relative_to(before)) for before in reversed(path.parents))
+    return next((each for each in below if os.path.exists(each)), None)  # noqa: PTH110  says no where Path raises
+
+
 def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
     full = (errno.ENOSPC, errno.EDQUOT)

@@ -14,6 +14,7 @@ from cnn_sweeps.text.names import for_terminal, num_columns
 from cnn_sweeps.tracking.reading import RecordedRun, read_per_image, read_recorded_run
 
 _ABSENT = "-"
+_LONGEST_IN_TABLE = 20  # columns; the longest metric's name has 36
 _CANNOT_TELL = "whether the difference is chance cannot be told"
 _TEST, _VALIDATION = FILES["test"], FILES["final_val"]
 _CALLED = {_TEST: "test images", _VALIDATION: "validation images, on which they may have been chosen"}
@@ -29,14 +30,27 @@ def compare_runs(uri: str, run_ids: Sequence[str]) -> Iterator[str]:
     yield f"first:  {for_terminal(first.name)}"
     yield f"second: {for_terminal(second.name)}"
     rows = [("", "first", "second")]
-    for title, facts in (("settings", _settings), ("data", _data), ("metrics", _metrics)):
-        rows += list(_differing(facts(first), facts(second))) or [(f"the same {title}", "", "")]
-    shown = [[for_terminal(cell) for cell in row] for row in rows]
-    widths = [max(map(num_columns, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
+    for title, found in (
+        ("settings", _differing(_settings(first), _settings(second))),
+        ("data", _differing(_data(first), _data(second))),
+        ("metrics", _differing_metrics(_metrics(first), _metrics(second))),
+    ):
+        rows += list(found) or [(f"the same {title}", "", "")]
+    yield from _table([[for_terminal(cell) for cell in row] for row in rows])
+    yield from _judge(uri, first, second)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Give a table's lines, 80 columns wide if its first cells let it: what is long stands below its row's name."""
+    is_long = [max(map(num_columns, values)) > _LONGEST_IN_TABLE for _, *values in rows]
+    in_table = [row for row, below in zip(rows, is_long, strict=True) if not below]
+    widths = [max(map(num_columns, column)) for column in zip(*in_table, strict=True)]
+    for row, below in zip(rows, is_long, strict=True):
+        if below:
+            yield from (row[0], f"  first:  {row[1]}", f"  second: {row[2]}")
+            continue
         cells = [cell + " " * (width - num_columns(cell)) for cell, width in zip(row, widths, strict=True)]
         yield "  ".join(cells).rstrip()
-    yield from _judge(uri, first, second)
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -44,6 +58,14 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[
         of_first, of_second = (_text(each.get(key, _ABSENT)) for each in (first, second))
         if of_first != of_second:
             yield key, of_first, of_second
+
+
+def _differing_metrics(first: Mapping[str, float], second: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
+    """Give those that both have, and how many one has alone, as all those of the test if the other was not tested."""
+    yield from (row for row in _differing(first, second) if _ABSENT not in row)
+    alone = [str(len(each.keys() - other.keys())) for each, other in ((first, second), (second, first))]
+    if alone != ["0", "0"]:
+        yield "metrics that the other lacks", alone[0], alone[1]
 
 
 def _text(value: Any) -> str:
@@ -58,7 +80,7 @@ def _settings(run: RecordedRun) -> dict[str, Any]:
 
 def _data(run: RecordedRun) -> dict[str, Any]:
     counts = {f"{split} images": number for split, number in run.num_images.items()}
-    return {"images": f"{run.data_fingerprint[:12]} of {run.data_source}"} | counts
+    return {"fingerprint of the images": run.data_fingerprint[:12]} | counts
 
 
 def _metrics(run: RecordedRun) -> dict[str, float]:
@@ -73,7 +95,7 @@ def _judge(uri: str, first: RecordedRun, second: RecordedRun) -> Iterator[str]:
     for file, called in _CALLED.items():
         of_first, of_second = (read_per_image(uri, run.run_id, file) for run in (first, second))
         if of_first is not None and of_second is not None:
-            yield from _judge_images(of_first, of_second, called)
+            yield from judge_images(of_first, of_second, called)
             if len(first.measured) == len(second.measured) == 1:
                 yield "This is of two trainings; another seed may change either (repeats=5 trains with five)."
             return
@@ -82,15 +104,21 @@ def _judge(uri: str, first: RecordedRun, second: RecordedRun) -> Iterator[str]:
     yield f"{_CANNOT_TELL}: {names} kept nothing of single images: of an earlier version, or not come to its end"
 
 
-def _judge_images(first: PerImage, second: PerImage, called: str) -> Iterator[str]:
+def judge_images(first: PerImage, second: PerImage, called: str) -> Iterator[str]:
+    """Say how much two differ on the same images, and in one sentence which is better by more than chance."""
     if first.images.tolist() != second.images.tolist():
         yield f"{_CANNOT_TELL}: they have other {called.partition(',')[0]}"
         return
     yield f"From the first to the second, on the same {len(first.images):,} {called} (95 % intervals):"
-    for name, of_first, of_second in (
-        ("log loss", first.log_losses, second.log_losses),
-        ("accuracy", first.is_right, second.is_right),
+    better = dict[str, list[str]]()
+    for name, is_loss, of_first, of_second in (
+        ("log loss", True, first.log_losses, second.log_losses),
+        ("accuracy", False, first.is_right, second.is_right),
     ):
         difference = paired_difference(of_first, of_second)
-        verdict = "may be chance" if difference.low <= 0 <= difference.high else "more than chance"
-        yield f"  {name} {difference:+.4f}: {verdict}"
+        is_chance = difference.low <= 0 <= difference.high
+        if not is_chance:
+            better.setdefault("first" if (difference.value > 0) == is_loss else "second", []).append(name)
+        yield f"  {name} {difference:+.4f}: {'may be chance' if is_chance else 'more than chance'}"
+    told = [f"the {which} is better in {' and '.join(names)}" for which, names in better.items()]
+    yield f"By more than chance {', '.join(told)}." if told else "Neither is better by more than chance."

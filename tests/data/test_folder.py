@@ -154,6 +154,13 @@ def test_missing_root_is_refused(tmp_path):
     assert "does not exist" in message
 
 
+def test_missing_root_of_a_project_that_was_moved_is_told_as_it_is_now(tmp_path, monkeypatch):
+    write_classes(tmp_path / "now" / "pets" / "young")
+    monkeypatch.chdir(tmp_path / "now")
+    told = "does not exist; if you moved the project, set data.root=pets/young"
+    assert refusal_of(tmp_path / "before" / "pets" / "young") == f"data.root={tmp_path}/before/pets/young: {told}"
+
+
 def test_root_that_is_a_file_is_refused(tmp_path):
     write_image(tmp_path / "photo.png", 0)
     message = refusal_of(tmp_path / "photo.png")

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 
 import mlflow
+import numpy as np
 import pytest
 from conftest import TINY_CNN
 from tiny_sweeps import (
@@ -26,11 +27,13 @@ from tiny_sweeps import (
 from cnn_sweeps import reproduce
 from cnn_sweeps.compare import compare
 from cnn_sweeps.errors import ConfigError, TrackingError
+from cnn_sweeps.evaluation.per_image import PerImage
 from cnn_sweeps.experiment.reproduction import Pair, describe_differences, judge, pair_up
 from cnn_sweeps.system import machine_load
 from cnn_sweeps.text.commands import command_to_repeat
 from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.reading import RecordedTraining
+from cnn_sweeps.use.comparison import judge_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -392,6 +395,13 @@ def test_images_that_are_gone_are_named(made, again):
     )
 
 
+def test_images_of_a_project_that_was_moved_are_those_at_the_same_place_in_it(made, again, forge):
+    config = artifact(made.single, "config.yaml").replace("root: photos", f"root: /gone/{made.folder.name}/photos")
+    done = again(forge(made.single, config=config))
+    assert done.code == 0
+    assert f"/gone/{made.folder.name}/photos is gone; taking photos of this folder" in done.told
+
+
 def test_part_and_sweep_name_the_run_to_give(made, again):
     part, whole = child_runs(made.group)[0], made.group.info.run_id
     assert (
@@ -566,6 +576,12 @@ def test_runs_that_were_tested_are_compared_on_the_test_images_and_of_several_tr
     assert "another seed may change" not in told
 
 
+def test_metrics_that_only_one_of_two_runs_has_are_counted(made, compared):
+    told = compared(made.single, made.trials[0])
+    assert "test_accuracy" not in told
+    assert re.search(r"^metrics that the other lacks +\d+ +0$", told, re.MULTILINE)
+
+
 def test_trial_of_several_trainings_is_compared_by_their_mean_though_it_has_a_file_of_the_first_as_it_was_tested(
     made, compared
 ):
@@ -594,3 +610,28 @@ def test_what_is_chance_is_not_told_where_single_images_are_not_known_or_are_oth
 def test_two_runs_are_to_be_given():
     with pytest.raises(ConfigError, match="a b c: give the ids of two runs"):
         compare(["a", "b", "c"])
+    with pytest.raises(ConfigError, match="a: is given twice"):
+        compare(["a", "a"])
+
+
+def test_what_is_longer_than_a_column_stands_below_its_name_so_that_lines_stay_narrow(made, compared, forge):
+    config = artifact(made.single, "config.yaml").replace("root: photos", f"root: {'photos/' * 10}")
+    told = compared(made.single, forge(made.single, config=config)).splitlines()
+    at = told.index("data.root")
+    assert told[at + 1 : at + 3] == ["  first:  photos", f"  second: {'photos/' * 10}"]
+    assert max(map(len, told[2 : told.index("the same metrics")])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("losses", "right", "verdict"),
+    [
+        ([0.1, -0.1], [0, 0], "Neither is better by more than chance."),
+        ([-0.5, -0.4], [1, 1], "By more than chance the second is better in log loss and accuracy."),
+        ([0.5, 0.4], [1, 1], "By more than chance the first is better in log loss, the second is better in accuracy."),
+    ],
+)
+def test_which_run_is_better_is_said_in_one_sentence(losses, right, verdict):
+    names = np.array([f"{number:02}" for number in range(20)])
+    first = PerImage(names, np.ones(20), np.zeros(20))
+    second = PerImage(names, 1 + np.resize(losses, 20), np.resize(right, 20).astype(float))
+    assert [*judge_images(first, second, "test images")][-1] == verdict

@@ -159,6 +159,14 @@ def test_what_the_user_sets_wins_over_a_preset_and_an_experiment():
     assert (config.model["l2"], config.training.epochs) == (1e-4, 3)
 
 
+def test_what_lies_in_the_working_folder_is_the_same_by_whatever_path_and_wherever_that_is_moved():
+    def root_of(text):
+        return compose("data=folder", f"data.root={text}").settings_of_result["data.root"]
+
+    assert {root_of(text) for text in ("photos", "./photos/", f"{Path.cwd()}/photos")} == {"photos"}
+    assert root_of("/elsewhere/photos") == "/elsewhere/photos"
+
+
 def test_another_regularization_preset_wins_over_that_of_an_experiment():
     settings = compose("experiment=dogs_vs_cats", "data.root=images", "regularization=none").settings
     assert (settings["model.dropout"], settings["model.l2"], settings["augmentation.enabled"]) == (0.0, 0.0, False)
