@@ -62,7 +62,7 @@ def test_in_an_empty_folder_says_what_it_does_before_it_imports_what_is_slow(arg
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in done.stderr
     assert done.stdout.startswith(first)
-    assert "making MLflow's database mlflow.db, which is done once" in done.stdout
+    assert "making MLflow's database mlflow.db; this is done once" in done.stdout
 
 
 @pytest.mark.parametrize(("module", "arguments"), [(train, []), (reproduce, ["0" * 32])])
