@@ -1,4 +1,4 @@
-"""What a person reads of a training once it has ended, in its folder: tables, pictures, and `report.html`."""
+"""Writes what a person reads after a training: tables, pictures and `report.html`."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def write_results(
     record: Record, part: Part, model: keras.Model, evaluation: Evaluation, progress: TrainingProgress
 ) -> list[str]:
-    """Write and record tables and `report.html` and, unless the settings say none, pictures; give what failed.
+    """Write and record tables, `report.html` and, unless the settings forbid it, pictures; return what failed.
 
     Raises:
         OSError: if the disk is full.
@@ -62,7 +62,7 @@ def _with_images(model: keras.Model, evaluation: Evaluation, failures: list[str]
 
 
 def write_whole(record: Record, parts: Sequence[Part], finals: Sequence[dict[str, float]]) -> None:
-    """Write and record `report.html` of a run of several trainings, whose final metrics are given, in order.
+    """Write and record `report.html` of a run of several trainings; `finals` are their final metrics, in order.
 
     Raises:
         OSError: if the disk is full.
@@ -76,7 +76,7 @@ def write_whole(record: Record, parts: Sequence[Part], finals: Sequence[dict[str
             folder / REPORT_FILE,
             "evaluation/templates/whole.html",
             **page_facts(for_terminal(title)),
-            sentences=_tell_whole(finals, parts),
+            sentences=_summarize_whole(finals, parts),
             metrics=[SHOWN_OF_PARTS[name] for name in metrics],
             rows=[
                 (name, [f"{final[each]:.4f}" for each in metrics]) for name, final in zip(names, finals, strict=False)
@@ -91,14 +91,14 @@ def write_whole(record: Record, parts: Sequence[Part], finals: Sequence[dict[str
         log.warning("warning: %s", failure)
 
 
-def _tell_whole(finals: Sequence[dict[str, float]], parts: Sequence[Part]) -> list[str]:
-    told = [f"{len(finals)} of {len(parts)} trainings of one configuration, with other seeds or on other folds."]
+def _summarize_whole(finals: Sequence[dict[str, float]], parts: Sequence[Part]) -> list[str]:
+    sentences = [f"{len(finals)} of {len(parts)} trainings of one configuration, with other seeds or on other folds."]
     if len(finals) > 1:
         mean = describe_mean(average_metrics(finals), len(finals))
-        told.append(f"{mean[:1].upper()}{mean[1:]}.")
+        sentences.append(f"{mean[:1].upper()}{mean[1:]}.")
     if parts[0].config.folds > 1:
-        told.append("Folds share training images, so that the error of their mean is larger than it says.")
-    return told
+        sentences.append("Folds share training images. So the true error of the mean is larger than this.")
+    return sentences
 
 
 def _title_and_commands(record: Record, config: RunConfig) -> tuple[str, list[Command]]:
