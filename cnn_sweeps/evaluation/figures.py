@@ -1,4 +1,4 @@
-"""Curves and tables of a run as pictures, drawn without a display."""
+"""Draws curves and tables of a training as figures; needs no display."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,25 +14,26 @@ from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import NUM_BINS, Floats, confidence_bins
 from cnn_sweeps.evaluation.results import Confusion, Measured
 
-# Okabe & Ito: told apart by colour-blind eyes and in print
+# The palette of Okabe & Ito, which colour-blind readers can tell apart, also in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TRAIN_COLOUR, VAL_COLOUR = COLOURS[:2]
 DPI = 110
-_MOST_NAMED = 30  # classes of a confusion matrix in which numbers and names can be read
-_MOST_CONFUSIONS = 25  # that are named beside a larger one
-_LONGEST_LEVEL = 10  # letters of a name that has room under a column
+_MOST_NAMED = 30  # classes of a confusion matrix with readable numbers and names
+_MOST_CONFUSIONS = 25  # listed by name beside a larger matrix
+_LONGEST_LEVEL = 10  # letters of a name that fits under a column
 
 
 def draw_learning_curves(
     history: Sequence[dict[str, float]], best_epoch: int, stopped_early: bool, validation: Measured
 ) -> Figure:
-    """Draw log loss, accuracy and learning rate over the epochs, with the best epoch and an early stop marked.
+    """Draw log loss, accuracy and learning rate over the epochs; mark the best epoch and an early stop.
 
     Args:
-        history: one dict an epoch with `train_` and `val_` `log_loss` and `accuracy`, and `learning_rate`.
+        history: a dict for each epoch: `log_loss` and `accuracy` with the prefixes `train_` and `val_`, and
+            `learning_rate`.
         best_epoch: counted from 1.
-        stopped_early: whether early stopping ended the run.
-        validation: the images whose commonest class accuracy is held against.
+        stopped_early: whether early stopping ended the training.
+        validation: gives the accuracy of naming the commonest class, drawn for comparison.
     """
     figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
     at_half = " (threshold 0.5)" if validation.threshold is not None else ""
@@ -66,9 +67,9 @@ def draw_learning_curves(
 
 
 def draw_confusion_matrix(measured: Measured) -> Figure:
-    """Draw counts of true and predicted class, each row coloured by its shares, with numbers and names.
+    """Draw how many images of each true class (row) get each class (column), coloured by the share of the row.
 
-    Of more than 30 classes these could not be read: the commonest confusions stand beside it by name.
+    With more than 30 classes, numbers and names would be unreadable; the commonest confusions are listed instead.
     """
     names = [label(name) for name in measured.dataset.class_names]
     is_named = len(names) <= _MOST_NAMED
@@ -97,20 +98,17 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
 
 def _draw_confusions(axes: Axes, confusions: Sequence[Confusion], names: Sequence[str]) -> None:
     """Draw how many images of one class are taken for another one, the commonest confusion at the top."""
-    told = [f"{names[true]} as {names[predicted]}" for true, predicted, *_ in confusions]
-    axes.barh(range(len(told)), [each.num_images for each in confusions], color=VAL_COLOUR)
-    axes.set_yticks(range(len(told)), told, fontsize=8)
+    pairs = [f"{names[true]} as {names[predicted]}" for true, predicted, *_ in confusions]
+    axes.barh(range(len(pairs)), [each.num_images for each in confusions], color=VAL_COLOUR)
+    axes.set_yticks(range(len(pairs)), pairs, fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("images")
-    axes.set_title("commonest confusions: true as predicted" if told else "no confusions", fontsize=10)
+    axes.set_title("commonest confusions: true as predicted" if pairs else "no confusions", fontsize=10)
 
 
 def draw_roc_curve(measured: Measured) -> Figure:
-    """Draw the ROC curve of the positive class or, of more than two classes, of each against the rest.
-
-    A threshold, of two classes, is marked on it.
-    """
+    """Draw the ROC curve of the positive class, with the decision threshold marked; with more classes, one each."""
     title = f"{measured.title}: area {measured.estimates['roc_auc']:.3f}"
     figure, axes = _begin_curves(title, "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
@@ -123,10 +121,7 @@ def draw_roc_curve(measured: Measured) -> Figure:
 
 
 def draw_pr_curve(measured: Measured) -> Figure:
-    """Draw precision over recall of the positive class or, of more than two classes, of each against the rest.
-
-    A threshold, of two classes, is marked on it.
-    """
+    """Draw precision over recall of the positive class, with the decision threshold; with more classes, one each."""
     title = f"{measured.title}: average precision {measured.estimates['pr_auc']:.3f}"
     names = measured.dataset.class_names
     of_positive = f" of {label(names[1])}" if len(names) == 2 else ""
@@ -139,7 +134,7 @@ def draw_pr_curve(measured: Measured) -> Figure:
 
 
 def draw_reliability(measured: Measured) -> Figure:
-    """Draw how often the most probable class is the true one over its probability, and how many images have which."""
+    """Draw accuracy over the probability of the most probable class, and the number of images in each bin."""
     confidence = measured.probabilities.max(axis=1)
     is_correct = measured.probabilities.argmax(axis=1) == measured.labels
     bins = confidence_bins(confidence)
@@ -160,10 +155,10 @@ def draw_reliability(measured: Measured) -> Figure:
 
 
 def draw_scores(measured: Measured) -> Figure:
-    """Draw how often each score occurs, of images that should and that should not have it.
+    """Draw two histograms of predicted probabilities.
 
-    The score is the probability of the positive class, with the decision threshold marked, or, of more than two
-    classes, of the predicted class, for right and wrong predictions.
+    With two classes: the probability of the positive class, for images of each class, with the decision threshold
+    marked. With more classes: the probability of the predicted class, for right and for wrong predictions.
     """
     names = [label(name) for name in measured.dataset.class_names]
     if len(names) == 2:
@@ -190,7 +185,7 @@ def draw_scores(measured: Measured) -> Figure:
 
 
 def describe_threshold(measured: Measured) -> str:
-    """Say at which threshold classes are chosen; empty with more than two."""
+    """Return a text with the decision threshold; empty with more than two classes."""
     return "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
 
 
@@ -209,7 +204,7 @@ def _begin_curves(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]
 
 
 def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_], Floats, dict[str, Any]]]:
-    """Give of each class that has a curve: which images are of it, their scores, and how its line is drawn."""
+    """Yield for each class that has a curve: which images belong to it, their scores, and the style of the line."""
     names = measured.dataset.class_names
     for i in [1] if len(names) == 2 else range(len(names)):
         named = {"color": COLOURS[i], "label": label(names[i])} if _can_be_named(names) else {"color": "0.3"}
@@ -217,7 +212,7 @@ def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_
 
 
 def _end_curves(axes: Axes, measured: Measured, x: float, y: float) -> None:
-    """Mark where the threshold is, of two classes, and name the classes."""
+    """Mark the decision threshold of two classes, and add a legend."""
     if measured.threshold is not None:
         axes.plot([x], [y], "o", color="black", label=f"threshold {measured.threshold:.3g}")
     if _can_be_named(measured.dataset.class_names):
@@ -225,4 +220,4 @@ def _end_curves(axes: Axes, measured: Measured, x: float, y: float) -> None:
 
 
 def _can_be_named(class_names: Sequence[str]) -> bool:
-    return len(class_names) <= len(COLOURS)  # more could not be told apart
+    return len(class_names) <= len(COLOURS)  # there are no more distinct colours
