@@ -1,4 +1,4 @@
-"""Shows predictions, or writes them to files that are there whole or not at all."""
+"""Shows predictions, or writes them to files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class Prediction(NamedTuple):
-    """What a network makes of an image file: its class, with the probability of that, and of every class by name."""
+    """The prediction for an image file."""
 
     path: Path
     class_name: str
-    probability: float
-    probabilities: dict[str, float]
+    probability: float  # of that class
+    probabilities: dict[str, float]  # of every class, by name
 
 
 Write = Callable[[Prediction], None]
-"""Takes one prediction after the other."""
+"""Adds a prediction to a table."""
 
 
 def write_tables(
@@ -40,7 +40,7 @@ def write_tables(
     csv_file: Path | None,
     json_file: Path | None,
 ) -> Counter[str]:
-    """Write predictions into the tables that are named, or else to the terminal; give how many got which class."""
+    """Write predictions to the given files or, without any, to the terminal; return the number of images by class."""
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         tables = [stack.enter_context(csv_table(csv_file, class_names))] if csv_file else []
@@ -54,7 +54,7 @@ def write_tables(
 
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
-    """Begin a table on the terminal; the files are all that can come."""
+    """Begin a table on the terminal; its columns are wide enough for all of these files and classes."""
     file_width = max(num_columns(for_terminal(file)) for file in (*files, "file"))
     class_width = max(num_columns(for_terminal(name)) for name in (*class_names, "class"))
 
@@ -75,7 +75,7 @@ def _padded(text: str, width: int) -> str:
 
 @contextmanager
 def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
-    """Write one row a file: file, class, its probability, and the probability of every class."""
+    """Write one row for each file: file, class, its probability, and the probability of every class."""
     with _written(target) as file:
         rows = csv.writer(file)
         rows.writerow(["file", "class", "probability", *(f"probability.{for_terminal(name)}" for name in class_names)])
@@ -89,7 +89,7 @@ def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
 
 @contextmanager
 def json_table(target: Path) -> Iterator[Write]:
-    """Write a list of one object a file: file, class, probability, and probabilities by the classes' names."""
+    """Write a list with one object for each file: file, class, probability, and probabilities by class name."""
     with _written(target) as file:
         file.write("[")
         separators = chain(["\n"], repeat(",\n"))
@@ -109,12 +109,12 @@ def json_table(target: Path) -> Iterator[Write]:
 
 
 def summarize(counts: Counter[str], record: ModelFacts) -> str:
-    """Say how many images got which class."""
+    """Return a line with the number of images of each class."""
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
     summary = f"{counts.total():,} images" + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
         second = for_terminal(record.class_names[1])
-        summary += f" ({second} from a probability of {record.decision_threshold:g} on)"
+        summary += f" ({second} if its probability is at least {record.decision_threshold:g})"
     return summary
 
 
