@@ -127,7 +127,7 @@ def _of_run(address: str) -> str:
     client = mlflow.MlflowClient()
     kept = models_of(client.get_run(run_id))
     if not kept or name not in ("model", client.get_logged_model(kept[-1]).name):
-        raise ModelError(f"model={address}: this run kept no such model; in a sweep, the registered model's run has one")
+        raise ModelError(f"model={address}: this run kept no such model; that of a sweep is in its chosen trial's run")
     return f"models:/{kept[-1]}"
 
 
