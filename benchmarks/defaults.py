@@ -1,13 +1,12 @@
-"""How good are the default settings? They and others, with several seeds, on several data sets.
+"""How good are the default settings, compared with others? With several seeds, on several data sets.
 
     python benchmarks/defaults.py [--roots FOLDER ...] [--few FOLDER ...] [--size 48] [--seeds 0 1 2] [SETTING ...]
 
-The others are those of earlier versions, unless some are named. Digits and generated patterns are always there;
-`--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others are
-test images. Each cell is the mean over the seeds (lowest to highest).
+The other settings are those of earlier versions, unless you give some. The data sets are digits, generated patterns and
+the image folders of `--roots` and `--few`. With `--few`, 10 % of the images are for training, 4 % for validation, and
+the rest for the test. Each cell is the mean over the seeds (lowest-highest).
 """
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import mlflow
+from shared import argument_parser
 
 EARLIER = ["optimizer.learning_rate=1e-3"]
 BUILT_IN = {
@@ -33,7 +33,7 @@ COLUMNS = {
 
 
 def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
-    """Train once with each seed and test; give the cells of a table's row."""
+    """Train and test once with each seed; return the cells of a row of the table."""
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={study}", *settings]
     command += ["hydra/sweeper/pruner=none", "hydra.sweeper.n_jobs=2", "evaluate_best=1000"]
     command += ["evaluation.pictures=none", "tracking.log_model=false", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
@@ -46,12 +46,14 @@ def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--roots", type=Path, nargs="*", default=[], help="folders of images")
-    parser.add_argument("--few", type=Path, nargs="*", default=[], help="folders, to train on a tenth of their images")
-    parser.add_argument("--size", type=int, default=48, help="pixels a side of their images")
+    parser.add_argument(
+        "--few", type=Path, nargs="*", default=[], help="folders of images; only a tenth is for training"
+    )
+    parser.add_argument("--size", type=int, default=48, help="width and height of the images, in pixels")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("settings", nargs="*", default=EARLIER, help="what the defaults are compared with")
+    parser.add_argument("settings", nargs="*", default=EARLIER, help="settings to compare the defaults with")
     arguments = parser.parse_args()
     workloads = dict(BUILT_IN)
     for root in [*arguments.roots, *arguments.few]:

@@ -1,14 +1,13 @@
-"""What does a warm trial cost beyond its epochs, does a worker's memory stay flat, and when is the first result there?
+"""What does a warm trial cost beyond its epochs, does a worker's memory grow, and when does the first result come?
 
     python benchmarks/warm_trials.py [--repeats 3] [--trials 100]
 
-Each repeat is one sweep of digits with one worker and two epochs a trial, a minute or two on 2 cores. The cost is what
-passes between a trial's start and its end as the study has them, less its epochs (training and validation) as the run
-has them. Memory is the worker's resident memory when a trial has ended. A worker takes its first trial when it has
-imported TensorFlow and the rest.
+Each repeat is one sweep on digits with one worker and two epochs a trial; a minute or two on 2 cores. The cost is the
+time between a trial's start and end in the study, minus its epochs (training and validation) in the run. Memory is the
+worker's resident memory at the end of a trial. A worker takes its first trial after it has imported TensorFlow and
+everything else.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -20,13 +19,14 @@ import mlflow
 import optuna
 import psutil
 from optuna.storages.journal import JournalFileBackend
+from shared import argument_parser
 
 NAME = "warm"
 FIRST = 5
 
 
 def worker_mb(controller: psutil.Process) -> float:
-    """Resident memory of the largest process below the controller."""
+    """Return the resident memory of the largest process below the controller, in MiB."""
     sizes = [0]
     for process in controller.children(recursive=True):
         try:
@@ -37,7 +37,7 @@ def worker_mb(controller: psutil.Process) -> float:
 
 
 def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
-    """Run the sweep; give the worker's memory by number of ended trials, and when the command began."""
+    """Run the sweep; return the worker's memory by number of ended trials, and the time when the command began."""
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={NAME}"]
     command += [f"hydra.sweeper.n_trials={num_trials}", "hydra/sweeper/pruner=none", "training.epochs=2"]
     command += ["evaluate_best=false", "tracking.log_model=false", "hydra.sweeper.n_jobs=1"]
@@ -55,7 +55,7 @@ def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
 
 
 def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
-    """Give each trial's seconds beyond its epochs, when a worker took the first one, and when that had ended."""
+    """Return each trial's seconds beyond its epochs, and the times when the first trial was taken and had ended."""
     journal = JournalFileBackend(f"{folder}/outputs/sweeps/{NAME}/study.journal")
     study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(journal))
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -70,7 +70,7 @@ def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--trials", type=int, default=100)
     arguments = parser.parse_args()
@@ -84,7 +84,7 @@ def main() -> None:
         last_mb = memory_mb[max(memory_mb)]
         for name, value in {
             "warm trial beyond its epochs, s": statistics.median(costs[1:]),
-            "the slowest of them, s": max(costs[1:]),
+            "the slowest warm trial, s": max(costs[1:]),
             f"worker's memory after trial {FIRST}, MB": memory_mb[FIRST],
             "after the last, MB": last_mb,
             "ratio of the two": last_mb / memory_mb[FIRST],
