@@ -6,10 +6,9 @@ python benchmarks/batch_normalization.py [--repeats 3]
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from shared import argument_parser, spread
+from shared import ArgumentParser, spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 NUM_STEPS, BATCH_SIZE = 10, 32
@@ -49,10 +48,7 @@ def measure(size: int, channels: int, repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    chosen = parser.parse_args().repeats
-    print("command:", "python", *sys.argv)
+    num_repeats = ArgumentParser(__doc__).parse().repeats
     print(f"{'size':9}{'layer':8}{'images/s, median (range)':>26}{'CPU ms an image':>26}")
-    measure(28, 1, chosen)
-    measure(128, 3, chosen)
+    measure(28, 1, num_repeats)
+    measure(128, 3, num_repeats)

@@ -7,14 +7,13 @@ the image folders of `--roots` and `--few`. With `--few`, 10 % of the images are
 the rest for the test. Each cell is the mean over the seeds (lowest-highest).
 """
 
-import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import mlflow
-from shared import argument_parser
+from shared import ArgumentParser
 
 EARLIER = ["optimizer.learning_rate=1e-3"]
 BUILT_IN = {
@@ -46,7 +45,7 @@ def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = ArgumentParser(__doc__, num_repeats=None)
     parser.add_argument("--roots", type=Path, nargs="*", default=[], help="folders of images")
     parser.add_argument(
         "--few", type=Path, nargs="*", default=[], help="folders of images; only a tenth is for training"
@@ -54,13 +53,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="width and height of the images, in pixels")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("settings", nargs="*", default=EARLIER, help="settings to compare the defaults with")
-    arguments = parser.parse_args()
+    arguments = parser.parse()
     workloads = dict(BUILT_IN)
     for root in [*arguments.roots, *arguments.few]:
         workloads[root.name] = ["data=folder", f"data.root={root.resolve()}", f"data.image_size={arguments.size}"]
     for root in arguments.few:
         workloads[f"{root.name}, few"] = [*workloads[root.name], *FEW]
-    print("command:", shlex.join(["python", *sys.argv]))
     print("|".join(["", "data set", "settings", *COLUMNS, ""]))
     with tempfile.TemporaryDirectory() as folder:
         for i, (title, data) in enumerate(workloads.items()):

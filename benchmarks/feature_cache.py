@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from shared import argument_parser
+from shared import ArgumentParser
 
 ALPHA = 0.35
 LOOK_EVERY_S = 0.05
@@ -109,11 +109,10 @@ def measure(file: Path, size: int, views: int) -> str:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = ArgumentParser(__doc__, num_repeats=1)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # for the process that measures
     arguments = parser.parse_args()
     if arguments.file:

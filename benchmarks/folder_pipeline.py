@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from shared import argument_parser, spread, write_photos
+from shared import ArgumentParser, spread, write_photos
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 NUM_IMAGES, SIZE, BATCH_SIZE = 600, 128, 32
@@ -107,7 +106,4 @@ def main(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    print("command:", "python", *sys.argv)
-    main(parser.parse_args().repeats)
+    main(ArgumentParser(__doc__).parse().repeats)

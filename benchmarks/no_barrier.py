@@ -6,7 +6,6 @@ The jobs only sleep: one for 20 s, ten for 2 s. On two slots the ideal is 20 s. 
 start to the last trial's end. So it includes composing and sending each job, but not the start of the program.
 """
 
-import shlex
 import statistics
 import subprocess
 import sys
@@ -14,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
-from shared import argument_parser, spread
+from shared import ArgumentParser, load_study, spread
 
 SLOW_S, FAST_S, NUM_FAST = 20, 2, 10
 APPLICATION = """
@@ -53,18 +51,14 @@ def measure_s(slow_s: float = SLOW_S, fast_s: float = FAST_S, num_fast: int = NU
         command = [sys.executable, "app.py", "--multirun", f"index=range(0,{num_fast + 1})"]
         command += [f"slow_s={slow_s}", f"fast_s={fast_s}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-        trials = optuna.load_study(study_name="bench", storage=storage).trials
+        trials = load_study(folder / "study.journal", "bench").trials
         return (max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)).total_seconds()
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *sys.argv]))
+    num_repeats = ArgumentParser(__doc__).parse().repeats
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seconds = [measure_s() for _ in range(arguments.repeats)]
+    seconds = [measure_s() for _ in range(num_repeats)]
     ideal_s = max(SLOW_S, (SLOW_S + NUM_FAST * FAST_S) / 2)
     ratio = statistics.median(seconds) / ideal_s
     print(f"{spread(seconds, '.1f')} s, {ratio:.3f} of the ideal {ideal_s:.0f} s")

@@ -29,7 +29,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -42,7 +41,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
-from shared import argument_parser, write_photos
+from optuna.trial import TrialState
+from shared import ArgumentParser, load_study, write_photos
 from single_run import write_arrays
 
 PEERS = Path(__file__).parent / "peers"
@@ -333,11 +333,8 @@ def read_notes(file: Path) -> tuple[list[tuple[float, float | None]], float]:
 
 
 def read_study(folder: Path) -> list[tuple[float, float | None]]:
-    import optuna
-
-    journal = optuna.storages.journal.JournalFileBackend(str(folder / "outputs" / "sweeps" / STUDY / "study.journal"))
-    study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(journal))
-    finished = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    study = load_study(folder / "outputs/sweeps" / STUDY / "study.journal", STUDY)
+    finished = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     return [
         (trial.datetime_complete.timestamp(), trial.value if trial.state.name == "COMPLETE" else None)
         for trial in finished
@@ -444,8 +441,7 @@ def compare(name: str, work: Workload, tools: list[str], pythons: dict[str, Path
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--trials", type=int, help="default: 20 (digits, features) or 6 (photos)")
@@ -456,12 +452,11 @@ def parse_arguments() -> argparse.Namespace:
     default = Path("~/.cache/cnn_sweeps/benchmark_environments").expanduser()
     parser.add_argument("--environments", type=Path, default=default, help="where the peers' environments are kept")
     parser.add_argument("--json", type=Path, help="a file for the numbers of every run")
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    print("command:", shlex.join(["python", *sys.argv]))
     TOOLS["frozen_images"] = replace(TOOLS["frozen_images"], max_trials=arguments.slow_trials)
     tools_of = {name: tools_for(name, arguments.tools) for name in arguments.workload}
     names = dict.fromkeys(TOOLS[tool].environment for tools in tools_of.values() for tool in tools)

@@ -5,7 +5,6 @@
 Each repeat has two sweeps of 20 trials of at most 30 epochs, with the same study seed; about 4 minutes on 2 cores.
 """
 
-import shlex
 import statistics
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import tempfile
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
-from shared import argument_parser
+from shared import ArgumentParser, load_study
 
 
 def run_sweep(folder: Path, seed: int, pruner: str, num_trials: int) -> tuple[float, int, int]:
@@ -24,18 +22,15 @@ def run_sweep(folder: Path, seed: int, pruner: str, num_trials: int) -> tuple[fl
     command += [f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_trials={num_trials}", "hydra.sweeper.n_jobs=2"]
     command += [f"hydra.sweeper.sampler.seed={seed}", "evaluate_best=false", "tracking.log_model=false"]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    journal = JournalFileBackend(f"{folder}/outputs/sweeps/{name}/study.journal")
-    study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(journal))
+    study = load_study(folder / "outputs/sweeps" / name / "study.journal", name)
     epochs = sum(len(trial.intermediate_values) for trial in study.trials)
     return study.best_value, epochs, sum(trial.state.name == "PRUNED" for trial in study.trials)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="study seeds")
+    parser = ArgumentParser(__doc__, num_repeats=5)
     parser.add_argument("--trials", type=int, default=20)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *sys.argv]))
+    arguments = parser.parse()
     print("seed  best without  best with  epochs without   with  ratio  pruned")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = []

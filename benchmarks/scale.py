@@ -18,7 +18,6 @@ The studies stay in it.
 """
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -37,7 +36,7 @@ import psutil
 from distributed import Client
 from optuna.distributions import FloatDistribution
 from optuna.storages.journal import JournalFileBackend
-from shared import argument_parser, spread
+from shared import ArgumentParser, spread
 
 LAUNCHER = """
 import time
@@ -281,16 +280,14 @@ def print_costs_of_trials(
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--trainings", type=int, default=0)
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--postgresql", metavar="URL")
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *("URL" if word == arguments.postgresql else word for word in sys.argv)]))
+    arguments = parser.parse(without="postgresql")
     if arguments.slots:
         print_slots(arguments.slots, arguments.seconds, arguments.repeats)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import optuna
 
 
-def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is a benchmark's docstring as it is written."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+class ArgumentParser(argparse.ArgumentParser):
+    """Shows a benchmark's docstring as help, and prints the command above the table."""
+
+    def __init__(self, docstring: str | None, num_repeats: int | None = 3) -> None:
+        super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if num_repeats is not None:
+            self.add_argument("--repeats", type=int, default=num_repeats)
+
+    def parse(self, *, without: str = "") -> argparse.Namespace:
+        """Read and print the command line, without the secret value of one argument, given by its name."""
+        arguments = self.parse_args()
+        secret = vars(arguments).get(without)
+        print("command:", shlex.join(["python", *(without.upper() if word == secret else word for word in sys.argv)]))
+        return arguments
+
+
+def load_study(journal: Path, name: str) -> optuna.Study:
+    """Load a study from its journal file."""
+    import optuna  # the bare script of single_run.py must not import it
+
+    backend = optuna.storages.journal.JournalFileBackend(str(journal))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
 
 
 def spread(values: Sequence[float], form: str) -> str:

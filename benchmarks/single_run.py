@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from shared import argument_parser, spread, write_photos
+from shared import ArgumentParser, spread, write_photos
 
 WORKLOADS = {
     "digits": {"size": 28, "channels": 1, "epochs": 20, "options": []},
@@ -162,10 +162,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--bare"]:
         bare(sys.argv[2], int(sys.argv[3]))
     else:
-        parser = argument_parser(__doc__)
-        parser.add_argument("--repeats", type=int, default=3)
+        parser = ArgumentParser(__doc__)
         parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
-        arguments = parser.parse_args()
-        print("command:", "python", *sys.argv)
+        arguments = parser.parse()
         for chosen in arguments.workload:
             measure(chosen, arguments.repeats)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from shared import argument_parser, spread
+from shared import ArgumentParser, spread
 
 COMMANDS = {
     "import hydra": ["-c", "import hydra"],
@@ -35,7 +35,4 @@ def main(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    print("command:", "python", *sys.argv)
-    main(parser.parse_args().repeats)
+    main(ArgumentParser(__doc__, num_repeats=9).parse().repeats)

@@ -18,8 +18,7 @@ from pathlib import Path
 import mlflow
 import optuna
 import psutil
-from optuna.storages.journal import JournalFileBackend
-from shared import argument_parser
+from shared import ArgumentParser, load_study
 
 NAME = "warm"
 FIRST = 5
@@ -56,8 +55,7 @@ def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
 
 def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
     """Return each trial's seconds beyond its epochs, and the times when the first trial was taken and had ended."""
-    journal = JournalFileBackend(f"{folder}/outputs/sweeps/{NAME}/study.journal")
-    study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(journal))
+    study = load_study(folder / "outputs/sweeps" / NAME / "study.journal", NAME)
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiments = [each.experiment_id for each in client.search_experiments()]
     costs = []
@@ -70,12 +68,10 @@ def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--trials", type=int, default=100)
-    arguments = parser.parse_args()
+    arguments = parser.parse()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print("command: python", *sys.argv)
     columns: dict[str, list[float]] = {}
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:

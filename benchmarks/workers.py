@@ -10,8 +10,6 @@ sweeps), and its ratio to sweeps with one trial at once: the geometric mean and 
 """
 
 import heapq
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
-from shared import argument_parser
+from shared import ArgumentParser
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -79,10 +77,7 @@ def best_of_sweep(trials: Trials, values: dict, seed: int, num_workers: int) -> 
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=200)
-    repeats, trials = parser.parse_args().repeats, Trials()
-    print("command:", shlex.join(["python", *sys.argv]))
+    repeats, trials = ArgumentParser(__doc__, num_repeats=200).parse().repeats, Trials()
     for name, overrides in SWEEPS.items():
         with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
             config = compose("config", overrides, return_hydra_config=True)

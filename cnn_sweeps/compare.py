@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine, run_command
-from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.tracking.database.address import find_existing_store
 
 _HELP = """\
@@ -36,7 +36,6 @@ def compare(arguments: Sequence[str]) -> None:
     if len(run_ids) != 2:
         raise ConfigError(f"{' '.join(run_ids) or 'no run'}: give the ids of two runs; {SEE_HELP}")
     store = find_existing_store(settings.get("tracking.uri"))
-    prepare_libraries()
     with slow_imports():
         from cnn_sweeps.use.comparison import compare_runs
     for line in compare_runs(store, run_ids):

@@ -12,7 +12,7 @@ from cnn_sweeps.data.listing import find_images
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import CommandLine, run_command
 from cnn_sweeps.system.files import check_target
-from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.use.place import find_place
@@ -65,7 +65,6 @@ def export(arguments: Sequence[str]) -> None:
     outlive_display()
     files, links = find_images([Path(name) for name in names])
     place = find_place(settings["model"], settings.get("tracking.uri"))
-    prepare_libraries()
     with slow_imports():
         from cnn_sweeps.use import conversion, kept_model
 

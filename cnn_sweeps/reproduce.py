@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.arguments import SEE_HELP, CommandLine
-from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.tracking.database.address import find_existing_store
 
 DEFAULT_TOLERANCE = 1e-3
@@ -80,7 +80,6 @@ def main() -> None:
     def reproduce(composed: DictConfig) -> None:
         """Train from a run's record; exit with _DOES_NOT_AGREE if the results differ."""
         store = find_existing_store(composed.tracking.uri)  # before MLflow is imported
-        prepare_libraries()
         with slow_imports():
             from cnn_sweeps.experiment.reproduction import prepare_reproduction
         reproduction = prepare_reproduction(run_id, store, composed, allowed)

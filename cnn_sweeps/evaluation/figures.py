@@ -80,7 +80,8 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
     axes, *beside = figure.subplots(1, 1 if is_named else 2, squeeze=False, width_ratios=[1] if is_named else [5, 3])[0]
     by = "" if is_named else ": number of the class, by name from 0 on"
     axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
-    axes.set_title(f"{measured.title}{describe_threshold(measured)}", fontsize=10)
+    at = "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
+    axes.set_title(f"{measured.title}{at}", fontsize=10)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if is_named:
         for (row, column), count in np.ndenumerate(counts):
@@ -182,11 +183,6 @@ def draw_scores(measured: Measured) -> Figure:
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.legend(frameon=False, loc="upper center")
     return figure
-
-
-def describe_threshold(measured: Measured) -> str:
-    """Return a text with the decision threshold; empty with more than two classes."""
-    return "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
 
 
 def _begin(size: tuple[float, float], title: str, **settings: Any) -> tuple[Figure, Axes]:

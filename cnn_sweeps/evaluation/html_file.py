@@ -24,18 +24,20 @@ _MOST_BYTES = 2**24  # of a page
 _IMAGES = re.compile("<!-- images begin -->.*?<!-- images end -->", re.DOTALL)
 
 
-def write_html(target: Path, template: str, **content: Any) -> None:
+def write_html(target: Path, template: str, title: str, **content: Any) -> None:
     """Write a page, whole, from a template of the package.
 
     Args:
         target: the file.
         template: the template's path below the package.
-        content: the template's variables. It also gets a `nonce`, without which no script on the page runs.
+        title: of the page.
+        content: the template's variables. It also gets version, time, and a `nonce`, without which no script runs.
 
     Raises:
         OSError: if it cannot be written.
     """
-    text = _templates().get_template(template).render(content, nonce=secrets.token_urlsafe())
+    about = {"title": title, "version": cnn_sweeps.__version__, "time": time.strftime("%Y-%m-%d %H:%M")}
+    text = _templates().get_template(template).render(content | about, nonce=secrets.token_urlsafe())
     replace_whole(target, text.encode(errors="backslashreplace"))
 
 
@@ -50,12 +52,6 @@ def _templates() -> jinja2.Environment:
 def address_of_picture(file: Path) -> str:
     """Return a PNG file as a data: address."""
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
-def page_facts(title: str) -> dict[str, str]:
-    """Return the variables that every page needs: title, version and time."""
-    now = time.strftime("%Y-%m-%d %H:%M")
-    return {"title": title, "version": cnn_sweeps.__version__, "time": now}
 
 
 def evaluation_in(file: Path, *, with_images: bool) -> Markup | None:

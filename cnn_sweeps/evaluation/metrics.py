@@ -4,13 +4,13 @@ The definitions are scikit-learn's, and the tests compare each with it. But this
 as weights of the images; scikit-learn measures one after the other and takes many times as long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_RESAMPLES = 1000
+_NUM_RESAMPLES = 1000
 NUM_BINS = 15  # bins of confidence of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
 DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 """The metrics that depend on the predicted classes, and so on the decision threshold."""
@@ -97,12 +97,7 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
     the Bootstrap, 1993, chapter 13), always the same ones. They show how much another draw of as many images would
     change the metric, but not what another training would change. Without any mistake they show nothing.
     """
-    random, shares = np.random.default_rng(0), np.full(len(labels), 1 / len(labels))
-    rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
-    parts = []
-    for start in range(0, NUM_RESAMPLES, rows):
-        drawn = random.multinomial(len(labels), shares, size=min(rows, NUM_RESAMPLES - start))
-        parts.append(_measure(probabilities, labels, threshold, drawn.astype(np.float64)))
+    parts = [_measure(probabilities, labels, threshold, weights) for weights in resamples(len(labels))]
     estimates = {}
     for name, value in measure(probabilities, labels, threshold).items():
         resampled = np.concatenate([part[name] for part in parts])
@@ -110,6 +105,14 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
         low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
         estimates[name] = Estimate(value, float(low), float(high))
     return estimates
+
+
+def resamples(num_images: int) -> Iterator[Floats]:
+    """Yield the weights of images, (R, N), in 1,000 bootstrap resamples, always the same ones, in parts of 32 MB."""
+    random, shares = np.random.default_rng(0), np.full(num_images, 1 / num_images)
+    rows = max(1, _WEIGHTS_AT_ONCE // num_images)
+    for start in range(0, _NUM_RESAMPLES, rows):
+        yield random.multinomial(num_images, shares, size=min(rows, _NUM_RESAMPLES - start)).astype(np.float64)
 
 
 def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
@@ -235,7 +238,6 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """Average over the classes for which the metric is defined."""
     defined = np.isfinite(values)
     means: Floats = np.where(defined, values, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
     return np.where(defined.any(axis=1), means, np.nan)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.evaluation.metrics import NUM_RESAMPLES, Estimate, Floats, Labels
+from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, resamples
 
 MOST_IN_STUDY = 2000
 """The largest number of images whose values a study keeps; they take 5 kB a trial. More would change no verdict."""
 FILES = {"final_val": "val_images.csv", "test": "test_images.csv"}
 """The names of a training's files, by the prefix of its metrics."""
-_WEIGHTS_AT_ONCE = 2**22  # 32 MB
+
 _COLUMNS = ["image", "log_loss", "is_right"]
 _PACKED = np.dtype("<f2")  # three digits of losses above 6e-5, fewer of smaller ones, and 0 below 6e-8
 
@@ -98,12 +98,8 @@ def paired_difference(first: Floats, second: Floats) -> Estimate:
 
     The interval comes from 1,000 bootstrap resamples of the images, as in `metrics.estimate`.
     """
-    differences, random = second - first, np.random.default_rng(0)
-    num_images, rows = len(differences), max(1, _WEIGHTS_AT_ONCE // len(differences))
-    shares, means = np.full(num_images, 1 / num_images), list[Floats]()
-    for start in range(0, NUM_RESAMPLES, rows):
-        drawn = random.multinomial(num_images, shares, size=min(rows, NUM_RESAMPLES - start))
-        means.append(drawn @ differences / num_images)
+    differences = second - first
+    means = [weights @ differences / len(differences) for weights in resamples(len(differences))]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Estimate(float(differences.mean()), float(low), float(high))
 

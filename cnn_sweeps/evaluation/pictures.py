@@ -16,7 +16,7 @@ from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import Floats
 from cnn_sweeps.evaluation.results import Evaluation
 from cnn_sweeps.settings.schema import TrainingConfig
-from cnn_sweeps.system.files import replace_whole, told_in
+from cnn_sweeps.system.files import collecting_failures, replace_whole
 from cnn_sweeps.training.loop import stopped_early
 from cnn_sweeps.training.progress import TrainingProgress
 
@@ -49,7 +49,7 @@ def write_pictures(
     for name, draw in pictures.items():
         file = folder / f"{name}.png"
         file.unlink(missing_ok=True)  # of an earlier evaluation
-        with told_in(failures, f"{file.name} cannot be drawn"):
+        with collecting_failures(failures, f"{file.name} cannot be drawn"):
             if (figure := draw()) is not None:
                 figure.savefig(picture := io.BytesIO(), format="png")
                 replace_whole(file, picture.getbuffer(), is_kept_at_once=False)
@@ -59,15 +59,7 @@ def write_pictures(
 def draw_explained(
     image: NDArray[np.uint8], heat: Floats, file_name: str, class_name: str, probability: float
 ) -> Figure:
-    """Draw an image with its Grad-CAM over it, under its file name, predicted class and probability.
-
-    Args:
-        image: (height, width, channels), 0 to 255.
-        heat: from `grad_cam`, (rows, columns), 0 to 1.
-        file_name: of the image.
-        class_name: the predicted class.
-        probability: of that class.
-    """
+    """Draw an image, (height, width, channels), with its Grad-CAM, (rows, columns), 0 to 1, over it."""
     figure = Figure(figsize=(3.6, 4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.axis("off")

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_sweeps.data.images import Images, describe_images
-from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
-from cnn_sweeps.evaluation.metrics import Estimate
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, write_html
 from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.evaluation.sentences import tell_expected, tell_no_mistake
 from cnn_sweeps.text.commands import Command
@@ -63,12 +62,6 @@ class Shown(NamedTuple):
     pictures: Sequence[str] = tuple(_PICTURES)
 
 
-class _Metric(NamedTuple):
-    name: str
-    value: str
-    interval: str
-
-
 def write_report(
     folder: Path,
     title: str,
@@ -77,15 +70,7 @@ def write_report(
     commands: Sequence[Command],
     shown: Shown,
 ) -> None:
-    """Write `report.html` into the folder of a training's results.
-
-    Args:
-        folder: has the pictures.
-        title: the run's name.
-        evaluation: of the final weights.
-        training: that gave these weights.
-        commands: to show on the page.
-        shown: images and pictures to show.
+    """Write `report.html` into the folder of a training's results, which has its pictures.
 
     Raises:
         OSError: if it cannot be written.
@@ -99,7 +84,7 @@ def write_report(
     write_html(
         folder / REPORT_FILE,
         "evaluation/templates/run.html",
-        **page_facts(for_terminal(title)),
+        for_terminal(title),
         sentences=[_describe_training(training), *_describe_results(evaluation)],
         measured=measured,
         notes=_notes(measured),
@@ -144,13 +129,15 @@ def _notes(measured: Measured) -> list[str]:
     ]
 
 
-def _metrics(measured: Measured) -> list[_Metric]:
-    return [_described(_NAMES.get(name, name.replace("_", " ")), each) for name, each in measured.estimates.items()]
-
-
-def _described(name: str, estimate: Estimate) -> _Metric:
-    interval = f"{estimate.low:.4f} to {estimate.high:.4f}" if np.isfinite(estimate.low) else ""
-    return _Metric(name, f"{estimate.value:.4f}", interval)
+def _metrics(measured: Measured) -> list[dict[str, str]]:
+    return [
+        {
+            "name": _NAMES.get(name, name.replace("_", " ")),
+            "value": f"{value:.4f}",
+            "interval": f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "",
+        }
+        for name, (value, low, high) in measured.estimates.items()
+    ]
 
 
 def _mistaken(measured: Measured) -> dict[str, Any]:

@@ -63,12 +63,7 @@ def _show(measured: Measured, i: int, heat: Floats | None = None) -> Thumbnail:
 
 
 def address_of(image: NDArray[np.uint8], heat: Floats | None = None) -> str:
-    """Return a small copy of an image as a data: address.
-
-    Args:
-        image: (height, width, 1 or 3), 0 to 255.
-        heat: (rows, columns), 0 to 1; laid over the image.
-    """
+    """Return a small copy of an image, (height, width, 1 or 3), as a data: address; heat, 0 to 1, is laid over it."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
     scale = _LONGEST_SIDE / max(picture.size)
     size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))

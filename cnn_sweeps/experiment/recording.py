@@ -76,7 +76,7 @@ class Whole:
             folder, is_left = self._place_of(part, checkpoint)
             run = LiveRun(folder, self.store)
             with (
-                _told_how_to_go_on(role if is_on_its_own else None),
+                _showing_how_to_resume(role if is_on_its_own else None),
                 run.ending(log_file, is_trial=role.is_trial and not is_part),
             ):
                 if is_left:
@@ -158,7 +158,7 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
 
 
 @contextmanager
-def _told_how_to_go_on(role: Role | None) -> Iterator[None]:
+def _showing_how_to_resume(role: Role | None) -> Iterator[None]:
     """If a signal ends the block, log the command that resumes the run."""
     try:
         yield

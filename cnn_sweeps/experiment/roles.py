@@ -138,7 +138,7 @@ class Role:
         """
         evaluation, final = trained.evaluate(on_test=True)
         final = trained.measure_train(final)
-        trained.log(final | evaluation.intervals)
+        trained.record.log_metrics(final | evaluation.intervals, 0)
         trained.log_outcome(evaluation)
         warnings = []
         if self.config.tracking.log_model:

@@ -38,10 +38,6 @@ class TrainedNetwork:
         threshold, images = final.get("decision_threshold"), self.part.images
         return final | results.evaluate_on_train(self.predict, images.dataset, images.split, threshold, val_log_loss)
 
-    def log(self, metrics: dict[str, float]) -> None:
-        """Record final metrics."""
-        self.record.log_metrics(metrics, 0)
-
     def log_outcome(self, evaluation: Evaluation, of_parts: str = "") -> None:
         """Put the results at the top of the run's description; `of_parts` replaces the validation results."""
         of_epoch = f"epoch {self.progress.best_epoch} of {self.progress.epochs_done}"

@@ -164,7 +164,7 @@ class TrialRole(Role):
             final = final if needs_gap else trained.measure_train(final)
             trial_folder.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
-        trained.log(final | (evaluation.intervals if is_shown else {}))
+        trained.record.log_metrics(final | (evaluation.intervals if is_shown else {}), 0)
         trained.log_outcome(evaluation)
         trained.keep_per_image(evaluation)
         if is_shown:

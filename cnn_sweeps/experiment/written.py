@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import keras
 
 from cnn_sweeps.evaluation import report, texts
-from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in, page_facts, write_html
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in, write_html
 from cnn_sweeps.evaluation.report import Shown, Thumbnail, Training
 from cnn_sweeps.evaluation.results import Evaluation
 from cnn_sweeps.experiment.parts import RESULTS, SHOWN_OF_PARTS, Part, average_metrics, describe_mean, folder_of_part
 from cnn_sweeps.settings.schema import RunConfig
-from cnn_sweeps.system.files import told_in
+from cnn_sweeps.system.files import collecting_failures
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.tracking.database.address import store_of
@@ -32,7 +32,7 @@ def write_results(
         OSError: if the disk is full.
     """
     failures, folder, config = list[str](), record.folder / RESULTS, part.config
-    with told_in(failures, "the tables cannot be written"):
+    with collecting_failures(failures, "the tables cannot be written"):
         texts.write_per_image(folder, evaluation)
         texts.write_report(folder, evaluation.held_out)
     shown = Shown(pictures=())
@@ -41,7 +41,7 @@ def write_results(
 
         failures += write_pictures(folder, model, evaluation, progress, config.training)
         shown = _with_images(model, evaluation, failures) if config.report.images else Shown()
-    with told_in(failures, f"{REPORT_FILE} cannot be written"):
+    with collecting_failures(failures, f"{REPORT_FILE} cannot be written"):
         title, commands = _title_and_commands(record, config)
         kept_epoch = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
         training = Training(part.images, progress, kept_epoch)
@@ -54,9 +54,9 @@ def _with_images(model: keras.Model, evaluation: Evaluation, failures: list[str]
     from cnn_sweeps.evaluation.thumbnails import show_explained, show_mistakes
 
     mistakes, explained = list[Thumbnail](), list[Thumbnail]()
-    with told_in(failures, "the mistakes cannot be shown"):
+    with collecting_failures(failures, "the mistakes cannot be shown"):
         mistakes = show_mistakes(evaluation.held_out)
-    with told_in(failures, "Grad-CAM cannot be shown"):
+    with collecting_failures(failures, "Grad-CAM cannot be shown"):
         explained = show_explained(model, evaluation.held_out)
     return Shown(mistakes, explained)
 
@@ -68,14 +68,14 @@ def write_whole(record: Record, parts: Sequence[Part], finals: Sequence[dict[str
         OSError: if the disk is full.
     """
     failures, folder, names = list[str](), record.folder / RESULTS, [part.name for part in parts]
-    with told_in(failures, f"{REPORT_FILE} cannot be written"):
+    with collecting_failures(failures, f"{REPORT_FILE} cannot be written"):
         title, commands = _title_and_commands(record, parts[0].config)
         first = folder_of_part(names[0], record.folder) / RESULTS / REPORT_FILE
         metrics = [name for name in SHOWN_OF_PARTS if all(name in final for final in finals)]
         write_html(
             folder / REPORT_FILE,
             "evaluation/templates/whole.html",
-            **page_facts(for_terminal(title)),
+            for_terminal(title),
             sentences=_summarize_whole(finals, parts),
             metrics=[SHOWN_OF_PARTS[name] for name in metrics],
             rows=[

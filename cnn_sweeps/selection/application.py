@@ -80,7 +80,6 @@ class CnnSweep(CheckedApplication):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, where they mix up their settings
         for line in describe_new_database(self.store):  # before what is slow
             say(line)
-        prepare_libraries()
         with slow_imports():
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
         gc.enable()  # which was off for a quick start

@@ -68,7 +68,7 @@ def evaluate_trial(
                 tested = {name: each for name, each in (final | evaluation.intervals).items() if "test_" in name}
                 if evaluation.threshold is not None:
                     tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
-                trained.log(tested)
+                trained.record.log_metrics(tested, 0)
                 lines.append(f"trial {kept.number} on the test images, once: {describe_test(tested)}")
                 done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
             trained.log_outcome(evaluation, _describe_parts(trained.part.config, before))
@@ -199,7 +199,8 @@ class Retraining(Role):
 def _test_retrained(trained: TrainedNetwork, number: int, threshold: float | None) -> list[str]:
     images = trained.part.images
     test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
-    trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
+    at_threshold = {} if threshold is None else {"decision_threshold": threshold}
+    trained.record.log_metrics(test.metrics | test.intervals | at_threshold, 0)
     trained.record.log_outcome(f"**Test images**: {test.describe()}")
     at = "" if threshold is None else f", decision threshold {threshold:g} as chosen for trial {number}"
     no_better = describe_no_better(test.metrics)

@@ -1,8 +1,7 @@
 """What takes a worker seconds to import, before its first trial comes."""
 
-from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+from cnn_sweeps.system.libraries import slow_imports
 
-prepare_libraries()
 with slow_imports():
     try:
         import cnn_sweeps.experiment.part  # noqa: F401 - and with it TensorFlow and MLflow

@@ -69,7 +69,7 @@ def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
 
 
 @contextmanager
-def told_in(failures: list[str], what: str) -> Iterator[None]:
+def collecting_failures(failures: list[str], what: str) -> Iterator[None]:
     """Add an error of the block to a list instead of raising it; the error of a full disk is raised."""
     try:
         yield
@@ -87,7 +87,7 @@ class LogFile(logging.FileHandler):
 
 
 @contextmanager
-def _told(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
+def _reporting_errors(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
     """Turn an OSError into an error of one line that `target` cannot be written; a broken pipe is raised as it is."""
     try:
         yield
@@ -104,7 +104,7 @@ def disk_errors(target: Path, what: str = "the same command") -> Iterator[None]:
     Raises:
         DiskError: if the machine could not write.
     """
-    with _told(target, f"free space there and run {what} again", DiskError):
+    with _reporting_errors(target, f"free space there and run {what} again", DiskError):
         yield
 
 
@@ -117,7 +117,7 @@ def written_whole(target: Path) -> Iterator[Path]:
     """
     names = {"prefix": f".{target.name}-", "suffix": ".unfinished"}
     with (
-        _told(target, "give another path", ConfigError),
+        _reporting_errors(target, "give another path", ConfigError),
         tempfile.TemporaryDirectory(**names, dir=target.parent, ignore_cleanup_errors=True) as beside,
     ):
         unfinished = Path(beside, target.name)

@@ -71,10 +71,11 @@ def count_threads() -> int:
 
 @contextmanager
 def slow_imports() -> Iterator[None]:
-    """Import slow libraries in the block, quietly, and exclude their objects from garbage collection.
+    """Prepare slow libraries, import them quietly in the block, and exclude their objects from garbage collection.
 
     These objects live as long as the process. Scanning them again and again takes a third of the time of a short run.
     """
+    prepare_libraries()
     if "tensorflow" in sys.modules:  # other objects exist by now, which must be collected
         yield
         return

@@ -88,7 +88,6 @@ def _opened(folder: int, name: str, flags: int) -> Iterator[int]:
 
 
 def _parts(folder: int, name: str, most_bytes: int, offset: int = 0) -> Iterator[bytes]:
-    """Read a file, part by part."""
     with _opened(folder, name, _FILE) as file:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link may be somebody else's file

@@ -28,12 +28,7 @@ def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str
 
 
 def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
-    """Return the command that makes a run again, without passwords and without `resume=`.
-
-    Args:
-        program: how to start the program, with its flags, quoted for a shell.
-        overrides: as Hydra takes them, not quoted.
-    """
+    """Return the command that repeats a run, without passwords and `resume=`; `program` is quoted for a shell."""
     lasting = [override for override in overrides if not override.lstrip("+").startswith(_ONCE)]
     words = [shlex.quote(hide_passwords_of_word(override)) for override in lasting]
     return " ".join([hide_passwords(program), *words])

@@ -64,13 +64,8 @@ class ModelFacts:
 def log_model(record: Record, name: str, model: keras.Model, about: ModelFacts, example: NDArray[np.uint8]) -> None:
     """Keep a model with its run, for `predict`, for serving, and for Keras alone.
 
-    Args:
-        record: of the run.
-        name: of the model in MLflow.
-        model: of standard layers only; takes float32 pixels (B, height, width, channels), 0 to 255, and returns
-            probabilities (B, 1) for two classes, else (B, C).
-        about: kept with it.
-        example: a batch of images, for the model's page.
+    The model has standard layers only. It takes pixels (B, height, width, channels), 0 to 255, such as `example`, and
+    returns probabilities, (B, 1) for two classes, else (B, C).
     """
     folder = record.folder / MODEL_FOLDER
     with disk_errors(folder):
@@ -84,16 +79,9 @@ def log_model(record: Record, name: str, model: keras.Model, about: ModelFacts, 
 
 
 def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> str:
-    """Send a record's model to MLflow, unless it is there; return its id in MLflow.
+    """Send a record's model, whose network and example are in a folder, to MLflow, unless it is there; return its id.
 
     The record's id, kept as a tag, tells whether it is there. A model that is there in part is completed.
-
-    Args:
-        client: of the store in use.
-        run_id: of the run in MLflow.
-        record_id: of the run's record.
-        model: the entry of the record.
-        files: the folder with its network and example.
     """
     run = client.get_run(run_id)
     experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}

@@ -63,15 +63,7 @@ def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
 def describe_run(
     command: str, run_id: str, dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]], *, part: str
 ) -> str:
-    """Describe a run in Markdown.
-
-    Args:
-        command: runs the whole run again.
-        run_id: of the whole run.
-        dataset: its images.
-        counts: numbers of images by split and class.
-        part: the part's name if this run is a part of another one, else empty.
-    """
+    """Describe a run, or a `part` of a run, in Markdown; `command` and `run_id` are those of the whole run."""
     threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
     names = dataset.class_names

@@ -62,8 +62,6 @@ def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
 
 
 class _Projection:
-    """Brings one record to one store."""
-
     _run: Run
 
     def __init__(self, folder: Path, uri: str, position: Position) -> None:
@@ -137,7 +135,7 @@ class _Projection:
         self._position.is_gone = run.info.lifecycle_stage != "active"
 
     def _make_run(self, begin: entries.Begin) -> None:
-        """Make the run, unless the store has it."""
+
         if begin.run_id is not None:
             self._position.whole_id = begin.run_id
             self._find_run(begin.run_id)

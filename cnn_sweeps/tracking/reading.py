@@ -98,21 +98,16 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
         data_source=data.source,
         data_fingerprint=data.fingerprint,
         num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
-        measured=_read_measured(run, client),
+        measured={part.info.run_name: _measured(part, client) for part in _parts_of(run, client)}
+        or {"": _measured(run, client)},
     )
 
 
 @store_errors()
 def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
-    """Read a run's results for each image from a file; if all parts of the run have the file, return their mean.
+    """Read a run's results for each image from one of `per_image.FILES`; if all parts have the file, return their mean.
 
-    Args:
-        uri: of the store.
-        run_id: of a run that exists.
-        name: of the file, one of `per_image.FILES`.
-
-    Returns:
-        The results; None if neither the parts nor the run have the file.
+    None if neither the parts nor the run have the file.
 
     Raises:
         TrackingError: if a file makes no sense.
@@ -169,11 +164,6 @@ def _check_files(run: Run, client: MlflowClient) -> None:
             f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, allowed: "
             f"{_MOST_BYTES:,}; give another run"
         )
-
-
-def _read_measured(run: Run, client: MlflowClient) -> dict[str, RecordedTraining]:
-    parts = _parts_of(run, client)
-    return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
 
 
 def _parts_of(run: Run, client: MlflowClient) -> list[Run]:

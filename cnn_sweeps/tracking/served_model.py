@@ -40,17 +40,12 @@ class ServedModel(PythonModel):
         model_input: np.ndarray,  # MLflow warns about any other type hint
         params: dict[str, Any] | None = None,
     ) -> NDArray[Any]:
-        """Predict images.
-
-        Args:
-            context: not used.
-            model_input: N image files in Base64, (N,), or pixels from 0 to 255, (N, height, width, channels).
-            params: `{"classes": True}` asks for class names instead of probabilities.
+        """Predict N image files in Base64, (N,), or pixels from 0 to 255, (N, height, width, channels).
 
         Returns:
-            The probability of the second of two classes, float32 (N, 1), or of each of three or more, (N, C). With
-            `classes`, the names, (N,): of two classes the second if its probability is at least the model's decision
-            threshold, of more the most probable one.
+            The probability of the second of two classes, float32 (N, 1), or of each of three or more, (N, C). With the
+            parameter `classes`, the names of the classes, (N,): of two the second if its probability is at least the
+            model's decision threshold, of more the most probable one.
 
         Raises:
             MlflowException: if the input is neither; a client gets status 400.

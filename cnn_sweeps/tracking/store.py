@@ -48,12 +48,9 @@ def use_store(uri: str) -> None:
 
 
 def check_place_of_files(address: str) -> None:
-    """Refuse files of a run or model on another MLflow server than the one in use, if there is a password.
+    """Raise a TrackingError if files of a run or model are on another MLflow server, and there is a password.
 
     MLflow would send the password there, and anybody who may make an experiment chooses where its files are.
-
-    Raises:
-        TrackingError: if so.
     """
     uri = mlflow.get_tracking_uri()
     place, server = urlsplit(address), urlsplit(uri)
@@ -115,7 +112,7 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
             _make_database(file)
             if is_hidden_by_old_store(uri):
                 log.warning(_OLD_STORE)
-        with _deleted_told(uri, experiment_name):
+        with _reporting_deletion(uri, experiment_name):
             experiment = mlflow.set_experiment(experiment_name)
         if ALL_RUNS_TAG not in experiment.tags:
             with suppress(MlflowException):  # if two processes do so at once, the store may refuse one
@@ -124,7 +121,7 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _deleted_told(uri: str, experiment_name: str) -> Iterator[None]:
+def _reporting_deletion(uri: str, experiment_name: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:

@@ -36,11 +36,7 @@ class ModelPlace(NamedTuple):
 
 
 def find_place(name: str, uri: str | None) -> ModelPlace:
-    """Find the folder or the store that has a model; a folder counts first.
-
-    Args:
-        name: one of MODEL_FORMS.
-        uri: the address of the store; None: MLFLOW_TRACKING_URI, or the default.
+    """Find the folder or the store that has a model; `uri` is that of the store, None: the user's.
 
     Raises:
         ModelError: if the name is that of a folder, and there is no model in it.

@@ -23,11 +23,7 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """Decode and predict files in order, batch by batch; images are prepared as in training.
 
-    Args:
-        kept: the model.
-        files: to predict.
-        on_bad_file: gets each file that is no usable image, and the reason; the file is skipped.
-        explain: gets each batch.
+    Files that are no usable images are skipped; `on_bad_file` gets them with the reason.
     """
     record = kept.record
     for paths, images in decoded_batches(files, record.image_shape, on_bad_file):

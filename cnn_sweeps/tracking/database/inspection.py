@@ -63,7 +63,8 @@ def _check_not_moved(uri: str, named: str | None, file: Path) -> None:
 
 def _check_revision(connection: Connection, uri: str, file: Path | None) -> None:
     """Check that the tables are those of the installed MLflow; upgrade older ones in a file."""
-    revision, (known, newest) = revision_of(connection), _revisions()
+    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    known, newest = _revisions()
     if revision in newest or not known:
         return
     installed = f"the installed {version('mlflow')}"
@@ -81,12 +82,6 @@ def _check_revision(connection: Connection, uri: str, file: Path | None) -> None
     from cnn_sweeps.tracking.database.upgrade import upgrade  # imports MLflow, which is slow
 
     upgrade(file, newest)
-
-
-def revision_of(connection: Connection) -> str | None:
-    """Return the revision of a database's tables, as MLflow notes it."""
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
 
 
 @cache

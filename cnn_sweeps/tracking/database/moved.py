@@ -1,7 +1,4 @@
-"""Finds and mends old paths in MLflow's database after a project's folder was moved or copied.
-
-MLflow's database has absolute paths of the files of runs.
-"""
+"""Finds and mends the absolute paths in MLflow's database after a project's folder was moved or copied."""
 
 from __future__ import annotations
 
