@@ -19,16 +19,6 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 _REVISION_OF_OPTUNA = re.compile(r"v\d+\.\d+")
 
 
-def check_database(address: str, program: str) -> None:
-    """Check that a program, "MLflow" or "Optuna", has its tables in a database, or can make them there.
-
-    Raises:
-        ValueError: as in `opened_database`.
-    """
-    with opened_database(address, program):
-        pass
-
-
 @contextmanager
 def opened_database(address: str, program: str) -> Iterator[Connection | None]:
     """Connect to a database that has the tables of a program, "MLflow" or "Optuna".

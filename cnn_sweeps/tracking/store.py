@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -112,18 +113,16 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
             _make_database(file)
             if is_hidden_by_old_store(uri):
                 log.warning(_OLD_STORE)
-        with _reporting_deletion(uri, experiment_name):
-            experiment = mlflow.set_experiment(experiment_name)
+        experiment = _set_experiment(uri, experiment_name)
         if ALL_RUNS_TAG not in experiment.tags:
             with suppress(MlflowException):  # if two processes do so at once, the store may refuse one
                 mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, ALL_RUNS_TAG, all_runs_text())
         yield str(experiment.experiment_id)
 
 
-@contextmanager
-def _reporting_deletion(uri: str, experiment_name: str) -> Iterator[None]:
+def _set_experiment(uri: str, experiment_name: str) -> Experiment:
     try:
-        yield
+        return mlflow.set_experiment(experiment_name)
     except MlflowException as error:
         experiment = mlflow.get_experiment_by_name(experiment_name)
         if experiment is None or experiment.lifecycle_stage == "active":
