@@ -190,9 +190,10 @@ def measure_test(predict: Predict, dataset: ImageDataset, split: Split, threshol
     return test
 
 
-def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[str, float]:
-    """Return the number of epochs, the best epoch, and the number of parameters."""
-    log.info("best epoch %d of %d, whose weights are kept:", progress.best_epoch, progress.epochs_done)
+def describe_training(model: keras.Model, progress: TrainingProgress, kept_epoch: int) -> dict[str, float]:
+    """Log which weights are kept; return the number of epochs, the best epoch, and the number of parameters."""
+    kept = "its weights" if kept_epoch == progress.best_epoch else "the weights of the last epoch"
+    log.info("best epoch %d of %d; %s are kept", progress.best_epoch, progress.epochs_done, kept)
     return {
         "best_epoch": float(progress.best_epoch),
         "epochs": float(progress.epochs_done),

@@ -25,9 +25,15 @@ class TrainedNetwork:
     progress: TrainingProgress  # what the epochs measured
     record: Record  # of its run
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch, counted from 1, whose weights the network has."""
+        is_best = self.part.config.training.restore_best_weights
+        return self.progress.best_epoch if is_best else self.progress.epochs_done
+
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
         """Measure validation images and, if asked, test images; return the evaluation and all final metrics."""
-        final = results.describe_training(self.network.whole, self.progress)
+        final = results.describe_training(self.network.whole, self.progress, self.kept_epoch)
         images = self.part.images
         evaluation = results.evaluate(self.predict, images.dataset, images.split, self.part.config, on_test=on_test)
         return evaluation, final | evaluation.metrics
@@ -40,7 +46,7 @@ class TrainedNetwork:
 
     def log_outcome(self, evaluation: Evaluation, of_parts: str = "") -> None:
         """Put the results at the top of the run's description; `of_parts` replaces the validation results."""
-        of_epoch = f"epoch {self.progress.best_epoch} of {self.progress.epochs_done}"
+        of_epoch = f"epoch {self.kept_epoch} of {self.progress.epochs_done}"
         validation = evaluation.validation.describe(with_intervals=False)
         lines = [of_parts or f"**Validation images**: {validation}; {of_epoch}"]
         if evaluation.test is not None:
@@ -55,7 +61,7 @@ class TrainedNetwork:
         """Write and record texts, pictures and the report page; return what failed."""
         from cnn_sweeps.experiment.written import write_results  # Jinja, matplotlib
 
-        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress)
+        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress, self.kept_epoch)
 
     def log_model(self, threshold: float | None) -> None:
         """Keep the network as a model of standard layers; `threshold` is the decision threshold of two classes.

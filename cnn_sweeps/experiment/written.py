@@ -24,7 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def write_results(
-    record: Record, part: Part, model: keras.Model, evaluation: Evaluation, progress: TrainingProgress
+    record: Record,
+    part: Part,
+    model: keras.Model,
+    evaluation: Evaluation,
+    progress: TrainingProgress,
+    kept_epoch: int,
 ) -> list[str]:
     """Write and record tables, `report.html` and, unless the settings forbid it, pictures; return what failed.
 
@@ -43,9 +48,7 @@ def write_results(
         shown = _with_images(model, evaluation, failures) if config.report.images else Shown()
     with collecting_failures(failures, f"{REPORT_FILE} cannot be written"):
         title, commands = _title_and_commands(record, config)
-        kept_epoch = progress.best_epoch if config.training.restore_best_weights else progress.epochs_done
-        training = Training(part.images, progress, kept_epoch)
-        report.write_report(folder, title, evaluation, training, commands, shown)
+        report.write_report(folder, title, evaluation, Training(part.images, progress, kept_epoch), commands, shown)
     record.log_files(folder.iterdir())
     return failures
 

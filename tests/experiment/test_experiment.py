@@ -246,8 +246,12 @@ def own_networks(tmp_path, monkeypatch):
 def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     run_train, last_run, own_networks, tmp_path
 ):
-    run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
-    *_, results, warning, hint, report, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
+    last = ["training.epochs=2", "training.monitor=val_accuracy", "training.restore_best_weights=false"]
+    run_train(*own_networks("constant"), *last, "tracking.log_model=false", "evaluation.pictures=none")
+    log = (tmp_path / "here/train.log").read_text()
+    assert "best epoch 1 of 2; the weights of the last epoch are kept\n" in log
+    assert "; epoch 2 of 2  \n" in last_run().data.tags["mlflow.note.content"]
+    *_, results, warning, hint, report, to_look, command, page = log.splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning
     assert "its accuracy is 0.500, and always naming the commonest class gives 0.500" in warning

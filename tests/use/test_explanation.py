@@ -113,7 +113,7 @@ def test_network_without_grad_cam_is_refused_before_anything_is_predicted(model,
         ("full", "explain=full: is not empty; give an empty folder, or a new one"),
         ("full/file", "explain=full/file: already exists; give a new path, or remove it"),
         ("dangling", "explain=dangling: already exists; give a new path, or remove it"),
-        ("no/where", "explain=no/where: the folder no is not there, or cannot be written to"),
+        ("no/where", "explain=no/where: the folder no does not exist or cannot be written to; give another path"),
     ],
 )
 def test_folder_that_cannot_be_filled_is_told(folder, message, tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
     [
         (["model=a"], "format=, output= is missing"),
         (["model=a", "format=h5", "output=x"], "format=h5: no such format; allowed: saved_model, tflite, onnx"),
-        (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no is not there"),
+        (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no does not exist"),
         (["nowhere", "model=a", "format=tflite", "output=x"], "nowhere: there is no such file or folder"),
     ],
 )
@@ -135,7 +135,7 @@ def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
 def test_extra_that_onnx_needs_is_named(monkeypatch):
     monkeypatch.setattr("cnn_sweeps.export.find_spec", lambda name: None)
     message = refusal(export, "model=a", "format=onnx", "output=x")
-    assert message == "format=onnx: needs tf2onnx and onnxruntime; pip install 'cnn-sweeps[onnx]'"
+    assert message == "format=onnx: needs tf2onnx and onnxruntime; run pip install 'cnn-sweeps[onnx]'"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["model=a", "format=tflite", "output=x"], 1)])

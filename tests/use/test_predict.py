@@ -353,7 +353,7 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
         (["photos", "model=a", "model=b"], "model=b: given twice"),
         (["photos", "model=a", "--cvs", "x"], "unrecognized arguments: --cvs"),
         (["photos", "model=a", "--csv"], "argument --csv: expected one argument"),
-        (["photos", "model=a", "--csv", "no/where/x.csv"], "--csv=no/where/x.csv: the folder no/where is not there"),
+        (["photos", "model=a", "--csv", "no/where/x.csv"], "--csv=no/where/x.csv: the folder no/where does not exist"),
         (["photos", "model=a", "--json", "photos"], "--json=photos: already exists"),
         (["nowhere", "model=a"], "nowhere: there is no such file or folder"),
         (["photos", "model=a"], "photos: there is no image in this folder"),
