@@ -56,7 +56,7 @@ def export(arguments: Sequence[str]) -> None:
     if settings["format"] not in FORMATS:
         raise ConfigError(f"format={settings['format']}: no such format; allowed: {', '.join(FORMATS)}")
     if settings["format"] == "onnx" and not all(map(find_spec, _ONNX_PACKAGES)):
-        raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; run pip install 'cnn-sweeps[onnx]'")
+        raise ConfigError(f"format=onnx: needs {' and '.join(_ONNX_PACKAGES)}; pip install 'cnn-sweeps[onnx]'")
     target = Path(os.path.expanduser(settings["output"]))  # noqa: PTH111  takes any name
     beside = Path(f"{target}.json") if settings["format"] == "tflite" else None
     for each in (target, beside):

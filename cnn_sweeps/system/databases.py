@@ -41,7 +41,7 @@ def opened_database(address: str, program: str) -> Iterator[Connection | None]:
                 yield None if owner is None else connection
     except ModuleNotFoundError as error:
         package = _DRIVERS.get(str(error.name), error.name)
-        raise ValueError(f"its driver is not installed; run pip install '{package}'") from error
+        raise ValueError(f"its driver is not installed; pip install '{package}'") from error
     except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
         raise ValueError(describe_database_error(error)) from error
     if owner not in (None, program):

@@ -135,7 +135,7 @@ def test_wrong_argument_is_told(arguments, message, tmp_path, monkeypatch):
 def test_extra_that_onnx_needs_is_named(monkeypatch):
     monkeypatch.setattr("cnn_sweeps.export.find_spec", lambda name: None)
     message = refusal(export, "model=a", "format=onnx", "output=x")
-    assert message == "format=onnx: needs tf2onnx and onnxruntime; run pip install 'cnn-sweeps[onnx]'"
+    assert message == "format=onnx: needs tf2onnx and onnxruntime; pip install 'cnn-sweeps[onnx]'"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["model=a", "format=tflite", "output=x"], 1)])
