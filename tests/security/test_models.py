@@ -122,7 +122,7 @@ def test_description_that_is_no_plain_yaml_of_ordinary_size_is_refused(more, tmp
 def test_network_of_other_shapes_or_of_none_is_told_in_one_line(tmp_path):
     assert "has input (None, 4) and output (None, 4), but its" in refusal(tmp_path, RECORD)
     (tmp_path / "second").mkdir()
-    assert "goes from None to None" in refusal(tmp_path / "second", RECORD, layer("ReLU"))
+    assert "has input None and output None" in refusal(tmp_path / "second", RECORD, layer("ReLU"))
 
 
 def test_description_of_absurd_size_is_not_read(tmp_path):

@@ -416,7 +416,7 @@ def test_what_is_before_an_entry_that_makes_no_sense_is_brought(waiting, client,
 def test_file_of_absurd_size_is_not_read(place, waiting):
     with (waiting / place).open("r+b") as file:
         file.truncate(2**40)
-    assert "is larger than" in refusal(str(waiting))
+    assert "more than the allowed" in refusal(str(waiting))
 
 
 def sweep_in(folder, uri, trials=(), **attributes):
