@@ -168,7 +168,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
 
 def test_page_of_a_part_shows_how_to_make_the_whole(made):
     _, second = child_runs(made.group)
-    assert "This run is a part, seed 1, of" in page(second)
+    assert "This run is part 'seed 1' of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
     assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(second)
     assert f"cnn_sweeps.reproduce {made.group.info.run_id}\n" in page(made.group)
@@ -382,7 +382,7 @@ def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_ar
 def test_images_that_are_gone_are_named(made, again):
     told = again(made.single, "data.root=nowhere").code
     assert told.startswith(
-        f"error: data.root=nowhere: there is no such folder; restore what {made.single.info.run_name} was trained"
+        f"error: data.root=nowhere: there is no such folder; restore the images of {made.single.info.run_name} "
     )
 
 
