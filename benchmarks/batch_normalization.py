@@ -1,22 +1,21 @@
-"""What does the fused kernel of FusedBatchNormalization save, against Keras's own layer in the same network and loop?
+"""How much time does FusedBatchNormalization save, compared with Keras's own layer in the same network and loop?
 
 python benchmarks/batch_normalization.py [--repeats 3]
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
-import sys
 import time
+
+from shared import ArgumentParser, spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 NUM_STEPS, BATCH_SIZE = 10, 32
 
 
 def measure(size: int, channels: int, repeats: int) -> None:
-    """Train both alternately for a few steps at a time and print the rows."""
+    """Train with both layers in turn, a few steps each, and print a row for each layer."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -45,18 +44,11 @@ def measure(size: int, channels: int, repeats: int) -> None:
             results[name].append((images / (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu) / images))
     for name, rows in results.items():
         rates, cpu_ms = ([row[i] for row in rows] for i in (0, 1))
-        print(f"{size:4}x{size:<4}{name:8}{_spread(rates):>26}{_spread(cpu_ms):>26}")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.2f} ({min(values):,.2f}-{max(values):,.2f})"
+        print(f"{size:4}x{size:<4}{name:8}{spread(rates, ',.2f'):>26}{spread(cpu_ms, ',.2f'):>26}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    chosen = parser.parse_args().repeats
-    print("command:", "python", *sys.argv)
+    num_repeats = ArgumentParser(__doc__).parse().repeats
     print(f"{'size':9}{'layer':8}{'images/s, median (range)':>26}{'CPU ms an image':>26}")
-    measure(28, 1, chosen)
-    measure(128, 3, chosen)
+    measure(28, 1, num_repeats)
+    measure(128, 3, num_repeats)

@@ -1,20 +1,20 @@
-"""How good are the default settings? They and others, with several seeds, on several data sets.
+"""How good are the default settings, compared with others? With several seeds, on several data sets.
 
     python benchmarks/defaults.py [--roots FOLDER ...] [--few FOLDER ...] [--size 48] [--seeds 0 1 2] [-- SETTING ...]
 
-The others are those of earlier versions, unless some are named after `--`. Digits and generated patterns are always
-there; `--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others
-are test images. Each cell is the mean over the seeds (lowest to highest); `nan` says that a training failed.
+The other settings are those of earlier versions, unless you give some after `--`. The data sets are digits, generated
+patterns and the image folders of `--roots` and `--few`. With `--few`, 10 % of the images are for training, 4 % for
+validation, and the rest for the test. Each cell is the mean over the seeds (lowest to highest); `nan` says that a
+training failed.
 """
 
-import argparse
-import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import mlflow
+from shared import ArgumentParser
 
 EARLIER = ["optimizer.learning_rate=1e-3"]
 BUILT_IN = {
@@ -33,7 +33,7 @@ COLUMNS = {
 
 
 def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
-    """Train once with each seed and test; give the cells of a table's row."""
+    """Train and test once with each seed; return the cells of a row of the table."""
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={study}", *settings]
     command += ["hydra/sweeper/pruner=none", "hydra.sweeper.n_jobs=2", "evaluate_best=1000"]
     command += ["evaluation.pictures=none", "tracking.log_model=false", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
@@ -46,19 +46,20 @@ def run_sweep(folder: Path, study: str, settings: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__, num_repeats=None)
     parser.add_argument("--roots", type=Path, nargs="*", default=[], help="folders of images")
-    parser.add_argument("--few", type=Path, nargs="*", default=[], help="folders, to train on a tenth of their images")
-    parser.add_argument("--size", type=int, default=48, help="pixels a side of their images")
+    parser.add_argument(
+        "--few", type=Path, nargs="*", default=[], help="folders of images; only a tenth is for training"
+    )
+    parser.add_argument("--size", type=int, default=48, help="width and height of the images, in pixels")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("settings", nargs="*", default=EARLIER, help="what the defaults are compared with")
-    arguments = parser.parse_args()
+    parser.add_argument("settings", nargs="*", default=EARLIER, help="settings to compare the defaults with")
+    arguments = parser.parse()
     workloads = dict(BUILT_IN)
     for roots, name, more in ((arguments.roots, "{}", []), (arguments.few, "{}, few", FEW)):
         for root in roots:
             data = ["data=folder", f"data.root={root.resolve()}", f"data.image_size={arguments.size}", *more]
             workloads[name.format(root.name)] = data
-    print("command:", shlex.join(["python", *sys.argv]))
     print("|".join(["", "data set", "settings", *COLUMNS, ""]))
     print("|".join(["", *["---"] * (2 + len(COLUMNS)), ""]))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,15 @@
-"""What do the features of many images take of memory and disk, while they are computed and afterwards?
+"""How much memory and disk space do the features of many images take, during their computation and afterwards?
 
     python benchmarks/feature_cache.py [--images 50000] [--size 128] [--views 0 2] [--repeats 1]
 
-A MobileNetV2 of width 0.35 with random weights; the images are noise in a memory-mapped file, as decoded ones are. As
-in a run, features of four fifths of the images are computed first (training and validation), then of the others (test);
-with views, also of changed copies of three fifths (training). Each number of views has a process of its own.
+The network is a MobileNetV2 of width 0.35 with random weights. The images are noise in a memory-mapped file, like the
+cache of decoded images. As in a run, the features of four fifths of the images (training and validation) are computed
+first, then those of the rest (test). With views, the features of changed copies of three fifths (training) are added.
+Each number of views has a process of its own.
 
-`MB before` is the process's memory once the network has been called, without what it maps from files; `peak` the
-highest after that, looked at every 50 ms. `disk MB` is what the files take afterwards, holes not counted, and its peak.
+`MB before` is the memory of the process after a first call of the network, without memory-mapped files. `peak` is the
+highest value after that, sampled every 50 ms. `disk MB` is the space that the files take afterwards, without holes, and
+its peak.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from shared import ArgumentParser
 
 ALPHA = 0.35
 LOOK_EVERY_S = 0.05
 
 
 def write_images(file: Path, num_images: int, size: int) -> None:
-    """Write noise, uint8 (N, size, size, 3), some images at a time."""
+    """Write noise, uint8 (N, size, size, 3), in parts."""
     random = np.random.default_rng(0)
     with file.open("wb") as images:
         for start in range(0, num_images, 256):
@@ -36,7 +39,7 @@ def write_images(file: Path, num_images: int, size: int) -> None:
 
 
 def used_mb() -> float:
-    """Give this process's memory that is no file's."""
+    """Return this process's memory without files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) / 1000
 
@@ -44,13 +47,13 @@ def used_mb() -> float:
 def disk_mb(folder: Path) -> float:
     total = 0
     for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # gone by now
+        with suppress(FileNotFoundError):  # it has been removed meanwhile
             total += file.stat().st_blocks * 512 if file.is_file() else 0
     return total / 1e6
 
 
 class Peaks:
-    """The highest memory and disk of a block."""
+    """Records the highest use of memory and disk while a block runs."""
 
     def __init__(self, folder: Path) -> None:
         self.memory_mb = self.disk_mb = 0.0
@@ -72,7 +75,7 @@ class Peaks:
 
 
 def measure(file: Path, size: int, views: int) -> str:
-    """Compute all features of the images in a file, and give a line of the table."""
+    """Compute all features of the images in a file; return a line of the table."""
     import keras
 
     from cnn_sweeps.data.dataset import ImageDataset
@@ -106,12 +109,11 @@ def measure(file: Path, size: int, views: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__, num_repeats=1)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # for the process that measures
     arguments = parser.parse_args()
     if arguments.file:
         print(measure(arguments.file, arguments.size, arguments.views[0]))

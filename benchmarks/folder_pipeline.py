@@ -1,40 +1,28 @@
-"""How fast do augmented batches come from a folder of JPEGs, ours against the seed notebook's ImageDataGenerator?
+"""How fast are augmented batches from a folder of JPEGs: ours, and those of the seed notebook's ImageDataGenerator?
 
     python benchmarks/folder_pipeline.py [--repeats 3]
 
-600 generated JPEGs of 240x320 pixels to 128x128, batch 32, with the notebook's augmentation; nothing is trained. Ours
-decodes in the first epoch of the first run and maps its cache from then on; the generator decodes in every epoch.
+Both read 600 generated JPEGs of 240x320 pixels as 128x128, in batches of 32, with the notebook's augmentation. Nothing
+is trained. Ours decodes in the first epoch of the first run, and then maps its cache. The generator decodes in every
+epoch.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from shared import ArgumentParser, spread, write_photos
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 NUM_IMAGES, SIZE, BATCH_SIZE = 600, 128, 32
 
 
-def write_photos(folder: Path) -> None:
-    """Write generated JPEGs of two classes."""
-    from PIL import Image
-
-    from cnn_sweeps.data import load_synthetic
-
-    data = load_synthetic(NUM_IMAGES, 2, [240, 320], 3, difficulty=0.6, seed=0)
-    for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        file = folder / str(label) / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(file, quality=90)
-
-
 def generator_rates(photos: Path) -> list[float]:
-    """Images per second of three epochs of the notebook's generator."""
+    """Return images per second of three epochs of the notebook's generator."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     generator = ImageDataGenerator(
@@ -51,7 +39,7 @@ def generator_rates(photos: Path) -> list[float]:
 
 
 def our_rates(photos: Path, cache: Path) -> list[float]:
-    """Images per second of three epochs of ours, the first with decoding."""
+    """Return images per second of three epochs of ours; the first one decodes if there is no cache."""
     import numpy as np
     import tensorflow as tf
 
@@ -70,7 +58,7 @@ def our_rates(photos: Path, cache: Path) -> list[float]:
     source = None
 
     @tf.function
-    def brightness_of_epoch(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:  # asks for every pixel
+    def brightness_of_epoch(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:  # needs every pixel
         total = 0.0
         order = epoch_order(source, epoch)
         for step in tf.range(-(-NUM_IMAGES // BATCH_SIZE)):
@@ -97,12 +85,12 @@ def _rate(epoch) -> float:
 
 
 def main(repeats: int) -> None:
-    """Run both alternately and print the table."""
+    """Run both in turn and print the table."""
     results: dict[str, list[list[float]]] = {"ImageDataGenerator": [], "ours, first run": [], "ours, later run": []}
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
-        write_photos(photos)
-        generator_rates(photos)  # imports and first calls are not what is asked
+        write_photos(NUM_IMAGES, (240, 320), lambda i, label: photos / str(label) / f"{i}.jpg")
+        generator_rates(photos)  # not measured: imports and first calls
         for repeat in range(repeats):
             cache = Path(folder) / f"cache{repeat}"
             results["ImageDataGenerator"].append(generator_rates(photos))
@@ -113,15 +101,9 @@ def main(repeats: int) -> None:
     base = statistics.median(rates[2] for rates in results["ImageDataGenerator"])
     for name, rates in results.items():
         first, third = [rate[0] for rate in rates], [rate[2] for rate in rates]
-        print(f"{name:20}{_spread(first):>24}{_spread(third):>24}{statistics.median(third) / base:8.1f}")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+        ratio = statistics.median(third) / base
+        print(f"{name:20}{spread(first, ',.0f'):>24}{spread(third, ',.0f'):>24}{ratio:8.1f}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    print("command:", "python", *sys.argv)
-    main(parser.parse_args().repeats)
+    main(ArgumentParser(__doc__).parse().repeats)

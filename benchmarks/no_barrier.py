@@ -1,13 +1,11 @@
-"""How close two workers come to the ideal schedule when one trial takes ten times as long as the others.
+"""How close do two workers come to the ideal schedule if one trial takes ten times as long as the others?
 
     python benchmarks/no_barrier.py [--repeats 3]
 
-Jobs that sleep: one of 20 s, ten of 2 s; on two slots the ideal is 20 s. Measured from the first trial's start to the
-last one's end, so with composing each job's configuration and handing it over, without starting the program.
+The jobs only sleep: one for 20 s, ten for 2 s. On two slots the ideal is 20 s. The time runs from the first trial's
+start to the last trial's end. So it includes composing and sending each job, but not the start of the program.
 """
 
-import argparse
-import shlex
 import statistics
 import subprocess
 import sys
@@ -15,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
+from shared import ArgumentParser, load_study, spread
 
 SLOW_S, FAST_S, NUM_FAST = 20, 2, 10
 APPLICATION = """
@@ -45,7 +43,7 @@ hydra:
 
 
 def measure_s(slow_s: float = SLOW_S, fast_s: float = FAST_S, num_fast: int = NUM_FAST) -> float:
-    """Run the sweep; give the seconds from the first trial's start to the last one's end."""
+    """Run the sweep; return the seconds from the first trial's start to the last trial's end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "app.py").write_text(APPLICATION)
@@ -53,23 +51,17 @@ def measure_s(slow_s: float = SLOW_S, fast_s: float = FAST_S, num_fast: int = NU
         command = [sys.executable, "app.py", "--multirun", f"index=range(0,{num_fast + 1})"]
         command += [f"slow_s={slow_s}", f"fast_s={fast_s}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-        trials = optuna.load_study(study_name="bench", storage=storage).trials
+        trials = load_study(folder / "study.journal", "bench").trials
         return (max(t.datetime_complete for t in trials) - min(t.datetime_start for t in trials)).total_seconds()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *sys.argv]))
+    num_repeats = ArgumentParser(__doc__).parse().repeats
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seconds = [measure_s() for _ in range(arguments.repeats)]
+    seconds = [measure_s() for _ in range(num_repeats)]
     ideal_s = max(SLOW_S, (SLOW_S + NUM_FAST * FAST_S) / 2)
-    median = statistics.median(seconds)
-    print(
-        f"{median:.1f} s ({min(seconds):.1f}-{max(seconds):.1f}), {median / ideal_s:.3f} of the ideal {ideal_s:.0f} s"
-    )
+    ratio = statistics.median(seconds) / ideal_s
+    print(f"{spread(seconds, '.1f')} s, {ratio:.3f} of the ideal {ideal_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""How many trials a minute do sweeps of this project run, and what do its peers run on the same work?
+"""How many trials a minute do sweeps of this project and of its peers run on the same work?
 
     python benchmarks/peers.py [--repeats 3] [--workload digits photos96 photos128 features] [--tools ...] [--trials N]
         [--epochs N] [--slow-trials 2] [--root FOLDER] [--weights FILE] [--environments DIR] [--json FILE]
 
-Every tool tunes dropout, L2 and decay rate of the same network on the same training and validation images, batch size
-32, Adam, with the same number of trials and epochs, no augmentation and no early stopping. The objective is the lowest
-validation log loss over the epochs, without the L2 penalty. The sampler is TPE after 10 random trials; it and the
-trainings are seeded with the number of the repeat. All record parameters and each epoch's metrics in MLflow on SQLite;
-only `plain_naive` keeps models. What is not the same is said below the tables. The scripts are in `benchmarks/peers/`.
+Every tool tunes dropout, L2 and decay rate of the same network on the same training and validation images: batch size
+32, Adam, the same number of trials and epochs, no augmentation, no early stopping. The objective is the lowest
+validation log loss over the epochs, without the L2 penalty. The sampler is TPE after 10 random trials. The number of
+the repeat seeds sampler and trainings. All tools record parameters and each epoch's metrics in MLflow on SQLite; only
+`plain_naive` keeps models. Notes below the tables say what differs. The scripts are in `benchmarks/peers/`.
 
-`features` tunes the dense head on a frozen MobileNetV2, at 160x160, with early stopping, on the images of `--root`, a
-folder of class folders (default: generated ones), and with weights without the top, of `--weights` (default: random
-ones). `features s` is what the peers' own decoding and computing of features took; ours do that in the first trials.
+`features` tunes the dense head on a frozen MobileNetV2, at 160x160, with early stopping. `--root` is a folder of class
+folders (default: generated images), `--weights` a file of weights without the top (default: random weights).
+`features s` is the time in which the peers decode images and compute features; ours do that in the first trials.
 
-Each run is a command in an empty folder, its environment made by this script; tools take turns within a repeat.
-`wall s` and `trials/min` are of the whole command, start-up included; `warm` is from the first completed trial on (of
-`_2`: the second) to the last. CPU seconds are of all processes of the command; `MiB` is the highest sum of their
-proportional set sizes, looked at twice a second. `s to target` is from the start of the command to its first trial at
-least as good as the median of the peers' best objectives of that repeat ("-": never; `plain_naive` runs fewer trials
-and has no say in the target). Each number is a median (lowest-highest).
+Each run is a command in an empty folder, in an environment that this script makes; tools take turns within a repeat.
+`wall s` and `trials/min` count the whole command with its start. `warm` counts from the first completed trial (`_2`:
+from the second) to the last. CPU seconds are those of all processes of the command. `MiB` is the highest sum of their
+proportional set sizes, sampled twice a second. `s to target` is the time from the start of the command to its first
+trial that is at least as good as the target; "-" means never. The target is the median of the peers' best objectives in
+that repeat, without `plain_naive`, which runs fewer trials. Each number is a median (lowest-highest).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -42,6 +41,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
+from optuna.trial import TrialState
+from shared import ArgumentParser, load_study, write_photos
 from single_run import write_arrays
 
 PEERS = Path(__file__).parent / "peers"
@@ -67,7 +68,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Tool:
-    """How a tool is run; ours have no script."""
+    """How to run a tool; ours have no script."""
 
     script: str = ""
     environment: str = ""
@@ -79,7 +80,7 @@ class Tool:
 
 @dataclass
 class Run:
-    """What was measured of one command; `trials` are seconds since its start and objectives, in order of completion."""
+    """The measurements of one command; `trials` has the seconds since its start and the objective of each trial."""
 
     workload: str
     repeat: int
@@ -98,15 +99,15 @@ class Run:
         return min((value for _, value in self.trials if value is not None), default=math.inf)
 
     def seconds_to(self, target: float) -> float:
-        """Give when the first trial at least as good was done."""
+        """Return the seconds until the first trial that is at least as good; infinite if there is none."""
         return next((when for when, value in self.trials if value is not None and value <= target), math.inf)
 
     def rate(self) -> float:
-        """Trials a minute of the whole command."""
+        """Return trials a minute over the whole command."""
         return 60 * len(self.trials) / self.wall_s
 
     def warm_rate(self) -> float:
-        """Trials a minute once each slot has finished one."""
+        """Return trials a minute after each slot has finished one."""
         first = TOOLS[self.tool].at_once
         if len(self.trials) <= first:
             return math.nan
@@ -140,19 +141,20 @@ TOOLS = {
 BASES = ("plain_careful", "frozen_features")
 FOOTNOTES = """\
 plain_naive       loads the images in each trial and keeps each model with MLflow's defaults; at most 3 trials
-plain_careful     trials one after the other with TensorFlow's own number of threads; _2: two processes of one thread
-                  each that share a study in a journal file, the second with a seed of its own
-hydra_optuna_...  the trial of plain_careful; TPE is that of Optuna 2, which this sweeper needs; _2: launcher joblib
+plain_careful     one trial after the other with TensorFlow's own number of threads; _2: two processes of one thread
+                  share a study in a journal file; the second has its own seed
+hydra_optuna_...  the trial of plain_careful; TPE is that of the Optuna version that this sweeper needs; _2: launcher
+                  joblib
 keras_tuner       the trial of plain_careful; no TPE, its Bayesian optimization is a Gaussian process; keeps weights
 ray_tune          the trial of plain_careful; OptunaSearch with TPE, two trials at once with one core each
-frozen_images     computes the backbone in every epoch, with tf.data; fewer trials: it has no say in the target
-frozen_features   computes and saves features once, and trains the head on them; hydra_features: this trial
+frozen_images     computes the backbone in every epoch, with tf.data; fewer trials, and not counted for the target
+frozen_features   computes and saves features once, and trains the head on them; hydra_features: the same trial
 ours_...          the first trial is the configuration as it is, not a random one; _pruning: the default pruner, whose
                   pruned trials count as trials and have no objective"""
 
 
 def prepare_environment(folder: Path, name: str) -> Path:
-    """Give the Python of a peer's environment, made anew if what it requires has changed."""
+    """Return the Python of a peer's environment; make it anew if its requirements have changed."""
     required, installed = PEERS / "requirements" / f"{name}.txt", folder / name / "requirements.txt"
     python = folder / name / "bin" / "python"
     if not installed.exists() or installed.read_text() != required.read_text():
@@ -164,7 +166,7 @@ def prepare_environment(folder: Path, name: str) -> Path:
 
 
 def describe_versions(python: Path) -> dict[str, str]:
-    """Give versions; importing what is slow also brings it from the disk into memory, for all tools alike."""
+    """Return the versions of packages; the imports also bring slow packages into memory, for all tools alike."""
     code = (
         "import json, keras, mlflow; from importlib.metadata import distributions; "
         "print(json.dumps({d.name.lower(): d.version for d in distributions()}))"
@@ -174,22 +176,8 @@ def describe_versions(python: Path) -> dict[str, str]:
     return {name: versions[name] for name in SHOWN_PACKAGES if name in versions}
 
 
-def write_photos(folder: Path) -> None:
-    """Write 600 training, 200 validation and 200 test JPEGs of two classes."""
-    from PIL import Image
-
-    from cnn_sweeps.data import load_synthetic
-
-    data = load_synthetic(1000, 2, [150, 200], 3, difficulty=0.6, seed=0)
-    for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        split = "train" if i < 600 else "val" if i < 800 else "test"
-        file = folder / split / f"class{label}" / f"{i:04d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(file, quality=90)
-
-
 def copy_divided(root: Path, size: int, folder: Path) -> None:
-    """Copy the images of a folder to one with train, val and test, as our runs divide them."""
+    """Copy the images of a folder to folders train, val and test, divided as in our runs."""
     from cnn_sweeps.data import load_folder
     from cnn_sweeps.data.split import split_dataset
 
@@ -212,14 +200,16 @@ def write_random_weights(file: Path, size: int) -> None:
 
 
 def write_data(folder: Path, workload: str, work: Workload) -> tuple[Path, Workload]:
-    """Write what all read; give its place, and the workload with a file of weights if it needs one."""
+    """Write the images for all tools; return their path, and the workload with a file of weights if it needs one."""
     if workload == "digits":
         write_arrays(folder / "digits.npz", ["data=digits"])
         return folder / "digits.npz", work
     if work.root is not None:
         copy_divided(work.root, work.size, folder / workload)
-    else:
-        write_photos(folder / workload)
+    else:  # 600 training, 200 validation and 200 test images
+        splits = ["train"] * 600 + ["val"] * 200 + ["test"] * 200
+        photos = folder / workload
+        write_photos(1000, (150, 200), lambda i, label: photos / splits[i] / f"class{label}" / f"{i:04d}.jpg")
     if workload == "features" and work.weights is None:
         work = replace(work, weights=folder / "random.weights.h5")
         write_random_weights(work.weights, work.size)
@@ -254,7 +244,7 @@ def peer_command(tool: Tool, python: Path, data: Path, work: Workload, seed: int
 
 
 class Watch:
-    """Adds up what the processes of a command use, those too that have left their parent."""
+    """Adds up what all processes of a command use, also those that have left their parent."""
 
     def __init__(self, root: int) -> None:
         self.peak = 0.0
@@ -268,7 +258,7 @@ class Watch:
         return sum(self._cpu.values())
 
     def close(self) -> None:
-        """Wait until all processes are gone, so that they disturb no other command."""
+        """Wait until all processes have ended, so that they do not disturb the next command."""
         self._done.set()
         self._thread.join()
         until = time.monotonic() + LEAVE_WITHIN_S
@@ -291,13 +281,13 @@ class Watch:
         self.peak = max(self.peak, sum(self._measure(process) for process in self._living()))
 
     def _measure(self, process: psutil.Process) -> float:
-        """Note its CPU time; give its memory."""
+        """Note a process's CPU time; return its memory."""
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             self._cpu[process.pid] = times.user + times.system
             try:
                 return process.memory_full_info().pss
-            except (psutil.AccessDenied, AttributeError):  # not ours to look into; not Linux
+            except (psutil.AccessDenied, AttributeError):  # another user's process, or not Linux
                 return process.memory_info().rss
         return 0.0
 
@@ -324,7 +314,7 @@ def execute(command: list[str], folder: Path, variables: dict[str, str], run: Ru
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(TIMEOUT_S)
-        finally:  # on Ctrl-C too, which does not reach it
+        finally:  # also on Ctrl-C, which does not reach the process
             process.kill()
             code = process.wait()
             run.wall_s, after = time.time() - run.started, os.times()
@@ -336,18 +326,15 @@ def execute(command: list[str], folder: Path, variables: dict[str, str], run: Ru
 
 
 def read_notes(file: Path) -> tuple[list[tuple[float, float | None]], float]:
-    """Give the trials that a peer has noted, and the seconds of its features."""
+    """Return the trials that a peer has noted, and the seconds that its features took."""
     notes = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     features_s = next((note["features_s"] for note in notes if "features_s" in note), math.nan)
     return [(note["time"], note["value"]) for note in notes if "value" in note], features_s
 
 
 def read_study(folder: Path) -> list[tuple[float, float | None]]:
-    import optuna
-
-    journal = optuna.storages.journal.JournalFileBackend(str(folder / "outputs" / "sweeps" / STUDY / "study.journal"))
-    study = optuna.load_study(study_name=STUDY, storage=optuna.storages.JournalStorage(journal))
-    finished = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    study = load_study(folder / "outputs/sweeps" / STUDY / "study.journal", STUDY)
+    finished = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     return [
         (trial.datetime_complete.timestamp(), trial.value if trial.state.name == "COMPLETE" else None)
         for trial in finished
@@ -372,12 +359,12 @@ def measure(run: Run, python: Path, data: Path, work: Workload) -> None:
         if not run.error and len(run.trials) < work.trials:
             output = (folder / "output.log").read_text(errors="replace")[-3000:]
             run.error = f"finished {len(run.trials)} of {work.trials} trials:\n{output}"
-    told = run.error or f"{len(run.trials)} trials in {run.wall_s:.0f} s, best {run.best:.5f}"
-    print(f"{run.workload}, repeat {run.repeat}, {run.tool}: {told}", file=sys.stderr, flush=True)
+    result = run.error or f"{len(run.trials)} trials in {run.wall_s:.0f} s, best {run.best:.5f}"
+    print(f"{run.workload}, repeat {run.repeat}, {run.tool}: {result}", file=sys.stderr, flush=True)
 
 
 def targets(runs: list[Run]) -> dict[int, float]:
-    """Give the median of the peers' best objectives of each repeat."""
+    """Return the median of the peers' best objectives in each repeat."""
     best: dict[int, list[float]] = {}
     for run in runs:
         if TOOLS[run.tool].script and TOOLS[run.tool].max_trials == sys.maxsize and not run.error:
@@ -388,12 +375,12 @@ def targets(runs: list[Run]) -> dict[int, float]:
 def print_table(name: str, work: Workload, runs: list[Run], repeats: int) -> None:
     """Print one workload's table."""
     target = targets(runs)
-    told = ", ".join(f"{value:.5f}" for value in target.values())
+    shown = ", ".join(f"{value:.5f}" for value in target.values())
     print(
         f"\n{name}: {work.size}x{work.size}, {work.trials} trials of {work.epochs} epochs, {os.cpu_count()} cores, "
-        f"repeats: {repeats}; median (lowest-highest)\ntarget of each repeat: {told or '-'}\n"
+        f"repeats: {repeats}; median (lowest-highest)\ntarget of each repeat: {shown or '-'}\n"
     )
-    columns: list[tuple[str, Callable[[Run], float], str]] = [  # without a format: the ratio to one of BASES
+    columns: list[tuple[str, Callable[[Run], float], str]] = [  # an empty format: the ratio to one of BASES
         ("wall s", lambda run: run.wall_s, ",.0f"),
         *([("features s", lambda run: run.features_s, ",.0f")] if name == "features" else []),
         ("trials/min", Run.rate, ".2f"),
@@ -436,7 +423,7 @@ def _ratio(value: Callable[[Run], float], runs: list[Run], base: list[Run]) -> s
 
 
 def tools_for(workload: str, tools: list[str]) -> list[str]:
-    """Give those of some tools that do what a workload is: ours do any."""
+    """Return the tools that can do a workload; ours can do any."""
     is_frozen = workload == "features"
     return [tool for tool in tools if not TOOLS[tool].script or TOOLS[tool].trial.startswith("frozen") == is_frozen]
 
@@ -454,24 +441,22 @@ def compare(name: str, work: Workload, tools: list[str], pythons: dict[str, Path
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     parser.add_argument("--trials", type=int, help="default: 20 (digits, features) or 6 (photos)")
     parser.add_argument("--epochs", type=int, help="default: 10 (digits), 3 (photos) or 30 (features, at most)")
-    parser.add_argument("--slow-trials", type=int, default=2, help="of frozen_images, at most")
+    parser.add_argument("--slow-trials", type=int, default=2, help="largest number of trials of frozen_images")
     parser.add_argument("--root", type=Path, help="for features: a folder of class folders; default: generated images")
-    parser.add_argument("--weights", type=Path, help="for features: of MobileNetV2 without its top; default: random")
+    parser.add_argument("--weights", type=Path, help="for features: MobileNetV2 without its top; default: random")
     default = Path("~/.cache/cnn_sweeps/benchmark_environments").expanduser()
     parser.add_argument("--environments", type=Path, default=default, help="where the peers' environments are kept")
     parser.add_argument("--json", type=Path, help="a file for the numbers of every run")
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    print("command:", shlex.join(["python", *sys.argv]))
     TOOLS["frozen_images"] = replace(TOOLS["frozen_images"], max_trials=arguments.slow_trials)
     tools_of = {name: tools_for(name, arguments.tools) for name in arguments.workload}
     names = dict.fromkeys(TOOLS[tool].environment for tools in tools_of.values() for tool in tools)

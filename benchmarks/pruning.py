@@ -1,12 +1,10 @@
-"""What the default pruner saves and costs: default sweeps on digits with it and without it, from the same study seeds.
+"""What does the default pruner save, and what does it cost? Default sweeps on digits, with and without it.
 
     python benchmarks/pruning.py [--repeats 5]
 
-Each repeat is two sweeps of 20 trials of at most 30 epochs, with another study seed; some 4 minutes on 2 cores.
+Each repeat has two sweeps of 20 trials of at most 30 epochs, with the same study seed; about 4 minutes on 2 cores.
 """
 
-import argparse
-import shlex
 import statistics
 import subprocess
 import sys
@@ -14,28 +12,25 @@ import tempfile
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
+from shared import ArgumentParser, load_study
 
 
 def run_sweep(folder: Path, seed: int, pruner: str, num_trials: int) -> tuple[float, int, int]:
-    """Give the best objective, the number of epochs of all trials, and how many trials were pruned."""
+    """Run a sweep; return the best objective, the number of epochs of all trials, and the number of pruned trials."""
     name = f"{pruner}-{seed}"
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra/sweeper/pruner={pruner}"]
     command += [f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_trials={num_trials}", "hydra.sweeper.n_jobs=2"]
     command += [f"hydra.sweeper.sampler.seed={seed}", "evaluate_best=false", "tracking.log_model=false"]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    journal = JournalFileBackend(f"{folder}/outputs/sweeps/{name}/study.journal")
-    study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(journal))
+    study = load_study(folder / "outputs/sweeps" / name / "study.journal", name)
     epochs = sum(len(trial.intermediate_values) for trial in study.trials)
     return study.best_value, epochs, sum(trial.state.name == "PRUNED" for trial in study.trials)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="study seeds")
+    parser = ArgumentParser(__doc__, num_repeats=5)
     parser.add_argument("--trials", type=int, default=20)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *sys.argv]))
+    arguments = parser.parse()
     print("seed  best without  best with  epochs without   with  ratio  pruned")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = []

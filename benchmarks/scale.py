@@ -1,22 +1,24 @@
-"""How a sweep scales: how busy it keeps many slots, and what a trial costs the controller as the study grows.
+"""How does a sweep scale: how busy are many slots, and what does a trial cost the controller as the study grows?
 
     python benchmarks/scale.py [--slots 64] [--seconds 10] [--trials 2000] [--trainings 0] [--postgresql URL]
 
-Light trials, which import neither TensorFlow nor MLflow, so that many of them fit on one machine. The first table:
-trials that sleep on the workers of a Dask cluster on this machine, one slot each; how much of the time a slot is busy,
-from when all have begun until there are no more trials to start. An idle Dask worker wakes 50 times a second, which
-takes 2 % of a core; since here all share the cores of one machine, that is turned down. The second one: trials that do
-nothing, in a launcher that runs in the controller and notes, at each trial, the time, the CPU time and the memory that
-the process has taken: composing, asking, claiming, telling, progress and log; beside it a bare loop of Optuna's ask and
-tell. The third one: real trainings of one epoch on four Dask workers, with an SQLite record. URL is that of an empty
-PostgreSQL database, used beside a journal file, and for the trainings; the studies stay in it. 0 leaves a table out.
+There are three tables; 0 leaves one out. Trials of the first two import neither TensorFlow nor MLflow, so that many fit
+on one machine.
+
+1. How busy slots are. Trials sleep on workers of a Dask cluster on this machine, one slot each. The count begins when
+   all slots have begun, and ends when there are no more trials to start. An idle Dask worker wakes 50 times a second,
+   which takes 2 % of a core. Since all workers share the cores of one machine here, they wake less often.
+2. What a trial costs the controller. Trials do nothing, in a launcher that runs in the controller. At each trial it
+   notes time, CPU time and memory of the process: composing, asking, claiming, telling, progress and log. Beside it
+   stands a bare loop of Optuna's ask and tell.
+3. The same for real trainings of one epoch on four Dask workers, with an SQLite record.
+
+URL is that of an empty PostgreSQL database. The second table uses it beside a journal file, and the third one needs it.
+The studies stay in it.
 """
 
-import argparse
 import os
-import shlex
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ import psutil
 from distributed import Client
 from optuna.distributions import FloatDistribution
 from optuna.storages.journal import JournalFileBackend
+from shared import ArgumentParser, spread
 
 LAUNCHER = """
 import time
@@ -116,7 +119,7 @@ def sweep(folder: Path, num_trials: int, *overrides: str) -> None:
 
 @contextmanager
 def cluster(folder: Path, num_workers: int) -> Iterator[str]:
-    """Start a Dask cluster on this machine; give its address."""
+    """Start a Dask cluster on this machine; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     place = ["--no-dashboard", "--host", "127.0.0.1"]
@@ -141,7 +144,7 @@ def cluster(folder: Path, num_workers: int) -> Iterator[str]:
 
 
 def busy_share(num_slots: int, seconds: float) -> tuple[float, float]:
-    """Run eight trials a slot; give the share of the time that a slot is busy, and the trials a second."""
+    """Run eight trials for each slot; return the share of the time that a slot is busy, and the trials a second."""
     with tempfile.TemporaryDirectory() as name, cluster(Path(name), num_slots) as address:
         folder, notes = Path(name, "sweep"), Path(name, "notes.txt")
         write_application(folder)
@@ -165,15 +168,15 @@ def busy_share(num_slots: int, seconds: float) -> tuple[float, float]:
 
 
 class Cost(NamedTuple):
-    """What a process has taken so far: seconds since 1970, CPU seconds, resident bytes."""
+    """What a process has used so far."""
 
-    time_s: float
+    time_s: float  # since 1970
     cpu_s: float
-    memory: float
+    memory: float  # resident, in bytes
 
 
 def costs_of_sweep(folder: Path, num_trials: int, sampler: str, storage: str) -> list[Cost]:
-    """Run a sweep; give the controller's costs at the start of each trial."""
+    """Run a sweep; return the controller's costs at the start of each trial."""
     write_application(folder)
     where = [f"hydra.sweeper.study_name={study_name()}", f"hydra.sweeper.storage='{storage}'"]
     sweep(folder, num_trials, "hydra/launcher=noting", f"hydra/sweeper/sampler={sampler}", *where)
@@ -183,7 +186,7 @@ def costs_of_sweep(folder: Path, num_trials: int, sampler: str, storage: str) ->
 
 
 def costs_of_bare_loop(folder: Path, num_trials: int, sampler: str, storage: str) -> list[Cost]:
-    """Do what Optuna's own examples do, in this process."""
+    """Run the loop of Optuna's own examples in this process; return its costs at the start of each trial."""
     samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
     study = optuna.create_study(
         study_name=study_name(), storage=open_storage(storage, folder), sampler=samplers[sampler](seed=0)
@@ -207,7 +210,7 @@ def open_storage(storage: str, folder: Path) -> optuna.storages.BaseStorage:
 
 
 def costs_of_trainings(num_trials: int, postgresql: str) -> list[Cost]:
-    """Train on four Dask workers; give the controller's costs when each trial had ended, in that order."""
+    """Train on four Dask workers; return the controller's costs at the end of each trial, in order of the ends."""
     name, samples = study_name(), []
     with tempfile.TemporaryDirectory() as folder, cluster(Path(folder), 4) as address:
         data = ["data=synthetic", "data.num_images=60", "data.image_size=16", "data.channels=1"]
@@ -217,21 +220,16 @@ def costs_of_trainings(num_trials: int, postgresql: str) -> list[Cost]:
         command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.n_trials={num_trials}"]
         controller = psutil.Popen([*command, *data, *model, *study, *where], cwd=folder, stdout=subprocess.DEVNULL)
         while controller.poll() is None:
-            with suppress(psutil.Error):  # it has just ended
+            with suppress(psutil.Error):  # the controller may have just ended
                 used, memory = controller.cpu_times(), controller.memory_info().rss
                 samples.append(Cost(time.time(), used.user + used.system, memory))
             time.sleep(0.25)
         assert controller.returncode == 0
     trials = optuna.load_study(study_name=name, storage=postgresql).get_trials(deepcopy=False)
-    trained = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]  # not what was tried again
+    trained = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]  # without lost attempts
     assert len(trained) == num_trials
     ends = sorted(trial.datetime_complete.timestamp() for trial in trained)
     return [next(before for before, after in pairwise(samples) if after.time_s > end) for end in ends]
-
-
-def spread(values: list[float], digits: int) -> str:
-    low, median, high = (f"{each:.{digits}f}" for each in (min(values), statistics.median(values), max(values)))
-    return f"{median} ({low}-{high})"
 
 
 def print_slots(num_slots: int, seconds: float, repeats: int) -> None:
@@ -239,7 +237,7 @@ def print_slots(num_slots: int, seconds: float, repeats: int) -> None:
     shares, rates = zip(*measured, strict=True)
     title = f"{num_slots} slots, trials of {seconds:g} s"
     print(
-        f"{title:34s} busy {spread([100 * each for each in shares], 1)} %, {spread(list(rates), 2)} trials/s",
+        f"{title:34s} busy {spread([100 * each for each in shares], '.1f')} %, {spread(rates, '.2f')} trials/s",
         flush=True,
     )
 
@@ -247,7 +245,7 @@ def print_slots(num_slots: int, seconds: float, repeats: int) -> None:
 def print_costs(
     what: str, num_trials: int, repeats: int, measures: list[Callable[[], list[Cost]]], width: int = 100
 ) -> None:
-    """Print what a trial costs early and late: a line for each, and a column for each way to measure."""
+    """Print what a trial costs early and late in the sweep, a line each, with columns for each way to measure."""
     measured = [[measure() for measure in measures] for _ in range(repeats)]
     windows = {
         f"{width // 2} to {width * 3 // 2}": width // 2,
@@ -259,9 +257,9 @@ def print_costs(
             begins, ends = [each[first] for each in costs], [each[first + width] for each in costs]
             pairs = list(zip(begins, ends, strict=True))
             columns += [
-                f"{spread([(end.time_s - begin.time_s) * 1000 / width for begin, end in pairs], 1):>22s}",
-                f"{spread([(end.cpu_s - begin.cpu_s) * 1000 / width for begin, end in pairs], 1):>22s}",
-                *([f"{spread([end.memory / 2**20 for end in ends], 0):>14s}"] if ends[0].memory else []),
+                f"{spread([(end.time_s - begin.time_s) * 1000 / width for begin, end in pairs], '.1f'):>22s}",
+                f"{spread([(end.cpu_s - begin.cpu_s) * 1000 / width for begin, end in pairs], '.1f'):>22s}",
+                *([f"{spread([end.memory / 2**20 for end in ends], '.0f'):>14s}"] if ends[0].memory else []),
             ]
         print(f"{what:22s} {window:22s} {' '.join(columns)}", flush=True)
 
@@ -282,16 +280,14 @@ def print_costs_of_trials(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--trainings", type=int, default=0)
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--postgresql", metavar="URL")
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    print("command:", shlex.join(["python", *("URL" if word == arguments.postgresql else word for word in sys.argv)]))
+    arguments = parser.parse(without="postgresql")
     if arguments.slots:
         print_slots(arguments.slots, arguments.seconds, arguments.repeats)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

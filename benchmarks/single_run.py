@@ -1,17 +1,15 @@
-"""Does one recorded run cost more than a bare Keras script, and does it train faster?
+"""Does a recorded run take longer than a bare Keras script, and does it train faster?
 
     python benchmarks/single_run.py [--repeats 3] [--workload digits photos]
 
-Both train the same network on the same training and validation images with the same batch size and epochs,
-alternately, each in one fresh process. The bare script fits, evaluates and records nothing; it gets its images as
-arrays, which costs it nothing. Ours composes, decodes or maps its cache, trains, evaluates, draws and records
-everything in MLflow, with the model, in a folder of its own where MLflow's database does not exist yet ("first run")
-or does ("later run").
+Both train the same network on the same training and validation images, with the same batch size and epochs. They take
+turns, each in a fresh process. The bare script only fits and validates; it records nothing, and gets its images as
+arrays. Ours composes its settings, decodes images or maps its cache, trains, evaluates, draws, and records everything
+in MLflow with the model. In a "first run" MLflow's database does not exist yet, in a "later run" it does.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from shared import ArgumentParser, spread, write_photos
 
 WORKLOADS = {
     "digits": {"size": 28, "channels": 1, "epochs": 20, "options": []},
@@ -30,7 +30,7 @@ BATCH_SIZE = 32
 
 
 def bare(arrays: str, epochs: int) -> None:
-    """What a user would write without us; runs in a process of its own."""
+    """Train as a user would without this project; this function runs in a process of its own."""
     import keras
     import numpy as np
     from keras import layers
@@ -55,7 +55,7 @@ def bare(arrays: str, epochs: int) -> None:
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
 
     class Clock(keras.callbacks.Callback):
-        """Times each epoch up to its validation; `async_safe`, so that Keras runs ahead as it does without it."""
+        """Times each epoch up to its validation; `async_safe` lets Keras run ahead as it does without callbacks."""
 
         async_safe = True
         seconds: list[float] = []  # noqa: RUF012
@@ -73,21 +73,8 @@ def bare(arrays: str, epochs: int) -> None:
     print("RATES", json.dumps([len(train_x) / seconds for seconds in clock.seconds]))
 
 
-def write_photos(folder: Path) -> None:
-    """Write 400 generated JPEGs of two classes."""
-    from PIL import Image
-
-    from cnn_sweeps.data import load_synthetic
-
-    data = load_synthetic(400, 2, [150, 200], 3, difficulty=0.6, seed=0)
-    for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-        file = folder / str(label) / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(file, quality=90)
-
-
 def write_arrays(file: Path, options: list[str]) -> None:
-    """Write the training and validation images that our run uses, for the bare script."""
+    """Write the training and validation images of our run, for the bare script."""
     import hydra
     import numpy as np
 
@@ -106,7 +93,7 @@ def write_arrays(file: Path, options: list[str]) -> None:
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
-    """Give wall seconds, CPU seconds and output of a command."""
+    """Run a command; return its wall seconds, CPU seconds and output."""
     before = os.times()
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -118,7 +105,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
 
 
 def our_rates(folder: Path) -> list[float]:
-    """Read images per second of each epoch from the newest MLflow run of the folder."""
+    """Read the images per second of each epoch of the folder's newest MLflow run."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -127,7 +114,7 @@ def our_rates(folder: Path) -> list[float]:
 
 
 def measure(name: str, repeats: int) -> None:
-    """Run both alternately and print the table."""
+    """Run both in turn and print the table."""
     workload = WORKLOADS[name]
     results: dict[str, list[tuple[float, float, float]]] = {
         "bare script": [],
@@ -138,7 +125,7 @@ def measure(name: str, repeats: int) -> None:
         folder = Path(temporary)
         options = [*workload["options"]]
         if name == "photos":
-            write_photos(folder / "photos")
+            write_photos(400, (150, 200), lambda i, label: folder / "photos" / str(label) / f"{i}.jpg")
             options += [f"data.root={folder}/photos", f"data.cache_dir={folder}/cache"]
         write_arrays(folder / "arrays.npz", options)
         train = [
@@ -166,23 +153,17 @@ def measure(name: str, repeats: int) -> None:
     for kind, rows in results.items():
         wall, cpu, rate = (list(column) for column in zip(*rows, strict=True))
         print(
-            f"{kind:16}  {_spread(wall):>20}  {statistics.median(wall) / base[0]:6.2f}  {_spread(cpu):>20}  "
-            f"{_spread(rate):>24}  {statistics.median(rate) / base[2]:6.2f}"
+            f"{kind:16}  {spread(wall, ',.1f'):>20}  {statistics.median(wall) / base[0]:6.2f}  "
+            f"{spread(cpu, ',.1f'):>20}  {spread(rate, ',.1f'):>24}  {statistics.median(rate) / base[2]:6.2f}"
         )
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.1f} ({min(values):,.1f}-{max(values):,.1f})"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--bare"]:
         bare(sys.argv[2], int(sys.argv[3]))
     else:
-        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--repeats", type=int, default=3)
+        parser = ArgumentParser(__doc__)
         parser.add_argument("--workload", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
-        arguments = parser.parse_args()
-        print("command:", "python", *sys.argv)
+        arguments = parser.parse()
         for chosen in arguments.workload:
             measure(chosen, arguments.repeats)

@@ -1,15 +1,16 @@
-"""How long do answers take that need no training, against importing Hydra alone?
+"""How long do commands take that train nothing, compared with importing Hydra alone?
 
 python benchmarks/startup.py [--repeats 9]
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
+
+from shared import ArgumentParser, spread
 
 COMMANDS = {
     "import hydra": ["-c", "import hydra"],
@@ -20,7 +21,7 @@ COMMANDS = {
 
 
 def main(repeats: int) -> None:
-    """Run all in turn and print the table."""
+    """Run all commands in turn and print the table."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(repeats):
         for name, arguments in COMMANDS.items():
@@ -30,12 +31,8 @@ def main(repeats: int) -> None:
     base = statistics.median(seconds["import hydra"])
     print(f"{'':14}{'wall s, median (lowest-highest)':>34}{'ratio':>8}")
     for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:14}{f'{median:.3f} ({min(values):.3f}-{max(values):.3f})':>34}{median / base:8.2f}")
+        print(f"{name:14}{spread(values, '.3f'):>34}{statistics.median(values) / base:8.2f}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
-    print("command:", "python", *sys.argv)
-    main(parser.parse_args().repeats)
+    main(ArgumentParser(__doc__, num_repeats=9).parse().repeats)

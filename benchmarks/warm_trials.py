@@ -1,14 +1,13 @@
-"""What does a warm trial cost beyond its epochs, does a worker's memory stay flat, and when is the first result there?
+"""What does a warm trial cost beyond its epochs, does a worker's memory grow, and when does the first result come?
 
     python benchmarks/warm_trials.py [--repeats 3] [--trials 100]
 
-Each repeat is one sweep of digits with one worker and two epochs a trial, a minute or two on 2 cores. The cost is what
-passes between a trial's start and its end as the study has them, less its epochs (training and validation) as the run
-has them. Memory is the worker's resident memory when a trial has ended. A worker takes its first trial when it has
-imported TensorFlow and the rest.
+Each repeat is one sweep on digits with one worker and two epochs a trial; a minute or two on 2 cores. The cost is the
+time between a trial's start and end in the study, minus its epochs (training and validation) in the run. Memory is the
+worker's resident memory at the end of a trial. A worker takes its first trial after it has imported TensorFlow and
+everything else.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -19,14 +18,14 @@ from pathlib import Path
 import mlflow
 import optuna
 import psutil
-from optuna.storages.journal import JournalFileBackend
+from shared import ArgumentParser, load_study
 
 NAME = "warm"
 FIRST = 5
 
 
 def worker_mb(controller: psutil.Process) -> float:
-    """Resident memory of the largest process below the controller."""
+    """Return the resident memory of the largest process below the controller, in MiB."""
     sizes = [0]
     for process in controller.children(recursive=True):
         try:
@@ -37,7 +36,7 @@ def worker_mb(controller: psutil.Process) -> float:
 
 
 def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
-    """Run the sweep; give the worker's memory by number of ended trials, and when the command began."""
+    """Run the sweep; return the worker's memory by number of ended trials, and the time when the command began."""
     command = [sys.executable, "-m", "cnn_sweeps.train", "--multirun", f"hydra.sweeper.study_name={NAME}"]
     command += [f"hydra.sweeper.n_trials={num_trials}", "hydra/sweeper/pruner=none", "training.epochs=2"]
     command += ["evaluate_best=false", "tracking.log_model=false", "hydra.sweeper.n_jobs=1"]
@@ -55,9 +54,8 @@ def run_sweep(folder: Path, num_trials: int) -> tuple[dict[int, float], float]:
 
 
 def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
-    """Give each trial's seconds beyond its epochs, when a worker took the first one, and when that had ended."""
-    journal = JournalFileBackend(f"{folder}/outputs/sweeps/{NAME}/study.journal")
-    study = optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(journal))
+    """Return each trial's seconds beyond its epochs, and the times when the first trial was taken and had ended."""
+    study = load_study(folder / "outputs/sweeps" / NAME / "study.journal", NAME)
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiments = [each.experiment_id for each in client.search_experiments()]
     costs = []
@@ -70,12 +68,10 @@ def costs_beyond_epochs(folder: Path) -> tuple[list[float], float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--trials", type=int, default=100)
-    arguments = parser.parse_args()
+    arguments = parser.parse()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print("command: python", *sys.argv)
     columns: dict[str, list[float]] = {}
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +80,7 @@ def main() -> None:
         last_mb = memory_mb[max(memory_mb)]
         for name, value in {
             "warm trial beyond its epochs, s": statistics.median(costs[1:]),
-            "the slowest of them, s": max(costs[1:]),
+            "the slowest warm trial, s": max(costs[1:]),
             f"worker's memory after trial {FIRST}, MB": memory_mb[FIRST],
             "after the last, MB": last_mb,
             "ratio of the two": last_mb / memory_mb[FIRST],

@@ -1,19 +1,16 @@
-"""Is the best of a sweep worse if several trials run at once? Sweeps of 20 trials on digits, replayed.
+"""Is the best value of a sweep worse if several trials run at once? Simulated sweeps of 20 trials on digits.
 
     python benchmarks/workers.py [--repeats 200]
 
-The sweeper's own study, sampler and pruner drive trials that train nothing. What they reach comes from 66 real ones of
-random seeds, in `workers_digits.csv`, in which Adam started at 1e-3: a Gaussian process gives the mean of the logarithm
-of the log loss, one of its residuals the luck of a seed, one of the five nearest trials the shape of the curve. Sweeps
-of one repeat share the sampler's seed and, by number, the luck of trials. Each row has the median of the best log loss
-(10 % to 90 % of the sweeps), and how many times that of one trial at once it is: the geometric mean and its 95 %
+The sweeper's own study, sampler and pruner drive simulated trials. Their results come from 66 real trials with random
+seeds, in `workers_digits.csv`, in which Adam started at 1e-3: a Gaussian process gives the mean of the logarithm of the
+log loss, one of its residuals the luck of a seed, and one of the five nearest trials the shape of the curve. Sweeps of
+one repeat share the sampler's seed and the luck of the trial with the same number. Each row has the median of the best
+log loss (10 % to 90 % of the sweeps), and its ratio to sweeps with one trial at once: the geometric mean and its 95 %
 interval.
 """
 
-import argparse
 import heapq
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from shared import ArgumentParser
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -41,7 +39,9 @@ class Trials:
         self._points, self._curves = self._scale(rows[:, :3]), np.log(rows[:, 3:])
         values, kernel = self._curves.min(axis=1), ConstantKernel() * RBF([1.0] * 3, (0.1, 30)) + WhiteKernel()
         self._mean = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=4, random_state=0)
-        luck = values - self._mean.fit(self._points, values).predict(self._points)  # less of it than there is
+        luck = values - self._mean.fit(self._points, values).predict(
+            self._points
+        )  # scaled below, since the fit absorbs a part
         self._luck = (luck - luck.mean()) / luck.std() * values.std() * self._mean.kernel_.k2.noise_level**0.5
 
     @staticmethod
@@ -59,8 +59,8 @@ class Trials:
 def best_of_sweep(trials: Trials, values: dict, seed: int, num_workers: int) -> float:
     settings = check_settings(values | {"sampler": values["sampler"] | {"seed": seed}})
     study = SweepStudy(SearchSpace(SPACE, [], False, {}), settings, 20, {})
-    study.enqueue([dict(zip(SPACE, [0.5, 1e-3, 0.96], strict=True))])  # as a run without a sweep has it
-    now, running = 0.0, []  # when an epoch ends, of which trial; epochs done, an epoch's time, the trial, its curve
+    study.enqueue([dict(zip(SPACE, [0.5, 1e-3, 0.96], strict=True))])  # the defaults come first
+    now, running = 0.0, []  # a heap of: end of an epoch, trial number, epochs done, epoch's time, trial, curve
     while running or study.ledger.num_started < study.total:
         while len(running) < num_workers and (trial := study.claim()) is not None:
             luck = np.random.default_rng([seed, trial.number])
@@ -78,10 +78,7 @@ def best_of_sweep(trials: Trials, values: dict, seed: int, num_workers: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200)
-    repeats, trials = parser.parse_args().repeats, Trials()
-    print("command:", shlex.join(["python", *sys.argv]))
+    repeats, trials = ArgumentParser(__doc__, num_repeats=200).parse().repeats, Trials()
     for name, overrides in SWEEPS.items():
         with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
             config = compose("config", overrides, return_hydra_config=True)
@@ -92,8 +89,8 @@ def main() -> None:
             low, median, high = np.exp(np.quantile(logs[-1], [0.1, 0.5, 0.9]))
             more = logs[-1] - logs[0]
             ratio, least, most = np.exp(more.mean() + 1.96 * more.std() / repeats**0.5 * np.array([0, -1, 1]))
-            told = f"{median:.5f} ({low:.5f} to {high:.5f})  {ratio:.3f} ({least:.3f} to {most:.3f})"
-            print(f"{name:36}{num_workers} at once  {told}", flush=True)
+            row = f"{median:.5f} ({low:.5f} to {high:.5f})  {ratio:.3f} ({least:.3f} to {most:.3f})"
+            print(f"{name:36}{num_workers} at once  {row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bring what waits of runs to their tracking store: `python -m cnn_sweeps.deliver outputs`."""
+"""Send records of runs that still wait to their tracking store: `python -m cnn_sweeps.deliver outputs`."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from cnn_sweeps.tracking.record.position import num_waiting, store_of_record
 from cnn_sweeps.tracking.record.record import close_if_died, find_records, refuse_outboxes
 
 _HELP = """\
-Bring to the tracking store what it did not get of runs since it was away: metrics with their times, tags, files, models
-and how each run ended, in order and once.
+Send to the tracking store what it missed while it was away: the metrics of runs with their times, tags, files, models,
+and how each run ended. Everything arrives in order and once.
 
 Examples:
   python -m cnn_sweeps.deliver outputs
   python -m cnn_sweeps.deliver outputs/sweeps/first tracking.uri=http://127.0.0.1:5000
 
-A folder is searched at any depth for records of runs (record.jsonl), and links in it are not followed. How far each was
-delivered is kept beside it, so that a second time there is nothing to do, and a run that you have deleted in MLflow
-stays deleted. If something cannot be delivered the exit code is 1.
+The command looks for records of runs (record.jsonl) at any depth of the folders, and follows no links. A file beside
+each record says how much of it was delivered. So a second call does nothing, and a run that you deleted in MLflow stays
+deleted. The exit code is 1 if something cannot be delivered.
 
 Settings:
-  tracking.uri=URI  the store, which gets all that it does not have; without it MLFLOW_TRACKING_URI, or mlflow.db in
-                    this folder, and then only what was recorded there is delivered: your password goes to no address
+  tracking.uri=URI  the store that gets what it lacks; default: MLFLOW_TRACKING_URI, or mlflow.db in this folder. By
+                    default only the records of that store are delivered, so that your password goes to no address
                     that you did not give
 """
 
 
 def deliver(arguments: Sequence[str]) -> None:
-    """Do what the command line says.
+    """Deliver the records in the folders that the command line names.
 
     Raises:
         UserError: if something cannot be delivered; the rest is.
     """
     _, names, settings = CommandLine(_HELP, required=[], optional=["tracking.uri"]).read(arguments)
     if not names:
-        raise ConfigError("no folder is named; name the runs' folder, e.g. outputs")
+        raise ConfigError("no folder is given; give the folder of the runs, e.g. outputs")
     folders = [Path(name) for name in names]
     if missing := [folder for folder in folders if not folder.is_dir()]:
-        raise ConfigError(f"{missing[0]}: there is no such folder; name the runs' folder, e.g. outputs")
+        raise ConfigError(f"{missing[0]}: there is no such folder; give the folder of the runs, e.g. outputs")
     outlive_display()
     prepare_libraries()
     records = list(dict.fromkeys(record for folder in folders for record in find_records(folder.absolute())))
-    told = [_deliver(record, settings.get("tracking.uri")) for record in records]
-    left = [each for each in told if isinstance(each, UserError)]
-    left += [error for folder in folders for error in refuse_outboxes(folder.absolute())]
-    if not any(told) and not left:
+    results = [_deliver(record, settings.get("tracking.uri")) for record in records]
+    errors = [result for result in results if isinstance(result, UserError)]
+    errors += [error for folder in folders for error in refuse_outboxes(folder.absolute())]
+    if not any(results) and not errors:
         print("nothing waits to be delivered")
-    for error in left[1:]:
+    for error in errors[1:]:
         print(for_terminal(f"not delivered: {error}"))
-    if left:
-        raise TrackingError(f"{len(left)} of {counted(len(records), 'run')} could not be delivered: {left[0]}")
+    if errors:
+        raise TrackingError(f"{len(errors)} of {counted(len(records), 'run')} could not be delivered: {errors[0]}")
 
 
 def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
-    """Deliver what waits of a run, and say so; give the number of its entries, or why that cannot be."""
+    """Deliver what waits of a run, and print that; return the number of entries, or the error."""
     uri = user_uri(named_uri)
     try:
         if (recorded := read_record(folder)) is None:
@@ -77,8 +77,8 @@ def _deliver(folder: Path, named_uri: str | None) -> UserError | int:
         if is_for_another:
             command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), f"tracking.uri={its_uri}"])
             raise TrackingError(
-                f"{folder}: is for {its_uri}, and MLFLOW_TRACKING_URI, or its default, is {hide_passwords(uri)}; "
-                f"if the former is yours, too, give {command}"
+                f"{folder}: belongs to {its_uri}, but MLFLOW_TRACKING_URI (or the default) is {hide_passwords(uri)}; "
+                f"if you trust the first one, run {command}"
             )
         store = find_existing_store(uri)
         from cnn_sweeps.tracking.projection import project

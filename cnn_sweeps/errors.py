@@ -1,23 +1,23 @@
-"""The errors a user can fix; everything else is a bug and keeps its traceback."""
+"""The errors that a user can fix. Everything else is a bug and keeps its traceback."""
 
 from cnn_sweeps.text.names import for_terminal
 from cnn_sweeps.text.passwords import hide_passwords
 
 
 class UserError(Exception):
-    """What was wrong, what is allowed and how to fix it, in one printable line that holds no password."""
+    """Says in one line what was wrong, what is allowed and how to fix it; shows no password."""
 
     def __init__(self, message: str) -> None:
-        """Say it."""
+        """Take the message; hide passwords in it, and escape what a terminal would act on."""
         super().__init__(for_terminal(hide_passwords(message)))
 
     def _render_traceback_(self) -> list[str]:
-        """Give what IPython shows of it: no traceback."""
+        """Return what IPython shows instead of a traceback."""
         return [f"error: {self}"]
 
 
 def describe_error(error: BaseException) -> str:
-    """Give kind and text of an exception that is no UserError, as one line that is not too long."""
+    """Describe an exception that is no UserError in one line: its class and up to 300 characters of its text."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
@@ -39,7 +39,7 @@ class TrackingError(UserError):
 
 
 class MovedError(TrackingError):
-    """MLflow's database was moved or copied, and names files where they were before; the doctor mends that."""
+    """MLflow's database was moved or copied, and still has the old paths of its files; the doctor mends that."""
 
 
 class TrainingError(UserError):
@@ -51,24 +51,24 @@ class StudyError(UserError):
 
 
 class SweepError(UserError):
-    """A sweep was stopped: its trials fail, or nothing is left that runs them."""
+    """A sweep was stopped: its trials fail, or no worker is left to run them."""
 
 
 class CommandError(UserError):
-    """A command that was started from a notebook has failed."""
+    """A command that a notebook started has failed."""
 
 
 class OutageError(UserError):
-    """A server, a database or a disk cannot be used for now; the same command goes on once it can."""
+    """A server, a database or a disk cannot be used at the moment; later the same command will work."""
 
 
 class TrackingOutageError(TrackingError, OutageError):
-    """The tracking store does not answer for now."""
+    """The tracking store does not answer at the moment."""
 
 
 class StudyOutageError(StudyError, OutageError):
-    """The study's storage does not answer for now."""
+    """The study's storage does not answer at the moment."""
 
 
 class DiskError(OutageError):
-    """A disk is full, or cannot be written for another reason."""
+    """A disk is full, or cannot be written to for another reason."""

@@ -1,6 +1,7 @@
 """Runs and sweeps from a notebook: `from cnn_sweeps.notebook import run, sweep`.
 
-Each is the command itself, in a process of its own: the kernel keeps its Hydra and its memory, without TensorFlow.
+Each call runs the command in a process of its own. So the kernel does not load TensorFlow, and its own Hydra stays as
+it is.
 """
 
 from __future__ import annotations
@@ -36,31 +37,31 @@ _ERROR = "error: "
 
 
 def run(words: Sequence[str] = ()) -> Result:
-    """Train as `python -m cnn_sweeps.train WORDS` does in the working folder, and show what that shows.
+    """Run `python -m cnn_sweeps.train WORDS` in the working folder, and show its output.
 
     Args:
-        words: of the command line, unquoted, as `["data=folder", "data.root=my photos"]`.
+        words: the words of the command line, without quotes: `["data=folder", "data.root=my photos"]`.
 
     Raises:
-        CommandError: if it fails, with the reason.
-        KeyboardInterrupt: after an interrupt of the kernel, once the command has ended.
+        CommandError: if the command fails; the message is the reason.
+        KeyboardInterrupt: if the kernel was interrupted, once the command has ended.
     """
     return _train(words)
 
 
 def sweep(words: Sequence[str] = ()) -> Result:
-    """Sweep as `python -m cnn_sweeps.train --multirun WORDS` does; all else is as in `run`."""
+    """Run `python -m cnn_sweeps.train --multirun WORDS`; see `run`."""
     return _train(words, "--multirun")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run or a sweep has left.
+    """A finished run or sweep.
 
     Attributes:
-        folder: of its record and its files.
-        run_id: of its run in MLflow; None as long as that does not have it.
-        metrics: the newest value of each.
+        folder: the folder of its record and files.
+        run_id: the id of its run in MLflow; None while MLflow does not have the run.
+        metrics: the newest value of each metric, by name.
     """
 
     folder: Path
@@ -68,28 +69,28 @@ class Result:
     metrics: dict[str, float] = field(repr=False)
 
     def report(self) -> IFrame:
-        """Give the report for the notebook to show, with all that it needs.
+        """Return the report, for the notebook to show.
 
         Raises:
-            CommandError: if there is none.
+            CommandError: if there is no report.
         """
-        from IPython.display import IFrame  # which is there in a notebook alone
+        from IPython.display import IFrame  # only a notebook's environment has it
 
         page = next(self.folder.glob(f"*/{_REPORT}"), None)
         if page is None:
-            raise CommandError(f"{self.folder}: there is no {_REPORT}; what was shown says why it could not be written")
+            raise CommandError(f"{self.folder}: there is no {_REPORT}; the output above says why")
         content = html.escape(page.read_text(encoding="utf-8"))  # not its address: a browser may be elsewhere
         within = [f'srcdoc="{content}"', 'sandbox="allow-scripts"']  # cut off from the notebook's page
         return IFrame("about:srcdoc", "100%", _REPORT_HEIGHT, extras=within)
 
     def predict(self, paths: str | Path | Sequence[str | Path]) -> list[Prediction]:
-        """Give image files, and those in the folders named, their classes, as `python -m cnn_sweeps.predict` does.
+        """Predict the classes of image files, or of all images in folders, with `python -m cnn_sweeps.predict`.
 
-        By the model that the run has kept; of a sweep by its best trial's, of several trainings by the last one's.
-        Files that are no usable images are named and get none.
+        It uses the model that this run kept: that of a sweep's chosen trial, or of the last of several trainings. It
+        names files that are no usable images, and leaves them out.
 
         Raises:
-            ModelError: if no model is kept here.
+            ModelError: if this run kept no model.
             CommandError: if the command fails, or no file is a usable image.
         """
         paths = [paths] if isinstance(paths, (str, Path)) else paths
@@ -121,23 +122,23 @@ def _read_rows(table: Path) -> list[dict[str, Any]]:
 
 def _train(words: Sequence[str], *flags: str) -> Result:
     if isinstance(words, str):
-        raise CommandError(f"{words}: is one text; give a list of words, as [{words!r}]")
+        raise CommandError(f"{words}: is a string; give a list of words, for example [{words!r}]")
     with TemporaryDirectory() as temporary:
-        told = Path(temporary, "folder")
-        _run_command("train", [*flags, *words], **{FOLDER_TO: str(told)})
-        if not told.exists():
-            raise CommandError(f"{' '.join(words)}: trains nothing; leave out what only shows something")
-        folder = Path(told.read_text(encoding="utf-8"))
+        folder_file = Path(temporary, "folder")
+        _run_command("train", [*flags, *words], **{FOLDER_TO: str(folder_file)})
+        if not folder_file.exists():
+            raise CommandError(f"{' '.join(words)}: trains nothing; leave out flags that only show something")
+        folder = Path(folder_file.read_text(encoding="utf-8"))
     recorded = read_record(folder)
     assert recorded is not None
     return Result(folder, read_position(folder, store_of_record(folder, recorded.begin)).run_id, recorded.newest)
 
 
 def _run_command(name: str, words: Sequence[str], **environment: str) -> None:
-    """Run a command of this package, and show what it says as it comes.
+    """Run a command of this package, and show its output as it comes.
 
     Raises:
-        CommandError: if it fails; with the line that says why, which is not shown then.
+        CommandError: if it fails; the message is its `error:` line, which is not shown.
         KeyboardInterrupt: if it was interrupted.
     """
     command, reason = [sys.executable, "-u", "-m", f"cnn_sweeps.{name}", *words], ""
@@ -155,19 +156,19 @@ def _run_command(name: str, words: Sequence[str], **environment: str) -> None:
     if process.returncode in (130, -signal.SIGINT):
         raise _Interrupted
     if process.returncode:
-        told = f"the command ended with exit code {process.returncode}; what it has shown says why"
-        raise CommandError(reason.removeprefix(_ERROR).strip() or told)
+        no_reason = f"the command ended with exit code {process.returncode}; its output above says why"
+        raise CommandError(reason.removeprefix(_ERROR).strip() or no_reason)
 
 
 @contextmanager
 def _interrupting(process: Popen[str]) -> Iterator[None]:
-    """Have interrupts in the block end the process in order, and this one wait for that."""
+    """Pass interrupts on to the process while the block runs; this process waits for it to end."""
 
     def interrupt(number: int, _frame: object) -> None:
-        if os.getpgrp() != os.getpid():  # else whoever interrupts a kernel sends that to its group, as a terminal does
+        if os.getpgrp() != os.getpid():  # a group leader's signals reach the whole group anyway
             process.send_signal(number)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
     before = signal.signal(signal.SIGINT, interrupt)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 
 def train(composed: DictConfig) -> float | tuple[float, ...]:
-    """Run one training from Hydra's composed configuration; return the objective, or objectives, that it reached."""
+    """Train with Hydra's composed configuration; return the objective, or a tuple if there are several."""
     from cnn_sweeps.settings.config import check_config
 
     config = check_config(composed)
@@ -19,7 +19,7 @@ def train(composed: DictConfig) -> float | tuple[float, ...]:
 
 def main() -> None:
     """Run `train` on the configuration that the command line composes."""
-    gc.disable()  # until the task, or a sweep, begins: importing and composing make many small objects and free few
+    gc.disable()  # until the task or the sweep begins: imports and composing make many small objects and free few
     from cnn_sweeps.settings.command_line import run_application
 
     run_application(train)

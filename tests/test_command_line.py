@@ -67,7 +67,7 @@ def run_without(missing, folder, *arguments):
 @pytest.mark.parametrize("arguments", [[], ["--multirun", "hydra/launcher=basic"]])
 def test_in_an_empty_folder_says_what_it_does_before_it_imports_what_is_slow(arguments, tmp_path):
     shown = run_without(["mlflow", "tensorflow"], tmp_path, *arguments)
-    assert "making MLflow's database mlflow.db, which is done once" in shown
+    assert "making MLflow's database mlflow.db; this is done once" in shown
 
 
 def test_a_sweep_says_its_name_and_what_comes_first_before_all_that_takes_time(tmp_path):

@@ -249,7 +249,7 @@ def test_interrupted_run_goes_on_with_the_weights_that_it_began_with_alone(made,
     other.get_layer("conv1").set_weights([-weights_in(other, "conv1")[0]])
     other.save_weights(file)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command before has set
-    told = r"^error: model\.weights=backbone\.weights\.h5: are others than when the run was interrupted; restore them"
+    told = r"^error: model\.weights=backbone\.weights\.h5: have changed since the run was interrupted; restore them"
     with pytest.raises(SystemExit, match=told):
         made.train(*settings, "resume=true")
     file.write_bytes(content)

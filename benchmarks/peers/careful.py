@@ -1,8 +1,8 @@
-"""A trial as a careful user writes it, whatever suggests its parameters.
+"""A trial as a careful user writes it, for any tool that suggests its parameters.
 
-Images are decoded once a process, what Keras kept of the last trial is dropped, metrics are recorded in MLflow after
-each epoch, in one run a trial below the sweep's, and no model is kept. `steps_per_execution` would gain nothing in 10
-epochs of digits: what each epoch saves, compiling takes longer.
+Each process decodes the images once. A trial drops what Keras kept of the last one, records metrics in MLflow after
+each epoch, in a run below the sweep's run, and keeps no model. `steps_per_execution` would save nothing in 10 epochs of
+digits, since compiling takes longer than the epochs save.
 """
 
 import functools
@@ -17,12 +17,12 @@ import mlflow
 import numpy as np
 from workload import BATCH_SIZE, note_trial
 
-SWEEP_RUN = "SWEEP_RUN_ID"  # an environment variable, so that worker processes have it
+SWEEP_RUN = "SWEEP_RUN_ID"  # an environment variable, for worker processes
 
 
 @contextmanager
 def sweep_record() -> Iterator[None]:
-    """Create MLflow's database, the experiment and the sweep's run, for this process and those that it starts."""
+    """Create MLflow's database, the experiment and the sweep's run, for this process and its workers."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd()}/mlflow.db"
     client = mlflow.MlflowClient()
     os.environ["MLFLOW_EXPERIMENT_ID"] = client.create_experiment("sweep")
@@ -33,14 +33,14 @@ def sweep_record() -> Iterator[None]:
 
 @functools.cache
 def load_images(data: str, size: int) -> dict[str, np.ndarray]:
-    """Give `train_x`, `train_y`, `val_x`, `val_y`; pixels in 0 to 1 and (N, 1) labels, float32."""
+    """Return `train_x`, `train_y`, `val_x`, `val_y`: float32, pixels in 0 to 1, labels (N, 1)."""
     arrays = dict(np.load(data)) if data.endswith(".npz") else decode_folder(Path(data), size)
     pixels = {name: arrays[name] / np.float32(255) for name in ("train_x", "val_x")}
     return pixels | {name: arrays[name].astype(np.float32)[:, np.newaxis] for name in ("train_y", "val_y")}
 
 
 def decode_folder(folder: Path, size: int) -> dict[str, np.ndarray]:
-    """Give `train_x`, `train_y`, `val_x`, `val_y`; pixels uint8, labels int64 (N,)."""
+    """Return `train_x`, `train_y`, `val_x`, `val_y`: pixels uint8, labels int64 (N,)."""
     from PIL import Image
 
     arrays = {}
@@ -54,7 +54,7 @@ def decode_folder(folder: Path, size: int) -> dict[str, np.ndarray]:
 
 
 def begin_anew(seed: int) -> None:
-    """Drop what Keras kept of the last trial, and seed."""
+    """Drop what Keras kept of the last trial, and set the seed."""
     import keras
 
     keras.backend.clear_session()
@@ -63,7 +63,7 @@ def begin_anew(seed: int) -> None:
 
 
 def build(settings: Any, params: dict[str, float]) -> Any:
-    """Build the network as if it were the process's first."""
+    """Build the network as if it were the first one of the process."""
     from network import build_network
 
     begin_anew(settings.seed)
@@ -72,14 +72,14 @@ def build(settings: Any, params: dict[str, float]) -> Any:
 
 
 def fit(model: Any, settings: Any, params: dict[str, float], callbacks: tuple[Any, ...] = ()) -> Any:
-    """Do what `record_fit` does, on images."""
+    """Train on images with `record_fit`."""
     images = load_images(settings.data, settings.size)
     data = {"x": images["train_x"], "y": images["train_y"], "batch_size": BATCH_SIZE}
     return record_fit(model, settings, params, callbacks, **data, validation_data=(images["val_x"], images["val_y"]))
 
 
 def record_fit(model: Any, settings: Any, params: dict[str, float], callbacks: tuple[Any, ...], **data: Any) -> Any:
-    """Train and record; note the trial and give Keras's history. The objective is the lowest `val_log_loss` in it."""
+    """Train, record and note a trial; return Keras's history."""
     import keras
 
     log_epoch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: mlflow.log_metrics(logs, step=epoch))
@@ -92,10 +92,10 @@ def record_fit(model: Any, settings: Any, params: dict[str, float], callbacks: t
 
 
 def objective(history: Any) -> float:
-    """Give the lowest validation log loss over the epochs."""
+    """Return the lowest validation log loss over the epochs."""
     return min(history.history["val_log_loss"])
 
 
 def run_trial(settings: Any, params: dict[str, float]) -> float:
-    """Train with these parameters and give the objective."""
+    """Train with these parameters; return the objective."""
     return objective(fit(build(settings, params), settings, params))

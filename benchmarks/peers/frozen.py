@@ -1,4 +1,4 @@
-"""What trials on a frozen MobileNetV2 share: the backbone, and the head that is trained, as in `model=pretrained`."""
+"""The frozen MobileNetV2 and the trained head of trials, as in `model=pretrained`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from workload import BATCH_SIZE, PATIENCE
 
 
 def build_backbone(settings: Any) -> keras.Model:
-    """Give the network from pixels, 0 to 255, (N, size, size, 3), to the mean of its feature map, (N, 1280)."""
+    """Return a network from pixels, 0 to 255, (N, size, size, 3), to the mean of the feature map, (N, 1280)."""
     shape = (settings.size, settings.size, 3)
     backbone = keras.applications.MobileNetV2(
         input_shape=shape, include_top=False, weights=settings.weights, pooling="avg"
@@ -20,7 +20,10 @@ def build_backbone(settings: Any) -> keras.Model:
 
 
 def train_head(beginning: keras.Model | None, settings: Any, params: dict[str, float], num: int, **data: Any) -> float:
-    """Train and record a head on a network, or on features, of `num` training images; give the objective."""
+    """Train and record a head on a network or, if that is None, on features; return the objective.
+
+    `num` is the number of training images.
+    """
     inputs = keras.Input((1280,)) if beginning is None else beginning.input
     penalty = keras.regularizers.L2(params["l2"])
     x = layers.Dropout(params["dropout"])(inputs if beginning is None else beginning.output)
@@ -34,7 +37,7 @@ def train_head(beginning: keras.Model | None, settings: Any, params: dict[str, f
         keras.optimizers.Adam(rate),
         "binary_crossentropy",
         metrics=[log_loss, "accuracy"],
-        steps_per_execution=8,  # of features, a third faster
+        steps_per_execution=8,  # a third faster on features
     )
     stopping = keras.callbacks.EarlyStopping("val_log_loss", patience=PATIENCE, restore_best_weights=True)
     return objective(record_fit(model, settings, params, (stopping,), **data))

@@ -1,4 +1,4 @@
-"""A trial on features that a frozen backbone has made of all images once, before the first trial."""
+"""A trial on features, which a frozen backbone computes once, before the first trial."""
 
 import functools
 import time
@@ -14,7 +14,7 @@ FILE = Path("features.npz")
 
 
 def save_features(settings: Any) -> None:
-    """Decode the images, compute and save `train_x` and `val_x`, features float32 (N, 1280), and their labels."""
+    """Decode the images; compute and save features, float32 (N, 1280), and labels."""
     started = time.perf_counter()
     arrays = careful.decode_folder(Path(settings.data), settings.size)
     backbone = build_backbone(settings)

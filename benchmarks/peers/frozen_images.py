@@ -1,4 +1,4 @@
-"""A trial on a frozen backbone, as Keras's guide to transfer learning has it: computed in every epoch from images."""
+"""A trial on a frozen backbone that runs in every epoch, as in Keras's guide to transfer learning."""
 
 import functools
 from pathlib import Path
@@ -12,7 +12,7 @@ from workload import BATCH_SIZE
 
 @functools.cache
 def load_pixels(data: str, size: int) -> dict[str, Any]:
-    """Give `train_x`, `train_y`, `val_x`, `val_y`, decoded once a process; pixels uint8."""
+    """Return `train_x`, `train_y`, `val_x`, `val_y`, pixels uint8; each process decodes them once."""
     return careful.decode_folder(Path(data), size)
 
 

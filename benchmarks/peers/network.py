@@ -1,4 +1,4 @@
-"""The network of `model=cnn` of this project in plain Keras, compiled as every peer trains it."""
+"""This project's network `model=cnn` in plain Keras, compiled as every peer trains it."""
 
 import keras
 from keras import layers
@@ -7,7 +7,7 @@ from keras import layers
 def build_network(
     input_shape: tuple[int, int, int], steps_per_epoch: int, dropout: float, l2: float, decay_rate: float
 ) -> keras.Model:
-    """Give a model of two classes for pixels in 0 to 1, with the metric `log_loss`, which has no L2 penalty in it."""
+    """Build a model of two classes for pixels in 0 to 1, with the metric `log_loss` without L2 penalty."""
     penalty = keras.regularizers.L2(l2)
     model = keras.Sequential([keras.Input(input_shape)])
     for filters, share in ((32, 0.6), (64, 0.6), (128, 0.8)):

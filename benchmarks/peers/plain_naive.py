@@ -1,4 +1,4 @@
-"""Optuna, Keras and MLflow as a hurried user puts them together: everything anew in each trial, and the model kept."""
+"""Optuna, Keras and MLflow, combined as a user in a hurry would: everything anew in each trial, and each model kept."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import mlflow
 import numpy as np
 import optuna
 from network import build_network
-from workload import BATCH_SIZE, STARTUP_TRIALS, note_trial, parse_arguments
+from workload import BATCH_SIZE, STARTUP_TRIALS, note_trial, parse_arguments, suggest_params
 
 arguments = parse_arguments()
 
 
 def load_images():
-    """Give training and validation images as `fit` takes them, pixels in 0 to 1, and the number of training images."""
+    """Return training and validation images for `fit`, pixels in 0 to 1, and the number of training images."""
     if arguments.data.endswith(".npz"):
         data = np.load(arguments.data)
         train, val = ((data[f"{split}_x"] / np.float32(255), data[f"{split}_y"][:, None]) for split in ("train", "val"))
@@ -27,11 +27,7 @@ def load_images():
 
 
 def run_trial(trial: optuna.Trial) -> float:
-    params = {
-        "dropout": trial.suggest_float("dropout", 0, 0.7),
-        "l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True),
-        "decay_rate": trial.suggest_float("decay_rate", 0.85, 1),
-    }
+    params = suggest_params(trial)
     with mlflow.start_run():
         mlflow.log_params(params)
         keras.utils.set_random_seed(arguments.seed)

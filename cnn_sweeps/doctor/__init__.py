@@ -1,1 +1,1 @@
-"""The records of a sweep are compared and brought to agree."""
+"""Compares what Optuna, the disk and MLflow say of a sweep, and makes them agree."""

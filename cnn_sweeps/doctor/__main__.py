@@ -1,4 +1,4 @@
-"""Find and mend what killed processes have left of a sweep: `python -m cnn_sweeps.doctor STUDY [--fix]`."""
+"""Find and mend what killed processes left behind in a sweep: `python -m cnn_sweeps.doctor STUDY [--fix]`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import find_existing_store, user_uri
 
 _HELP = """\
-Find what killed processes have left of a sweep: where Optuna, the records on disk and MLflow disagree; and whether
-MLflow's database still names files where they were before you moved or copied the folder.
+Find where Optuna, the records on disk and MLflow disagree about a sweep, as after processes were killed. Also find
+whether MLflow's database still has the old paths of files after you moved or copied the folder.
 
 Examples:
   python -m cnn_sweeps.doctor NAME
   python -m cnn_sweeps.doctor NAME --fix
   python -m cnn_sweeps.doctor --fix         only the database
 
-NAME is the study's, hydra.sweeper.study_name; work in the folder where the sweep was started. Each disagreement is one
-line, with what mends it, or with what you may do where nothing here tells what is true. Without --fix nothing is
-changed. Exit codes: 0 if nothing was found or all is mended, 2 if something is left, 1 if the study cannot be read.
+NAME is the name of the study, hydra.sweeper.study_name. Call the doctor in the folder where you started the sweep. It
+prints one line for each disagreement: what is wrong, and what --fix does about it or what you can do. Without --fix it
+changes nothing. Exit codes: 0 if nothing was found or everything is mended, 2 if something is left, 1 if the study
+cannot be read.
 
-Settings, if the sweep was given them:
-  hydra.sweeper.storage=PLACE  the study's file or URL; without it outputs/sweeps/NAME/study.journal
-  hydra.sweep.dir=PATH         the sweep's folder; without it outputs/sweeps/NAME
-  training.checkpoint_dir=PATH the folder of unfinished trainings; without it outputs/checkpoints
-  tracking.uri=URI             where the sweep is recorded; without it MLFLOW_TRACKING_URI, or mlflow.db in this folder
-  dead_host=HOST               a host all of whose processes are dead; those of other hosts cannot be seen from here
+Settings, if you gave them to the sweep:
+  hydra.sweeper.storage=PLACE  the study's file or URL; default: outputs/sweeps/NAME/study.journal
+  hydra.sweep.dir=PATH         the sweep's folder; default: outputs/sweeps/NAME
+  training.checkpoint_dir=PATH the folder of unfinished trainings; default: outputs/checkpoints
+  tracking.uri=URI             where the sweep is recorded; default: MLFLOW_TRACKING_URI, or mlflow.db in this folder
+  dead_host=HOST               a host on which all processes are dead; the doctor cannot see other hosts' processes
 
 Flags:
-  --fix   mend, as the sweep itself does when it goes on; what is at work is left alone. No result is removed, and no
-          value is made up. Of files only unfinished trainings are removed, in the folder above and by their own mark.
+  --fix   mend, as the sweep does when it goes on. Running trials are left alone, no result is removed, and no value is
+          made up. The only files that are removed are unfinished trainings in training.checkpoint_dir.
 """
 _CHECKPOINTS = "training.checkpoint_dir"
 _SETTINGS = ("hydra.sweeper.storage", "hydra.sweep.dir", _CHECKPOINTS, "tracking.uri", "dead_host")
@@ -47,10 +48,10 @@ _IS_LEFT = 2
 
 
 def doctor(arguments: Sequence[str]) -> None:
-    """Do what the command line says; exit with _IS_LEFT if a disagreement is left.
+    """Find and perhaps mend disagreements about the study that is named; exit with _IS_LEFT if one is left.
 
     Raises:
-        UserError: if the study or the store cannot be used.
+        UserError: if an argument is wrong, or the study or the store cannot be used.
     """
     command_line = CommandLine(_HELP, required=[], optional=_SETTINGS)
     command_line.add_argument("--fix", action="store_true")
@@ -80,8 +81,8 @@ def doctor(arguments: Sequence[str]) -> None:
         print(for_terminal(f"{who}: {change.what}; {change.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
-    told = left if num_left else "all mended" if num_mended else "nothing found"
-    print(f"{name or hide_passwords(user_uri(uri))}: {told}")
+    verdict = left if num_left else "all mended" if num_mended else "nothing found"
+    print(f"{name or hide_passwords(user_uri(uri))}: {verdict}")
     if num_left:
         sys.exit(_IS_LEFT)
 

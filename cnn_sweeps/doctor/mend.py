@@ -1,4 +1,4 @@
-"""Where the records of a sweep disagree, in Optuna, on disk and in MLflow, and what mends it."""
+"""Finds where Optuna, the disk and MLflow disagree about a sweep, and what mends it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Place:
     """Where the records of a sweep are.
 
     Attributes:
-        folder: of its files.
-        uri: of MLflow's store; None: the environment's, or the default.
-        dead_hosts: hosts all of whose processes are taken to be dead.
-        checkpoint_dir: the trainings' checkpoints; never a folder that only a run or a study names.
+        study: the address of its study.
+        folder: the folder of its files.
+        uri: the address of MLflow's store; None: MLFLOW_TRACKING_URI, or the default.
+        dead_hosts: hosts on which all processes count as dead.
+        checkpoint_dir: the trainings' checkpoints; only the user may name it, not a run or a study.
     """
 
     study: StudyAddress
@@ -52,7 +53,7 @@ class Place:
     checkpoint_dir: Path = FOLDER
 
     def read(self) -> tuple[StudySnapshot, Sweep]:
-        """Read the study and find the store, without changing anything.
+        """Read the study and find the store; change nothing.
 
         Raises:
             StudyError: if there is no such study, or its storage cannot be read.
@@ -64,24 +65,27 @@ class Place:
         return study, Sweep(*known, self.folder, self._find_store(study), self.dead_hosts)
 
     def _find_store(self, study: StudySnapshot) -> str:
-        """Give the address of the user's store, having seen that the study is recorded there.
+        """Return the address of the user's store, after checking that the study is recorded there.
 
-        Another one that the study notes is not used: whoever wrote the study would get the user's password.
+        A different address that the study notes is not used: whoever wrote the study would get the user's password.
         """
         noted, given = study.user_attrs.get(STORE), user_uri(self.uri)
         if noted is not None and not is_recorded_as(given, str(noted)):
             raise TrackingError(
                 f"tracking.uri={hide_passwords(given)}: the study {study.name} is recorded in {str(noted)[:200]!r}; "
-                "if that is yours, too, name it with tracking.uri=URI"
+                "if you trust that address, give it with tracking.uri=URI"
             )
-        return absolute_uri(find_existing_store(given))  # a file MLflow would look for in the folder where it first did
+        return absolute_uri(find_existing_store(given))  # MLflow would keep looking in the first working folder
 
 
 def find_moved_files(uri: str | None) -> Iterator[Change]:
-    """Give where MLflow's database, None: the user's own, names files where they were before it was moved or copied.
+    """Yield where MLflow's database has old paths of files that were moved or copied with it.
+
+    Args:
+        uri: the address of the database; None: MLFLOW_TRACKING_URI, or the default.
 
     Raises:
-        TrackingError: if it cannot be used.
+        TrackingError: if the database cannot be used.
     """
     if (file := database_file(user_uri(uri))) is None or not file.is_file():
         return
@@ -90,12 +94,14 @@ def find_moved_files(uri: str | None) -> Iterator[Change]:
     known = None
     while (move := find_move(file)) not in (None, known):  # there may be several
         known = move
-        remedy = f"it names those below {move.now}; as it was it is kept beside it"
+        remedy = f"it gets the paths below {move.now}; a copy of the old database is kept beside it"
         yield Change(f"{file} {move.describe()}", remedy, partial(bring_along, file, move))
 
 
 def find_disagreements(place: Place) -> Iterator[Change]:
-    """Give where Optuna, the disk and MLflow disagree about a sweep, each once what was given before is mended, or not.
+    """Yield where Optuna, the disk and MLflow disagree about a sweep.
+
+    Each disagreement is searched for after the caller has, or has not, mended those before.
 
     Raises:
         UserError: if one of them cannot be read.
@@ -103,10 +109,10 @@ def find_disagreements(place: Place) -> Iterator[Change]:
     if place.study.kind == "journal" and place.study.file is not None:
         yield from _of_journal(place.study.file)
         if broken_lines(place.study.file):
-            return  # it cannot be read
+            return  # the study cannot be read
     yield from find_moved_files(place.uri)
     if any(find_moved_files(place.uri)):
-        return  # what is asked of MLflow would be another folder's
+        return  # MLflow would answer about another folder's files
     study, _ = place.read()
     yield from _senseless(study)
     yield from _lost_trials(study, place)
@@ -120,21 +126,21 @@ def find_disagreements(place: Place) -> Iterator[Change]:
 def _of_journal(journal: Path) -> Iterator[Change]:
     if has_unfinished_end(journal):
         yield Change(
-            f"{journal}: its last line is unfinished or blank, as a power cut, a full disk or an editor leaves it",
-            "what there is of it is cut off",
+            f"{journal}: its last line is unfinished or blank, perhaps after a power cut, a full disk or an edit",
+            "that line is cut off",
             partial(cut_unfinished_end, journal),
         )
     broken = broken_lines(journal)
     if spare := [number for number, is_spare in broken.items() if is_spare]:
         yield Change(
             f"{journal}: its lines {', '.join(map(str, spare))} are blank or broken",
-            f"they are taken out; what was there stays in {journal.name}.before",
+            f"they are removed; the old file stays as {journal.name}.before",
             partial(take_out_lines, journal, spare),
         )
     for number in (number for number, is_spare in broken.items() if not is_spare):
         yield Change(
-            f"{journal}: its line {number} is broken, and what it made cannot be told, which later lines are about",
-            "bring the file back from a copy, or choose another hydra.sweeper.study_name",
+            f"{journal}: its line {number} is broken, and later lines depend on it",
+            "restore the file from a copy, or choose another hydra.sweeper.study_name",
         )
 
 
@@ -144,7 +150,7 @@ def _senseless(study: StudySnapshot) -> Iterator[Change]:
             value = repr(trial.user_attrs[attribute])[:80]
             yield Change(
                 f"trial {trial.number} has the attribute {attribute}={value}, which makes no sense",
-                "nothing reads it; no sweep of cnn-sweeps has written it, and the study lets none be removed",
+                "it is ignored; another program wrote it, and Optuna cannot remove an attribute",
             )
 
 
@@ -156,45 +162,45 @@ def _lost_trials(study: StudySnapshot, place: Place) -> Iterator[Change]:
         owner = owner_of(trial)
         host, process = owner.get("owner.host"), owner.get("owner.pid")
         if trial.number in study.abandoned:
-            dead = f"process {process} on {host}, its controller, is dead" if owner else "nobody signed it"
-            what = f"trial {trial.number} is RUNNING in the study and {dead}"
-            yield Change(what, "it is failed and queued again, its run closed", recover)
+            dead = f"its controller, process {process} on {host}, is dead" if owner else "it names no controller"
+            what = f"trial {trial.number} is RUNNING in the study, but {dead}"
+            yield Change(what, "the trial fails and is queued again, and its run is closed", recover)
         elif study.owners.get(trial.number) == "elsewhere":
             yield Change(
-                f"trial {trial.number} is RUNNING since {_age(trial)}, and process {process} on {host}, its "
-                "controller, cannot be seen from here",
-                f"if it is dead, look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+                f"trial {trial.number} has been RUNNING for {_age(trial)}, and its controller, process {process} on "
+                f"{host}, cannot be seen from here",
+                f"call the doctor on that host or, if no process of the sweep runs there, add dead_host={host}",
             )
         elif is_to_be_retried(trial, study.set_aside) and last_attempt(trial, study.trials) is trial:
-            what = f"trial {trial.number} was to be tried again, and no trial of the study does"
+            what = f"trial {trial.number} should be tried again, but no trial of the study does that"
             yield Change(what, "it is queued again", recover)
 
 
 def _age(trial: FrozenTrial) -> str:
     if trial.datetime_start is None:
-        return "a time that it does not say"
+        return "an unknown time"
     minutes = int((datetime.now() - trial.datetime_start).total_seconds() // 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _unseen_records(sweep: Sweep) -> Iterator[Change]:
     for folder in find_records(sweep.folder):
-        with suppress(TrackingError):  # which `changes` tells
+        with suppress(TrackingError):  # `changes` reports it
             recorded = read_record(folder)
             if recorded is not None and recorded.owner_state(sweep.dead_hosts) == "elsewhere":
                 host = recorded.tags["owner.host"]
                 yield Change(
                     f"{folder}: the run has no end in its record, and its process on {host} cannot be seen from here",
-                    f"look again there, or, if nothing of the sweep lives there, with dead_host={host}",
+                    f"call the doctor on that host or, if no process of the sweep runs there, add dead_host={host}",
                 )
 
 
 def _checkpoints(study: StudySnapshot, folder: Path) -> Iterator[Change]:
     for path, trial in useless_checkpoints(folder, study.trials).items():
         if trial is None:
-            what = f"{path} has nothing to resume: its process was killed while it saved its first epoch"
+            what = f"{path} has nothing to resume: its process was killed while it saved the first epoch"
         else:
             last = last_attempt(trial, study.trials)
             again = f", tried again as trial {last.number}" if last is not trial else ""
-            what = f"{path} is of trial {trial.number}{again}, which is {last.state.name}: nobody resumes it"
+            what = f"{path} belongs to trial {trial.number}{again}, which is {last.state.name}: nobody will resume it"
         yield Change(what, "it is removed", partial(remove_checkpoint, path))

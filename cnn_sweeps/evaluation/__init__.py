@@ -1,1 +1,1 @@
-"""How good a network is: metrics and pictures."""
+"""Measures how good a network is: metrics, pictures, and the report of one training."""

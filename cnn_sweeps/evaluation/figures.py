@@ -1,4 +1,4 @@
-"""Curves and tables of a run as pictures, drawn without a display."""
+"""Draws curves and tables of a training as figures; needs no display."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,25 +15,26 @@ from cnn_sweeps.evaluation.metrics import NUM_BINS, Floats, confidence_bins
 from cnn_sweeps.evaluation.results import Confusion, Measured
 from cnn_sweeps.text.numbers import counted, probability_text
 
-# Okabe & Ito: told apart by colour-blind eyes and in print
+# The palette of Okabe & Ito, which colour-blind readers can tell apart, also in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TRAIN_COLOUR, VAL_COLOUR = COLOURS[:2]
 DPI = 110
-_MOST_NAMED = 30  # classes of a confusion matrix in which numbers and names can be read
-_MOST_CONFUSIONS = 25  # that are named beside a larger one
-_LONGEST_LEVEL = 10  # letters of a name that has room under a column
+_MOST_NAMED = 30  # classes of a confusion matrix with readable numbers and names
+_MOST_CONFUSIONS = 25  # listed by name beside a larger matrix
+_LONGEST_LEVEL = 10  # letters of a name that fits under a column
 
 
 def draw_learning_curves(
     history: Sequence[dict[str, float]], best_epoch: int, stopped_early: bool, validation: Measured
 ) -> Figure:
-    """Draw log loss, accuracy and learning rate over the epochs, with the best epoch and an early stop marked.
+    """Draw log loss, accuracy and learning rate over the epochs; mark the best epoch and an early stop.
 
     Args:
-        history: one dict an epoch with `train_` and `val_` `log_loss` and `accuracy`, and `learning_rate`.
+        history: a dict for each epoch: `log_loss` and `accuracy` with the prefixes `train_` and `val_`, and
+            `learning_rate`.
         best_epoch: counted from 1.
-        stopped_early: whether early stopping ended the run.
-        validation: the images whose commonest class accuracy is held against.
+        stopped_early: whether early stopping ended the training.
+        validation: gives the accuracy of naming the commonest class, drawn for comparison.
     """
     figure = Figure(figsize=(11, 3.6), dpi=DPI, layout="constrained")
     at_half = " (threshold 0.5)" if validation.threshold is not None else ""
@@ -67,9 +68,9 @@ def draw_learning_curves(
 
 
 def draw_confusion_matrix(measured: Measured) -> Figure:
-    """Draw counts of true and predicted class, each row coloured by its shares, with numbers and names.
+    """Draw how many images of each true class (row) get each class (column), coloured by the share of the row.
 
-    Of more than 30 classes these could not be read: the commonest confusions stand beside it by name.
+    With more than 30 classes, numbers and names would be unreadable; the commonest confusions are listed instead.
     """
     names = [label(name) for name in measured.dataset.class_names]
     is_named = len(names) <= _MOST_NAMED
@@ -80,7 +81,8 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
     axes, *beside = figure.subplots(1, 1 if is_named else 2, squeeze=False, width_ratios=[1] if is_named else [5, 3])[0]
     by = "" if is_named else ": number of the class, by name from 0 on"
     axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
-    axes.set_title(f"{measured.title}{describe_threshold(measured)}", fontsize=10)
+    at = "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
+    axes.set_title(f"{measured.title}{at}", fontsize=10)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if is_named:
         for (row, column), count in np.ndenumerate(counts):
@@ -98,20 +100,17 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
 
 def _draw_confusions(axes: Axes, confusions: Sequence[Confusion], names: Sequence[str]) -> None:
     """Draw how many images of one class are taken for another one, the commonest confusion at the top."""
-    told = [f"{names[true]} as {names[predicted]}" for true, predicted, *_ in confusions]
-    axes.barh(range(len(told)), [each.num_images for each in confusions], color=VAL_COLOUR)
-    axes.set_yticks(range(len(told)), told, fontsize=8)
+    pairs = [f"{names[true]} as {names[predicted]}" for true, predicted, *_ in confusions]
+    axes.barh(range(len(pairs)), [each.num_images for each in confusions], color=VAL_COLOUR)
+    axes.set_yticks(range(len(pairs)), pairs, fontsize=8)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("images")
-    axes.set_title("commonest confusions: true as predicted" if told else "no confusions", fontsize=10)
+    axes.set_title("commonest confusions: true as predicted" if pairs else "no confusions", fontsize=10)
 
 
 def draw_roc_curve(measured: Measured) -> Figure:
-    """Draw the ROC curve of the positive class or, of more than two classes, of each against the rest.
-
-    A threshold, of two classes, is marked on it.
-    """
+    """Draw the ROC curve of the positive class, with the decision threshold marked; with more classes, one each."""
     title = f"{measured.title}: area {measured.estimates['roc_auc']:.3f}"
     figure, axes = _begin_curves(title, "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
@@ -124,10 +123,7 @@ def draw_roc_curve(measured: Measured) -> Figure:
 
 
 def draw_pr_curve(measured: Measured) -> Figure:
-    """Draw precision over recall of the positive class or, of more than two classes, of each against the rest.
-
-    A threshold, of two classes, is marked on it.
-    """
+    """Draw precision over recall of the positive class, with the decision threshold; with more classes, one each."""
     title = f"{measured.title}: average precision {measured.estimates['pr_auc']:.3f}"
     names = measured.dataset.class_names
     of_positive = f" of {label(names[1])}" if len(names) == 2 else ""
@@ -140,7 +136,7 @@ def draw_pr_curve(measured: Measured) -> Figure:
 
 
 def draw_reliability(measured: Measured) -> Figure:
-    """Draw how often the most probable class is the true one over its probability, and how many images have which."""
+    """Draw accuracy over the probability of the most probable class, and the number of images in each bin."""
     confidence = measured.probabilities.max(axis=1)
     is_correct = measured.probabilities.argmax(axis=1) == measured.labels
     bins = confidence_bins(confidence)
@@ -161,10 +157,10 @@ def draw_reliability(measured: Measured) -> Figure:
 
 
 def draw_scores(measured: Measured) -> Figure:
-    """Draw how often each score occurs, of images that should and that should not have it.
+    """Draw two histograms of predicted probabilities.
 
-    The score is the probability of the positive class, with the decision threshold marked, or, of more than two
-    classes, of the predicted class, for right and wrong predictions.
+    With two classes: the probability of the positive class, for images of each class, with the decision threshold
+    marked. With more classes: the probability of the predicted class, for right and for wrong predictions.
     """
     names = [label(name) for name in measured.dataset.class_names]
     if len(names) == 2:
@@ -191,11 +187,6 @@ def draw_scores(measured: Measured) -> Figure:
     return figure
 
 
-def describe_threshold(measured: Measured) -> str:
-    """Say at which threshold classes are chosen; empty with more than two."""
-    return "" if measured.threshold is None else f" at the threshold {probability_text(measured.threshold)}"
-
-
 def _begin(size: tuple[float, float], title: str, **settings: Any) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -211,7 +202,7 @@ def _begin_curves(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]
 
 
 def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_], Floats, dict[str, Any]]]:
-    """Give of each class that has a curve: which images are of it, their scores, and how its line is drawn."""
+    """Yield for each class that has a curve: which images belong to it, their scores, and the style of the line."""
     names = measured.dataset.class_names
     for i in [1] if len(names) == 2 else range(len(names)):
         named = {"color": COLOURS[i], "label": label(names[i])} if _can_be_named(names) else {"color": "0.3"}
@@ -219,7 +210,7 @@ def _one_against_the_rest(measured: Measured) -> Iterator[tuple[NDArray[np.bool_
 
 
 def _end_curves(axes: Axes, measured: Measured, x: float, y: float) -> None:
-    """Mark where the threshold is, of two classes, and name the classes."""
+    """Mark the decision threshold of two classes, and add a legend."""
     if measured.threshold is not None:
         axes.plot([x], [y], "o", color="black", label=f"threshold {probability_text(measured.threshold)}")
     if _can_be_named(measured.dataset.class_names):
@@ -227,4 +218,4 @@ def _end_curves(axes: Axes, measured: Measured, x: float, y: float) -> None:
 
 
 def _can_be_named(class_names: Sequence[str]) -> bool:
-    return len(class_names) <= len(COLOURS)  # more could not be told apart
+    return len(class_names) <= len(COLOURS)  # there are no more distinct colours

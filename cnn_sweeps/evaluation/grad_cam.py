@@ -1,4 +1,4 @@
-"""Where in an image a network sees the class that it predicts."""
+"""Grad-CAM: which places of an image speak for the predicted class."""
 
 import keras
 import numpy as np
@@ -9,19 +9,25 @@ from numpy.typing import NDArray
 from cnn_sweeps.evaluation.metrics import Floats, Labels
 from cnn_sweeps.models.layers import is_scaling
 
-_NO_MAPS = (  # of features: the image, what is only at work in training, and what is coarser than the map that it pools
+_NO_MAPS = (  # layers without feature maps of their own: the input, dropout, and pooling, which only coarsens a map
     *(layers.InputLayer, layers.Dropout, layers.SpatialDropout2D),
     *(layers.MaxPooling2D, layers.AveragePooling2D),
 )
 
 
 def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -> Floats | None:
-    """Give for each image how much each place of the last feature map speaks for the predicted class.
+    """Compute how much each place of the last feature map speaks for the predicted class.
 
-    Gradient-weighted class activation mapping (Selvaraju et al., Grad-CAM, 2017): the feature maps weighted by the mean
-    gradient of the class's logit, positive parts only, each image's scaled to 1. The images are (n, height, width,
-    channels), 0 to 255; the classes (n,); what is given is (n, rows, columns), 0 to 1. None if the network is no chain
-    from a last feature map to a dense layer.
+    Gradient-weighted class activation mapping (Selvaraju et al., Grad-CAM, 2017): the feature maps, weighted by the
+    mean gradient of the class's logit, positive parts only, each image scaled to a maximum of 1.
+
+    Args:
+        model: the network.
+        images: (n, height, width, channels), 0 to 255.
+        predicted: (n,), the classes.
+
+    Returns:
+        (n, rows, columns), 0 to 1; None if the network is no chain from a last feature map to a dense layer.
     """
     if (parts := _divided(model)) is None:
         return None
@@ -42,18 +48,21 @@ def grad_cam(model: keras.Model, images: NDArray[np.uint8], predicted: Labels) -
 
 
 def has_grad_cam(model: keras.Model) -> bool:
-    """Tell whether `grad_cam` gives maps of a network, and not None."""
+    """Return whether `grad_cam` works for a network."""
     return _divided(model) is not None
 
 
 def _divided(model: keras.Model) -> tuple[keras.Model, keras.Model] | None:
-    """Give a network up to its last feature map, and from there to what its last layer takes, if it is such a chain."""
+    """Split a network into two: up to its last feature map, and from there to the input of its last, dense layer.
+
+    Returns None if the network is no such chain.
+    """
     maps, head = [layer for layer in model.layers if _is_feature_map(layer)], model.layers[-1]
     if not maps or not isinstance(head, layers.Dense):
         return None
     try:
         return keras.Model(model.inputs, maps[-1].output), keras.Model(maps[-1].output, head.input)
-    except ValueError:  # something else than the map leads to the output
+    except ValueError:  # the output depends on something beside the map
         return None
 
 

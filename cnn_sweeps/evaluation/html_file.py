@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: what it names is text in it, and nothing that others wrote runs in it."""
+"""Writes a page as one HTML file that needs no other file; names in it are escaped, and only its own scripts run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,20 @@ _MOST_BYTES = 2**24  # of a page
 _IMAGES = re.compile("<!-- images begin -->.*?<!-- images end -->", re.DOTALL)
 
 
-def write_html(target: Path, template: str, **content: Any) -> None:
-    """Write a page, whole, from a template of the package; the `nonce` that it is given lets its own scripts run alone.
+def write_html(target: Path, template: str, title: str, **content: Any) -> None:
+    """Write a page, whole, from a template of the package.
+
+    Args:
+        target: the file.
+        template: the template's path below the package.
+        title: of the page.
+        content: the template's variables. It also gets version, time, and a `nonce`, without which no script runs.
 
     Raises:
         OSError: if it cannot be written.
     """
-    text = _templates().get_template(template).render(content, nonce=secrets.token_urlsafe())
+    about = {"title": title, "version": cnn_sweeps.__version__, "time": time.strftime("%Y-%m-%d %H:%M")}
+    text = _templates().get_template(template).render(content | about, nonce=secrets.token_urlsafe())
     replace_whole(target, text.encode(errors="backslashreplace"))
 
 
@@ -43,20 +50,19 @@ def _templates() -> jinja2.Environment:
 
 
 def address_of_picture(file: Path) -> str:
-    """Give a PNG file as an address that holds it."""
+    """Return a PNG file as a data: address."""
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def page_facts(title: str) -> dict[str, str]:
-    """Give what every page says of itself."""
-    now = time.strftime("%Y-%m-%d %H:%M")
-    return {"title": title, "version": cnn_sweeps.__version__, "time": now}
-
-
 def evaluation_in(file: Path, *, with_images: bool) -> Markup | None:
-    """Give what a report of a training shows of its evaluation and its data, for another page; None if it is away.
+    """Return the part of a training's report about evaluation and data, for another page.
 
-    Images of the data, which it has if it was written when they were to be shown, are left out on request.
+    Args:
+        file: the report.
+        with_images: whether to keep images of the data, if the report shows any.
+
+    Returns:
+        Safe HTML; None if there is no such report.
     """
     try:
         with opened_folder(file.parent) as folder:

@@ -1,4 +1,4 @@
-"""Names in pictures: in letters that a font of this machine has, and no longer than there is room for."""
+"""Prepares names for pictures: in letters that a font of this machine has, and short enough."""
 
 import logging
 import unicodedata
@@ -10,17 +10,17 @@ from matplotlib.ft2font import FT2Font
 from cnn_sweeps.text.names import for_picture, for_terminal, num_columns
 
 _MOST_COLUMNS = 24  # of a name
-_DEFAULT = "DejaVu Sans"  # which comes with matplotlib
+_DEFAULT = "DejaVu Sans"  # comes with matplotlib
 _NORMAL = 400  # weight
-_PLACEHOLDERS = "Last Resort"  # a font of boxes, which comes with it, too
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells which of a family's weights it takes
+_PLACEHOLDERS = "Last Resort"  # a font of boxes that comes with matplotlib
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it would log the weight of each font
 
 
 def label(name: object) -> str:
-    """Give a name as a text of a picture that is begun after this call: the end of a long one, which tells files apart.
+    """Return a name as text for a picture; call it before you make the figure, since it may set fonts.
 
-    Letters that matplotlib's own font lacks are drawn in one of the machine's; what no font has is shown as Python
-    writes it, such as `\\u732b`.
+    Of a long name the end is shown, where file names mostly differ. Letters that matplotlib's own font lacks use
+    another font of this machine. Letters that no font has are shown as Python writes them, such as `\\u732b`.
     """
     text = unicodedata.normalize("NFC", for_terminal(name))
     if missing := frozenset(text) - _letters_of(_DEFAULT):
@@ -38,7 +38,7 @@ def label(name: object) -> str:
 
 @cache
 def _families_with(letters: frozenset[str]) -> list[str]:
-    """Give font families that have some of the letters, each some that those before have not; upright, normal first."""
+    """Return upright font families that together have as many of the letters as possible; normal weight first."""
     fonts = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
     families = dict.fromkeys(font.name for font in sorted(fonts, key=lambda font: (font.weight != _NORMAL, font.name)))
     found, missing = [], letters
@@ -51,10 +51,10 @@ def _families_with(letters: frozenset[str]) -> list[str]:
 
 @cache
 def _letters_of(family: str) -> frozenset[str]:
-    """Give what a font has; nothing if it is none of letters, or none that can be drawn in every size."""
+    """Return the letters of a font; none if it is a font of placeholders, or cannot be scaled."""
     try:
         font = FT2Font(font_manager.findfont(family, fallback_to_default=False))
-    except (ValueError, RuntimeError, OSError):  # only condensed, or the like; in a format that is not known; gone
+    except (ValueError, RuntimeError, OSError):  # no normal style, an unknown format, or the file is gone
         return frozenset()
     is_usable = font.scalable and not family.startswith(_PLACEHOLDERS)
     return frozenset(map(chr, font.get_charmap())) if is_usable else frozenset()

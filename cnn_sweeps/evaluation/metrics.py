@@ -1,10 +1,10 @@
-"""Metrics of predicted probabilities, the same for all images, their bootstrap intervals, and what is said of them.
+"""Metrics of predicted probabilities, their bootstrap intervals, and texts about them.
 
-The definitions are scikit-learn's, and the tests hold each to it. But all resamples are measured at once, as weights of
-the images: scikit-learn, one resample after the other, takes many times as long.
+The definitions are scikit-learn's, and the tests compare each with it. But this module measures all resamples at once,
+as weights of the images; scikit-learn measures one after the other and takes many times as long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from cnn_sweeps.text.numbers import probability_text
 
-NUM_RESAMPLES = 1000
-NUM_BINS = 15  # of confidence, of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
+_NUM_RESAMPLES = 1000
+NUM_BINS = 15  # bins of confidence of equal width: Guo et al., On Calibration of Modern Neural Networks, 2017
 DECISIONS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
-"""The metrics of the predicted classes alone."""
+"""The metrics that depend on the predicted classes, and so on the decision threshold."""
 _WEIGHTS_AT_ONCE = 2**22  # 32 MB
-_SMALLEST_PROBABILITY = 1e-7  # as in Keras, so that one certain mistake does not make the mean infinite
+_SMALLEST_PROBABILITY = 1e-7  # as in Keras; without it, one certain mistake would make the mean infinite
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -31,21 +31,28 @@ class Estimate(NamedTuple):
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Give all three in a number's format."""
+        """Format all three numbers with one format."""
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
 def log_losses(probabilities: Floats, labels: Labels) -> Floats:
-    """Each image's -log(probability of the true class), (N,), in nats, 0 to 16.1; no penalty is in it."""
+    """Return each image's -log(probability of the true class), (N,), in nats, 0 to 16.1; without L2 penalty."""
     true_class = probabilities[np.arange(len(labels)), labels]
     return -np.log(np.maximum(true_class, _SMALLEST_PROBABILITY))
 
 
 def choose_classes(probabilities: Floats, threshold: float | None = None) -> Labels:
-    """Give the class of each row of (N, C), (N,): the one rule by which everything here decides.
+    """Choose the class of each row; all of the package decides by this rule.
 
-    Of two classes the second is chosen from the threshold on, 0 to 1, None: from 0.5; of more the most probable one,
-    whatever the threshold.
+    With two classes, the second one is chosen if its probability is at least the threshold. With more classes, the most
+    probable one is chosen, and the threshold has no effect.
+
+    Args:
+        probabilities: (N, C).
+        threshold: 0 to 1; None: 0.5.
+
+    Returns:
+        The classes, (N,).
     """
     if probabilities.shape[1] > 2:
         most_probable: Labels = probabilities.argmax(axis=1)
@@ -54,12 +61,12 @@ def choose_classes(probabilities: Floats, threshold: float | None = None) -> Lab
 
 
 def accuracy_of_commonest_class(labels: Labels) -> float:
-    """Share of images that are right if all are given the class that most of them have, 0 to 1."""
+    """Return the accuracy of predicting the commonest class for all images, 0 to 1."""
     return float(np.bincount(labels).max() / len(labels))
 
 
 def summarize(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, float]:
-    """Mean `log_loss`, and `accuracy`: the share of images whose class, by `choose_classes`, is the true one."""
+    """Return the mean `log_loss`, and the `accuracy` of the classes from `choose_classes`."""
     is_right = choose_classes(probabilities, threshold) == labels
     return {"log_loss": float(log_losses(probabilities, labels).mean()), "accuracy": float(is_right.mean())}
 
@@ -68,35 +75,31 @@ def measure(probabilities: Floats, labels: Labels, threshold: float | None = Non
     """Measure predictions.
 
     Args:
-        probabilities: (N, C), rows summing to 1; of two classes, the second is the positive one.
+        probabilities: (N, C), rows sum to 1; of two classes, the second is the positive one.
         labels: (N,), the true classes.
-        threshold: of two classes the second is predicted from this probability on; None: from 0.5. The `DECISIONS`
-            depend on it, the others do not.
+        threshold: the lowest probability for which the second of two classes is predicted; None: 0.5. Only the
+            `DECISIONS` depend on it.
 
     Returns:
-        By name: `log_loss`; `accuracy`, `balanced_accuracy` (mean recall of the classes); `precision`, `recall`, `f1`,
-        `roc_auc`, `pr_auc` (average precision) of the positive class or, of more than two classes, their means over the
-        classes, each against the rest; `brier_score`, the mean squared error of the positive class's probability or, of
-        more classes, summed over them; `expected_calibration_error` of the most probable class. All but `log_loss` are
-        0 to 1 (`brier_score` of more than two classes: to 2). NaN for what needs two classes where there is only one.
+        Values by name: `log_loss`; `accuracy`; `balanced_accuracy` (mean recall of the classes); `precision`, `recall`,
+        `f1`, `roc_auc` and `pr_auc` (average precision) of the positive class or, with more than two classes, the means
+        over the classes, each against the rest; `brier_score`, the mean squared error of the positive class's
+        probability or, with more classes, the sum over them; `expected_calibration_error` of the most probable class.
+        All are 0 to 1 except `log_loss` and `brier_score` of more than two classes (0 to 2). NaN if a metric needs two
+        classes and the images have only one.
     """
     values = _measure(probabilities, labels, threshold, np.ones((1, len(labels))))
     return {name: float(value[0]) for name, value in values.items()} | summarize(probabilities, labels, threshold)
 
 
 def estimate(probabilities: Floats, labels: Labels, threshold: float | None = None) -> dict[str, Estimate]:
-    """Do what `measure` does, each metric with a 95 % interval, which takes seconds where images and classes are many.
+    """Measure predictions as `measure` does, and add 95 % intervals; takes seconds for many images and classes.
 
-    The intervals are percentiles of the metric over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13), always the same ones. They tell how much another draw of so many
-    images would change the metric, not another training; where no image is a mistake they cannot tell anything.
+    The intervals are percentiles over 1,000 bootstrap resamples of the images (Efron and Tibshirani, An Introduction to
+    the Bootstrap, 1993, chapter 13), always the same ones. They show how much another draw of as many images would
+    change the metric, but not what another training would change. Without any mistake they show nothing.
     """
-    random, shares = np.random.default_rng(0), np.full(len(labels), 1 / len(labels))
-    rows = max(1, _WEIGHTS_AT_ONCE // len(labels))
-    parts = []
-    for start in range(0, NUM_RESAMPLES, rows):
-        drawn = random.multinomial(len(labels), shares, size=min(rows, NUM_RESAMPLES - start))
-        parts.append(_measure(probabilities, labels, threshold, drawn.astype(np.float64)))
+    parts = [_measure(probabilities, labels, threshold, weights) for weights in resamples(len(labels))]
     estimates = {}
     for name, value in measure(probabilities, labels, threshold).items():
         resampled = np.concatenate([part[name] for part in parts])
@@ -106,15 +109,24 @@ def estimate(probabilities: Floats, labels: Labels, threshold: float | None = No
     return estimates
 
 
-def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
-    """Give the decision threshold that maximises a metric, and the metric there.
+def resamples(num_images: int) -> Iterator[Floats]:
+    """Yield the weights of images, (R, N), in 1,000 bootstrap resamples, always the same ones, in parts of 32 MB."""
+    random, shares = np.random.default_rng(0), np.full(num_images, 1 / num_images)
+    rows = max(1, _WEIGHTS_AT_ONCE // num_images)
+    for start in range(0, _NUM_RESAMPLES, rows):
+        yield random.multinomial(num_images, shares, size=min(rows, _NUM_RESAMPLES - start)).astype(np.float64)
 
-    Of equally good thresholds it is the one nearest to 0.5.
+
+def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, float]:
+    """Find the decision threshold that maximises a metric; of equally good ones, the nearest to 0.5.
 
     Args:
-        scores: (N,), probability of the positive class.
+        scores: (N,), probabilities of the positive class.
         labels: (N,), 0 or 1.
         metric: `accuracy`, `balanced_accuracy` or `f1`.
+
+    Returns:
+        The threshold, 0 to 1, and the metric there.
     """
     distinct, which = np.unique(scores, return_inverse=True)
     edges = np.concatenate([[0.0], distinct, [1.0]])
@@ -122,26 +134,27 @@ def best_threshold(scores: Floats, labels: Labels, metric: str) -> tuple[float, 
     thresholds = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
     of_score = np.array([np.bincount(which[labels == each], minlength=len(distinct)) for each in (0, 1)])
     from_score_on = np.pad(of_score[:, ::-1].cumsum(axis=1)[:, ::-1], ((0, 0), (0, 1))).astype(np.float64)
-    false_positives, true_positives = from_score_on  # of each threshold; none at the last
+    false_positives, true_positives = from_score_on  # at each threshold; 0 at the last
     true, positive = from_score_on[:, 0], from_score_on.sum(axis=0)
     hits = np.stack([true[0] - false_positives, true_positives], axis=1)
     predicted = np.stack([len(labels) - positive, positive], axis=1)
     values = _by_counts(np.broadcast_to(true, hits.shape), predicted, hits)[metric]
-    values[1:][thresholds[1:] <= low[1:]] = -1  # where no number lies between two scores
+    values[1:][thresholds[1:] <= low[1:]] = -1  # no float lies between these two scores
     best = np.flatnonzero(values == values.max())
     chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
     return float(thresholds[chosen]), float(values[chosen])
 
 
 def confidence_bins(confidence: Floats) -> Labels:
-    """Give the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
+    """Return the bin, 0 to NUM_BINS - 1, of each image's highest probability."""
     return np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
 
 
 def describe_no_better(metrics: Mapping[str, float]) -> str | None:
-    """Say that a network is no better than naming the commonest class; None if it is better, or that is not known.
+    """Return a warning if a network is no better than predicting the commonest class; None if it is, or unknown.
 
-    Of the final metrics those of the test images count if they are there.
+    Args:
+        metrics: the final metrics; those of test images count, or else those of validation images.
     """
     prefix, images = ("test", "test") if "test_accuracy" in metrics else ("final_val", "validation")
     commonest = metrics.get(f"{prefix}_accuracy_of_commonest_class")
@@ -149,13 +162,13 @@ def describe_no_better(metrics: Mapping[str, float]) -> str | None:
         return None
     return (
         f"the network is no better than naming the commonest class: on the {images} images its accuracy is "
-        f"{reached:.3f}, that of the commonest class {commonest:.3f} (its balanced accuracy is "
+        f"{reached:.3f}, and always naming the commonest class gives {commonest:.3f} (the network's balanced accuracy: "
         f"{metrics[f'{prefix}_balanced_accuracy']:.3f})"
     )
 
 
 def describe_test(metrics: Mapping[str, float]) -> str:
-    """Say what was measured on test images, at which threshold, and what naming the commonest class would give."""
+    """Describe the metrics on test images, with the threshold and the accuracy of naming the commonest class."""
     texts = {
         "test_log_loss": "log loss {:.4f}",
         "test_accuracy": "accuracy {:.4f}",
@@ -170,7 +183,7 @@ def describe_test(metrics: Mapping[str, float]) -> str:
 
 
 def _measure(probabilities: Floats, labels: Labels, threshold: float | None, weights: Floats) -> dict[str, Floats]:
-    """Measure under each row of weights, (R, N), how often each image counts; each metric is (R,)."""
+    """Measure for each row of weights, (R, N), which says how often each image counts; each metric is (R,)."""
     num_classes = probabilities.shape[1]
     is_true = np.eye(num_classes)[labels]
     squared_errors = ((probabilities - is_true) ** 2).sum(axis=1) / (2 if num_classes == 2 else 1)
@@ -190,7 +203,7 @@ def _measure(probabilities: Floats, labels: Labels, threshold: float | None, wei
 
 
 def _by_counts(true: Floats, predicted: Floats, hits: Floats) -> dict[str, Floats]:
-    """Give what follows from how many images of each class there are, were predicted and were right: each (R, C)."""
+    """Compute metrics from the numbers of images of each class, predicted as it, and right: (R, C) each."""
     metrics = {"accuracy": hits.sum(axis=1) / true.sum(axis=1)}
     by_class = {"precision": _share(hits, predicted), "recall": _share(hits, true)}
     by_class["f1"] = _share(hits, (true + predicted) / 2)
@@ -209,7 +222,7 @@ def _calibration_error(confidence: Floats, is_correct: NDArray[np.bool_], weight
 
 
 def _areas(scores: Floats, is_positive: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Give the areas under the ROC curve and the precision-recall curve; equal scores are one point of the curve."""
+    """Return the areas under the ROC and the precision-recall curves; equal scores are one point of the curve."""
     order = np.argsort(-scores, kind="stable")
     first_of_score = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     by_score = np.add.reduceat(weights[:, order], first_of_score, axis=1)
@@ -229,7 +242,6 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """Average over the classes for which the metric is defined."""
     defined = np.isfinite(values)
     means: Floats = np.where(defined, values, 0).sum(axis=1) / np.maximum(defined.sum(axis=1), 1)
     return np.where(defined.any(axis=1), means, np.nan)

@@ -1,4 +1,4 @@
-"""What a network makes of each single image, kept with each training: so trainings can be compared image by image."""
+"""Keeps a network's results for each image with each training, so that trainings can be compared image by image."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_sweeps.evaluation.metrics import NUM_RESAMPLES, Estimate, Floats, Labels
+from cnn_sweeps.evaluation.metrics import Estimate, Floats, Labels, resamples
 
 MOST_IN_STUDY = 2000
-"""Images of which a study keeps values, the same of every trial: 5 kB a trial; more would change no verdict."""
+"""The largest number of images whose values a study keeps; they take 5 kB a trial. More would change no verdict."""
 FILES = {"final_val": "val_images.csv", "test": "test_images.csv"}
-"""The files of a training, by the prefix of its metrics."""
-_WEIGHTS_AT_ONCE = 2**22  # 32 MB
+"""The names of a training's files, by the prefix of its metrics."""
+
 _COLUMNS = ["image", "log_loss", "is_right"]
-_PACKED = np.dtype("<f2")  # keeps three digits of a loss from 6e-5 on, and of a smaller one what is above 6e-8
+_PACKED = np.dtype("<f2")  # three digits of losses above 6e-5, fewer of smaller ones, and 0 below 6e-8
 
 
 @dataclass(frozen=True, eq=False)
 class PerImage:
-    """What one training, or the mean of several, makes of each of n images.
+    """The results of one training, or the mean of several, for each of n images.
 
     Attributes:
-        images: str, (n,), sorted: tells images apart, equal for equal ones in whatever run, and in a random order.
+        images: (n,), sorted ids; the same image has the same id in every run. They are hashes, so the order is random.
         log_losses: (n,), in nats.
-        is_right: (n,), share of the trainings that give the image its true class, at their decision thresholds.
+        is_right: (n,), share of trainings that predict the true class, each at its decision threshold.
     """
 
     images: NDArray[np.str_]
@@ -40,7 +40,7 @@ class PerImage:
     is_right: Floats
 
     def as_csv(self) -> str:
-        """Give a table with one row an image."""
+        """Return a table with one row for each image."""
         table = StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(_COLUMNS)
@@ -49,7 +49,7 @@ class PerImage:
         return table.getvalue()
 
     def for_study(self, metrics: Collection[str]) -> dict[str, Any]:
-        """Give what `in_study` reads of some metrics, JSON types: of MOST_IN_STUDY images, drawn by their names."""
+        """Return the values of some metrics for the first MOST_IN_STUDY images, as JSON; `in_study` reads them."""
         names = "".join(self.images[:MOST_IN_STUDY])
         known = {"val_log_loss": self.log_losses, "val_accuracy": self.is_right}
         return {
@@ -60,7 +60,7 @@ class PerImage:
 
 
 def per_image(ids: NDArray[np.str_], labels: Labels, log_losses: Floats, is_right: NDArray[np.bool_]) -> PerImage:
-    """Take what was measured of images with these ids and classes, (n,) each; equal ones are counted."""
+    """Collect the results for images with these ids and classes, (n,) each; duplicates are told apart by a number."""
     seen, names = Counter[str](), list[str]()
     for image, label in zip(ids.tolist(), labels.tolist(), strict=True):
         seen[known := f"{image} {label}"] += 1
@@ -70,20 +70,20 @@ def per_image(ids: NDArray[np.str_], labels: Labels, log_losses: Floats, is_righ
 
 
 def parse_csv(text: str) -> PerImage:
-    """Read what `as_csv` gave.
+    """Read a table of `as_csv`.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: if it is no such table.
     """
     header, *rows = csv.reader(StringIO(text))
     if header != _COLUMNS or not rows:
-        raise ValueError(f"has the columns {', '.join(header)[:80]}, or no rows; should be {', '.join(_COLUMNS)}")
+        raise ValueError(f"has the columns {', '.join(header)[:80]}, or no rows; expected: {', '.join(_COLUMNS)}")
     images, losses, right = zip(*rows, strict=True)
     return PerImage(np.array(images), np.array(losses, np.float64), np.array(right, np.float64))
 
 
 def average(trainings: Sequence[PerImage]) -> PerImage:
-    """Give the mean of each image over the trainings that measured it, with other seeds, and each on its own fold."""
+    """Average the results of each image over the trainings (seeds or folds) that measured it."""
     images, which = np.unique(np.concatenate([each.images for each in trainings]), return_inverse=True)
     counts = np.bincount(which)
     sums = [
@@ -94,28 +94,24 @@ def average(trainings: Sequence[PerImage]) -> PerImage:
 
 
 def paired_difference(first: Floats, second: Floats) -> Estimate:
-    """Give by how much the second mean is higher, of the same images, (n,) each, with the bounds of its 95 % interval.
+    """Return second mean minus first mean, of values of the same images, (n,) each, with a 95 % interval.
 
-    They are percentiles over 1,000 bootstrap resamples of the images, as in `metrics.estimate`.
+    The interval comes from 1,000 bootstrap resamples of the images, as in `metrics.estimate`.
     """
-    differences, random = second - first, np.random.default_rng(0)
-    num_images, rows = len(differences), max(1, _WEIGHTS_AT_ONCE // len(differences))
-    shares, means = np.full(num_images, 1 / num_images), list[Floats]()
-    for start in range(0, NUM_RESAMPLES, rows):
-        drawn = random.multinomial(num_images, shares, size=min(rows, NUM_RESAMPLES - start))
-        means.append(drawn @ differences / num_images)
+    differences = second - first
+    means = [weights @ differences / len(differences) for weights in resamples(len(differences))]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Estimate(float(differences.mean()), float(low), float(high))
 
 
 @dataclass(frozen=True, eq=False)
 class InStudy:
-    """What a study keeps of a trial.
+    """Values of single images that a study keeps for a trial.
 
     Attributes:
-        images: which ones they are; equal for equal ones.
-        values: (n,), a metric of each; their mean is that of the trial, if these are all images.
-        num_images: of which these are a part.
+        images: a hash of the images' ids; equal for the same images.
+        values: (n,), a metric of each image.
+        num_images: the number of all images, at least n.
     """
 
     images: str
@@ -124,7 +120,7 @@ class InStudy:
 
 
 def in_study(noted: Any, metric: str) -> InStudy | None:
-    """Read what a trial notes of each image; None if it notes none of this metric, or what makes no sense."""
+    """Read the values of a metric that a trial has noted; None if there are none, or they make no sense."""
     if not isinstance(noted, Mapping) or not isinstance(noted.get(metric), str):
         return None
     try:

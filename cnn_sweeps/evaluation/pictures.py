@@ -1,4 +1,4 @@
-"""The pictures that a person looks at after a training; here, explained images and filters."""
+"""Writes the pictures of a training, and draws explained images and filters."""
 
 import io
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cnn_sweeps.evaluation.lettering import label
 from cnn_sweeps.evaluation.metrics import Floats
 from cnn_sweeps.evaluation.results import Evaluation
 from cnn_sweeps.settings.schema import TrainingConfig
-from cnn_sweeps.system.files import replace_whole, told_in
+from cnn_sweeps.system.files import collecting_failures, replace_whole
 from cnn_sweeps.training.loop import stopped_early
 from cnn_sweeps.training.progress import TrainingProgress
 
@@ -26,12 +26,10 @@ _FILTERS_A_ROW = 16
 def write_pictures(
     folder: Path, model: keras.Model, evaluation: Evaluation, progress: TrainingProgress, config: TrainingConfig
 ) -> list[str]:
-    """Draw how the training went, how good the network is on held-out images, and what it looks at; a PNG file each.
-
-    A picture that cannot be drawn leaves the others as they are.
+    """Write PNG files of the training, of the results on held-out images, and of the filters.
 
     Returns:
-        What to say of each picture that cannot be drawn.
+        A message for each picture that cannot be drawn; the others are drawn.
 
     Raises:
         OSError: if the disk is full.
@@ -50,8 +48,8 @@ def write_pictures(
     failures = list[str]()
     for name, draw in pictures.items():
         file = folder / f"{name}.png"
-        file.unlink(missing_ok=True)  # of an evaluation before
-        with told_in(failures, f"{file.name} cannot be drawn"):
+        file.unlink(missing_ok=True)  # of an earlier evaluation
+        with collecting_failures(failures, f"{file.name} cannot be drawn"):
             if (figure := draw()) is not None:
                 figure.savefig(picture := io.BytesIO(), format="png")
                 replace_whole(file, picture.getbuffer(), is_kept_at_once=False)
@@ -61,10 +59,7 @@ def write_pictures(
 def draw_explained(
     image: NDArray[np.uint8], heat: Floats, file_name: str, class_name: str, probability: float
 ) -> Figure:
-    """Draw an image, (height, width, channels), under its file's name and what it was taken for.
-
-    Over it is laid where the network sees that class, (rows, columns), 0 to 1.
-    """
+    """Draw an image, (height, width, channels), with its Grad-CAM, (rows, columns), 0 to 1, over it."""
     figure = Figure(figsize=(3.6, 4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.axis("off")
@@ -77,9 +72,9 @@ def draw_explained(
 
 
 def draw_filters(model: keras.Model) -> Figure | None:
-    """Draw the kernels of the first convolution, if there is one, each from its lowest to its highest value.
+    """Draw the kernels of the first convolution, each scaled from its lowest to its highest value.
 
-    In colour with 3 input channels, else the mean over them in grey; in rows, a white pixel between two.
+    With 3 input channels they are in colour, else the mean over the channels is grey. None without a convolution.
     """
     first = next((layer for layer in model.layers if isinstance(layer, layers.Conv2D)), None)
     if first is None:

@@ -1,4 +1,4 @@
-"""`report.html` of one training: what it came to, what it gets wrong, its data, and the commands that use it."""
+"""Writes `report.html` of one training: results, mistakes, data, and commands that use the model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_sweeps.data.images import Images, describe_images
-from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
-from cnn_sweeps.evaluation.metrics import Estimate
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, write_html
 from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.evaluation.sentences import tell_expected, tell_no_mistake
 from cnn_sweeps.text.commands import Command
@@ -20,12 +19,12 @@ from cnn_sweeps.training.progress import TrainingProgress
 _MOST_ROWS = 30  # of a table of classes
 _MOST_CONFUSIONS = 10
 _PICTURES = {
-    "learning_curves": "Learning curves. Where validation gets worse while training gets better, it learns by heart.",
-    "confusion_matrix": "Confusion matrix: how many images of each class (row) are taken for which (column).",
-    "roc_curve": "ROC curve: what share of a class is found, over the share of other images that is taken for it.",
-    "pr_curve": "Precision over recall: how often it is right when it names a class, over the share that is found.",
-    "reliability": "Reliability: how often it is right, over how sure it is. On the dotted line both are equal.",
-    "scores": "How sure it is: images by the probability that they are given.",
+    "learning_curves": "Learning curves. If validation gets worse while training gets better, the network overfits.",
+    "confusion_matrix": "Confusion matrix: how many images of each class (row) are predicted as which class (column).",
+    "roc_curve": "ROC curve: the share of a class that is found, over the share of other images taken for that class.",
+    "pr_curve": "Precision over recall: how often a predicted class is right, over the share of it that is found.",
+    "reliability": "Reliability: how often predictions are right, over their probability. Ideal is the dotted line.",
+    "scores": "Number of images by predicted probability.",
     "filters": "Filters of the first convolution.",
 }
 _NAMES = {
@@ -39,35 +38,29 @@ _NAMES = {
 
 
 class Thumbnail(NamedTuple):
-    """An image, as an address that holds it, with what is said of it."""
+    """An image as a data: address, with its name, prediction and true class."""
 
     address: str
     name: str
     predicted: str
     probability: float
-    true: str  # empty if the prediction is right
+    true: str  # the true class; empty if the prediction is right
 
 
 class Training(NamedTuple):
-    """The images of a training, how it went, and the epoch, from 1, after which its final weights were."""
+    """A finished training."""
 
     images: Images
     progress: TrainingProgress
-    kept_epoch: int
+    kept_epoch: int  # the epoch, counted from 1, whose weights are kept
 
 
 class Shown(NamedTuple):
-    """What a report shows of a training beside numbers: images, and pictures by name that lie in its folder."""
+    """What a report shows beside numbers: images, and the names of pictures in its folder."""
 
     mistakes: Sequence[Thumbnail] = ()
     explained: Sequence[Thumbnail] = ()
     pictures: Sequence[str] = tuple(_PICTURES)
-
-
-class _Metric(NamedTuple):
-    name: str
-    value: str
-    interval: str
 
 
 def write_report(
@@ -78,30 +71,22 @@ def write_report(
     commands: Sequence[Command],
     shown: Shown,
 ) -> None:
-    """Write `report.html` into the folder of a training's results.
-
-    Args:
-        folder: where its pictures are.
-        title: the run's name.
-        evaluation: of its final weights.
-        training: how they came about.
-        commands: that use it.
-        shown: beside numbers.
+    """Write `report.html` into the folder of a training's results, which has its pictures.
 
     Raises:
         OSError: if it cannot be written.
     """
     images, measured = training.images, evaluation.held_out
     pictures = [
-        {"address": address_of_picture(file), "told": _PICTURES[name], "is_broad": name == "learning_curves"}
+        {"address": address_of_picture(file), "caption": _PICTURES[name], "is_broad": name == "learning_curves"}
         for name in shown.pictures
         if (file := folder / f"{name}.png").exists()
     ]
     write_html(
         folder / REPORT_FILE,
         "evaluation/templates/run.html",
-        **page_facts(for_terminal(title)),
-        sentences=[_tell_training(training), *_tell_results(evaluation)],
+        for_terminal(title),
+        sentences=[_describe_training(training), *_describe_results(evaluation)],
         measured=measured,
         notes=_notes(measured),
         metrics=_metrics(measured),
@@ -114,25 +99,25 @@ def write_report(
     )
 
 
-def _tell_training(training: Training) -> str:
+def _describe_training(training: Training) -> str:
     images, progress, kept_epoch = training
-    counts = {split: sum(of_class.values()) for split, of_class in images.counts.items()}
+    num_images = sum(sum(of_class.values()) for of_class in images.counts.values())
     num_train, num_val = len(images.split.train), len(images.split.val)
-    name = for_terminal(images.dataset.name)
-    told = f"The network was trained on {num_train:,} of {sum(counts.values()):,} images of {name}"
-    chosen = f"; its weights are those after epoch {kept_epoch} of {progress.epochs_done}"
+    name, num_classes = for_terminal(images.dataset.name), len(images.dataset.class_names)
+    trained = f"The network was trained on {num_train:,} of {num_images:,} images of {name}, {num_classes} classes"
+    kept = f"its weights are those after epoch {kept_epoch} of {progress.epochs_done}"
     by = f", the best on {num_val:,} validation images" if kept_epoch == progress.best_epoch else ""
-    return f"{told}, {len(images.dataset.class_names)} classes{chosen}{by}."
+    return f"{trained}; {kept}{by}."
 
 
-def _tell_results(evaluation: Evaluation) -> list[str]:
+def _describe_results(evaluation: Evaluation) -> list[str]:
     measured = evaluation.held_out
-    told = tell_expected(measured.metrics | measured.intervals, len(measured.labels))
+    sentences = tell_expected(measured.metrics | measured.intervals, len(measured.labels))
     if confusions := measured.confusions:
         names, first = [for_terminal(name) for name in measured.dataset.class_names], confusions[0]
         number = f"{first.num_images:,} of {int((measured.labels == first.true).sum()):,} such images"
-        told.append(f"Its commonest mistake: it takes {names[first.true]} for {names[first.predicted]}, {number}.")
-    return told
+        sentences.append(f"Its commonest mistake: it takes {names[first.true]} for {names[first.predicted]}, {number}.")
+    return sentences
 
 
 def _notes(measured: Measured) -> list[str]:
@@ -140,22 +125,24 @@ def _notes(measured: Measured) -> list[str]:
         return ["Precision, recall and F1 are means over the classes, each against the rest."]
     second = for_terminal(measured.dataset.class_names[1])
     return [
-        f"It says {second} from a probability of {probability_text(measured.threshold)} on, which was chosen on "
-        f"validation images. Precision, recall and F1 are of {second}."
+        f"It predicts {second} if its probability is at least {probability_text(measured.threshold)}. This threshold "
+        f"was chosen on validation images. Precision, recall and F1 are those of {second}."
     ]
 
 
-def _metrics(measured: Measured) -> list[_Metric]:
-    return [_described(_NAMES.get(name, name.replace("_", " ")), each) for name, each in measured.estimates.items()]
-
-
-def _described(name: str, estimate: Estimate) -> _Metric:
-    interval = f"{estimate.low:.4f} to {estimate.high:.4f}" if np.isfinite(estimate.low) else ""
-    return _Metric(name, f"{estimate.value:.4f}", interval)
+def _metrics(measured: Measured) -> list[dict[str, str]]:
+    return [
+        {
+            "name": _NAMES.get(name, name.replace("_", " ")),
+            "value": f"{value:.4f}",
+            "interval": f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "",
+        }
+        for name, (value, low, high) in measured.estimates.items()
+    ]
 
 
 def _mistaken(measured: Measured) -> dict[str, Any]:
-    """Give the commonest confusions, and how each class does."""
+    """Return the template's variables about the commonest confusions and the results of each class."""
     names, counts = [for_terminal(name) for name in measured.dataset.class_names], measured.confusion_matrix
     confusions = [
         {"true": names[each.true], "predicted": names[each.predicted], "images": each.num_images}
@@ -181,7 +168,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _data(images: Images) -> dict[str, Any]:
-    """Give what the images are: how many of each class for what, and what is odd about them."""
+    """Return the template's variables about the images: source, numbers by split and class, and oddities."""
     names = images.dataset.class_names[:_MOST_ROWS]
     return {
         "source": f"{for_terminal(images.dataset.name)}, from {for_terminal(hide_passwords(images.dataset.source))}.",

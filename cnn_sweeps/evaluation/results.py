@@ -1,4 +1,4 @@
-"""How a trained network did: its metrics on validation and test images."""
+"""Evaluates a trained network on validation and test images."""
 
 import logging
 import math
@@ -23,29 +23,29 @@ from cnn_sweeps.training.progress import TrainingProgress
 log = logging.getLogger(__name__)
 
 Predict = Callable[[Indices], Floats]
-"""Gives the probabilities, (n, C), of the images at n positions."""
+"""Takes n positions of images in the data set, and returns their predicted probabilities, (n, C)."""
 
 
 class Confusion(NamedTuple):
-    """How many images of one class are taken for another one, and what share of the first class's images that is."""
+    """How many images of one class are taken for another one."""
 
     true: int
     predicted: int
     num_images: int
-    share: float
+    share: float  # of the images of the true class
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a network makes of the validation images, or of the test images.
+    """Predictions of a network for the validation images or the test images.
 
     Attributes:
-        title: what the images are.
+        title: says which images these are.
         prefix: of the metrics' names, `final_val` or `test`.
-        dataset: that holds the images, with their classes.
-        indices: (n,), their positions.
-        probabilities: (n, C), what the network predicts.
-        threshold: of two classes the second is predicted from this probability on; None with more classes.
+        dataset: has the images and their classes.
+        indices: (n,), the positions of these images in the data set.
+        probabilities: (n, C), as predicted.
+        threshold: the lowest probability for which the second of two classes is predicted; None with more classes.
     """
 
     title: str
@@ -62,12 +62,12 @@ class Measured:
 
     @cached_property
     def predicted(self) -> Labels:
-        """(n,), the classes that the network gives."""
+        """(n,), the predicted classes."""
         return choose_classes(self.probabilities, self.threshold)
 
     @property
     def per_image(self) -> PerImage:
-        """What the network makes of each image."""
+        """The results for each image."""
         losses = metrics.log_losses(self.probabilities, self.labels)
         return per_image(self.dataset.ids[self.indices], self.labels, losses, self.predicted == self.labels)
 
@@ -78,14 +78,14 @@ class Measured:
 
     @cached_property
     def confusion_matrix(self) -> Labels:
-        """(C, C), how many images of each true class, by row, are taken for each class, by column."""
+        """(C, C), how many images of each true class (row) are predicted as each class (column)."""
         num_classes = self.probabilities.shape[1]
         pairs = self.labels * num_classes + self.predicted
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
     @property
     def confusions(self) -> list[Confusion]:
-        """What is confused with what, the commonest first; of equally common ones that of the higher share."""
+        """All confusions, the commonest first; of equally common ones, the one with the higher share first."""
         counts = self.confusion_matrix
         found = [
             Confusion(
@@ -98,7 +98,7 @@ class Measured:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Each metric at the threshold; of two classes also at 0.5; and the accuracy of naming the commonest class."""
+        """The metrics at the threshold, with two classes also at 0.5, and the commonest class's accuracy."""
         values = metrics.measure(self.probabilities, self.labels, self.threshold)
         values["accuracy_of_commonest_class"] = accuracy_of_commonest_class(self.labels)
         if self.threshold is None:
@@ -108,12 +108,12 @@ class Measured:
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Those of `measure` with their intervals, which cost more than all else here: for what a person is shown."""
+        """The metrics of `measure` with intervals. They are slow to compute, so only use them for a person to read."""
         return metrics.estimate(self.probabilities, self.labels, self.threshold)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """All of them by their full names, e.g. `test_accuracy`, `test_accuracy_at_half`."""
+        """All metrics by their full names, e.g. `test_accuracy`, `test_accuracy_at_half`."""
         return {f"{self.prefix}_{name}": value for name, value in self.values.items()}
 
     @property
@@ -127,7 +127,7 @@ class Measured:
         return {name: value for name, value in bounds.items() if math.isfinite(value)}
 
     def describe(self, *, with_intervals: bool = True) -> str:
-        """Give the most important metrics, and what accuracy is to be held against."""
+        """Describe the most important metrics, and the accuracy of naming the commonest class."""
         shown = self.estimates if with_intervals else self.values
         parts = [f"log loss {shown['log_loss']:.4f}", f"accuracy {shown['accuracy']:.3f}"]
         if self.threshold not in (None, 0.5):
@@ -137,24 +137,24 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The final weights on validation images and, if these were measured, on test images."""
+    """The results of the final weights on validation images and, if these were measured, on test images."""
 
     validation: Measured
     test: Measured | None
 
     @property
     def held_out(self) -> Measured:
-        """The images that say most of how the network does on new ones."""
+        """The images that best predict how the network does on new ones: test images, or else validation images."""
         return self.test or self.validation
 
     @property
     def threshold(self) -> float | None:
-        """Of two classes, the probability from which on the second is predicted: the best on validation images."""
+        """The lowest probability for which the second of two classes is predicted: the best on validation images."""
         return self.validation.threshold
 
     @property
     def metrics(self) -> dict[str, float]:
-        """All of them by name, `decision_threshold` included."""
+        """All metrics by name, with `decision_threshold`."""
         threshold = {} if self.threshold is None else {"decision_threshold": self.threshold}
         return self.validation.metrics | (self.test.metrics if self.test else {}) | threshold
 
@@ -167,15 +167,15 @@ class Evaluation:
 def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunConfig, *, on_test: bool) -> Evaluation:
     """Measure the final weights on validation images and, if asked and there are any, on test images.
 
-    Of two classes the decision threshold is chosen first, on validation images, and everything is measured at it. What
-    is said of the validation images has intervals only if test images are asked for: nobody waits to read a trial's.
+    With two classes, the decision threshold is first chosen on validation images, and then used for all metrics. Only
+    with `on_test` does the log show intervals for validation images: in a sweep's trials nobody would read them.
     """
     probabilities, threshold = predict(split.val), None
     if len(dataset.class_names) == 2:
         metric = config.evaluation.threshold_metric
         threshold, _ = metrics.best_threshold(probabilities[:, 1], dataset.labels[split.val], metric)
         log.info(
-            "%s from a probability of %s on, best by %s on validation images",
+            "%s is predicted if its probability is at least %s, the best threshold by %s on validation images",
             *(for_terminal(dataset.class_names[1]), probability_text(threshold), metric.replace("_", " ")),
         )
     validation = Measured("Validation images", "final_val", dataset, split.val, probabilities, threshold)
@@ -185,15 +185,16 @@ def evaluate(predict: Predict, dataset: ImageDataset, split: Split, config: RunC
 
 
 def measure_test(predict: Predict, dataset: ImageDataset, split: Split, threshold: float | None) -> Measured:
-    """Measure the final weights on the test images, at a threshold of theirs."""
+    """Measure the final weights on the test images, at their decision threshold."""
     test = Measured("Test images", "test", dataset, split.test, predict(split.test), threshold)
     log.info("test images: %s", test.describe())
     return test
 
 
-def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[str, float]:
-    """Give how long the training went, and how large the network is."""
-    log.info("best epoch %d of %d, whose weights are kept:", progress.best_epoch, progress.epochs_done)
+def describe_training(model: keras.Model, progress: TrainingProgress, kept_epoch: int) -> dict[str, float]:
+    """Log which weights are kept; return the number of epochs, the best epoch, and the number of parameters."""
+    kept = "its weights" if kept_epoch == progress.best_epoch else "the weights of the last epoch"
+    log.info("best epoch %d of %d; %s are kept", progress.best_epoch, progress.epochs_done, kept)
     return {
         "best_epoch": float(progress.best_epoch),
         "epochs": float(progress.epochs_done),
@@ -204,9 +205,9 @@ def describe_training(model: keras.Model, progress: TrainingProgress) -> dict[st
 def evaluate_on_train(
     predict: Predict, dataset: ImageDataset, split: Split, threshold: float | None, val_log_loss: float
 ) -> dict[str, float]:
-    """Measure the final weights on the training images; give metrics, and the gap to the log loss on validation images.
+    """Measure the final weights on the training images, and the gap to the log loss on validation images.
 
-    In inference mode and at the same threshold, as validation is, so that the gap is that of generalization alone.
+    Both are measured in inference mode and at the same threshold, so that only generalization makes the gap.
     """
     probabilities, labels = predict(split.train), dataset.labels[split.train]
     measured = metrics.summarize(probabilities, labels, threshold)

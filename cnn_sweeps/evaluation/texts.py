@@ -1,4 +1,4 @@
-"""The texts of a run that a person reads: its settings, its images in doubt, what it measured, what it confuses."""
+"""Writes the text files of a run: settings, lists of doubtful images, metrics, and confusions."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from cnn_sweeps.text.passwords import hide_passwords
 def write_settings(
     folder: Path, config: RunConfig, overrides: Sequence[str], dataset: ImageDataset, split: Split
 ) -> None:
-    """Write the composed configuration, the overrides, and the lists of images that are left out or in doubt."""
+    """Write the composed configuration, the overrides, and lists of images that are left out or doubtful."""
     texts = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config.resolved)),
         "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
@@ -36,7 +36,7 @@ def write_settings(
 
 
 def write_per_image(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Write what the network makes of each validation and test image; give the files."""
+    """Write the results for each validation and test image; return the files."""
     files = {folder / FILES[each.prefix]: each for each in (evaluation.validation, evaluation.test) if each is not None}
     for file, measured in files.items():
         _write(file, measured.per_image.as_csv())
@@ -44,10 +44,7 @@ def write_per_image(folder: Path, evaluation: Evaluation) -> list[Path]:
 
 
 def write_report(folder: Path, measured: Measured) -> None:
-    """Write what was measured as texts: metrics with intervals, confusions, and precision and recall of each class.
-
-    Both at the decision threshold, where there is one.
-    """
+    """Write metrics with intervals, confusions, and precision and recall of each class, at the decision threshold."""
     estimates, values = measured.estimates, measured.values
     if measured.threshold is not None:
         values = values | {"decision_threshold": measured.threshold}
@@ -59,7 +56,8 @@ def write_report(folder: Path, measured: Measured) -> None:
     report += f"\naccuracy of naming the commonest class: {measured.values['accuracy_of_commonest_class']:.3f}\n"
     if measured.threshold is not None:
         second = for_terminal(measured.dataset.class_names[1])
-        report = f"{second} from a probability of {probability_text(measured.threshold)} on\n\n{report}"
+        at_least = probability_text(measured.threshold)
+        report = f"{second} is predicted if its probability is at least {at_least}\n\n{report}"
         report += f"precision, recall and F1 elsewhere are those of {second}, the positive class\n"
     _write(folder / f"{measured.prefix}_report.txt", report)
 
@@ -75,7 +73,7 @@ def _confusions_table(measured: Measured) -> str:
 
 
 def per_class_report(measured: Measured) -> str:
-    """Give precision, recall, F1 and number of images a class as a text."""
+    """Return a text with precision, recall, F1 and number of images of each class."""
     from sklearn.metrics import classification_report  # noqa: PLC0415  takes 1.4 s, needed at the end
 
     names = [for_terminal(name) for name in measured.dataset.class_names]

@@ -1,4 +1,4 @@
-"""Small images for a report: what a network got wrong, and where it sees the class that it predicts."""
+"""Makes small images for a report: mistakes of a network, and Grad-CAM of some predictions."""
 
 import base64
 import io
@@ -16,30 +16,30 @@ from cnn_sweeps.evaluation.results import Measured
 from cnn_sweeps.text.names import for_terminal
 
 NUM_MISTAKES = 12
-NUM_EXPLAINED = 4  # right ones, and as many wrong ones
+NUM_EXPLAINED = 4  # right predictions, and as many wrong ones
 _LONGEST_SIDE = 160  # pixels
-_QUALITY = 88  # of JPEG, in which twenty such photographs have 0.2 MB
+_QUALITY = 88  # of JPEG; twenty such photographs take 0.2 MB
 
 
 def show_mistakes(measured: Measured) -> list[Thumbnail]:
-    """Give up to 12 wrongly predicted images, those of the highest probability first."""
+    """Return up to 12 wrongly predicted images, the most confident first."""
     return [_show(measured, i) for i in most_confident_mistakes(measured).tolist()]
 
 
 def show_explained(model: keras.Model, measured: Measured) -> list[Thumbnail]:
-    """Give up to 4 right and 4 wrong predictions under their Grad-CAM; none if the network has no such maps."""
+    """Return up to 4 right and 4 wrong predictions with their Grad-CAM; none if Grad-CAM does not work."""
     chosen = images_to_explain(measured)
     heat = grad_cam(model, measured.dataset.images[measured.indices[chosen]], measured.predicted[chosen])
     return [] if heat is None else [_show(measured, i, each) for i, each in zip(chosen.tolist(), heat, strict=True)]
 
 
 def most_confident_mistakes(measured: Measured) -> Labels:
-    """Give which of the measured images are up to 12 wrong predictions, those of the highest probability first."""
+    """Return the positions, among the measured images, of up to 12 wrong predictions, the most confident first."""
     return _most_confident(measured, measured.predicted != measured.labels, NUM_MISTAKES)
 
 
 def images_to_explain(measured: Measured) -> Labels:
-    """Give which are up to 4 right predictions, of all classes in turn, and 4 wrong ones; the most confident."""
+    """Return the positions of up to 4 right predictions, from all classes in turn, and up to 4 wrong ones."""
     is_right, classes = measured.predicted == measured.labels, np.unique(measured.labels)
     best = [_most_confident(measured, is_right & (measured.labels == i), NUM_EXPLAINED) for i in classes]
     in_turn = [of_class[rank] for rank in range(NUM_EXPLAINED) for of_class in best if rank < len(of_class)]
@@ -63,7 +63,7 @@ def _show(measured: Measured, i: int, heat: Floats | None = None) -> Thumbnail:
 
 
 def address_of(image: NDArray[np.uint8], heat: Floats | None = None) -> str:
-    """Give an image, (height, width, 1 or 3), small, as an address that holds it; heat, 0 to 1, is laid over it."""
+    """Return a small copy of an image, (height, width, 1 or 3), as a data: address; heat, 0 to 1, is laid over it."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
     scale = _LONGEST_SIDE / max(picture.size)
     size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))

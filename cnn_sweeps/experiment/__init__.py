@@ -1,1 +1,1 @@
-"""The main path: one run, from its images to its record."""
+"""The main path: one run from its images to its record."""

@@ -1,4 +1,4 @@
-"""The weights that a network begins with: at hand before any image is decoded."""
+"""Makes sure that a network's first weights are on this machine before any image is decoded."""
 
 from dataclasses import replace
 
@@ -9,12 +9,14 @@ from cnn_sweeps.use.place import find_place, naming
 
 
 def prepare_beginning(config: RunConfig) -> RunConfig:
-    """Have a pretrained network's weights at hand, and see that it takes the images; give the configuration with that.
+    """Fetch a pretrained network's weights, and check that they and the images fit the network.
 
-    Where the weights are those of a kept model, its parameters name that model's version, and its network their file.
+    Returns:
+        The configuration. If a kept model's weights are used, its settings name that model's version, and the network
+        gets the path of their file.
 
     Raises:
-        UserError: if the weights cannot be had, or are those of another network, or the images do not fit.
+        UserError: if the weights cannot be fetched, belong to another network, or the images do not fit.
     """
     if config.model["_target_"] != PRETRAINED:
         return config
@@ -32,7 +34,7 @@ def prepare_beginning(config: RunConfig) -> RunConfig:
         config = replace(config, model=config.model | {"weights": str(file)}, resolved=recorded)
     try:
         try_network(config)
-    except ModelError as error:  # which names the file that was made of a kept model
+    except ModelError as error:  # it names the file that was made from a kept model
         used, given = config.model["weights"], config.settings["model.weights"]
         raise ModelError(str(error).replace(f"{used}:", f"{given}:")) from error
     return config

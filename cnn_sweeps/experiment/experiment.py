@@ -15,13 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple[float, ...]:
-    """Take one run from its data through network, training, evaluation and record to its objective, or objectives.
+    """Do one whole run: data, network, training, evaluation and record.
 
-    A pruned trial that is reproduced has none.
+    Returns:
+        The objective; a tuple if there are several, or none, as when a pruned trial is reproduced.
 
     Raises:
         UserError: for whatever the user can fix.
-        optuna.TrialPruned: in a sweep, if the trial is not worth going on with.
+        optuna.TrialPruned: in a sweep, if the trial is pruned.
     """
     prepare_libraries()
     if role is None and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -34,7 +35,7 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
     with listing_bad_files():
         images = role.load_images()  # the data
     parts = plan_parts(config, images)
-    with slow_imports():  # TensorFlow and MLflow; what is wrong with the data is told before they are there
+    with slow_imports():  # TensorFlow and MLflow; errors in the data are reported before
         from cnn_sweeps.experiment import part, recording
     with recording.open_whole(parts, role, store) as whole:
         while not role.gives_up(whole.finals) and (number := len(whole.finals)) < len(parts):

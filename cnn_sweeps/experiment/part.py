@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run_part(part: Part, whole: Whole) -> bool:
-    """Train, measure and record one network; tell whether it came to its end, and its trial was not pruned before."""
+    """Train, measure and record one network; return whether it finished: False if its trial was pruned."""
     role, config = whole.role, part.config
     settings = config.settings_of_weights | {"fold": part.name if config.folds > 1 else ""}
     with whole.open_run(part, settings) as (run, checkpoint):
@@ -36,45 +36,44 @@ def run_part(part: Part, whole: Whole) -> bool:
         if network.backbone is not None:
             _name_weights(network.backbone.digest, run, part.config)
         save = partial(checkpoint.save, progress=progress, run=whole.left_by(run.record))
-        save(network.model)  # so that a run that ends in its first epoch goes on in this record
+        save(network.model)  # so that a run interrupted in its first epoch resumes in this record
         for epoch in range(1, progress.epochs_done + 1):
             run.record.log_metrics(_recorded(progress, epoch, config), epoch)
         trained = train_part(part, role, network, progress, EpochRecorder(run, save, role.max_share_of_time))
         if role.is_pruned:
             log.info("pruned after epoch %d", progress.epochs_done)
-            run.record.log_outcome(f"**PRUNED after epoch {progress.epochs_done}**{_told(progress, config)}")
+            run.record.log_outcome(f"**PRUNED after epoch {progress.epochs_done}**{_last_value(progress, config)}")
             return False
         whole.finished[run.record.record_id] = role.finish(trained, run)
     return True
 
 
 def _name_weights(digest: str, run: LiveRun, config: RunConfig) -> None:
-    """Record which weights the network begins with; raise a ConfigError if it goes on and began with others."""
+    """Record the digest of the first weights; raise a ConfigError if a resumed run began with others."""
     recorded = read_record(run.record.folder)
     if recorded is not None and recorded.tags.get(WEIGHTS_TAG, digest) != digest:
         raise ConfigError(
-            f"model.weights={config.model.get('weights')}: are others than when the run was interrupted; restore them, "
+            f"model.weights={config.model.get('weights')}: have changed since the run was interrupted; restore them, "
             "or start anew without resume=true"
         )
     run.record.log_tags({WEIGHTS_TAG: digest})
 
 
 def build_part(part: Part, *, is_fine_tuned: bool = False) -> Network:
-    """Build the network of a part, in the state in which training begins, or fine-tuning."""
+    """Build the network of a part, ready for training or for fine-tuning."""
     return build_network(part.config, part.images.dataset, len(part.images.split.train), is_fine_tuned=is_fine_tuned)
 
 
 def train_part(
     part: Part, role: Role, network: Network, progress: TrainingProgress, keeper: EpochRecorder
 ) -> TrainedNetwork:
-    """Train the network from where `progress` stands, recording each epoch; then fine-tune it if it is to be."""
+    """Train the network from where `progress` stands, and record each epoch; then fine-tune it if configured."""
     if part.is_first:
         role.begin(progress)
     inputs = _train(part, role, network, progress, keeper)
     if part.config.fine_tune and progress.fine_tuned_after is None and not role.is_pruned:
-        log.info(
-            "from now on training changes the last %s of the backbone, too", counted(part.config.fine_tune, "layer")
-        )
+        layers = counted(part.config.fine_tune, "layer")
+        log.info("from now on training also changes the last %s of the backbone", layers)
         head, network = network, build_part(part, is_fine_tuned=True)
         network.go_on_from(head)
         progress.begin_fine_tuning(network.model)
@@ -82,16 +81,16 @@ def train_part(
     return TrainedNetwork(part, network, inputs.predict, progress, keeper.run.record)
 
 
-def _told(progress: TrainingProgress, config: RunConfig) -> str:
+def _last_value(progress: TrainingProgress, config: RunConfig) -> str:
     value = progress.history[-1].get(config.objective[0])
     return "" if value is None else f": {config.objective[0]} {value:.4g}"
 
 
 def _recorded(progress: TrainingProgress, epoch: int, config: RunConfig) -> dict[str, float]:
-    """Give what is recorded of an epoch, counted from 1: first what MLflow is to compare runs by, as it does.
+    """Return the metrics to record for an epoch, counted from 1; MLflow compares runs by the first one.
 
-    Where the weights of the best epoch are kept that is the best value so far: a later epoch's own would contradict
-    the ranking.
+    If the weights of the best epoch are kept, the first one is the best value so far: the last epoch's own value would
+    contradict the ranking.
     """
     metrics, objective = progress.history[epoch - 1], config.objective[0]
     first = {name: metrics[name] for name in config.objective if name in metrics}

@@ -1,4 +1,4 @@
-"""One configuration trained several times: with other seeds, on other folds; what their mean is worth."""
+"""One configuration trained several times, with other seeds or on other folds, and the mean of the results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from cnn_sweeps.data.split import split_into_folds
 from cnn_sweeps.settings.schema import RunConfig
 
 RESULTS = "results"
-"""The folder, below that of the record of a part or of the whole, of settings, texts and pictures."""
+"""The folder for settings, texts and pictures, below the folder of a record."""
 _LOSES_BELOW_P = 0.05
 SHOWN_OF_PARTS = {
     "final_val_log_loss": "validation log loss",
@@ -23,24 +23,24 @@ SHOWN_OF_PARTS = {
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of a run's trainings; of a run with a single one, all of it."""
+    """One of a run's trainings; a run with a single training has one part."""
 
     config: RunConfig  # with the training's own seed
     images: Images  # with the training's own validation images
-    name: str = ""  # what tells it from the others; empty if there are none
+    name: str = ""  # such as "seed 0 fold 1 of 5"; empty if there is only one training
     is_first: bool = True
 
     @property
     def network_name(self) -> str:
-        """What the network is called in short, such as `cnn`."""
+        """The short name of the network, such as `cnn`."""
         return str(self.config.model["_target_"]).rpartition(".")[2].removeprefix("build_")
 
 
 def plan_parts(config: RunConfig, images: Images) -> list[Part]:
-    """Give every training: `config.repeats` seeds from `config.seed` on, each on `config.folds` folds.
+    """Return all trainings of a run: `config.repeats` seeds from `config.seed` on, each on `config.folds` folds.
 
     Raises:
-        DataError: if a class has fewer different images than folds.
+        DataError: if a class has fewer different images than there are folds.
     """
     if config.repeats == config.folds == 1:
         return [Part(config, images)]
@@ -57,15 +57,15 @@ def plan_parts(config: RunConfig, images: Images) -> list[Part]:
 
 
 def folder_of_part(name: str, whole: Path) -> Path:
-    """Give the folder of the record of a part, below that of the whole."""
+    """Return the folder of a part's record, below the folder of the whole run."""
     return whole / name.replace(" ", "_")
 
 
 def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Give the mean of each metric and, of several trainings, its standard error under the name with `_se`.
+    """Return the mean of each metric and, if there are several trainings, its standard error under NAME_se.
 
-    Each training is measured at its own decision threshold; of several none is given, since their mean is nobody's. The
-    error takes the trainings as independent, which folds, sharing training images, are not quite.
+    Each training is measured at its own decision threshold. The mean of thresholds would belong to no training, so it
+    is left out. The standard error assumes independent trainings; folds are not quite, since they share images.
     """
     if len(finals) == 1:
         return dict(finals[0])
@@ -77,20 +77,20 @@ def average_metrics(finals: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def describe_mean(averaged: dict[str, float], num_trainings: int) -> str:
-    """Say what `average_metrics` gave for several trainings."""
-    told = [
+    """Describe the result of `average_metrics` for several trainings in one line."""
+    means = [
         f"{name} {averaged[metric]:.4f} ± {averaged[f'{metric}_se']:.4f}"
         for metric, name in SHOWN_OF_PARTS.items()
         if metric in averaged
     ]
-    return f"mean of {num_trainings} trainings ± its standard error: {', '.join(told)}"
+    return f"mean of {num_trainings} trainings ± its standard error: {', '.join(means)}"
 
 
 def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, minimize: bool) -> bool:
-    """Tell whether trainings are worse than the best configuration's of the same seeds and folds, beyond chance.
+    """Return whether trainings are worse than those of the best configuration, with the same seeds and folds.
 
-    A one-sided paired t-test at the 5 % level; never after a single training. It is asked after each training without a
-    correction for that, and folds share images: of equal configurations more than 5 % are taken to lose.
+    This is a one-sided paired t-test at the 5 % level; it needs two trainings. It is repeated after each training
+    without a correction, and folds share images. So more than 5 % of equally good configurations are rejected.
     """
     num_pairs = min(len(values), len(best_values))
     if num_pairs < 2:
@@ -99,18 +99,18 @@ def clearly_loses(values: Sequence[float], best_values: Sequence[float], *, mini
     worse = differences if minimize else -differences
     if np.ptp(worse) == 0:
         return bool(worse[0] > 0)
-    from scipy.special import stdtr  # 0.25 s, before a run's first line
+    from scipy.special import stdtr  # importing it at the top would delay each run's first line by 0.25 s
 
-    # scipy.stats would test it, too, but takes a sweep's controller 0.3 s to import
+    # scipy.stats has this test, but takes a sweep's controller 0.3 s to import
     t = worse.mean() / (worse.std(ddof=1) / np.sqrt(num_pairs))
     return bool(stdtr(num_pairs - 1, -t) < _LOSES_BELOW_P)
 
 
 def final_metric(objective: str) -> str:
-    """Name the metric of a run's final weights that an objective is."""
+    """Return the name of the final metric for an objective."""
     return objective if objective == "num_parameters" else f"final_{objective}"
 
 
 def objective_values(final: dict[str, float], config: RunConfig) -> list[float]:
-    """Give the objectives among a run's final metrics."""
+    """Return the values of the objectives among a run's final metrics."""
     return [final[final_metric(name)] for name in config.objective]

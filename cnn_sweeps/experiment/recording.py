@@ -1,4 +1,4 @@
-"""How a run is recorded, whatever its role is: each of its parts, and the whole that several make."""
+"""Records a run in any role: each of its parts, and the whole if there are several parts."""
 
 import json
 import logging
@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Whole:
-    """All parts of a run. Several have a record each, in folders below that of the whole."""
+    """All parts of a run. If there are several, each has a record of its own, in a folder below the whole's."""
 
     role: Role
     store: str  # the tracking URI
     finished: dict[str, dict[str, float]] = field(default_factory=dict)  # final metrics by the id of a part's record
-    run: LiveRun | None = None  # the whole's, once it has begun, if there are several parts
+    run: LiveRun | None = None  # of the whole; None if there is only one part
     _checkpoint: Checkpoint | None = None
     _is_resumed: bool = False
 
@@ -53,15 +53,15 @@ class Whole:
         return list(self.finished.values())
 
     def left_by(self, record: Record) -> RunLeft:
-        """Give what a checkpoint says of the run of a part, or of the whole."""
+        """Return what a checkpoint notes about the run of a part, or of the whole."""
         whole = record if self.run is None else self.run.record
         return RunLeft(record.record_id, str(short_path(record.folder)), whole.record_id)
 
     @contextmanager
     def open_run(self, part: Part, settings: dict[str, Any]) -> Iterator[tuple[LiveRun, Checkpoint]]:
-        """Record the block as the run of a part, or of the whole, and hold its checkpoint, which `settings` tell apart.
+        """Record the block as the run of a part, or of the whole, and hold its checkpoint, identified by `settings`.
 
-        What an interrupted process has left goes on.
+        A run that was interrupted is resumed, if the role says so.
 
         Raises:
             ConfigError: if the checkpoint cannot be claimed.
@@ -77,7 +77,7 @@ class Whole:
             folder, is_left = self._place_of(part, checkpoint)
             run = LiveRun(folder, self.store)
             with (
-                _told_how_to_go_on(role if is_on_its_own else None),
+                _showing_how_to_resume(role if is_on_its_own else None),
                 run.ending(log_file, is_trial=role.is_trial and not is_part),
             ):
                 if is_left:
@@ -96,38 +96,38 @@ class Whole:
                 if not is_part and (role.is_trial or role.is_pruned):
                     run.record.log_tags({STATE_TAG: "PRUNED" if role.is_pruned else "COMPLETE"})
             if is_part:
-                self.keep()  # while there is its own checkpoint
+                self.keep()  # before the part's own checkpoint is removed
 
     def _place_of(self, part: Part, checkpoint: Checkpoint) -> tuple[Path, bool]:
-        """Give the folder of a record, and whether it goes on with what an interrupted process has left there."""
+        """Return the folder of a record, and whether a record that an interrupted process left there is resumed."""
         if self.run is not None:
             folder = folder_of_part(part.name, self.run.record.folder)
             return folder, self._is_resumed and read_record(folder) is not None
         left = None if self.role.is_trial else checkpoint.read_left()  # each trial has a run of its own
-        recorded = None if left is None else read_record(Path(left.folder))  # another one may be there by now, or none
+        recorded = None if left is None else read_record(Path(left.folder))  # it may be gone, or another run's
         if left is None or recorded is None or recorded.begin.record != left.record:
             return output_dir(), False
         self._is_resumed = True
         return Path(left.folder), True
 
     def keep(self) -> None:
-        """Keep the finished parts, so that they are not trained again if the run is interrupted."""
+        """Keep the results of finished parts, so that they are not trained again after an interruption."""
         if self._checkpoint is None or self.run is None:
             return
         try:
             self._checkpoint.save_parts(self.finished, self.left_by(self.run.record))
         except DiskError as error:
-            log.warning("%s; what was trained is recorded, and would be trained again after an interruption", error)
+            log.warning("%s; finished trainings are recorded, but would be repeated after an interruption", error)
 
 
 @contextmanager
 def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]:
-    """Record what several parts have in common, whose runs in the block are below its own; at the end their means."""
+    """If there are several parts, record the whole run around them, and at the end their means."""
     whole = Whole(role, store)
     if len(parts) == 1:
         yield whole
         return
-    part = replace(parts[0], name="")  # but for fold and seed they are alike
+    part = replace(parts[0], name="")  # the parts differ only in fold and seed
     config = part.config
     measured = {"evaluation.threshold_metric": config.evaluation.threshold_metric}
     with whole.open_run(part, config.settings_of_result | measured | {"fold": "all"}) as (run, checkpoint):
@@ -137,10 +137,10 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
             whole.finished = finished
             _move_here(parts[: len(finished)], Path(left.folder), run.record.folder)
         if finished or config.resume:
-            told = f"finished before: {len(whole.finished)} of {len(parts)} trainings"
-            log.info("%s", told if left else "nothing to resume")
+            done = f"{len(whole.finished)} of {len(parts)} trainings were finished before"
+            log.info("%s", done if left else "nothing to resume")
         for path, of_run in left_checkpoints(Path(config.training.checkpoint_dir)).items():
-            if of_run is not None and of_run.record in whole.finished:  # killed before it was removed
+            if of_run is not None and of_run.record in whole.finished:  # a kill prevented the removal
                 remove_checkpoint(path)
         checkpoint.save_parts(whole.finished, whole.left_by(run.record))
         yield whole
@@ -150,27 +150,27 @@ def open_whole(parts: Sequence[Part], role: Role, store: str) -> Iterator[Whole]
             averaged = average_metrics(whole.finals)
             run.record.log_metrics(averaged, 0)
             if len(whole.finals) > 1:
-                told = describe_mean(averaged, len(whole.finals))
+                mean = describe_mean(averaged, len(whole.finals))
                 if not role.is_pruned:
-                    run.record.log_outcome(told)
-                log.info("%s", told)
+                    run.record.log_outcome(mean)
+                log.info("%s", mean)
             if not role.is_trial:
                 write_whole(run.record, parts, whole.finals)
 
 
 @contextmanager
-def _told_how_to_go_on(role: Role | None) -> Iterator[None]:
-    """Say after a signal in the block how the run of a role is gone on with, which is said last."""
+def _showing_how_to_resume(role: Role | None) -> Iterator[None]:
+    """If a signal ends the block, log the command that resumes the run."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if role is not None and role.is_told_what_next:
+        if role is not None and role.shows_next_commands:
             say(["To go on:", f"  {role.command} resume=true"])
         raise
 
 
 def _move_here(parts: Sequence[Part], before: Path, now: Path) -> None:
-    """Make the finished parts of a lost trial those of the one that tries it again."""
+    """Move the finished parts of a lost trial to the trial that tries it again."""
     for part in parts:
         folder, to = folder_of_part(part.name, before), folder_of_part(part.name, now)
         if (folder / RECORD_FILE).exists() and not to.exists():
@@ -183,7 +183,7 @@ def _describe(part: Part) -> str:
 
 
 def record_start(part: Part, role: Role, run: LiveRun) -> None:
-    """Record what is known before training of a part, or of the whole, which has no name."""
+    """Record settings, data and description of a part, or of the whole (a part without a name), before training."""
     record, folder = run.record, run.record.folder / RESULTS
     dataset, counts = part.images.dataset, part.images.counts
     texts.write_settings(folder, part.config, role.overrides, dataset, part.images.split)
@@ -198,19 +198,19 @@ def record_start(part: Part, role: Role, run: LiveRun) -> None:
 
 
 class EpochRecorder:
-    """Takes finished epochs to the record at once; to the store and the checkpoint as often as time allows."""
+    """Records each finished epoch at once, and brings it to the store and the checkpoint if that costs little time."""
 
     def __init__(
         self, run: LiveRun, save_checkpoint: Callable[[keras.Model], None], max_share_of_time: float | None
     ) -> None:
-        """Bring the first epoch on at once, later ones as often as takes this share of the time; None: each one."""
+        """Take the largest share of the time that the store and the checkpoint may take; None: after each epoch."""
         self.run, self._save_checkpoint, self._max_share_of_time = run, save_checkpoint, max_share_of_time
         self._next_time = 0.0
         self._machine = MachineLoad()
         self._is_disk_full = False
 
     def add(self, metrics: dict[str, float], epoch: int, model: keras.Model) -> None:
-        """Take a finished epoch, counted from 1, of what is trained."""
+        """Record a finished epoch, counted from 1, of a model."""
         try:
             self.run.record.log_metrics(metrics, epoch)
             if (load := self._machine.measure()) is not None:
@@ -224,5 +224,5 @@ class EpochRecorder:
             self._is_disk_full = False
         except DiskError as error:
             if not self._is_disk_full:
-                log.warning("%s; training goes on meanwhile, and could be resumed from an earlier epoch only", error)
+                log.warning("%s; training goes on, but can only be resumed from an earlier epoch", error)
             self._is_disk_full = True

@@ -1,4 +1,4 @@
-"""A recorded run made again: its settings and images, what differs from then, whether it comes out the same."""
+"""Repeats a recorded run with its settings and images, and compares the results."""
 
 import logging
 import math
@@ -28,12 +28,12 @@ from cnn_sweeps.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 
-_MATTERS = ("version.", "git.", "platform")  # tags
-_ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # for who types settings
+_MATTERS = ("version.", "git.", "platform")  # tags that may explain a difference
+_ADVICE = re.compile(r"; (remove it|add \S+=VALUE to the command)")  # it does not fit recorded settings
 
 
 class Pair(NamedTuple):
-    """A metric as it was measured then and now; None: was not."""
+    """A metric as it was measured then and now; None: not measured."""
 
     name: str
     recorded: float | None
@@ -50,7 +50,7 @@ class Pair(NamedTuple):
         return relative if math.isfinite(relative) else math.inf
 
     def row(self) -> tuple[str, str, str, str]:
-        """Give name, values and difference as texts."""
+        """Return name, values and difference as texts."""
         then, now = ("none" if value is None else f"{value:.10g}" for value in (self.recorded, self.now))
         if self.recorded is None or self.now is None:
             return self.name, then, now, "missing"
@@ -58,9 +58,9 @@ class Pair(NamedTuple):
 
 
 def judge(pairs: Sequence[Pair], tolerance: float) -> tuple[bool, str]:
-    """Tell whether there is something to compare and no relative difference above a tolerance; say it in one line."""
+    """Return whether all relative differences are within a tolerance, and a line that says so; no pairs: False."""
     if not pairs:
-        return False, "does not agree (nothing is recorded that could be compared)"
+        return False, "does not agree (nothing was recorded that can be compared)"
     largest = max(pairs, key=lambda pair: pair.relative_difference)
     relative, (name, then, now, _) = largest.relative_difference, largest.row()
     if relative == 0:
@@ -73,13 +73,13 @@ def judge(pairs: Sequence[Pair], tolerance: float) -> tuple[bool, str]:
 
 
 class Reproduction(Role):
-    """One run as the reproduction of a recorded one."""
+    """A run that reproduces a recorded run."""
 
-    is_told_what_next = False
+    shows_next_commands = False
     _run: LiveRun
 
     def __init__(self, record: RecordedRun, composed: DictConfig, allowed_targets: Sequence[str] = ()) -> None:
-        """Of a recorded run; see `prepare_reproduction`."""
+        """Restore the settings of a recorded run; see `prepare_reproduction`."""
         super().__init__(_restore_config(record, composed, allowed_targets))
         self.name = f"reproduction of {record.name}"
         self.overrides = _recorded_overrides(record)
@@ -90,7 +90,7 @@ class Reproduction(Role):
         self._pruned_after = max(first.val_log_loss, default=0) if record.was_pruned and not first.final else 0
 
     def load_images(self) -> Images:
-        """Load the images, those to test on only if the recorded run has measured them, as a trial that was chosen has.
+        """Load the images; test images only if the recorded run was tested.
 
         Raises:
             DataError: if they are not the recorded ones.
@@ -98,29 +98,29 @@ class Reproduction(Role):
         record, root = self._record, self.config.data.get("root")
         numbers = ", ".join(f"{number} {split}" for split, number in record.num_images.items())
         fix = (
-            f"restore what {record.name} was trained on ({numbers} images from {record.data_source}, fingerprint "
-            f"{record.data_fingerprint}), or name a folder that holds it with data.root=PATH"
+            f"restore the images of {record.name} ({numbers} images from {record.data_source}, fingerprint "
+            f"{record.data_fingerprint}), or give their folder with data.root=PATH"
         )
         if self.config.data["_target_"] == FOLDER and not Path(str(root)).expanduser().is_dir():
             raise DataError(f"data.root={root}: there is no such folder; {fix}")
         images = super().load_images()
         source, fingerprint = images.dataset.source, images.dataset.fingerprint
         if fingerprint != record.data_fingerprint:
-            raise DataError(f"data: {source} holds other images now (fingerprint {fingerprint}); {fix}")
+            raise DataError(f"data: the images in {source} have changed (fingerprint {fingerprint}); {fix}")
         is_tested = any(name.startswith("test_") for each in record.measured.values() for name in each.final)
         return images if is_tested else images.without_test()
 
     def note_run(self, run: LiveRun) -> None:
-        """Note which run is to be compared."""
+        """Keep the new run for the comparison."""
         self._run = run
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
-        """Tell whether to stop where the recorded trial was pruned."""
+        """Return whether to stop: after the epoch at which the recorded trial was pruned."""
         self.is_pruned = bool(self._pruned_after) and progress.epochs_done >= self._pruned_after
         return self.is_pruned
 
     def compare(self, tolerance: float) -> bool:
-        """Compare what both runs measured, say it and record it with the new run; tell whether they agree."""
+        """Compare the metrics of both runs, log and record the result with the new run; return whether they agree."""
         record = self._run.record
         pairs = list(pair_up(self._record.measured, measured_in(record.folder)))
         rows = [("", "recorded", "now", "difference"), *(pair.row() for pair in pairs)]
@@ -130,7 +130,7 @@ class Reproduction(Role):
         weights = self._record.tags.get(WEIGHTS_TAG)
         recorded = read_record(record.folder)
         if weights is not None and recorded is not None and recorded.tags.get(WEIGHTS_TAG) != weights:
-            verdict += f"; it began with other weights now (model.weights={self.config.model.get('weights')})"
+            verdict += f"; the first weights have changed (model.weights={self.config.model.get('weights')})"
         report = "\n".join([*table, f"{self._record.name}: {verdict}"])
         log.info("%s", report)
         record.again()
@@ -146,13 +146,16 @@ class Reproduction(Role):
 def prepare_reproduction(
     run_id: str, store: str, composed: DictConfig, allowed_targets: Sequence[str] = ()
 ) -> Reproduction:
-    """Read a recorded run from a tracking store and say what differs from then; imports no TensorFlow.
+    """Read a recorded run from a tracking store, and log what code, packages and machine differ. Imports no TensorFlow.
 
-    What is composed says where other things are now. The recorded settings may call the allowed targets, functions or
-    modules of them, beside ours and Keras's.
+    Args:
+        run_id: of the recorded run.
+        store: the address of the tracking store.
+        composed: says where data and folders are now.
+        allowed_targets: functions, or modules of them, that the recorded settings may call beside ours and Keras's.
 
     Raises:
-        UserError: if the run is not there, its settings do not fit this code, or would call what is not allowed.
+        UserError: if there is no such run, its settings do not fit this code, or they would call anything else.
     """
     record = read_recorded_run(store, run_id)
     reproduction = Reproduction(record, composed, allowed_targets)
@@ -164,20 +167,20 @@ def prepare_reproduction(
 
 
 def _use_recorded_threads(record: RecordedRun) -> None:
-    """Compute with as many threads as the recorded run, as a sweep's worker with a part of the cores has; if known."""
-    told, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
-    recorded = int(told) if told.isdecimal() and len(told) < 9 else 0
+    """Compute with as many threads as the recorded run, if that is known; workers of a sweep have few."""
+    tag, here = record.tags.get(THREADS_TAG, str(count_threads())), count_threads()
+    recorded = int(tag) if tag.isdecimal() and len(tag) < 9 else 0
     if not 1 <= recorded <= 1024:
-        log.warning("%s=%.40r of the recorded run makes no sense; threads to compute with: %d", THREADS_TAG, told, here)
+        log.warning("%s=%.40r of the recorded run makes no sense; number of threads: %d", THREADS_TAG, tag, here)
     elif recorded != here:
         os.environ |= thread_settings(recorded)
-        log.info("threads to compute with: %d, as then, instead of %d", recorded, here)
+        log.info("number of threads: %d, as in the recorded run, instead of %d", recorded, here)
 
 
 def _recorded_overrides(record: RecordedRun) -> list[str]:
     overrides = parse_stored(record.overrides, f"{record.run_id}: its overrides.yaml")
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
-        raise ConfigError(f"{record.run_id}: its overrides.yaml is no list of overrides")
+        raise ConfigError(f"{record.run_id}: its overrides.yaml is no list of overrides; give another run")
     return overrides
 
 
@@ -186,16 +189,16 @@ def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: 
     recorded = parse_stored(record.config, what)
     groups = ("data", "tracking", "training")
     if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):
-        raise ConfigError(f"{what} is no configuration of a run")
+        raise ConfigError(f"{what} is no configuration of a run; give another run")
     recorded = with_texts_changed(recorded, _where_now)
     data, tracking, training = (recorded[group] for group in groups)
     places = {key: composed.data[key] for key in ("root", "cache_dir") if key in composed.data}
-    if data.get("_target_") == FOLDER:  # into which folder to write is not for a record to say
+    if data.get("_target_") == FOLDER:  # a record must not choose the folder that is written to
         places.setdefault("cache_dir", OmegaConf.load(Path(CONF_DIR, "data", "folder.yaml")).cache_dir)
     if unknown := sorted(places.keys() - data.keys()):
         raise ConfigError(f"data.{unknown[0]}={places[unknown[0]]}: {record.name} has no such setting; leave it out")
     here = {"uri": composed.tracking.uri, "experiment_name": record.experiment_name}
-    if "${" in str(tracking.get("run_name")):  # which is the recorded run's
+    if "${" in str(tracking.get("run_name")):  # it would give the recorded run's name
         here["run_name"] = None
     training = training | {key: composed.training[key] for key in ("checkpoint_dir", "cache_dir")}
     tree = recorded | {"resume": False, "tracking": tracking | here, "training": training, "data": data | places}
@@ -220,19 +223,19 @@ def _where_now(text: str) -> str:
 
 
 def describe_differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Say what of code, packages and machine differs from what a run's tags recorded."""
+    """Return lines that say what code, packages and machine differ from a run's tags."""
     changed = [key for key in sorted(recorded) if key.startswith(_MATTERS) and recorded[key] != now.get(key)]
     lines = [f"differs: {key} was {recorded[key]}, is {now.get(key, 'unknown')}" for key in changed]
     if recorded.get("git.dirty") == "true":
         lines.append(f"the recorded code had changes that are not in commit {recorded.get('git.commit')}")
-    return lines or ["code, packages and machine are the recorded ones"]
+    return lines or ["code, packages and machine are the same as recorded"]
 
 
 def pair_up(recorded: Mapping[str, RecordedTraining], now: Mapping[str, RecordedTraining]) -> Iterator[Pair]:
-    """Pair what trainings of the same names measured: in every epoch, and at their ends what both did.
+    """Pair the metrics of trainings of the same name: of every epoch, and the final ones that both have.
 
-    Of a training that did not come to its end, only the recorded epochs count. Instead of the generalization gap, which
-    may be near 0, the two losses are compared.
+    If a recorded training did not finish, only its epochs count. The generalization gap is left out: it may be near 0,
+    and the two losses that it comes from are compared anyway.
     """
     for training, then in recorded.items():
         again = now.get(training, RecordedTraining({}, {}))

@@ -1,4 +1,4 @@
-"""What a run is to others: on its own, a trial of a sweep, or the reproduction of an earlier run."""
+"""The role of a run: on its own, a trial of a sweep, or the reproduction of an earlier run."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 HINT = (
     "learning_curves.png shows whether it still learned at the end; try training.epochs, optimizer.learning_rate, "
-    "regularization=none or more images; where one class is rare, training.class_weight=balanced, or, if accuracy is "
-    "what counts, evaluation.threshold_metric=accuracy"
+    "regularization=none or more images; if one class is rare, try training.class_weight=balanced; if accuracy counts "
+    "most, try evaluation.threshold_metric=accuracy"
 )
 
 _MANY_IMAGES = 5000
@@ -50,91 +50,95 @@ _LONGEST_NAME = 80
 
 
 def _place_in_name(override: str) -> tuple[bool, bool, bool, bool]:
-    """Give where an override stands in a name: what tells runs apart first, files, which are long, last."""
+    """Return a sort key for an override in a run's name: single settings first, paths, which are long, last."""
     key, _, value = override.lstrip("+~").partition("=")
     return "/" in value, "." not in key, key.startswith("data."), key.startswith("training.")
 
 
 class Role:
-    """What a run on its own does; a trial and a reproduction override what they do otherwise."""
+    """The role of a run on its own; a trial and a reproduction override what they do differently."""
 
-    is_trial = False  # of a sweep, which goes on after an error, and may have an equal one at work beside it
-    max_share_of_time: float | None = None  # that keeping finished epochs may take; None: each one is kept
-    is_told_what_next = True  # at the end, with the commands that use the run
+    is_trial = False  # a trial's sweep goes on after an error, and an equal trial may run at the same time
+    max_share_of_time: float | None = None  # for keeping finished epochs; None: each epoch is kept
+    shows_next_commands = True  # at the end, show commands that use the run
 
     def __init__(self, config: RunConfig) -> None:
-        """Of a run with these settings, which all its trainings share."""
+        """Take the settings that all trainings of the run share."""
         self.config = config
-        self.name = config.tracking.run_name  # None: after its images and network
-        self.params: dict[str, Any] = {}  # what is known of it beside its settings
-        self.goes_on = config.resume  # where an interrupted process has left it
-        self.is_pruned = False  # stopped, since it is not worth going on with
+        self.name = config.tracking.run_name  # None: named after its images and network
+        self.params: dict[str, Any] = {}  # parameters beside the settings
+        self.goes_on = config.resume  # whether an interrupted run is resumed
+        self.is_pruned = False
 
     @cached_property
     def overrides(self) -> list[str]:
-        """What was set otherwise than by default, as Hydra takes it."""
+        """The settings that differ from the defaults, as Hydra takes them."""
         return job_overrides()
 
     @property
     def short_name(self) -> str:
-        """What was set, for a narrow column, single settings first; empty if that is only what other columns show."""
-        told = [each for each in of_one_run(self.overrides) if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
-        told.sort(key=_place_in_name)
-        return " ".join(short_overrides(told))[:_LONGEST_NAME]
+        """The overrides that no other column of MLflow's list shows, single settings first; at most 80 characters."""
+        shown = [each for each in of_one_run(self.overrides) if not each.lstrip("+~").startswith(_SAID_ELSEWHERE)]
+        shown.sort(key=_place_in_name)
+        return " ".join(short_overrides(shown))[:_LONGEST_NAME]
 
     def link_to_others(self, experiment_id: str) -> str:
-        """Give a link, in Markdown, to the runs that this one is compared with."""
+        """Return a link, in Markdown, to the runs to compare this one with."""
         return f"[All runs, best first]({link_to_all_runs(experiment_id)})"
 
     @cached_property
     def command(self) -> str:
-        """The command that makes the whole run again."""
+        """The command that repeats the whole run."""
         return command_to_repeat(describe_command([]), of_one_run(self.overrides))
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """What tells the run from others."""
+        """The tags of the run."""
         return {"command": self.command}
 
     def find_store(self) -> str:
-        """Give the tracking store's URI, and say what making it takes; raise a TrackingError if it cannot be used."""
+        """Return the tracking store's URI, and log if its database will be made.
+
+        Raises:
+            TrackingError: if the store cannot be used.
+        """
         store = find_store(self.config.tracking)
         say(describe_store(store))
         return store
 
     def load_images(self) -> Images:
-        """Load the images, and say what they are.
+        """Load the images, and log what they are.
 
         Raises:
-            UserError: if they cannot be used, or are not those that they should be.
+            UserError: if they cannot be used.
         """
         images = load_images(self.config)
         say(describe_images(images.dataset, images.split))
         return images
 
     def note_run(self, run: LiveRun) -> None:
-        """The whole run has begun, or goes on."""
+        """Called when the whole run has begun or is resumed."""
 
     def takes_over(self) -> bool:
-        """Tell whether parts that an interrupted process has finished are to be trained no more."""
+        """Return whether to keep the parts that an interrupted process has finished, instead of training them again."""
         return True
 
     def begin(self, progress: TrainingProgress) -> None:
-        """The first training begins, or goes on where `progress` stands."""
+        """Called when the first training begins, or is resumed where `progress` stands."""
 
     def after_epoch(self, _progress: TrainingProgress) -> bool:
-        """An epoch of the first training is finished; tell whether it is to stop there, and the run with it."""
+        """Called after each epoch of the first training; return whether to stop the run."""
         return False
 
     def finish(self, trained: TrainedNetwork, run: LiveRun) -> dict[str, float]:
-        """Measure the final weights on all images, keep the model, and draw; give the metrics.
+        """Measure the final weights on all images, keep the model, and draw; return the metrics.
 
-        Metrics and model come first, so that nothing that is drawn or written of them can lose them. What is said ends
-        with results, warnings, a hint, and, of a whole run on its own, commands and the address of its page.
+        Metrics and model are kept first, so that a failing picture cannot lose them. The log ends with results,
+        warnings, a hint and, for a run of one part, commands and the address of its page.
         """
         evaluation, final = trained.evaluate(on_test=True)
         final = trained.measure_train(final)
-        trained.log(final | evaluation.intervals)
+        trained.record.log_metrics(final | evaluation.intervals, 0)
         warnings = trained.log_model(evaluation.threshold) if self.config.tracking.log_model else []
         trained.log_outcome(evaluation)
         warnings += trained.report(evaluation)
@@ -144,7 +148,7 @@ class Role:
             log.warning("warning: %s", warning)
         if no_better is not None:
             log.info("hint: %s", HINT)
-        if self.is_told_what_next and not trained.part.name:
+        if self.shows_next_commands and not trained.part.name:
             if (better := _hint_at_pretrained(self.config, len(trained.part.images.dataset.labels))) is not None:
                 log.info("hint: %s", better)
             if (report := run.record.folder / RESULTS / REPORT_FILE).exists():
@@ -153,37 +157,37 @@ class Role:
         return final
 
     def gives_up(self, _finals: Sequence[dict[str, float]]) -> bool:
-        """Tell from the final metrics of those before whether the parts that are left are not worth training."""
+        """Return whether to skip the remaining parts, given the final metrics of the finished ones."""
         return False
 
     def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
-        """Give the objective, or objectives; none of a pruned trial that is reproduced."""
+        """Return the objective; a tuple if there are several, or none, as when a pruned trial is reproduced."""
         objectives = objective_values(average_metrics(finals), self.config) if finals else []
         return objectives[0] if len(objectives) == 1 else tuple(objectives)
 
 
 def _hint_at_pretrained(config: RunConfig, num_images: int) -> str | None:
-    """Name what mostly does better on few photographs than a network that starts from nothing; None if it is that."""
+    """Suggest a pretrained network if few photographs train one from nothing; None if that does not apply."""
     is_from_nothing = config.model["_target_"] in FROM_NOTHING or config.model.get("weights", "") is None
     if config.data["_target_"] != FOLDER or not is_from_nothing or num_images >= _MANY_IMAGES:
         return None
     return (
-        f"from {num_images:,} photographs a network that starts from nothing learns little; model=pretrained goes on "
-        "from one that has seen a million others"
+        f"{num_images:,} photographs are few for a network that starts from nothing; model=pretrained starts from one "
+        "that was trained on a million others"
     )
 
 
 def say(lines: Sequence[str]) -> None:
-    """Log something, line by line."""
+    """Log lines."""
     for line in lines:
         log.info("%s", line)
 
 
 @contextmanager
 def listing_bad_files() -> Iterator[None]:
-    """Write those that the block raises about, if there are more than its message names, into a file that it names.
+    """If the block finds more unusable files than a message can list, write all to bad_files.txt and name that file.
 
-    All trials of a sweep name the same one, in the sweep's folder.
+    All trials of a sweep write to the same file, in the sweep's folder.
     """
     try:
         yield
@@ -192,11 +196,11 @@ def listing_bad_files() -> Iterator[None]:
             raise
         is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         file = (Path(HydraConfig.get().sweep.dir) if is_sweep else output_dir()) / "bad_files.txt"
-        with disk_errors(file, "the same command"):
+        with disk_errors(file):
             file.write_text(list_bad_files(error.bad_files), encoding="utf-8", errors="backslashreplace")
         raise DataError(f"{error}; {short_path(file)} lists all") from error
 
 
 def output_dir() -> Path:
-    """Give Hydra's folder of the job."""
+    """Return the folder that Hydra made for this job."""
     return Path(HydraConfig.get().runtime.output_dir)

@@ -1,4 +1,4 @@
-"""A trained network with what it was trained on: measured, recorded, drawn."""
+"""Measures, records and draws a trained network."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from cnn_sweeps.training.progress import TrainingProgress
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A training that has come to its end."""
+    """A finished training."""
 
     part: Part  # its settings and images; without test images in a sweep
     network: Network  # with its final weights
@@ -25,51 +25,53 @@ class TrainedNetwork:
     progress: TrainingProgress  # what the epochs measured
     record: Record  # of its run
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch, counted from 1, whose weights the network has."""
+        is_best = self.part.config.training.restore_best_weights
+        return self.progress.best_epoch if is_best else self.progress.epochs_done
+
     def evaluate(self, *, on_test: bool) -> tuple[Evaluation, dict[str, float]]:
-        """Measure validation images and perhaps test images; give that, and all metrics of it and of the training."""
-        final = results.describe_training(self.network.whole, self.progress)
+        """Measure validation images and, if asked, test images; return the evaluation and all final metrics."""
+        final = results.describe_training(self.network.whole, self.progress, self.kept_epoch)
         images = self.part.images
         evaluation = results.evaluate(self.predict, images.dataset, images.split, self.part.config, on_test=on_test)
         return evaluation, final | evaluation.metrics
 
     def measure_train(self, final: dict[str, float]) -> dict[str, float]:
-        """Add the metrics on training images, and the gap, to those on validation images."""
+        """Return the final metrics with those on training images and the generalization gap."""
         val_log_loss = final["final_val_log_loss"]
         threshold, images = final.get("decision_threshold"), self.part.images
         return final | results.evaluate_on_train(self.predict, images.dataset, images.split, threshold, val_log_loss)
 
-    def log(self, metrics: dict[str, float]) -> None:
-        """Record final metrics."""
-        self.record.log_metrics(metrics, 0)
-
     def log_outcome(self, evaluation: Evaluation, of_parts: str = "", chosen: str = "") -> None:
-        """Have the run's description begin with what was measured, and before that with what it was `chosen` for.
+        """Put the results at the top of the run's description, after what it was `chosen` for, if it was.
 
-        Of several trainings, `of_parts` says the mean.
+        Of several trainings, `of_parts` replaces the validation results.
         """
-        of_epoch = f"epoch {self.progress.best_epoch} of {self.progress.epochs_done}"
+        of_epoch = f"epoch {self.kept_epoch} of {self.progress.epochs_done}"
         validation = evaluation.validation.describe(with_intervals=False)
         test = "" if evaluation.test is None else f"**Test images**: {evaluation.test.describe()}"
         lines = [chosen, test, of_parts or f"**Validation images**: {validation}; {of_epoch}"]
         self.record.log_outcome(*filter(None, lines))
 
     def keep_per_image(self, evaluation: Evaluation) -> None:
-        """Write and record what the network makes of each image that was evaluated."""
+        """Write and record the results for each evaluated image."""
         self.record.log_files(texts.write_per_image(self.record.folder / RESULTS, evaluation))
 
     def report(self, evaluation: Evaluation) -> list[str]:
-        """Write and record what a person reads of the evaluation, as texts, pictures and a page; give what failed."""
+        """Write and record texts, pictures and the report page; return what failed."""
         from cnn_sweeps.experiment.written import write_results  # Jinja, matplotlib
 
-        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress)
+        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress, self.kept_epoch)
 
     def log_model(self, threshold: float | None) -> list[str]:
-        """Record the network, of standard layers, with what using it takes: of two classes also the threshold.
+        """Keep the network as a model of standard layers; `threshold` is the decision threshold of two classes.
 
         If it cannot be kept as one that loads by itself, its weights are; give what is to be said of that.
 
         Raises:
-            DiskError: if the disk cannot take it.
+            DiskError: if the disk is full.
         """
         dataset, train = self.part.images.dataset, self.part.images.split.train
         about = models.ModelFacts(tuple(dataset.class_names), dataset.image_shape, threshold, "0 to 255")
@@ -78,7 +80,7 @@ class TrainedNetwork:
             models.log_model(self.record, name, plain_copy(self.network.whole), about, dataset.images[train[:1]])
         except UserError:
             raise
-        except Exception as error:  # whatever Keras makes of a user's own layer
+        except Exception as error:  # a user's own layer may make Keras raise anything
             if is_disk_full(error) or is_out_of_memory(error):
                 raise
             weights = self.record.folder / RESULTS / "final.weights.h5"
@@ -87,6 +89,6 @@ class TrainedNetwork:
             self.record.log_files([weights])
             return [
                 f"the network cannot be kept as a model that loads by itself ({describe_error(error)}); its weights "
-                f"are in {weights}, for `load_weights` of the network that your code builds"
+                f"are in {weights}; build the network with your code and call `load_weights`"
             ]
         return []

@@ -1,4 +1,4 @@
-"""One run as a trial of a sweep: what it tells the study and learns from it."""
+"""The role of a trial: it reports to the sweep's study and asks whether to go on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 def join_trial(config: RunConfig) -> TrialRole | None:
-    """Give the trial that this job is; None under another sweeper."""
+    """Return the role of this job's trial; None under another sweeper."""
     if (trial := current_trial()) is None:
         return None
     is_further = CONFIRMS in trial.study.user_attrs
@@ -61,75 +61,75 @@ def join_trial(config: RunConfig) -> TrialRole | None:
 
 
 class TrialRole(Role):
-    """Reports epochs of the first training and the objective of each, and asks whether to go on."""
+    """Reports the epochs of the first training and the objective of each training, and asks whether to go on."""
 
     is_trial = True
-    max_share_of_time = 0.02  # SQLite and the disk take 50 ms, as long as many a short epoch
+    max_share_of_time = 0.02  # SQLite and the disk take 50 ms, as long as a short epoch
 
     def __init__(self, trial: JobTrial, config: RunConfig) -> None:
-        """Of a trial, with the configuration that all its trainings share."""
+        """Take the trial, and the configuration that all its trainings share."""
         super().__init__(config)
         self._trial = trial
         self._objective = config.objective[0]
         self.name = f"trial {trial.number}: {' '.join(short_overrides(rounded_overrides(trial.frozen)))}"
         self.params = by_setting(trial.frozen.params)  # also groups (`optimizer`), which are no settings
-        self.goes_on = config.resume or retry_of(trial.frozen) is not None  # which may have left its checkpoint
+        self.goes_on = config.resume or retry_of(trial.frozen) is not None  # its first attempt may have a checkpoint
 
     def find_store(self) -> str:
-        """Give the store, which was there when the sweep began; if it is away, the record waits for it."""
+        """Return the store without asking it: it answered when the sweep began, and if it is away, the record waits."""
         return store_of(self.config.tracking)
 
     def load_images(self) -> Images:
-        """Give the images of the trial before, unless they are others, without those to test on.
+        """Return the images without test images; a process loads the same images only once.
 
         Raises:
             DataError: if they are not those of the study's other trials.
         """
         images, study = load_images_once(self.config), self._trial.study
-        told = describe_images(images.dataset, images.split)
-        say(told)
+        description = describe_images(images.dataset, images.split)
+        say(description)
         fingerprint, known = images.dataset.fingerprint, study.user_attrs.get(DATA)
         if known is None:
             study.set_user_attr(DATA, fingerprint)
         elif known != fingerprint:
             raise DataError(
-                f"data: {images.dataset.source} holds other images than when the study {study.study_name} began; "
-                "choose another hydra.sweeper.study_name"
+                f"data: the images in {images.dataset.source} have changed since the study {study.study_name} began; "
+                "restore them, or choose another hydra.sweeper.study_name"
             )
-        if DATA_TOLD not in study.user_attrs:  # which the sweep's controller says, and its own run
+        if DATA_TOLD not in study.user_attrs:  # the sweep's controller shows it, and its own run
             study.set_user_attr(DATA_SET, describe_data(images.dataset, images.counts).model_dump())
-            study.set_user_attr(DATA_TOLD, told)
+            study.set_user_attr(DATA_TOLD, description)
         return images.without_test()
 
     @cached_property
     def command(self) -> str:
-        """The command that runs the trial's configuration by itself."""
+        """The command that trains with the trial's configuration, without a sweep."""
         program = str(self._trial.study.user_attrs.get(PROGRAM, ""))
         return command_to_repeat(program, of_one_run(self.overrides))
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """What tells the trial's run from others; it is a part of the sweep's."""
+        """The tags of the trial's run, which is a child of the sweep's run."""
         tags = self._trial.tags | {"command": self.command, STATE_TAG: "RUNNING"}
         parent = run_id_of(self._trial.study.user_attrs)
         return tags | ({PARENT_TAG: parent} if parent else {})
 
     def link_to_others(self, experiment_id: str) -> str:
-        """Give a link, in Markdown, to the sweep's trials."""
+        """Return a link, in Markdown, to the sweep's trials."""
         if (parent := self.tags.get(PARENT_TAG)) is None:
             return super().link_to_others(experiment_id)
         return f"[The sweep's trials, ranked and drawn]({link_to_view(experiment_id, parent)})"
 
     def note_run(self, run: LiveRun) -> None:
-        """Note the trial's record, and which folder below the sweep's holds its files."""
+        """Note the id of the trial's record, and the folder of its files below the sweep's folder."""
         hydra = HydraConfig.get()
         self._trial.note(RECORD, run.record.record_id)
         self._trial.note(FOLDER, os.path.relpath(hydra.runtime.output_dir, hydra.sweep.dir))
 
     def takes_over(self) -> bool:
-        """Take over what the first training of the lost trial left in its folder; tell whether that is still there.
+        """Copy what the first training of a lost trial left in its folder; return whether it was still there.
 
-        Those are the weights to be tested at the sweep's end, and the epochs that the study is to know.
+        The sweep's end needs its weights for the test, and the study needs its epochs.
         """
         sweep = Path(HydraConfig.get().sweep.dir)
         for earlier in self._trial.earlier_attempts():
@@ -139,12 +139,12 @@ class TrialRole(Role):
         return False
 
     def begin(self, progress: TrainingProgress) -> None:
-        """Report the epochs of the lost trial that this one goes on with."""
+        """Report the epochs that an earlier attempt of this trial has finished."""
         for epoch in range(1, progress.epochs_done + 1):
             self._report(progress, epoch)
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
-        """Report an epoch's objective; tell whether to stop."""
+        """Report an epoch's objective; return whether to stop."""
         self.is_pruned = self._report(progress, progress.epochs_done)
         return self.is_pruned
 
@@ -153,9 +153,9 @@ class TrialRole(Role):
         return value is not None and self._trial.report(value, epoch)
 
     def finish(self, trained: TrainedNetwork, _run: LiveRun) -> dict[str, float]:
-        """Measure the final weights on validation images; give the metrics.
+        """Measure the final weights on validation images; return the metrics.
 
-        Training images are measured, and the weights kept in the trial's folder, only where that may matter.
+        To save time, it measures training images and keeps weights only where the sweep may need them.
         """
         evaluation, final = trained.evaluate(on_test=False)
         needs_gap = bool(trained.part.name) or "generalization_gap" in self.config.objective
@@ -165,7 +165,7 @@ class TrialRole(Role):
             final = final if needs_gap else trained.measure_train(final)
             trial_folder.keep(output_dir(), trained, evaluation.threshold)
         is_shown = self.config.evaluation.pictures == "all"
-        trained.log(final | (evaluation.intervals if is_shown else {}))
+        trained.record.log_metrics(final | (evaluation.intervals if is_shown else {}), 0)
         trained.log_outcome(evaluation)
         trained.keep_per_image(evaluation)
         if is_shown:
@@ -174,7 +174,7 @@ class TrialRole(Role):
         return final
 
     def gives_up(self, finals: Sequence[dict[str, float]]) -> bool:
-        """Note each part's objective; tell whether the configuration is worse than the best, beyond chance."""
+        """Note each part's objective; return whether the configuration is clearly worse than the best one."""
         num_parts = self.config.repeats * self.config.folds
         if num_parts == 1 or not finals:
             return False
@@ -188,10 +188,10 @@ class TrialRole(Role):
         return self.is_pruned
 
     def outcome(self, finals: Sequence[dict[str, float]]) -> float | tuple[float, ...]:
-        """Note what the trial measured, and give the objectives.
+        """Note the trial's metrics in the study, and return the objectives.
 
         Raises:
-            TrialPruned: if the trial is not worth going on with.
+            TrialPruned: if the trial is pruned.
         """
         if self.is_pruned:
             raise optuna.TrialPruned
@@ -202,7 +202,7 @@ class TrialRole(Role):
         return super().outcome(finals)
 
     def _may_be_chosen(self, final: dict[str, float]) -> bool:
-        """Tell whether the first training's weights may be asked for at the sweep's end: those of a good trial."""
+        """Return whether the sweep's end may need the first training's weights, since the trial is among the best."""
         config, value = self.config, objective_values(final, self.config)[0]
         if config.repeats * config.folds > 1 or config.prefer is not None:
             return True
@@ -210,23 +210,23 @@ class TrialRole(Role):
 
 
 class ConfirmingRole(TrialRole):
-    """A trial of a sweep run again with another seed, to its end: only what it measures matters."""
+    """Repeats a sweep's trial with another seed, without pruning; only its metrics are needed."""
 
     def __init__(self, trial: JobTrial, config: RunConfig) -> None:
-        """Of a trial of the study that stands beside the sweep's."""
+        """Take a trial of the study of repeated trials, which stands beside the sweep's study."""
         super().__init__(trial, config)
         self._number = str(trial.frozen.params[TRIAL])
         self.name, self.params = f"trial {self._number} again, seed {config.seed}", {}
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """What tells the run from others; its number in its own study would be taken for that of a sweep's trial."""
+        """The tags of the run, without its number in its own study, which would look like a number of the sweep."""
         study = str(self._trial.study.user_attrs[CONFIRMS])
         others = {key: text for key, text in super().tags.items() if key not in {*self._trial.tags, STATE_TAG}}
         return others | {"study": study, CONFIRMS_TAG: self._number}
 
     def takes_over(self) -> bool:
-        """Take over finished trainings: their weights are not kept."""
+        """Return True: finished trainings have no files to copy."""
         return True
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
@@ -243,7 +243,7 @@ class ConfirmingRole(TrialRole):
 
 
 def _read_per_image(folder: Path) -> Iterator[PerImage]:
-    """Give what a trial's only training, or each of several, has made of each of its validation images."""
+    """Yield the results for each validation image, of each training of a trial."""
     file = Path(RESULTS, FILES["final_val"])
     for found in [folder / file] if (folder / file).exists() else sorted(folder.glob(f"*/{file}")):
         yield parse_csv(found.read_text(encoding="utf-8"))

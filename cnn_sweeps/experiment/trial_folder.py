@@ -1,4 +1,4 @@
-"""What a trial leaves in its folder so that it can be tested and retrained later."""
+"""Keeps in a trial's folder what testing and retraining it later need."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "final.weights.h5"
 _HISTORY_FILE = "history.json"
 _CONFIG_FILE = "config.yaml"
-_PIXELS: Literal["0 to 255"] = "0 to 255"  # what the network of the weights takes; those of earlier versions 0 to 1
+_PIXELS: Literal["0 to 255"] = "0 to 255"  # the network's input; networks of earlier versions take 0 to 1
 _HISTORY = TypeAdapter(tuple[list[dict[str, float]], int, float | None, Literal["0 to 255"], tuple[int | None, int]])
 
 
 def keep(folder: Path, trained: TrainedNetwork, threshold: float | None) -> None:
-    """Leave in a trial's folder what testing and retraining it later need; the threshold is for two classes."""
+    """Keep configuration, history, weights and decision threshold (of two classes) in a trial's folder."""
     progress = trained.progress
     OmegaConf.save(OmegaConf.create(trained.part.config.resolved), folder / _CONFIG_FILE)
     fine_tuned = progress.fine_tuned_after, progress.best_epoch_before
@@ -40,10 +40,10 @@ def keep(folder: Path, trained: TrainedNetwork, threshold: float | None) -> None
 
 
 def take_over(earlier: Path, folder: Path) -> TrainingProgress | None:
-    """Copy what `keep` left in the folder of an earlier attempt; give how that went, or None if nothing is there."""
+    """Copy what `keep` left in an earlier attempt's folder; return its progress, or None if nothing is there."""
     if not (earlier / WEIGHTS_FILE).exists():
         return None
-    for name in (_CONFIG_FILE, _HISTORY_FILE, WEIGHTS_FILE):  # the weights last: where they are, the others are
+    for name in (_CONFIG_FILE, _HISTORY_FILE, WEIGHTS_FILE):  # weights last: they show that the folder is complete
         replace_whole(folder / name, (earlier / name).read_bytes())
     return _load_history(folder)[0]
 
@@ -54,8 +54,8 @@ def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
         history, best_epoch, threshold, _, fine_tuned = _HISTORY.validate_json(file.read_bytes())
     except ValidationError as error:
         raise DataError(
-            f"{file}: is not what a training leaves there whose network takes pixels from 0 to 255, as since this "
-            "version; train the trial again"
+            f"{file}: makes no sense, or is of an earlier version, whose networks take pixels from 0 to 1; train the "
+            "trial again"
         ) from error
     progress = TrainingProgress(history, best_epoch, fine_tuned_after=fine_tuned[0], best_epoch_before=fine_tuned[1])
     return progress, threshold
@@ -63,16 +63,16 @@ def _load_history(folder: Path) -> tuple[TrainingProgress, float | None]:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """The folder of a trial, its number, the images' fingerprint, and what its configuration may name."""
+    """The folder of a trial."""
 
     path: str
-    number: int
+    number: int  # of the trial
     data_fingerprint: str
-    trusted: Trusted
+    trusted: Trusted  # what its configuration may call
 
 
 class KeptTrial(NamedTuple):
-    """What `keep` left of a trial's first training, but for the weights; with the images, test images included."""
+    """What `keep` left of a trial's first training, without the weights; with all images, also test images."""
 
     part: Part
     progress: TrainingProgress
@@ -83,9 +83,8 @@ def load_kept(kept: TrialFolder) -> KeptTrial:
     """Read what a trial left in its folder, and load its images.
 
     Raises:
-        ConfigError: if its configuration names anything that the sweep's own does not.
-        DataError: if the images are others now, of which the test images may have been trained on, or what is kept
-            makes no sense.
+        ConfigError: if its configuration would call anything that the sweep's own does not.
+        DataError: if the images have changed (so that test images may have been trained on), or a file makes no sense.
     """
     folder, trusted = Path(kept.path), kept.trusted
     file = folder / _CONFIG_FILE
@@ -98,7 +97,7 @@ def load_kept(kept: TrialFolder) -> KeptTrial:
     images = load_images_once(config)
     if images.dataset.fingerprint != kept.data_fingerprint:
         raise DataError(
-            f"data: {images.dataset.source} holds other images than when trial {kept.number} was trained; "
+            f"data: the images in {images.dataset.source} have changed since trial {kept.number} was trained; "
             "restore them to test it"
         )
     progress, threshold = _load_history(folder)

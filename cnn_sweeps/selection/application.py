@@ -85,7 +85,6 @@ class CnnSweep(CheckedApplication):
             os.environ["JOBLIB_MULTIPROCESSING"] = "1"  # else it runs jobs in threads, which mix up their settings
         for line in describe_store(self.store):  # before the slow imports
             say(line)
-        prepare_libraries()
         with slow_imports():
             from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, describe_run, look_at
         gc.enable()  # it was off for a quick start

@@ -77,8 +77,8 @@ def evaluate_trial(
             if on_test:
                 tested = {name: each for name, each in (final | evaluation.intervals).items() if "test_" in name}
                 if evaluation.threshold is not None:
-                    tested["decision_threshold"] = evaluation.threshold  # of the tested training
-                trained.log(tested)
+                    tested["decision_threshold"] = evaluation.threshold  # of the one training that is tested
+                trained.record.log_metrics(tested, 0)
                 lines.append(f"trial {kept.number} on the test images, once: {describe_test(tested)}")
                 done[f"{TESTED}{kept.number}"] = {name: each for name, each in tested.items() if math.isfinite(each)}
             warnings = trained.log_model(evaluation.threshold) if chosen else []
@@ -215,7 +215,8 @@ class Retraining(Role):
 
 def _log_retrained_test(trained: TrainedNetwork, number: int, test: results.Measured) -> list[str]:
     threshold = test.threshold
-    trained.log(test.metrics | test.intervals | ({} if threshold is None else {"decision_threshold": threshold}))
+    at_threshold = {} if threshold is None else {"decision_threshold": threshold}
+    trained.record.log_metrics(test.metrics | test.intervals | at_threshold, 0)
     at = "" if threshold is None else f", at trial {number}'s decision threshold {probability_text(threshold)}"
     no_better = describe_no_better(test.metrics)
     warnings = [f"warning: retrained trial {number}: {no_better}"] if no_better is not None else []

@@ -35,7 +35,7 @@ from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted
 from cnn_sweeps.sweep.study.ledger import final_of, owner_of
 from cnn_sweeps.sweep.study.study import SweepStudy
-from cnn_sweeps.system.files import told_in
+from cnn_sweeps.system.files import collecting_failures
 from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import Command
@@ -180,7 +180,7 @@ class Finishing:
         if ablation is not None:
             self.study.optuna_study.set_user_attr(VERDICTS, ablation.verdicts)
         lines, failures = [] if ablation is None else ablation.lines, list[str]()
-        with told_in(failures, f"warning: {REPORT_FILE} cannot be written"):
+        with collecting_failures(failures, f"warning: {REPORT_FILE} cannot be written"):
             swept, commands, with_charts = *self._describe(standing), self.config.evaluation.pictures != "none"
             write_report(folder, swept, commands, ablation, with_charts=with_charts)
             lines.append(f"The report, for a browser: {short_path(folder / REPORT_FILE)}")

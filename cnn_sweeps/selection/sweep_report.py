@@ -14,7 +14,7 @@ from markupsafe import Markup
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, page_facts, write_html
+from cnn_sweeps.evaluation.html_file import REPORT_FILE, address_of_picture, write_html
 from cnn_sweeps.evaluation.sentences import tell_expected
 from cnn_sweeps.selection.ablation import PICTURE, Ablation
 from cnn_sweeps.selection.charts.course import draw_course
@@ -90,7 +90,7 @@ def write_report(
     write_html(
         folder / REPORT_FILE,
         "selection/templates/sweep.html",
-        **page_facts(f"Sweep {for_terminal(swept.name)}"),
+        f"Sweep {for_terminal(swept.name)}",
         sentences=sentences,
         ablation=ablation,
         ablation_notes=[] if ablation is None else list(map(_sentence, ablation.notes)),

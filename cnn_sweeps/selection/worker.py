@@ -1,8 +1,7 @@
 """The slow imports of a worker, before its first trial."""
 
-from cnn_sweeps.system.libraries import prepare_libraries, slow_imports
+from cnn_sweeps.system.libraries import slow_imports
 
-prepare_libraries()
 with slow_imports():
     try:
         import cnn_sweeps.experiment.part  # noqa: F401 - and with it TensorFlow and MLflow

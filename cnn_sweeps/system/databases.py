@@ -1,4 +1,4 @@
-"""Databases that an address names: whether one can be used, told before a library makes tables in it."""
+"""Checks whether a database can be used, before a library makes tables in it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,16 @@ _DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 _REVISION_OF_OPTUNA = re.compile(r"v\d+\.\d+")
 
 
-def check_database(address: str, program: str) -> None:
-    """See that a program, "MLflow" or "Optuna", can make its tables in a database, or has them there.
-
-    Raises:
-        ValueError: as `opened_database`.
-    """
-    with opened_database(address, program):
-        pass
-
-
 @contextmanager
 def opened_database(address: str, program: str) -> Iterator[Connection | None]:
-    """Connect to a database that has the tables of a program, "MLflow" or "Optuna"; None if it can make them there.
+    """Connect to a database that has the tables of a program, "MLflow" or "Optuna".
+
+    Yields:
+        The connection; None if the database has no tables yet, or its SQLite file does not exist.
 
     Raises:
-        ValueError: in one line, if the address is none, the driver is not installed, the server lets nobody in, or the
-            database is another program's.
+        ValueError: with a message of one line, if the address is wrong, the driver is not installed, the server refuses
+            the connection, or the database belongs to another program.
     """
     try:
         url = make_url(address)
@@ -56,9 +49,9 @@ def opened_database(address: str, program: str) -> Iterator[Connection | None]:
 
 
 def keep_copy(file: Path, reason: str) -> Path:
-    """Copy an SQLite database, which may be in use, beside itself, as `FILE.before-REASON`; give the copy.
+    """Copy an SQLite database, which may be in use, to `FILE.before-REASON` beside it; return the copy's path.
 
-    A copy of before stays: the new one has a number then.
+    If that exists, the new copy gets a number.
     """
     names = (f"{file.name}.before-{reason}{f'-{number}' if number > 1 else ''}" for number in count(1))
     copy = next(path for name in names if not (path := file.with_name(name)).exists())
@@ -67,13 +60,13 @@ def keep_copy(file: Path, reason: str) -> Path:
 
 
 def copy_content(file: Path, target: Path) -> None:
-    """Make an SQLite database what another one is now, all of it at once; either may be in use."""
+    """Replace the content of the SQLite database `target` by that of `file`, all at once; both may be in use."""
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(target)) as copy:
         source.backup(copy)
 
 
 def _owner(connection: Connection) -> str | None:
-    """Tell whose tables a database holds: of programs that note their tables' version as both do."""
+    """Return whose tables a database holds; None if no program has noted its version with Alembic."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" not in tables:
         return None
@@ -86,13 +79,13 @@ def _owner(connection: Connection) -> str | None:
 
 
 def connect_timeout(url: URL, seconds: int) -> dict[str, int]:
-    """Give what tells PostgreSQL's driver how long to wait for a connection, unless the address does."""
-    is_told = "connect_timeout" in url.query or url.get_driver_name() not in ("psycopg", "psycopg2")
-    return {} if is_told else {"connect_timeout": seconds}
+    """Return the argument that limits how long PostgreSQL's driver waits for a connection, unless the address does."""
+    is_set = "connect_timeout" in url.query or url.get_driver_name() not in ("psycopg", "psycopg2")
+    return {} if is_set else {"connect_timeout": seconds}
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell a database that cannot be used for now from a request that is wrong."""
+    """Return whether an error comes from a database that is away, and not from a wrong request."""
     cause = _cause(error)
     return isinstance(cause, (OperationalError, InterfaceError)) or (
         isinstance(cause, DBAPIError) and cause.connection_invalidated
@@ -100,16 +93,16 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def describe_database_error(error: BaseException) -> str:
-    """Give what the database or its driver says in one line, without the statement that it is about."""
+    """Return the message of a database or its driver in one line, without the SQL statement."""
     cause = _cause(error)
     cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
-    told = cause.details() if hasattr(cause, "details") else str(cause)  # of gRPC, else a page
-    said = " ".join(told.split("\n(Background")[0].split("\nLINE ")[0].split())
-    if "permission denied for schema" in said:
-        said += "; make the user the database's owner, or GRANT CREATE ON SCHEMA public"
-    return said
+    text = cause.details() if hasattr(cause, "details") else str(cause)  # gRPC's own text would fill a page
+    message = " ".join(text.split("\n(Background")[0].split("\nLINE ")[0].split())
+    if "permission denied for schema" in message:
+        message += "; make the user the database's owner, or GRANT CREATE ON SCHEMA public"
+    return message
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Give the database's error, which Optuna and others wrap."""
+    """Return the database's error, which Optuna and others wrap."""
     return error.__cause__ if isinstance(error.__cause__, DBAPIError) else error

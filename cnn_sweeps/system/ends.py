@@ -1,4 +1,4 @@
-"""Whatever ends, ends in order: a process on a signal or with its parent, and all that a block has begun."""
+"""Ends in order: of a process on a signal or with its parent, and of everything that a block has started."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _MOMENT_S, _THREADS = 2.0, "cnn_sweeps reads"
 
 
 def exit_on_signals() -> None:
-    """Exit with 143 on SIGTERM and 129 on SIGHUP, as after an error, so that what was begun is closed and removed."""
+    """Exit with 143 on SIGTERM and 129 on SIGHUP by an exception, so that `with` and `finally` clean up."""
     for end in _ENDS.values():
-        if signal.getsignal(end) is not signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(end) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(end, _exit_on_signal)
     sys.unraisablehook = _exit_again
 
 
 def is_exit_on_signal(error: BaseException) -> bool:
-    """Tell whether an exception ends this process because of a signal, not because some code wants it."""
+    """Return whether an exception is the exit that a signal asked for."""
     return isinstance(error, SystemExit) and error.code in _ENDS
 
 
@@ -42,7 +42,7 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _exit_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Ask again for an exit that came in a finalizer or a callback of the garbage collector, where Python drops it."""
+    """Send the signal again if the exit came in a finalizer or a callback of the garbage collector, which drop it."""
     if isinstance(dropped.exc_value, SystemExit) and dropped.exc_value.code in _ENDS:
         threading.Timer(0.05, os.kill, (os.getpid(), _ENDS[dropped.exc_value.code])).start()
     else:
@@ -51,9 +51,9 @@ def _exit_again(dropped: sys.UnraisableHookArgs) -> None:
 
 @contextmanager
 def threads(num_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Give threads for a block; if it is cut off, one that is in a read that never ends is not waited for.
+    """Provide threads for a block. If an exception ends the block, do not wait for threads that still read.
 
-    As of a network mount that is gone. `end_process` leaves it behind.
+    A read may never end, for example on a network mount that is gone. `end_process` then ends the process anyway.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix=_THREADS)
     try:
@@ -65,7 +65,7 @@ def threads(num_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process, without waiting longer than a moment for those of `threads` that are blocked."""
+    """End this process; wait at most 2 s for blocked threads of `threads`."""
     deadline = time.monotonic() + _MOMENT_S
     for thread in threading.enumerate():
         if thread.name.startswith(_THREADS):
@@ -81,7 +81,7 @@ def end_process(code: int) -> NoReturn:
 
 @contextmanager
 def ended_after(*parts: Callable[[], None]) -> Iterator[None]:
-    """End every part after the block, in this order, though some cannot be; the first error is what is told."""
+    """Call every function after the block, in this order, even if some fail; the first error is raised."""
     with ExitStack() as ends:
         for end in reversed(parts):
             ends.push(partial(_end_part, end))
@@ -98,7 +98,7 @@ def _end_part(end: Callable[[], None], _kind: object, error: BaseException | Non
 
 
 def end_with_parent() -> None:
-    """End this process and its children as soon as its parent has ended; on Linux even if they are stuck or stopped."""
+    """Kill this process and its children as soon as its parent has ended; on Linux even if they hang or are stopped."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     sentinel: int = parent.sentinel  # a pipe, which the kernel closes at the other end

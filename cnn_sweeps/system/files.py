@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and what is said where a disk is full."""
+"""Writes files whole or not at all, checks places before work begins, and reports full disks in one line."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ _SCHEMES = ("sqlite:///", "file://")
 
 
 def check_target(target: Path, setting: str, *, may_exist: bool) -> None:
-    """Look whether a file, or with `may_exist` false a folder, can be made there.
+    """Check that a file can be written there (`may_exist`), or a new file or folder can be made.
 
     Raises:
-        ConfigError: naming the setting that says where.
+        ConfigError: if not; the message names the setting.
     """
     if target.is_dir() or (os.path.lexists(target) and not may_exist):
-        raise ConfigError(f"{setting}={target}: is there already; name a new place, or remove it")
+        raise ConfigError(f"{setting}={target}: already exists; give a new path, or remove it")
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{setting}={target}: the folder {target.parent} is not there, or cannot be written to")
+        raise ConfigError(
+            f"{setting}={target}: the folder {target.parent} does not exist or cannot be written to; give another path"
+        )
 
 
 def check_folder(folder: Path, setting: str) -> None:
-    """Look whether a folder is there, empty, and can be written to, or can be made.
+    """Check that a folder is empty and can be written to, or can be made.
 
     Raises:
-        ConfigError: naming the setting that says where.
+        ConfigError: if not; the message names the setting.
     """
     if not folder.is_dir():
         check_target(folder, setting, may_exist=False)
     elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError(f"{setting}={folder}: cannot be written to; name another folder, or a new one")
+        raise ConfigError(f"{setting}={folder}: cannot be written to; give another folder, or a new one")
     elif any(folder.iterdir()):
-        raise ConfigError(f"{setting}={folder}: is not empty; name an empty folder, or a new one")
+        raise ConfigError(f"{setting}={folder}: is not empty; give an empty folder, or a new one")
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Say why files cannot be made in a folder that is there or will be made; None if nothing is known against it."""
+    """Return why files cannot be made in a folder, which may not exist yet; None if nothing seems to forbid it."""
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not there.is_dir():
         return os.strerror(errno.ENOTDIR)
@@ -55,7 +57,7 @@ def why_not_writable(folder: Path) -> str | None:
 
 
 def at_home(place: str) -> str:
-    """Give a path, or the address of a file, with the home folder for a `~` at its beginning."""
+    """Replace a `~` at the beginning of a path, or of the path in a sqlite:/// or file:// address."""
     scheme = next((each for each in _SCHEMES if place.startswith(each)), "")
     return scheme + os.path.expanduser(place.removeprefix(scheme))  # noqa: PTH111  takes any text
 
@@ -79,14 +81,14 @@ def moved_here(place: str) -> str | None:
 
 
 def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
-    """Tell whether an error, of Python or of a library, says that a disk or one's share of it is full."""
+    """Return whether an error, of Python or of a library, says that the disk or the user's quota is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, OSError) and (error.errno in full or os.strerror(errno.ENOSPC) in str(error))
 
 
 @contextmanager
-def told_in(failures: list[str], what: str) -> Iterator[None]:
-    """Have an error of the block told in a list and no more, since it loses nothing that matters; not a full disk."""
+def collecting_failures(failures: list[str], what: str) -> Iterator[None]:
+    """Add an error of the block to a list instead of raising it; the error of a full disk is raised."""
     try:
         yield
     except Exception as error:
@@ -96,15 +98,15 @@ def told_in(failures: list[str], what: str) -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """A log that loses lines while the disk is full, without a traceback on the terminal for each."""
+    """A log file that drops lines while the disk is full, without a traceback on the terminal for each."""
 
     def _open(self) -> io.TextIOWrapper:
         return open_lossy(self.baseFilename)
 
 
 @contextmanager
-def _told(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
-    """Tell in one line that `target` cannot be written; that a reader of what is shown has gone is another matter."""
+def _reporting_errors(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
+    """Turn an OSError into an error of one line that `target` cannot be written; a broken pipe is raised as it is."""
     try:
         yield
     except BrokenPipeError:
@@ -114,26 +116,26 @@ def _told(target: Path, advice: str, kind: type[UserError]) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors(target: Path, what: str) -> Iterator[None]:
-    """Tell in one line that the disk cannot take `target`, and that `what` is to be given again: "the same command".
+def disk_errors(target: Path, what: str = "the same command") -> Iterator[None]:
+    """Turn an OSError in the block into an error of one line: free space for `target`, then run `what` again.
 
     Raises:
-        DiskError: for what the machine could not write.
+        DiskError: if the machine could not write.
     """
-    with _told(target, f"make space there and give {what} again", DiskError):
+    with _reporting_errors(target, f"free space there and run {what} again", DiskError):
         yield
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Give a path to write a file or folder to; it becomes `target` when the block ends well, and is removed otherwise.
+    """Yield a path for a new file or folder; it becomes `target` if the block succeeds, else it is removed.
 
     Raises:
-        ConfigError: if the machine cannot write it.
+        ConfigError: if it cannot be written.
     """
     names = {"prefix": f".{target.name}-", "suffix": ".unfinished"}
     with (
-        _told(target, "name another place", ConfigError),
+        _reporting_errors(target, "give another path", ConfigError),
         tempfile.TemporaryDirectory(**names, dir=target.parent, ignore_cleanup_errors=True) as beside,
     ):
         unfinished = Path(beside, target.name)
@@ -142,14 +144,14 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def open_plain(path: str, flags: int) -> int:
-    """Open no link, which may lead to another one's file, and wait for no named pipe."""
+    """Open a file for `open(opener=...)`; follow no link, and do not wait on a named pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def append_whole(target: Path, content: bytes) -> None:
-    """Append to a file, which is made if it is not there: all of the content or, if the disk is full, nothing.
+    """Append all of the content to a file or, if the disk is full, nothing; make the file if it does not exist.
 
-    It is handed to the system in one call, so that no signal cuts it in two. No link is followed.
+    One system call writes it, so that no signal cuts it in two. Links are not followed.
 
     Raises:
         OSError: if it cannot be written.
@@ -162,16 +164,16 @@ def append_whole(target: Path, content: bytes) -> None:
 
 
 def replace_whole(target: Path, content: bytes | memoryview, *, is_kept_at_once: bool = True) -> None:
-    """Give a file new content, all of it or, if that fails or is cut off, none.
+    """Replace the content of a file, all of it or, if that fails or is interrupted, nothing.
 
-    With `is_kept_at_once` it waits until that is on the disk, where a power cut cannot take it.
+    With `is_kept_at_once`, wait until the content is on the disk and safe from a power cut.
 
     Raises:
-        OSError: if it cannot be written; what was written of it is removed, so that it takes no space.
+        OSError: if it cannot be written; the unfinished file is removed, to free its space.
     """
     unfinished = target.with_suffix(".unfinished")
     try:
-        unfinished.unlink(missing_ok=True)  # of a process that was killed, or a link, which would be followed
+        unfinished.unlink(missing_ok=True)  # a killed process left it, or it is a link
         with unfinished.open("xb") as file:
             file.write(content)
             file.flush()

@@ -1,4 +1,4 @@
-"""What the slow libraries read and write while they are imported."""
+"""Prepares and quietens slow libraries: the environment that they read, and what they print on import."""
 
 import gc
 import os
@@ -10,24 +10,24 @@ from pathlib import Path
 
 from cnn_sweeps.system.output import open_lossy
 
-_ENVIRONMENT = {  # what the user has set stays
+_ENVIRONMENT = {  # defaults; the user's own values stay
     "TF_CPP_MIN_LOG_LEVEL": "3",  # errors reach Python as exceptions anyway
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # drawn where no terminal is, too
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # MLflow draws it even without a terminal
     "MLFLOW_UV_AUTO_DETECT": "false",  # a lock file in the working folder is no part of a model
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends, of a sweep's trials, too
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of 7, which take 4 minutes: what fails can wait
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds, of 120
-    "JOBLIB_MULTIPROCESSING": "0",  # unused, and its trial semaphore is complained about at exit
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends, also for each trial
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default, 7, takes 4 minutes, and failed requests are sent later
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds; the default is 120
+    "JOBLIB_MULTIPROCESSING": "0",  # unused, and Python warns at exit about its semaphore
 }
-_LOADING = "loading libraries, which takes some seconds"
+_LOADING = "loading libraries; this takes some seconds"
 _messages = threading.Lock()
-_kept: list[int] = []  # of each block that is under way, where standard error led before it; the first is the real one
+_kept: list[int] = []  # for each block in progress: the standard error before it; the first one is the real one
 _THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def prepare_libraries() -> None:
-    """Set what the libraries read from the environment when they are imported."""
+    """Set the environment variables that the libraries read on import."""
     for name, text in _ENVIRONMENT.items():
         os.environ.setdefault(name, text)
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -35,9 +35,9 @@ def prepare_libraries() -> None:
 
 
 def keep_git_from_helpers() -> None:
-    """Have no git that this process starts run what a repository's configuration names.
+    """Keep git from running programs that a repository's configuration names.
 
-    MLflow asks git about the program's folder. Off are hooks, a monitor of changed files, and the fetching of objects.
+    MLflow calls git in the program's folder. Turned off are hooks, the monitor of changed files, and fetching objects.
     """
     count = os.environ.get("GIT_CONFIG_COUNT", "")
     number = int(count) if count.isdecimal() else 0
@@ -50,20 +50,20 @@ def keep_git_from_helpers() -> None:
 
 
 def thread_settings(num_threads: int) -> dict[str, str]:
-    """Give the environment that has TensorFlow, once it is imported, compute with so many threads.
+    """Return environment variables that make TensorFlow compute with this number of threads once it is imported.
 
-    How sums are divided, and with that their last bits, depends on it.
+    The last bits of sums depend on the number of threads.
     """
     return dict.fromkeys(_THREADS, str(num_threads))
 
 
 def current_thread_settings() -> dict[str, str]:
-    """Give those settings that this process's environment has."""
+    """Return the variables of `thread_settings` that this process has."""
     return {key: os.environ[key] for key in _THREADS if key in os.environ}
 
 
 def count_threads() -> int:
-    """Give how many threads TensorFlow computes with here: as set, else one for each core that it may use."""
+    """Return the number of threads that TensorFlow computes with: the set one, else one per usable core."""
     if setting := os.environ.get("TF_NUM_INTRAOP_THREADS"):
         return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -71,11 +71,12 @@ def count_threads() -> int:
 
 @contextmanager
 def slow_imports() -> Iterator[None]:
-    """Import slow libraries in the block, quietly, and leave the objects that they make out of the garbage collection.
+    """Prepare slow libraries, import them quietly in the block, and exclude their objects from garbage collection.
 
-    They last, and looking through them again and again takes a third of the time of a short run.
+    These objects live as long as the process. Scanning them again and again takes a third of the time of a short run.
     """
-    if "tensorflow" in sys.modules:  # what is there by now does not all last
+    prepare_libraries()
+    if "tensorflow" in sys.modules:  # other objects exist by now, which must be collected
         yield
         return
     is_collecting = gc.isenabled()
@@ -91,7 +92,7 @@ def slow_imports() -> Iterator[None]:
 
 @contextmanager
 def _saying(text: str, file: int) -> Iterator[None]:
-    """Show a line while the block runs, if the open file of this number is a terminal."""
+    """Show a line while the block runs, if this file descriptor is a terminal."""
     if not os.isatty(file):
         yield
         return
@@ -105,10 +106,10 @@ def _saying(text: str, file: int) -> Iterator[None]:
 
 @contextmanager
 def native_messages_off() -> Iterator[int]:
-    """Keep off the terminal what TensorFlow's libraries write to it while loading, which no setting of theirs does.
+    """Hide what TensorFlow's native libraries write to standard error; they have no setting for it.
 
-    Gives the number of the file that standard error is otherwise, which it is again when the last such block ends: a
-    sweep imports in one thread while it starts workers in another.
+    Yields a file descriptor of the real standard error. Blocks may overlap, since a sweep imports in one thread while
+    it starts workers in another; standard error is back when the last one ends.
     """
     with _messages:
         sys.stderr.flush()

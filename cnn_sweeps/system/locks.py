@@ -13,7 +13,7 @@ from cnn_sweeps.system.files import open_plain
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file while the block runs; yield whether it is held, which without `wait` it may not be.
+    """Hold a lock file while the block runs; yield whether it is held. With `wait` it always is.
 
     Raises:
         OSError: if the file cannot be made.
@@ -30,6 +30,6 @@ def file_lock(path: Path, *, wait: bool) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if os.fstat(file.fileno()).st_nlink:  # else who held it has removed it, and others hold a new one
+            if os.fstat(file.fileno()).st_nlink:  # else its last holder removed it, and others may lock a new one
                 yield True
                 return

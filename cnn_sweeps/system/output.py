@@ -1,4 +1,4 @@
-"""What is shown while work is done: a closed pipe or a full disk ends the display, never the work."""
+"""Keeps work going when its output cannot be shown, because of a closed pipe or a full disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 class _LossyFile(io.FileIO):
     def write(self, content: Any) -> int:
-        """Write, and say that all of it was written if nothing could be."""
+        """Write; if that fails, report success."""
         try:
             return super().write(content) or len(content)
         except OSError:
@@ -22,19 +22,20 @@ class _LossyFile(io.FileIO):
 
 
 def open_lossy(file: str | int, encoding: str = "utf-8", errors: str = "backslashreplace") -> io.TextIOWrapper:
-    """Open a text file, by path or by the number of an open one, to append to; it loses what it cannot take."""
+    """Open a text file for appending, by path or file descriptor; what cannot be written is dropped."""
     raw = _LossyFile(file, "a") if isinstance(file, str) else _LossyFile(file, "w", closefd=False)
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
 
 
 def outlive_display(*names: str) -> None:
-    """Let this process go on when its standard output and error, or one of them, cannot be written any more.
+    """Let this process go on when its standard output or error can no longer be written.
 
-    What somebody has put in their place, as a test does, is left alone.
+    Args:
+        names: "stdout" or "stderr"; default: both. Streams that somebody has replaced, as tests do, stay.
     """
     for name in names or ("stdout", "stderr"):
         before = getattr(sys, name)
-        if before is None:  # closed by who started the process: `>&-`
+        if before is None:  # the process was started with `>&-`
             setattr(sys, name, open_lossy(os.devnull))
         elif before is getattr(sys, f"__{name}__"):
             with suppress(OSError):
@@ -48,10 +49,10 @@ def outlive_display(*names: str) -> None:
 
 @contextmanager
 def shown_whole() -> Iterator[None]:
-    """Write what the block shows; a reader that goes, as in `... | head`, ends it, and all is well.
+    """Flush what the block prints; a reader that closes its pipe, as in `... | head`, ends the block without an error.
 
     Raises:
-        SystemExit: in one line, if standard output is on a full disk.
+        SystemExit: with a message of one line, if standard output is on a full disk.
     """
     try:
         yield
@@ -62,9 +63,9 @@ def shown_whole() -> Iterator[None]:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         _discard()
-        sys.exit(f"error: standard output cannot be written ({error.strerror}); make space, or show it elsewhere")
+        sys.exit(f"error: standard output cannot be written ({error.strerror}); free space, or send it elsewhere")
 
 
 def _discard() -> None:
-    """Have what is still to be written go nowhere."""
+    """Drop what standard output has not written yet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Which process owns a piece of work, and whether it has died without saying so."""
+"""Names the process that owns a piece of work, and finds out whether it is still alive."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Literal
 import psutil
 
 OwnerState = Literal["alive", "dead", "elsewhere", "unknown"]
-"""Of a process; `elsewhere`: where it cannot be seen, on another host, in another container, or before this machine
-was restarted; `unknown`: nobody signed, or in no sense."""
+"""State of a process. `elsewhere`: it cannot be seen from here, since it ran on another host, in another container, or
+before this machine was restarted. `unknown`: the tags are missing or make no sense."""
 
 WORD = "owner.word"
 _HOST, _BOOT, _NAMESPACE, _PID, _STARTED = (
@@ -25,11 +25,10 @@ _HOST, _BOOT, _NAMESPACE, _PID, _STARTED = (
 
 
 def owner_tags() -> dict[str, str]:
-    """Name this process.
+    """Return tags that identify this process.
 
-    Host names may be equal on two machines and numbers are used again, in a container that is restarted at once. So
-    there are also the machine's boot and the namespace, in which a number means one process at a time, the process's
-    start, and a random word.
+    Two machines may have the same host name, and process ids are used again, in a restarted container at once. So the
+    tags also name the machine's boot, the PID namespace, the process's start, and a random word.
     """
     pid = os.getpid()
     return {
@@ -43,16 +42,15 @@ def owner_tags() -> dict[str, str]:
 
 
 def is_here(tags: Mapping[str, str]) -> bool:
-    """Tell whether the process that `owner_tags` named is, or was, one of a host of this name."""
+    """Return whether the process of `owner_tags` ran on a host with this host's name."""
     return tags.get(_HOST) == socket.gethostname()
 
 
 def owner_state(tags: Mapping[str, str], dead_hosts: Collection[str] = ()) -> OwnerState:
-    """Tell what is known of the process that `owner_tags` named; anybody may have written the tags.
+    """Return the state of the process of `owner_tags`; the tags may be anybody's and are checked.
 
-    Those of `dead_hosts` are taken to be gone, unless they are seen to live. A process of another boot, or of another
-    PID namespace, is `elsewhere` even if its host has this one's name: nothing tells two machines, or two containers,
-    of one name from one that was restarted.
+    Processes of `dead_hosts` count as dead unless they are seen alive. A process of another boot or PID namespace is
+    `elsewhere` even if its host has this one's name: two machines of one name look like one that was restarted.
     """
     try:
         host, pid = tags[_HOST], int(tags[_PID])
@@ -71,16 +69,16 @@ def _state_in_sight(tags: Mapping[str, str], pid: int) -> OwnerState:
         return "alive" if (tags[_STARTED], tags.get(WORD)) == (_start(), _word(pid)) else "dead"
     try:
         process = psutil.Process(pid)
-        has_ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not looked
+        has_ended = process.status() == psutil.STATUS_ZOMBIE  # its parent has not waited for it
         return "dead" if has_ended or _start(process) != tags[_STARTED] else "alive"
     except psutil.NoSuchProcess:
-        return "elsewhere" if psutil.pid_exists(pid) else "dead"  # of another user, whom a machine may hide
+        return "elsewhere" if psutil.pid_exists(pid) else "dead"  # a machine may hide other users' processes
     except psutil.AccessDenied:
         return "elsewhere"
 
 
 def _start(process: psutil.Process | None = None) -> str:
-    """Give when a process, or this one, began, by a clock that nobody sets: a later one of its number began later."""
+    """Return when a process, or this one, started, by a clock that nobody can set."""
     if sys.platform != "linux":
         return str((process or psutil.Process()).create_time())
     name = process.pid if process else "self"
@@ -106,7 +104,7 @@ def _pid_namespace() -> str:
     if sys.platform != "linux":
         return ""
     try:
-        is_own = Path("/proc/self").readlink().name == str(os.getpid())  # a container may show another one's processes
+        is_own = Path("/proc/self").readlink().name == str(os.getpid())  # /proc may be another container's
         return str(Path("/proc/self/ns/pid").stat().st_ino) if is_own else "unknown"
     except OSError:
         return "unknown"
@@ -114,5 +112,5 @@ def _pid_namespace() -> str:
 
 @cache
 def _word(_pid: int) -> str:
-    """Give this process's own word; one that was forked has another number, and so another word."""
+    """Return this process's random word; a forked process has another id, and so another word."""
     return secrets.token_hex(8)

@@ -1,4 +1,4 @@
-"""Waits for what is away for a while."""
+"""Waits for servers, databases and disks that are away for a while."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cnn_sweeps.errors import OutageError
 Result = TypeVar("Result")
 
 PATIENCE_S = 60.0
-"""How long a restart may take, by default."""
+"""How long to wait by default: a server may restart in this time."""
 _LONGEST_PAUSE_S = 5.0
 
 
 def patiently(act: Callable[[], Result], say: Callable[[str], None], patience_s: float | None = None) -> Result:
-    """Do something; if it meets an outage, again and again, with longer and longer pauses.
+    """Call `act`; while it raises an OutageError, try again after longer and longer pauses (0.5 s to 5 s).
 
     Args:
-        act: leaves nothing behind if it fails.
-        say: is told once that there is something to wait for.
-        patience_s: of the whole wait; None: PATIENCE_S.
+        act: what to do; it must leave nothing behind if it fails.
+        say: gets one message when the waiting begins.
+        patience_s: the longest time to wait; None: PATIENCE_S.
 
     Raises:
-        OutageError: the last one, once the time is over.
+        OutageError: the last one, when the time is over.
     """
     patience_s = PATIENCE_S if patience_s is None else patience_s
     deadline, pause_s = time.monotonic() + patience_s, 0.5
@@ -42,12 +42,12 @@ def patiently(act: Callable[[], Result], say: Callable[[str], None], patience_s:
 
 
 class Backoff:
-    """Says when to ask again for something that is away, so seldom that asking takes a small share of the time."""
+    """Says when to ask a store again after an outage; asking takes at most 5 % of the time."""
 
     _LARGEST_SHARE, _SHORTEST_PAUSE_S = 0.05, 1.0
 
     def __init__(self) -> None:
-        """Have nothing away yet."""
+        """Start without an outage."""
         self._next_try = 0.0
 
     @property
@@ -57,7 +57,7 @@ class Backoff:
 
     @contextmanager
     def noting_outages(self) -> Iterator[None]:
-        """Ask in the block; if it meets an outage, do not ask again for some time."""
+        """Ask in the block; after an OutageError, `is_over` stays false for some time."""
         started = time.monotonic()
         try:
             yield

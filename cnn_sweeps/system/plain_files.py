@@ -1,7 +1,7 @@
-"""Files of a folder that anybody may have written into: by plain names below it, and no link is followed.
+"""Reads files in folders that anybody may have written to: only plain names below a folder, and no links.
 
-A folder is a descriptor, for `dir_fd`: what is moved or replaced later does not change where it leads. All functions
-raise NotPlainError for what a name may not lead to, and OSError for what cannot be opened, read or written.
+Folders are file descriptors, for `dir_fd`, so that replacing a path later changes nothing. All functions raise
+NotPlainError for links and the like, and OSError if something cannot be opened, read or written.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe would be waited for
-_NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO)  # what systems say of a link, a socket
+_NOT_PLAIN = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO)  # errors for links and sockets
 _MOST_LEVELS = 20
 _PART_BYTES = 2**20
 
 
 class NotPlainError(Exception):
-    """What a name leads to is a link, no file or folder, or too large; the message says which."""
+    """A name leads to a link, to no file or folder, or to something too large; the message says which."""
 
 
 def check_plain_name(name: str) -> str:
-    """Give the name of a file in a folder back.
+    """Return the name if it is that of a file directly in a folder.
 
     Raises:
-        ValueError: if it leads somewhere else.
+        ValueError: if it is not.
     """
     if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
         raise ValueError("should be the plain name of a file")
@@ -37,7 +37,7 @@ def check_plain_name(name: str) -> str:
 
 @contextmanager
 def opened_folder(path: Path, *names: str) -> Iterator[int]:
-    """Open a folder, whose path is trusted and may hold links, or one below it: by plain names, from the top."""
+    """Open a folder by a trusted path, which may contain links, then by plain names a folder below it."""
     with ExitStack() as opened:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         opened.callback(os.close, folder)
@@ -47,18 +47,18 @@ def opened_folder(path: Path, *names: str) -> Iterator[int]:
 
 
 def read_plain_file(folder: int, name: str, most_bytes: int, offset: int = 0) -> bytes:
-    """Read a file of an opened folder from `offset` on; it may have `most_bytes` as a whole."""
+    """Read a file of an opened folder from `offset` on; the whole file may have `most_bytes`."""
     return b"".join(_parts(folder, name, most_bytes, offset))
 
 
 def copy_plain_files(folder: int, name: str, target: Path, most_bytes: int, _levels: int = _MOST_LEVELS) -> int:
-    """Copy a file, or a folder with all that is in it, from an opened folder; give the number of bytes.
+    """Copy a file, or a folder with its content, from an opened folder; return the number of bytes.
 
     Args:
-        folder: the descriptor.
-        name: plain, of the file or folder in it.
-        target: what the copy is to be called; it does not exist yet.
-        most_bytes: of all files together.
+        folder: the folder's descriptor.
+        name: the plain name of the file or folder in it.
+        target: the path of the copy; it must not exist.
+        most_bytes: the limit for all files together.
     """
     if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         with target.open("wb") as copy:
@@ -88,15 +88,14 @@ def _opened(folder: int, name: str, flags: int) -> Iterator[int]:
 
 
 def _parts(folder: int, name: str, most_bytes: int, offset: int = 0) -> Iterator[bytes]:
-    """Read a file, part by part."""
     with _opened(folder, name, _FILE) as file:
         about = os.fstat(file)
-        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link: the file may be another one's
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:  # a hard link may be somebody else's file
             raise NotPlainError(f"{name} is a link, or no file")
         os.lseek(file, offset, os.SEEK_SET)
-        left = most_bytes if about.st_size <= most_bytes else 0  # of a sparse file not even so much
+        left = most_bytes if about.st_size <= most_bytes else 0  # do not begin to read a huge sparse file
         while part := os.read(file, min(_PART_BYTES, left + 1)):
             left -= len(part)
             if left < 0:
-                raise NotPlainError(f"{name} is larger than the {most_bytes:,} bytes that it may have")
+                raise NotPlainError(f"{name} has more than the allowed {most_bytes:,} bytes")
             yield part

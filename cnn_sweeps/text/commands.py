@@ -1,4 +1,4 @@
-"""Commands as a person would type them, which run this program again."""
+"""Commands that run this program again, as a person would type them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cnn_sweeps.text.passwords import hide_passwords, hide_passwords_of_word
 
-_ONCE = ("resume=",)  # what was for the one time
+_ONCE = ("resume=",)  # overrides that are only meant for one call
 _OF_HYDRA = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 
 
@@ -22,26 +22,20 @@ class Command(NamedTuple):
 
 
 def describe_command(overrides: Sequence[str], *, multirun: bool = False) -> str:
-    """Give the command that runs this program with these overrides."""
+    """Return the command that runs this program with these overrides."""
     program, flags = _program_and_flags()
     return shlex.join([*program, *flags, *["--multirun"] * multirun, *overrides])
 
 
 def command_to_repeat(program: str, overrides: Sequence[str]) -> str:
-    """Give the command that makes a run of a program again: without passwords and what was for the one time.
-
-    The program is as a shell takes it, with its flags.
-    """
+    """Return the command that repeats a run, without passwords and `resume=`; `program` is quoted for a shell."""
     lasting = [override for override in overrides if not override.lstrip("+").startswith(_ONCE)]
     words = [shlex.quote(hide_passwords_of_word(override)) for override in lasting]
     return " ".join([hide_passwords(program), *words])
 
 
 def one_word_a_line(command: str) -> str:
-    """Give a command of one line as several, as a shell takes it all the same.
-
-    Variables have the first line, if there are any, and each override has its own.
-    """
+    """Break a command into several lines, variables first, each override on its own; a shell runs it as before."""
     words = shlex.split(command)
     is_override = [not word.startswith("-") and "=" in word and not word.partition("=")[0].isupper() for word in words]
     first = is_override.index(True) if any(is_override) else len(words)
@@ -51,9 +45,9 @@ def one_word_a_line(command: str) -> str:
 
 
 def short_overrides(overrides: Sequence[str]) -> list[str]:
-    """Give overrides with the last part of their keys alone, where no other has it: `l2=0.1` for `model.l2=0.1`.
+    """Shorten keys of overrides to their last part where that is unique: `l2=0.1` for `model.l2=0.1`.
 
-    Of several for one key it is the last one that counts.
+    Of several overrides for one key, the last one counts.
     """
     by_key = {text.partition("=")[0]: text for text in (override.lstrip("+") for override in overrides)}
     short = {key: key if key.startswith("~") else key.rpartition(".")[2] for key in by_key}
@@ -62,7 +56,7 @@ def short_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def _program_and_flags() -> tuple[list[str], list[str]]:
-    """Give how this program was started, and its arguments that are neither overrides nor about the kind of run."""
+    """Return the words that start this program, and Hydra's flags that say where its configuration is."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name in sys.orig_argv:
         start = sys.orig_argv.index(spec.name)

@@ -1,6 +1,6 @@
-"""Keeps passwords out of what is recorded.
+"""Hides passwords in texts that are recorded or shown.
 
-Everything here takes time in proportion to the text: a traceback may hold megabytes.
+All functions take time in proportion to the text, since a traceback may have megabytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote
 
-_NAMED = r"\$\{[^{}]*\}"  # an interpolation such as ${oc.env:DB_PASSWORD}, which gives nothing away
+_NAMED = r"\$\{[^{}]*\}"  # an interpolation such as ${oc.env:DB_PASSWORD}, which shows no secret
 _USER = re.compile(rf"://(?:{_NAMED}|\$(?!\{{)|[^/@\s:'\"$])*:")
 _PORT = re.compile(r"\d{1,5}(?=[:.](?:\s|$)|[/?#\s,;)\]}]|$)")
 _TOKEN = re.compile(r"(?<=https://)[^/@\s:'\"]+(?=@)|(?<=http://)[^/@\s:'\"]+(?=@)")
@@ -29,11 +29,11 @@ def _stars(_secret: str) -> str:
 
 
 def hide_passwords(text: str, replacement: Replacement = _stars) -> str:
-    """Replace what is secret in every address of a text by *** or by what a function gives for it.
+    """Replace the secrets in every address of a text by ***, or by what `replacement` returns for them.
 
-    That is the password of postgresql://me:secret@host/studies, the token of https://token@host, and arguments such as
-    ?password=secret, &sig=secret or #access_token=secret; PostgreSQL's ?options= may hold any. What an interpolation
-    names, as in postgresql://me:${oc.env:DB_PASSWORD}@host/studies, stays.
+    Secrets are the password of postgresql://me:secret@host/studies, the token of https://token@host, and arguments such
+    as ?password=secret, &sig=secret or #access_token=secret; also PostgreSQL's ?options=, which may hold a password.
+    Interpolations, as in postgresql://me:${oc.env:DB_PASSWORD}@host/studies, stay.
     """
     if not any(each in text for each in ("://", "?", "&", ";", "#")):
         return text
@@ -42,7 +42,7 @@ def hide_passwords(text: str, replacement: Replacement = _stars) -> str:
 
 
 def hide_passwords_of_value(value: str, replacement: Replacement = _stars) -> str:
-    """Do what `hide_passwords` does to a text that is one address as a whole, or none."""
+    """Apply `hide_passwords` to a text that is a single address, or none."""
     user = _USER.search(value)
     if user is not None and (end := value.rfind("@")) > user.end():
         value = value[: user.end()] + _replace(value[user.end() : end], replacement) + value[end:]
@@ -50,9 +50,9 @@ def hide_passwords_of_value(value: str, replacement: Replacement = _stars) -> st
 
 
 def hide_passwords_of_word(word: str, replacement: Replacement = _stars) -> str:
-    """Do what `hide_passwords` does to one word of a command line, KEY=VALUE, of which VALUE is one address or none.
+    """Apply `hide_passwords` to one word of a command line, KEY=VALUE, where VALUE is a single address, or none.
 
-    So its password may hold spaces and quotes.
+    So the password may contain spaces and quotes.
     """
     if quoted := _QUOTED_WORD.fullmatch(word):
         key, quote, value = quoted.groups()
@@ -63,7 +63,7 @@ def hide_passwords_of_word(word: str, replacement: Replacement = _stars) -> str:
 
 
 def split_names(secret: str) -> list[str]:
-    """Divide a secret into what it says itself and, at every second place, the interpolations in it."""
+    """Split a secret into plain text and, at every second place, the interpolations in it."""
     return re.split(f"({_NAMED})", secret)
 
 
@@ -83,7 +83,7 @@ def _replace_in_address(text: str, replacement: Replacement, arguments: re.Patte
 def _replace_in_line(line: str, replacement: Replacement) -> str:
     """Replace what stands between `://USER:` and the last @ of the same address.
 
-    What goes before each @ is looked at by itself, so that every character is looked at a few times at the most.
+    It looks at the text before each @ by itself, so that the time stays in proportion to the text.
     """
     if "@" not in line or "://" not in line:
         return line
@@ -103,11 +103,11 @@ def _replace_in_line(line: str, replacement: Replacement) -> str:
 
 
 def _begin_of_password(part: str) -> int | None:
-    """Find where the password begins that ends a text, after `://USER:`."""
+    """Find where the password at the end of a text begins, after `://USER:`."""
     begin = _begin_of_address(part)
     if found := _USER.search(part, begin):
         return found.end() if found.end() < len(part) else None
-    # with spaces, unless it is an address without a user and what is said of it
+    # a password with spaces, unless it is an address without a user, followed by other text
     for found in _USER.finditer(part, max(part.rfind("'"), part.rfind('"')) + 1):
         if found.end() < len(part) and not part[found.end()].isspace() and not _PORT.match(part, found.end()):
             return found.end()
@@ -115,9 +115,9 @@ def _begin_of_password(part: str) -> int | None:
 
 
 def _begin_of_address(part: str) -> int:
-    """Find where an address may have begun that ends a text: after the last space, and the last quote of another text.
+    """Find where the address at the end of a text may begin: after the last space, and the last quote outside it.
 
-    A quote belongs to a password if nothing follows it that separates texts.
+    A quote belongs to a password if no separator such as a comma follows it.
     """
     words = part.split()
     begin = len(part) - len(words[-1]) if words and not part[-1:].isspace() else len(part)

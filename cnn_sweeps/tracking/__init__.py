@@ -1,1 +1,1 @@
-"""The records of runs in their folders, and MLflow, to which they are brought."""
+"""Keeps the record of each run in its folder, and copies it to MLflow."""

@@ -1,4 +1,4 @@
-"""What waits for a store, and the runs there that dead processes have left without an end."""
+"""Closes runs that dead processes left RUNNING, and says which records still wait for a store."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ log = logging.getLogger(__name__)
 
 
 def tell_what_waits(folder: Path, uri: str, error: TrackingError) -> None:
-    """Say how many entries wait in a folder since a store is away, and how to bring them later."""
+    """Log how many entries wait in a folder because a store is away, and the command that delivers them later."""
     num_entries = 0
     for each in find_records(folder):
-        with suppress(TrackingError):  # one that makes no sense
+        with suppress(TrackingError):  # the record makes no sense
             num_entries += num_waiting(each, uri)
     named = [] if is_recorded_as(user_uri(None), uri) else [f"tracking.uri={uri_seen_from(Path(), uri)}"]
     command = shlex.join(["python", "-m", "cnn_sweeps.deliver", str(folder), *named])
     reason = str(error).rpartition(";")[0]
     waits = counted(num_entries, "entry of the record waits", "entries of the record wait")
-    waits += f" in {folder}; once the store takes them, give:\n  {command}"
+    waits += f" in {folder}; once the store is back, run:\n  {command}"
     log.warning("%s; %s", reason, waits)
 
 
 def close_dead_runs(uri: str, experiment_id: str) -> None:
     """End as KILLED the runs of an experiment that dead processes of this machine left RUNNING.
 
-    Where the record is here, it says so first, as of its last entry.
+    If the record is on this machine, it gets the end first, with the time of its last entry.
 
     Raises:
         TrackingError: if the store cannot be used.
@@ -52,11 +52,11 @@ def close_dead_runs(uri: str, experiment_id: str) -> None:
             continue
         if not _close_here(Path(run.data.tags.get(FOLDER_TAG, "")), run.data.tags.get(RECORD_TAG), uri):
             end_run(run.info.run_id, "KILLED", {})
-        log.info("run %s was left by a process that ended; it is KILLED now", run.info.run_name)
+        log.info("run %s is KILLED now: its process ended without closing it", run.info.run_name)
 
 
 def _close_here(folder: Path, record_id: str | None, uri: str) -> bool:
-    """Close and bring a run's record if it is in the folder that the run names, as anybody may have written."""
+    """Close and project a run's record if it is in the folder that the run names (anybody may have written that)."""
     try:
         recorded = read_record(folder)
         if recorded is None or recorded.begin.record != record_id or not close_if_died(folder):
@@ -72,7 +72,7 @@ def _close_here(folder: Path, record_id: str | None, uri: str) -> bool:
 
 @store_errors()
 def find_runs(uri: str, experiment_id: str, condition: str) -> list[Run]:
-    """Find runs of an experiment in a store, which is in use from then on.
+    """Find runs of an experiment in a store, and make that MLflow's store.
 
     Raises:
         TrackingError: if the store cannot be used.
@@ -83,7 +83,7 @@ def find_runs(uri: str, experiment_id: str, condition: str) -> list[Run]:
 
 @store_errors()
 def end_run(run_id: str, status: Status, tags: Mapping[str, str]) -> None:
-    """Give a run of the store in use, whose record is not here, its end: all else is brought there by `project`.
+    """End a run of the store in use whose record is not on this machine; `project` does all others.
 
     Raises:
         TrackingError: if the store cannot be used.

@@ -1,4 +1,4 @@
-"""A run that this process makes: it is brought to MLflow as it goes on, and ends well without that."""
+"""A run of this process: it is copied to MLflow while it goes on, and ends well even without MLflow."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class LiveRun:
-    """A record with the store that it is brought to; a store that goes away ends nothing, and is asked seldom."""
+    """A record and its store. While the store is away, the run goes on and seldom asks it."""
 
     def __init__(self, folder: Path, uri: str) -> None:
-        """Of a run whose record is, or will be, in `folder`, and the store's URI."""
+        """Take the folder of the record, which may not exist yet, and the store's address."""
         self.record, self._uri, self.backoff = Record(folder), uri, Backoff()
         self._outage: TrackingOutageError | None = None
         self._is_refused = self._is_ending = False
 
     def start(self, *, may_be_away: bool, closes_others: bool = False) -> None:
-        """Bring what there is at the start; with `closes_others` end what dead processes left RUNNING beside it.
+        """Project the record at the start; with `closes_others` also end runs that dead processes left RUNNING.
 
         Raises:
-            TrackingError: if the store refuses it, or is away; where it `may_be_away`, its record waits.
+            TrackingError: if the store refuses the run; also if it is away, unless it `may_be_away`.
         """
         try:
             self._bring(looks_first=may_be_away)
@@ -52,7 +52,7 @@ class LiveRun:
     def _bring(self, *, looks_first: bool, wait: bool = True) -> None:
         with self.backoff.noting_outages():
             if looks_first and self._uri.startswith("http"):
-                find_existing_store(self._uri)  # soon tells what a request may take a minute to find out
+                find_existing_store(self._uri)  # finds out soon; a request may take a minute
             project(self.record.folder, self._uri, wait=wait)
 
     @property
@@ -61,7 +61,7 @@ class LiveRun:
         return self.backoff.is_over and not self._is_refused
 
     def catch_up(self, *, at_once: bool = False) -> None:
-        """Bring what is new, if it is time to ask the store or `at_once`."""
+        """Project what is new, if it is time to ask the store or `at_once`."""
         if not (at_once or self.may_ask):
             return
         try:
@@ -77,11 +77,11 @@ class LiveRun:
                 log.warning("%s", error)
         else:
             if self._outage is not None:
-                log.info("the tracking store has all of the run again")
+                log.info("the tracking store is back and has all of the run")
             self._outage = None
 
     def brought_at_once(self) -> str | None:
-        """Bring what is new; give the run's id, None if the store does not have all of the run now."""
+        """Project what is new; return the run's id, or None if the store does not have all of the run."""
         self.catch_up(at_once=True)
         position = self._position
         return None if self._outage is not None or self._is_refused or position.is_gone else position.run_id
@@ -98,9 +98,9 @@ class LiveRun:
 
     @contextmanager
     def ending(self, log_file: Path, *, is_trial: bool = False) -> Iterator[None]:
-        """Run a block that begins the record or goes on with it; end it: FINISHED, FAILED by an error, or KILLED.
+        """Run a block that begins or resumes the record; then end the record as FINISHED, FAILED or KILLED.
 
-        The log is kept, whatever the end; with `is_trial` an error is the trial's state, too.
+        The log file is kept in any case. With `is_trial`, an error also sets the tag of the trial's state.
         """
         status: Status = "FAILED"
         tags: dict[str, str] = {}
@@ -128,25 +128,25 @@ class LiveRun:
             self.record.end(status)
         except UserError as error:
             log.warning("the run's end could not be recorded: %s", error)
-        self._is_ending = True  # what waits is told once
+        self._is_ending = True  # `tell_what_waits` says the same
         self.catch_up(at_once=True)
         self._is_ending = False
         if self._outage is not None:
             tell_what_waits(self.record.folder, self._uri, self._outage)
 
     def _keep_log(self, log_file: Path) -> None:
-        """Keep the log; each process that goes on with a run has one of its own, in a folder of its own."""
+        """Keep the log file; each process that resumes a run has its own, in a folder of its own."""
         to = f"logs/{log_file.parent.absolute().name}"
         if not log_file.is_relative_to(self.record.folder):
             copy = self.record.folder / to / log_file.name
-            with disk_errors(copy, "the same command"):
+            with disk_errors(copy):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(log_file, copy)
             log_file = copy
         self.record.log_files([log_file], to)
 
     def describe_next(self) -> list[str]:
-        """Say which commands use the run, and where its page is; nothing while the store does not have all of it."""
+        """Return lines with commands that use the run and its page's address; none while the store lacks a part."""
         if (run_id := self.brought_at_once()) is None:
             return []
         position, recorded = self._position, read_record(self.record.folder)

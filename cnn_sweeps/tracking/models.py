@@ -1,4 +1,4 @@
-"""Trained models in MLflow, and the registry's champion."""
+"""Keeps trained models in MLflow, and registers the champion."""
 
 from __future__ import annotations
 
@@ -45,41 +45,42 @@ if TYPE_CHECKING:
     import keras
 
 RECORD_KEY = "cnn_sweeps"
-"""What a model's record is called in its MLflow metadata."""
+"""The key of our facts in a model's MLflow metadata."""
 KERAS_FILE = f"artifacts/{MODEL_FILE}"
-"""Where in a model's folder its network is."""
+"""The network's file in a model's folder."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What using a model takes beside the network; kept with it."""
+    """What a user of a model needs beside the network; kept with it."""
 
-    class_names: Annotated[tuple[str, ...], Field(min_length=2)]  # of two, the network gives the second's probability
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]  # with two, the network gives the second's probability
     image_shape: tuple[int, int, int]  # height, width, channels (1 or 3)
-    decision_threshold: Annotated[float, Field(ge=0, le=1)] | None  # from which the second of two is chosen; None: 0.5
-    pixels: Literal["0 to 255"]  # which the network scales itself; those of before took 0 to 1, and do not say so
+    decision_threshold: Annotated[float, Field(ge=0, le=1)] | None  # lowest for the second of two classes; None: 0.5
+    pixels: Literal["0 to 255"]  # the network scales them; models of earlier versions take 0 to 1 and lack this
 
 
 def log_model(record: Record, name: str, model: keras.Model, about: ModelFacts, example: NDArray[np.uint8]) -> None:
-    """Keep a model with its run, with what using it takes, to be used, served or loaded by Keras alone.
+    """Keep a model with its run, for `predict`, for serving, and for Keras alone.
 
-    It is of standard layers, takes (B, height, width, channels), 0 to 255, as `example`, and gives probabilities.
+    The model has standard layers only. It takes pixels (B, height, width, channels), 0 to 255, such as `example`, and
+    returns probabilities, (B, 1) for two classes, else (B, C).
     """
     folder = record.folder / MODEL_FOLDER
-    with disk_errors(folder, "the same command"):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / EXAMPLE_FILE, example.astype(np.float32))
     model.save(folder / MODEL_FILE)
     metadata = {RECORD_KEY: asdict(about)}
     requirements = [f"{package}=={version(package)}" for package in MODEL_PACKAGES]
-    name = re.sub(r"[^\w-]", "-", name)[:100]  # MLflow refuses some of the others
+    name = re.sub(r"[^\w-]", "-", name)[:100]  # MLflow refuses some other characters
     record.add(Model(name=name, metadata=metadata, num_outputs=model.output_shape[1], requirements=requirements))
 
 
 def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: Model, files: Path) -> str:
-    """Keep a record's model, whose network and example are in a folder, with its run in MLflow, unless it is there.
+    """Send a record's model, whose network and example are in a folder, to MLflow, unless it is there; return its id.
 
-    It is known by the record's id, and gets one in MLflow, which is given. One that is half there is gone on with.
+    The record's id, kept as a tag, tells whether it is there. A model that is there in part is completed.
     """
     run = client.get_run(run_id)
     experiment_id, tags = run.info.experiment_id, {RECORD_TAG: record_id}
@@ -99,7 +100,7 @@ def send_model(client: mlflow.MlflowClient, run_id: str, record_id: str, model: 
 
 
 def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
-    # A signature has one type of elements, pixels or texts. This one MLflow lets any array through, so that the model
+    # A signature has one type of elements, numbers or texts. With this one, MLflow accepts any array. The served model
     # itself tells encoded images from pixels, and refuses wrong shapes.
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("object"), (-1,))]),
@@ -113,14 +114,14 @@ def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
         artifacts={"model": os.fspath(files / MODEL_FILE)},
         signature=signature,
         input_example=np.load(files / EXAMPLE_FILE),
-        pip_requirements=model.requirements,  # else MLflow takes 30 s to find out
+        pip_requirements=model.requirements,  # MLflow would take 30 s to find them out
     )
     for left in target.rglob("__pycache__"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def measured_by(model_id: str, run_id: str, folder: Path) -> list[Metric]:
-    """Give what a run's record, in a folder, has of its model's weights, as metrics of the model and the data set."""
+    """Return the final metrics in a record as metrics of the model and the data set, for MLflow's pages of both."""
     found, about = [], {"model_id": model_id, "run_id": run_id}
     for entry, _ in read_entries(folder):
         match entry:
@@ -139,15 +140,15 @@ def measured_by(model_id: str, run_id: str, folder: Path) -> list[Metric]:
 
 
 def models_of(run: Run) -> list[str]:
-    """Give the ids of the models that a run has kept, the newest last."""
+    """Return the ids of the models that a run has kept, the newest last."""
     return [each.model_id for each in (run.outputs.model_outputs if run.outputs else [])]
 
 
 @store_errors()
 def find_model(run_id: str) -> str:
-    """Give the address of the model that a run of the store in use has kept, as `mlflow.pyfunc.load_model` takes it."""
+    """Return the address of a run's newest model in the store in use, for `mlflow.pyfunc.load_model`."""
     if not (kept := models_of(mlflow.MlflowClient().get_run(run_id))):
-        raise TrackingError(f"{run_id}: has no model in MLflow; somebody has removed it")
+        raise TrackingError(f"{run_id}: has no model in MLflow, since somebody removed it; give another run")
     return f"models:/{kept[-1]}"
 
 
@@ -155,12 +156,14 @@ def find_model(run_id: str) -> str:
 def register_champion(
     name: str, model_uri: str, tags: dict[str, str], value: float, measured: str, *, minimize: bool
 ) -> tuple[str, str]:
-    """Register a logged model as a new version; make it `champion` if there is none, or it is better; say both.
+    """Register a logged model as a new version; make it `champion` if there is none or it is better.
 
-    Its page says what was measured, and how images are given their classes. Values of the objective are compared only
-    where the tags `comparable.data` and `comparable.metric` are equal: of another champion nothing can be said, and it
-    stays. One that a sweep has `chosen.by` more than its value, with other seeds or by preference, takes the place of
-    one of the same `sweep.run_id`, however good that one's value is.
+    The version's page shows what was measured and the command that predicts with it. Objectives are compared only if
+    the tags `comparable.data` and `comparable.metric` are equal; otherwise the old champion stays. If a sweep chose the
+    model by more than its objective (tag `chosen.by`), it replaces a champion of the same sweep without a comparison.
+
+    Returns:
+        The version that was registered, and what was done with the alias `champion`, to be said after it.
     """
     client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
     try:
@@ -169,17 +172,17 @@ def register_champion(
         if not is_unknown(error):
             raise
     same_value = client.search_model_versions(f"tags.`objective.value` = '{value!r}'")
-    # by a process that was killed before it could note that
+    # a process may have registered it and died before it noted that
     known = [each for each in same_value if each.name == name and each.tags == tags and each.source == model_uri]
     registered = known[0] if known else mlflow.register_model(model_uri, name, tags=tags)
     _describe_version(registered, measured)
-    told = f"registered as {name} version {registered.version}"
+    done = f"registered as {name} version {registered.version}"
     if champion and champion.version != registered.version:
         reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
         if reason is not None:
-            return told, f"; version {champion.version} stays champion{reason}"
+            return done, f"; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
-    return told, ", alias champion"
+    return done, ", alias champion"
 
 
 def _describe_version(registered: ModelVersion, measured: str) -> None:
@@ -189,15 +192,15 @@ def _describe_version(registered: ModelVersion, measured: str) -> None:
 
 
 def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *, minimize: bool) -> str | None:
-    """Say why a champion with these tags stays, after "stays champion"; None if the new value is better."""
-    advice = "; to replace it, give the alias in MLflow, or set tracking.registered_model to another name"
+    """Return why a champion with these tags stays, as text after "stays champion"; None if it does not."""
+    advice = "; to replace it, move the alias in MLflow, or set tracking.registered_model to another name"
     reached = _objective_value(before)
     if reached is None:
-        return f": no sweep has registered it, so that its value is not known{advice}"
+        return f": no sweep registered it, so its objective is unknown{advice}"
     for key, what in (("comparable.data", "other images, classes or split"), ("comparable.metric", "another metric")):
         if before.get(key) != now.get(key):
             known = before.get(key, "not recorded")
-            return f": its value is of {what} ({known}, now {now.get(key)}){advice}"
+            return f": its objective was measured with {what} ({known}, now {now.get(key)}){advice}"
     if "chosen.by" in now and before.get("sweep.run_id") == now.get("sweep.run_id"):
         return None
     is_better = value < reached if minimize else value > reached
@@ -206,7 +209,7 @@ def _reason_to_stay(before: dict[str, str], now: dict[str, str], value: float, *
 
 @store_errors()
 def register_beside(name: str, model_uri: str, tags: dict[str, str], measured: str, alias: str) -> str:
-    """Register a logged model as a new version under an alias of its own, whatever the champion is; say so."""
+    """Register a logged model as a new version with its own alias; the champion stays. Return what was done."""
     registered = mlflow.register_model(model_uri, name, tags=tags)
     _describe_version(registered, measured)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, registered.version)
@@ -214,7 +217,7 @@ def register_beside(name: str, model_uri: str, tags: dict[str, str], measured: s
 
 
 def _objective_value(tags: dict[str, str]) -> float | None:
-    """Give the objective that a version's tags, which anybody may have written, tell; None if that is no number."""
+    """Return the objective in a version's tags, which anybody may have written; None if it is no number."""
     try:
         return float(tags["objective.value"])
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run's page in MLflow says, in Markdown, and what of a record it does not show."""
+"""Writes what a run's page in MLflow shows, in Markdown, and hides what it need not show."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 WINNER_NOTE = (
-    "The best value is too good for new images: its trial, its epoch and any decision threshold were chosen on the "
-    "same validation images. The test images chose nothing."
+    "Expect worse on new images than the best value: its trial, its epoch and any decision threshold were chosen on "
+    "the same validation images. The test images were used for no choice."
 )
 """Said once wherever a sweep's best value is shown."""
 INTERVAL = "interval/"
-"""Begins the names of metrics that stay in the record: there are two of each other one, and its page says them."""
+"""Prefix of metrics that stay in the record: two bounds for each other metric would fill MLflow's lists."""
 _HIDDEN = ("owner.", "command", "sweep.command")
-_NOT_SHOWN = "mlflow."  # with which MLflow begins the tags that it does not show
+_NOT_SHOWN = "mlflow."  # MLflow does not show tags with this prefix
 
 
 def hidden(tags: Mapping[str, str]) -> dict[str, str]:
-    """Give tags with those under names that MLflow does not show which are for this program, or are said elsewhere."""
+    """Rename tags that only this program needs, or that the page says elsewhere, so that MLflow does not show them."""
     return {f"{_NOT_SHOWN}{key}" if key.startswith(_HIDDEN) else key: text for key, text in tags.items()}
 
 
 def tags_of(run: Run) -> dict[str, str]:
-    """Give the tags of a run in MLflow under their own names; runs of earlier versions hide none."""
+    """Return the tags of a run in MLflow with their own names; undoes `hidden`."""
     tags = {key.removeprefix(_NOT_SHOWN): text for key, text in run.data.tags.items() if key.startswith(_NOT_SHOWN)}
     return run.data.tags | {key: text for key, text in tags.items() if key.startswith(_HIDDEN)}
 
 
 def describe_data(dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]]) -> Data:
-    """Describe the data set of a run; `counts` are of images by split and class."""
+    """Describe the data set of a run; `counts` are numbers of images by split and class."""
     num_images = {name: sum(of_class.get(name, 0) for of_class in counts.values()) for name in dataset.class_names}
     return Data(
         name=dataset.name,
@@ -53,7 +53,7 @@ def describe_data(dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]]
 
 
 def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
-    """Give what a data set's page shows of it, as MLflow keeps it; None of records of earlier versions."""
+    """Return the schema and the profile of a data set as MLflow's JSON; None for records of earlier versions."""
     if data.image_shape is None or data.num_images is None:
         return None, None
     pixels = f"uint8, {' x '.join(map(str, data.image_shape))}"
@@ -81,17 +81,17 @@ def begin_note(outcome: Sequence[str], note: str = "", commands: Sequence[Comman
 def describe_run(
     command: str, run_id: str, dataset: ImageDataset, counts: Mapping[str, Mapping[str, int]], *, part: str
 ) -> str:
-    """Describe a run, or a `part` of that whose command and id are given; `counts` are of images by split and class."""
+    """Describe a run, or a `part` of a run, in Markdown; `command` and `run_id` are those of the whole run."""
     threads = [f"{key}={value}" for key, value in current_thread_settings().items()]
     numbers = ", ".join(f"{sum(of_class.values()):,} {split}" for split, of_class in counts.items())
     names = dataset.class_names
     positive = f"; precision, recall and F1 are of {for_markdown(names[1])}" if len(names) == 2 else ""
-    first = f"This run is a part, {part}, of what this command makes again:" if part else "To make this run again:"
+    first = f"This run is part {part!r} of the run that this command repeats:" if part else "To repeat this run:"
     return f"""{first}
 
 {block_for_markdown(one_word_a_line(" ".join([*threads, command])))}
 
-To do so and compare, metric by metric:
+To repeat it and compare each metric:
 
 {block_for_markdown(f"python -m cnn_sweeps.reproduce {run_id}{store_line(STORE)}")}
 
@@ -101,9 +101,9 @@ To do so and compare, metric by metric:
 
 
 def describe_sweep(objective: str, num_trials: int, about: Mapping[str, str]) -> str:
-    """Describe a sweep of so many trials; `about` says what is searched and how, and its `command` makes it again."""
+    """Describe a sweep in Markdown; `about` says what is searched and how, and its `command` repeats the sweep."""
     lines = "\n".join(f"- **{key}**: {for_markdown(text)}" for key, text in about.items() if key != "command")
-    return f"""Sweep for {objective}, {counted(num_trials, "trial")}. To make it again, as a study of another name:
+    return f"""Sweep for {objective}, {counted(num_trials, "trial")}. To repeat it, under another study name:
 
 {block_for_markdown(one_word_a_line(about["command"]))}
 

@@ -1,8 +1,8 @@
-"""Brings a run's record to MLflow: in order and once what is not there yet, whoever asks for it and how often.
+"""Brings a run's record to MLflow: each entry in order and once, whoever asks and however often.
 
-How far a record has been brought is kept beside it, in `projected.json`: what a person deletes in MLflow stays deleted.
-After a kill some entries are brought again, and change nothing: a run and a model are known by the record's id, a
-metric's value by its name, epoch and time, and all else takes its own place again.
+`projected.json` beside the record says how far it has been brought. So what a person deletes in MLflow stays deleted.
+After a kill, some entries are brought again. That changes nothing: the record's id identifies the run and the model;
+name, epoch and time identify a metric's value; everything else overwrites itself.
 """
 
 from __future__ import annotations
@@ -33,21 +33,27 @@ from cnn_sweeps.tracking.usage import STORE, THIS_RUN_ID
 log = logging.getLogger(__name__)
 
 RUN_ID, EXPERIMENT_ID = "{run_id}", "{experiment_id}"
-"""What stands in a note for the ids that the store gives: of the whole run, of its experiment."""
+"""Placeholders in a note for ids that the store assigns: of the whole run, and of its experiment."""
 _TOGETHER = (entries.Params, entries.Tags, entries.Metrics, entries.Machine)
 _MOST_FILES_BYTES = 2**31
 _MACHINE = "system/"  # begins the names of what MLflow draws in a tab of its own, and never among a network's metrics
 
 
 def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
-    """Bring to a store what it does not have of a record, with that of the run that it is a part of; give the run's id.
+    """Bring to a store what it lacks of a record, and of the run that this one is a part of.
 
-    None if it has none, or somebody has deleted it. Without `wait`, what another process is at is for the next call.
+    Args:
+        folder: of the record.
+        uri: of the store.
+        wait: whether to wait for another process that projects this record; if not, do nothing then.
+
+    Returns:
+        The run's id in the store; None if it has none yet, or somebody deleted the run.
 
     Raises:
-        TrackingOutageError: if the store is away; to be called again then.
-        TrackingError: if the store refuses an entry, or one makes no sense. What is before that has been brought.
-        DiskError: if the record cannot be locked, or a new run not be noted.
+        TrackingOutageError: if the store is away; call again later.
+        TrackingError: if the store refuses an entry, or an entry makes no sense; earlier entries are brought.
+        DiskError: if the record cannot be locked, or a new run cannot be noted.
     """
     with locked(folder, wait=wait) as is_held:
         position = read_position(folder, uri)
@@ -58,8 +64,6 @@ def project(folder: Path, uri: str, *, wait: bool = True) -> str | None:
 
 
 class _Projection:
-    """Brings one record to one store."""
-
     _run: Run
 
     def __init__(self, folder: Path, uri: str, position: Position) -> None:
@@ -67,11 +71,11 @@ class _Projection:
         use_store(uri)
 
     @cached_property
-    def _client(self) -> mlflow.MlflowClient:  # which makes a database that is not there, so after `connected`
+    def _client(self) -> mlflow.MlflowClient:  # it would make a missing database, so use it after `connected`
         return mlflow.MlflowClient()
 
     def bring(self) -> None:
-        """Bring what is not there; how far that got is kept, whatever ends it."""
+        """Bring what the store lacks; keep the position, also after an error."""
         try:
             with store_errors():
                 if self._position.run_id is not None:
@@ -82,7 +86,7 @@ class _Projection:
                     self._bring(batch)
                     self._position.offset = offset
         finally:
-            with suppress(DiskError):  # what was brought is brought again then
+            with suppress(DiskError):  # then some entries are brought again, which changes nothing
                 keep_position(self._folder, self._position)
 
     def _bring(self, batch: list[Entry]) -> None:
@@ -133,7 +137,7 @@ class _Projection:
         self._position.is_gone = run.info.lifecycle_stage != "active"
 
     def _make_run(self, begin: entries.Begin) -> None:
-        """Make the run, unless the store has it."""
+
         if begin.run_id is not None:
             self._position.whole_id = begin.run_id
             self._find_run(begin.run_id)
@@ -156,7 +160,7 @@ class _Projection:
         self._position.whole_id = self._position.whole_id or self._position.run_id
 
     def _find_whole(self) -> None:
-        """Bring the run that this one is a part of."""
+        """Project the run that this one is a part of, and note its id."""
         if (self._folder.parent / entries.RECORD_FILE).exists():
             self._position.whole_id = project(self._folder.parent, self._uri)
 
@@ -165,7 +169,7 @@ class _Projection:
         return list(self._client.search_runs([experiment_id], condition, ViewType.ALL))
 
     def _delete_twins(self) -> None:
-        """Delete what a store has made that did not answer when it was asked, and was asked again."""
+        """Delete further runs of this record: a store that did not answer in time may have made one."""
         if self._position.is_doubtful:
             for twin in self._find_twins(self._run.info.experiment_id):
                 if twin.info.run_id != self._run.info.run_id and twin.info.lifecycle_stage == "active":
@@ -187,7 +191,7 @@ class _Projection:
                 case entries.Machine():
                     load = entry.load.items()
                     metrics += [Metric(f"{_MACHINE}{name}", each, entry.time, entry.epoch) for name, each in load]
-        known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow lets none be changed
+        known = self._client.get_run(self._run.info.run_id).data.params if params else {}  # MLflow refuses changed ones
         if entries.NOTE_TAG in tags:
             tags[entries.NOTE_TAG] = self._filled(tags[entries.NOTE_TAG])
         self._client.log_batch(
@@ -195,7 +199,7 @@ class _Projection:
             metrics,
             [Param(key, text) for key, text in params.items() if key not in known],
             [RunTag(*each) for each in hidden(tags).items()],
-            synchronous=True,  # whatever MLFLOW_ENABLE_ASYNC_LOGGING says: what was brought is not brought again
+            synchronous=True,  # despite MLFLOW_ENABLE_ASYNC_LOGGING: the position must not run ahead of the store
         )
 
     def _filled(self, note: str) -> str:
@@ -215,7 +219,7 @@ class _Projection:
 
     @contextmanager
     def _copies(self, files: list[str]) -> Iterator[Path]:
-        """Give a folder with copies of the record's files, of which none is a link, for nobody to replace meanwhile."""
+        """Yield a folder with copies of the record's files, so that nobody can replace them meanwhile; refuse links."""
         check_place_of_files(self._run.info.artifact_uri)
         left = _MOST_FILES_BYTES
         with tempfile.TemporaryDirectory() as copies:
@@ -224,14 +228,14 @@ class _Projection:
                     with opened_folder(self._folder, *file.parent.parts) as opened:
                         left -= copy_plain_files(opened, file.name, Path(copies, file.name), left)
                 except FileNotFoundError:
-                    log.warning("%s is no longer there; the run has no such file in MLflow", self._folder / file)
+                    log.warning("%s no longer exists; the run lacks this file in MLflow", self._folder / file)
                 except NotPlainError as error:
                     raise senseless(self._folder, error) from error
             yield Path(copies)
 
 
 def _batches(folder: Path, offset: int) -> Iterator[tuple[list[Entry], int]]:
-    """Give the entries from `offset` on, those together that one request can bring, with the offset after them."""
+    """Yield the entries from `offset` on, grouped by request, each group with the offset after it."""
     batch: list[Entry] = []
     problem = None
     try:
@@ -241,7 +245,7 @@ def _batches(folder: Path, offset: int) -> Iterator[tuple[list[Entry], int]]:
                 batch = []
             batch.append(entry)
             offset = next_offset
-    except SenselessError as error:  # what is before that is brought
+    except SenselessError as error:  # bring the entries before it first
         problem = error
     if batch:
         yield batch, offset

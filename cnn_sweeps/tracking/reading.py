@@ -1,4 +1,4 @@
-"""Runs as the store holds them, read back."""
+"""Reads recorded runs back from the store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cnn_sweeps.tracking.record.entry import CONFIRMS_TAG, PARENT_TAG, RECORD_FI
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 
 _NEEDED_FILES = {"config.yaml", "overrides.yaml", "data.json"}
-_MOST_BYTES = 2**20  # ours have 2,000; with a thousand classes 100,000
-_MOST_BYTES_OF_IMAGES = 2**26  # of two million images
+_MOST_BYTES = 2**20  # our files have 2,000; with a thousand classes 100,000
+_MOST_BYTES_OF_IMAGES = 2**26  # enough for two million images
 
 
 class _Data(BaseModel):
@@ -31,40 +31,41 @@ class _Data(BaseModel):
 
 @dataclass(frozen=True)
 class RecordedTraining:
-    """What one training measured."""
+    """The metrics of one training."""
 
     val_log_loss: dict[int, float]  # by epoch, counted from 1
-    final: dict[str, float]  # metrics of the final weights; none if it did not come to its end
+    final: dict[str, float]  # metrics of the final weights; empty if it did not finish
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run, or one trial of a sweep."""
+    """One run, or one trial of a sweep, as the store has it."""
 
     run_id: str
     name: str
     experiment_name: str
     status: str
     tags: dict[str, str]
-    config: str  # composed, as YAML
-    overrides: str  # of the command line, as YAML
+    config: str  # the composed configuration, YAML
+    overrides: str  # the overrides of the command line, YAML
     data_source: str
     data_fingerprint: str
-    num_images: dict[str, int]  # of each split
-    measured: dict[str, RecordedTraining]  # its only training under "", or each of several under its name
+    num_images: dict[str, int]  # by split
+    measured: dict[str, RecordedTraining]  # by the name of the training; a single one has the name ""
 
     @property
     def was_pruned(self) -> bool:
-        """Whether it is a trial that was not worth going on with."""
+        """Whether it is a pruned trial."""
         return self.tags.get(STATE_TAG) == "PRUNED"
 
 
 @store_errors()
 def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
-    """Read a run that this program made, as a whole.
+    """Read a whole run that this program made.
 
     Raises:
-        TrackingError: if there is no such run, or it cannot be made again by itself, saying what can.
+        TrackingError: if there is no such run, or it cannot be reproduced or compared by itself, as a part of another
+            run; the message names the run to give instead.
     """
     use_store(uri)
     client = MlflowClient()
@@ -73,8 +74,8 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
     except MlflowException as error:
         if not is_unknown(error):
             raise
-        told = f"{run_id}: no such run in {hide_passwords(uri)}; give the id that its page shows"
-        raise TrackingError(told) from error
+        message = f"{run_id}: no such run in {hide_passwords(uri)}; give the id of its page"
+        raise TrackingError(message) from error
     _check_whole(run)
     check_place_of_files(run.info.artifact_uri)
     _check_files(run, client)
@@ -97,15 +98,16 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
         data_source=data.source,
         data_fingerprint=data.fingerprint,
         num_images={split: sum(of_class.values()) for split, of_class in data.images.items()},
-        measured=_read_measured(run, client),
+        measured={part.info.run_name: _measured(part, client) for part in _parts_of(run, client)}
+        or {"": _measured(run, client)},
     )
 
 
 @store_errors()
 def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
-    """Read what a run that is there made of each image, by the name of the file; the mean of its parts, if all have it.
+    """Read a run's results for each image from one of `per_image.FILES`; if all parts have the file, return their mean.
 
-    None if neither they nor the run itself has such a file.
+    None if neither the parts nor the run have the file.
 
     Raises:
         TrackingError: if a file makes no sense.
@@ -113,20 +115,20 @@ def read_per_image(uri: str, run_id: str, name: str) -> PerImage | None:
     use_store(uri)
     client = MlflowClient()
     run = client.get_run(run_id)
-    parts = _parts_of(run, client)  # a trial that was tested has a file of its first training, beside
+    parts = _parts_of(run, client)  # a tested trial also has a file of its first training itself
     runs = parts if parts and all(name in _sizes_of_files(each, client) for each in parts) else [run]
     measured: list[PerImage] = []
     for each in runs:
         if (size := _sizes_of_files(each, client).get(name)) is None:
             return None
         check_place_of_files(each.info.artifact_uri)
-        told = f"{run_id}: {name} of the run {each.info.run_name}"
+        what = f"{run_id}: {name} of the run {each.info.run_name}"
         if size > _MOST_BYTES_OF_IMAGES:
-            raise TrackingError(f"{told} has {size:,} bytes, and should have at most {_MOST_BYTES_OF_IMAGES:,}")
+            raise TrackingError(f"{what} has {size:,} bytes, allowed: {_MOST_BYTES_OF_IMAGES:,}; give another run")
         try:
             measured.append(parse_csv(mlflow.artifacts.load_text(f"runs:/{each.info.run_id}/{name}")))
         except ValueError as error:
-            raise TrackingError(f"{told} makes no sense ({error}); give another run") from error
+            raise TrackingError(f"{what} makes no sense ({error}); give another run") from error
     return average(measured) if measured else None
 
 
@@ -138,35 +140,30 @@ def _check_whole(run: Run) -> None:
     tags, what = tags_of(run), f"{run.info.run_id}: the run {run.info.run_name}"
     is_trial = "trial.number" in tags or CONFIRMS_TAG in tags
     if "version.cnn-sweeps" not in tags and "trial.duplicate_of" not in tags:
-        raise TrackingError(f"{what} is of another program; give one that cnn_sweeps.train made")
+        raise TrackingError(f"{what} was made by another program; give a run of cnn_sweeps.train")
     if trial := tags.get("retrained.trial"):
-        raise TrackingError(f"{what} is a trial's that was trained again; give the run of trial {trial}")
+        raise TrackingError(f"{what} is the retraining of a trial; give the run of trial {trial}")
     if "study" in tags and not is_trial:
         command = tags.get("sweep.command", "")
-        raise TrackingError(f"{what} is a sweep's; give one of its trials, or make the sweep again: {command}")
+        raise TrackingError(f"{what} is a whole sweep; give one of its trials, or run the sweep again: {command}")
     if trial := tags.get("trial.duplicate_of"):
-        raise TrackingError(f"{what} was not run; give the run of trial {trial}")
+        raise TrackingError(f"{what} was not trained, as a duplicate; give the run of trial {trial}")
     if PARENT_TAG in tags and not is_trial:
-        raise TrackingError(f"{what} is a part of another one; give that one, {tags[PARENT_TAG]}")
+        raise TrackingError(f"{what} is a part of another run; give that run, {tags[PARENT_TAG]}")
 
 
 def _check_files(run: Run, client: MlflowClient) -> None:
     sizes = _sizes_of_files(run, client)
     if missing := _NEEDED_FILES - sizes.keys():
         raise TrackingError(
-            f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}, since it ended "
-            "before its training began, or its files were removed; give another run"
+            f"{run.info.run_id}: the run {run.info.run_name} has no {', '.join(sorted(missing))}; it ended before "
+            "its training began, or its files were removed; give another run"
         )
     if large := sorted(name for name in _NEEDED_FILES if sizes[name] > _MOST_BYTES):
         raise TrackingError(
-            f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, and should "
-            f"have at most {_MOST_BYTES:,}; give another run"
+            f"{run.info.run_id}: {large[0]} of the run {run.info.run_name} has {sizes[large[0]]:,} bytes, allowed: "
+            f"{_MOST_BYTES:,}; give another run"
         )
-
-
-def _read_measured(run: Run, client: MlflowClient) -> dict[str, RecordedTraining]:
-    parts = _parts_of(run, client)
-    return {part.info.run_name: _measured(part, client) for part in parts} or {"": _measured(run, client)}
 
 
 def _parts_of(run: Run, client: MlflowClient) -> list[Run]:
@@ -185,7 +182,7 @@ def _compared(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def measured_in(folder: Path) -> dict[str, RecordedTraining]:
-    """Read what the trainings of a run measured whose record is in a folder, as in `RecordedRun.measured`."""
+    """Read what a run measured from the record in its folder; the result is as in `RecordedRun.measured`."""
     whole = read_record(folder)
     below = [read_record(file.parent) for file in folder.glob(f"*/{RECORD_FILE}")]
     parts = sorted((each for each in below if each and each.begin.is_part), key=lambda each: each.begin.time)

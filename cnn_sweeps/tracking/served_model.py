@@ -1,6 +1,6 @@
-"""How a kept model answers in MLflow: this file is copied into its folder and run wherever MLflow loads it.
+"""A kept model behind MLflow's interface. MLflow copies this file into the model's folder, and runs it there.
 
-Pixels need Keras and NumPy alone; encoded images are decoded by this package, which must be installed there.
+Pixels need only Keras and NumPy. Image files are decoded by this package, which must be installed for that.
 """
 
 import base64
@@ -20,31 +20,35 @@ _IMAGES_A_CALL = 64
 
 
 class ServedModel(PythonModel):
-    """Gives the probabilities, or the classes, of encoded images, or of images as pixels."""
+    """Predicts probabilities or classes of images, given as files or as pixels."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the network, which runs no code of the file's own."""
+        """Load the network in Keras's safe mode, which runs no code from the file."""
         file = context.artifacts["model"]
         self._network = keras.saving.load_model(file, safe_mode=True)
         self._image_shape = tuple(self._network.input_shape[1:])
         self._record: dict[str, Any] = (Model.load(str(Path(file).parents[1])).metadata or {})["cnn_sweeps"]
         if self._record.get("pixels") != "0 to 255":
-            raise _refusal("the model is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1")
+            raise _refusal(
+                "the model was made by an earlier version of cnn-sweeps, whose networks take pixels from 0 to 1; "
+                "serve it with that version"
+            )
 
     def predict(
         self,
-        context: PythonModelContext,  # noqa: ARG002  MLflow hands it over
-        model_input: np.ndarray,  # the only hint that MLflow takes without a warning
+        context: PythonModelContext,  # noqa: ARG002  part of MLflow's interface
+        model_input: np.ndarray,  # MLflow warns about any other type hint
         params: dict[str, Any] | None = None,
     ) -> NDArray[Any]:
-        """Give the probability of the second of two classes, float32 (N, 1), or of each of more classes, (N, C).
+        """Predict N image files in Base64, (N,), or pixels from 0 to 255, (N, height, width, channels).
 
-        The input is N image files of any kind in Base64, (N,), or pixels, 0 to 255, (N, height, width, channels). With
-        the parameter `classes` the names of the images' classes are given instead, (N,): of two classes the second one
-        from the model's decision threshold on, of more the most probable one.
+        Returns:
+            The probability of the second of two classes, float32 (N, 1), or of each of three or more, (N, C). With the
+            parameter `classes`, the names of the classes, (N,): of two the second if its probability is at least the
+            model's decision threshold, of more the most probable one.
 
         Raises:
-            MlflowException: if the input is neither; a client gets it with status 400.
+            MlflowException: if the input is neither; a client gets status 400.
         """
         is_encoded = len(model_input) > 0 and all(isinstance(image, str) for image in model_input)
         pixels = self._decode(model_input) if is_encoded else self._check(model_input)
@@ -64,12 +68,12 @@ class ServedModel(PythonModel):
         try:
             pixels = np.asarray(given).astype(np.float32)
         except (TypeError, ValueError) as error:
-            raise _refusal(f"the images are no arrays of pixels of one shape ({error}); {expected}") from error
+            raise _refusal(f"the images are not arrays of pixels of one shape ({error}); {expected}") from error
         if pixels.shape[1:] != self._image_shape:
             raise _refusal(f"the images have shape {pixels.shape}; {expected}")
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
             raise _refusal(f"the pixels go from {pixels.min():g} to {pixels.max():g}; {expected}")
-        if pixels.size and 0 < pixels.max() <= 1 and np.asarray(given).dtype.kind not in "bui":  # black is black
+        if pixels.size and 0 < pixels.max() <= 1 and np.asarray(given).dtype.kind not in "bui":  # all black is allowed
             raise _refusal(f"the pixels go up to {pixels.max():g}, as if they were divided by 255; {expected}")
         return pixels
 
@@ -78,14 +82,14 @@ class ServedModel(PythonModel):
             from cnn_sweeps.data.decode import decode_stream
             from cnn_sweeps.errors import DataError
         except ImportError as error:
-            raise _refusal("image files need cnn-sweeps installed where the model is served; send pixels") from error
+            raise _refusal("image files need cnn-sweeps on the server; install it there, or send pixels") from error
         decoded = []
         for number, image in enumerate(images, 1):
             try:
-                content = base64.b64decode("".join(image.split()), validate=True)  # which may be wrapped into lines
+                content = base64.b64decode("".join(image.split()), validate=True)  # it may be wrapped into lines
                 decoded.append(decode_stream(io.BytesIO(content), *self._image_shape))
             except (DataError, ValueError) as error:
-                why = error if isinstance(error, DataError) else f"is no Base64 ({error})"
+                why = error if isinstance(error, DataError) else f"is not Base64 ({error})"
                 raise _refusal(f"image {number} of {len(images)} {why}") from error
         return np.stack(decoded).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The MLflow store that records are brought to: connected to, and its errors told in one line."""
+"""Connects to the MLflow store that records are brought to, and turns its errors into one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -24,21 +25,21 @@ from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import SQLITE, database_file, is_hidden_by_old_store
 from cnn_sweeps.tracking.views import ALL_RUNS_TAG, renewed_all_runs
 
-# What MLflow says of a database that does not answer, is locked or not writable, and of a server that is overloaded.
+# MLflow's error codes for a database that does not answer, is locked or read-only, and for an overloaded server.
 _PASSING = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 _PASSING_STATUSES = (408, 429)
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _OLD_STORE = (
-    "mlruns holds runs of a store of files, which `mlflow ui` alone takes for the one to show, and cannot; "
+    "mlruns holds runs of MLflow's old file store, which plain `mlflow ui` tries to show and cannot; "
     "`mlflow ui --backend-store-uri sqlite:///mlflow.db` shows the runs that are made here from now on"
 )
 log = logging.getLogger(__name__)
-for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # tracebacks of what `store_errors` tells
-    logging.getLogger(_loud).addFilter(lambda _record: False)  # a level is reset by Hydra, which sets up logging anew
+for _loud in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # they log tracebacks of what `store_errors` reports
+    logging.getLogger(_loud).addFilter(lambda _record: False)  # Hydra sets up logging anew and would reset a level
 
 
 def use_store(uri: str) -> None:
-    """Have MLflow use a store, and keep the environment as the user has set it: MLflow would name the store there."""
+    """Set MLflow's store, but keep MLFLOW_TRACKING_URI as the user has set it: MLflow would change that, too."""
     named = os.environ.get(_VARIABLE)
     mlflow.set_tracking_uri(uri)
     if named is not None:
@@ -48,9 +49,9 @@ def use_store(uri: str) -> None:
 
 
 def check_place_of_files(address: str) -> None:
-    """See that files, of a run or model, are on no other MLflow server than the one in use if there is a password.
+    """Raise a TrackingError if files of a run or model are on another MLflow server, and there is a password.
 
-    MLflow would send it there, and whoever may make an experiment on a server says where its files are.
+    MLflow would send the password there, and anybody who may make an experiment chooses where its files are.
     """
     uri = mlflow.get_tracking_uri()
     place, server = urlsplit(address), urlsplit(uri)
@@ -58,49 +59,52 @@ def check_place_of_files(address: str) -> None:
     known = get_default_host_creds(address)  # type: ignore[no-untyped-call]
     if is_server and any((known.password, known.token, known.auth, known.aws_sigv4)):
         raise TrackingError(
-            f"tracking.uri={hide_passwords(uri)}: has the files at {address[:200]!r}, another server, to which your "
-            "password would be sent, too; choose another tracking.experiment_name, or work without a password"
+            f"tracking.uri={hide_passwords(uri)}: the files are on another server, {address[:200]!r}, which would get "
+            "your password; choose another tracking.experiment_name, or work without a password"
         )
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Tell what MLflow or its store could not do in one line: as a TrackingOutageError what may pass by itself."""
+    """Turn errors of MLflow and its store into errors of one line.
+
+    Raises:
+        TrackingOutageError: for what may pass by itself, as when a server is away or a disk is full.
+        TrackingError: for everything else.
+    """
     try:
         yield
     except (MlflowException, OSError, ImportError, SQLAlchemyError) as error:
         kind = TrackingOutageError if _may_pass(error) else TrackingError
         uri, reason = hide_passwords(mlflow.get_tracking_uri()), describe_database_error(error)
-        if (
-            isinstance(error, OSError) and error.filename is not None and error.strerror
-        ):  # a database's has no such name
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:  # it is an artifact's
             raise kind(
                 f"tracking.uri={uri}: {error.filename}, in its folder of artifacts, cannot be written "
-                f"({error.strerror}); give that folder space, or its right kind and owner"
+                f"({error.strerror}); free space, or make the folder writable"
             ) from error
-        raise kind(f"tracking.uri={uri}: cannot be used ({reason}); repair it or name another") from error
+        raise kind(f"tracking.uri={uri}: cannot be used ({reason}); repair it or give another") from error
 
 
 def _may_pass(error: Exception) -> bool:
-    """Tell a connection, server or disk that failed from a request that was refused and would be again."""
+    """Return whether a connection, server or disk failed; if not, the request was refused and would be again."""
     if is_unavailable(error):
         return True
-    if isinstance(error, MlflowException):  # after a failed request it has no better code than "internal error"
+    if isinstance(error, MlflowException):  # a failed connection only has the code "internal error"
         return error.error_code in _PASSING or isinstance(error.__context__, OSError)
     status = getattr(getattr(error, "response", None), "status_code", 500)
     return isinstance(error, OSError) and (status >= 500 or status in _PASSING_STATUSES)
 
 
 def is_unknown(error: MlflowException) -> bool:
-    """Tell whether MLflow says that the store does not have what it was asked for."""
+    """Return whether MLflow says that the store does not have what it was asked for."""
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @contextmanager
 def connected(uri: str, experiment_name: str) -> Iterator[str]:
-    """Make `uri` MLflow's store and give the id of the experiment; both are made if they are not there.
+    """Set MLflow's store, and yield the id of the experiment; make the database and the experiment if necessary.
 
-    In the block no other process of this machine makes the database or the experiment, which would get in the way.
+    While the block runs, no other process of this machine makes them: two at once would fail.
     """
     use_store(uri)
     file = database_file(uri)
@@ -109,33 +113,31 @@ def connected(uri: str, experiment_name: str) -> Iterator[str]:
             _make_database(file)
             if is_hidden_by_old_store(uri):
                 log.warning(_OLD_STORE)
-        with _deleted_told(uri, experiment_name):
-            experiment = mlflow.set_experiment(experiment_name)
+        experiment = _set_experiment(uri, experiment_name)
         if (view := renewed_all_runs(experiment.tags.get(ALL_RUNS_TAG))) is not None:
-            with suppress(MlflowException):  # of two that do so at once the store may refuse one
+            with suppress(MlflowException):  # if two processes do so at once, the store may refuse one
                 mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, ALL_RUNS_TAG, view)
         yield str(experiment.experiment_id)
 
 
-@contextmanager
-def _deleted_told(uri: str, experiment_name: str) -> Iterator[None]:
+def _set_experiment(uri: str, experiment_name: str) -> Experiment:
     try:
-        yield
+        return mlflow.set_experiment(experiment_name)
     except MlflowException as error:
         experiment = mlflow.get_experiment_by_name(experiment_name)
         if experiment is None or experiment.lifecycle_stage == "active":
             raise
         restore = ["mlflow", "experiments", "restore", "--experiment-id", str(experiment.experiment_id)]
         raise TrackingError(
-            f"tracking.experiment_name={experiment_name}: was deleted in {uri}; name another, or bring it back with "
+            f"tracking.experiment_name={experiment_name}: was deleted in {uri}; give another, or restore it with "
             f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {shlex.join(restore)}`"
         ) from error
 
 
 def _make_database(file: Path) -> None:
-    """Make an SQLite database under another name first: one that is half made MLflow can neither use nor complete."""
+    """Make an SQLite database under another name first: MLflow can neither use nor complete a half-made one."""
     unfinished = file.with_name(f"{file.name}.unfinished")
-    for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):  # by a process that was killed
+    for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):  # of a killed process
         left.unlink(missing_ok=True)
     store = SqlAlchemyStore(f"{SQLITE}{unfinished}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)  # type: ignore[no-untyped-call]
     store.engine.dispose()

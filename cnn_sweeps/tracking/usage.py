@@ -1,4 +1,4 @@
-"""Commands that use a run, and its page, once the store has it."""
+"""Commands that use a run which the store has, and the address of its page."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ THIS_RUN_ID, STORE = "%this_run_id%", "%store%"
 
 
 def command_to_predict(model: str, uri: str) -> Command:
-    """Give the command by which a model of a store, named as MLflow does, classifies photographs."""
+    """Return the command that predicts with a model of a store; `model` is its address in MLflow."""
     words = ["python", "-m", "cnn_sweeps.predict", "PHOTOS", f"model={model}"]
-    return Command("To give images their classes:", shlex.join(words) + in_store(uri))
+    return Command("To predict the classes of images:", shlex.join(words) + in_store(uri))
 
 
 def command_to_serve(model: str, uri: str) -> Command:
-    """Give the command that has a model of a store answer over HTTP."""
+    """Return the command that serves a model of a store over HTTP."""
     uri, words = hide_passwords(uri), ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", "5001"]
     variable = "" if uri == DEFAULT else f"MLFLOW_TRACKING_URI={shlex.quote(uri)} "
-    return Command("To have it answer over HTTP:", variable + shlex.join(words))
+    return Command("To serve it over HTTP:", variable + shlex.join(words))
 
 
 def command_to_reproduce(run_id: str, uri: str) -> Command:
-    """Give the command that makes a run of a store again and compares what it measures."""
-    what = "To make it again and compare, metric by metric:"
+    """Return the command that repeats a run of a store and compares the results."""
+    what = "To repeat it and compare each metric:"
     return Command(what, f"python -m cnn_sweeps.reproduce {run_id}{in_store(uri)}")
 
 
 def command_to_look(uri: str) -> Command | None:
-    """Give the command that shows the runs of a store; None of a server, which does so at its address."""
+    """Return the command that shows the runs of a store; None for a server, which shows them at its address."""
     if uri.startswith("http"):
         return None
     uri, words = hide_passwords(uri), ["mlflow", "ui"]
@@ -45,17 +45,17 @@ def command_to_look(uri: str) -> Command | None:
 
 
 def describe_page(what: str, page: str, uri: str) -> list[str]:
-    """Say at which address of a store a browser shows something, and which command starts a server where none is."""
+    """Return lines with the address of a page for a browser and, if needed, the command that starts a server first."""
     if (look := command_to_look(uri)) is None:
         return [f"To look at {what}:", f"  {hide_passwords(uri).rstrip('/')}/{page}"]
     return [f"To look at {what}:", f"  {look.command}", f"  http://127.0.0.1:5000/{page}"]
 
 
 def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Command]:
-    """Give the commands that use the run of a record: those that need its id only once the store has given it one."""
+    """Return the commands that use the run of a record; those with its id only if the store has the run."""
     if (recorded := read_record(folder)) is None:
         return []
-    commands = [Command(f"To make {run} again:", recorded.tags["command"])] if "command" in recorded.tags else []
+    commands = [Command(f"To repeat {run}:", recorded.tags["command"])] if "command" in recorded.tags else []
     if (run_id := read_position(folder, uri).run_id) is not None:
         commands.append(command_to_reproduce(run_id, uri))
         if recorded.model is not None:

@@ -1,7 +1,7 @@
-"""How the page of an experiment in `mlflow ui` shows a sweep, and all runs, without being set up.
+"""Views of an experiment in `mlflow ui`: one for each sweep, and one for all runs.
 
-The page calls it a view: which runs, in which order, with which columns and charts. Where a person saves one, the page
-keeps it as a tag of the experiment and lists it by name; so do we, one for each sweep and one for all runs.
+A view says which runs the page shows, in which order, and with which columns and charts. When a person saves a view,
+the page keeps it as a tag of the experiment. We write such tags, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OURS = "sweep-"
 _ALL_RUNS = "all-runs"
 ALL_RUNS_TAG = f"{_TAG}{_ALL_RUNS}"
 TRAINING = "workflowType=machine_learning"
-"""Opens pages of an experiment as those of trained models; without it MLflow takes them for those of agents."""
+"""Part of an address that opens an experiment's page for trained models; the default is MLflow's page for agents."""
 _NUM_LISTED = 10  # the page refuses to save a person's views once 40 are listed
 _CURVES, _TRIALS = "curves", "trials"
 _PARAMS_OF_ALL = ("model.dropout", "model.l2", "optimizer.decay_rate")
@@ -29,17 +29,17 @@ _METRICS_OF_ALL = ("final_val_log_loss", "test_accuracy")
 
 class _ListedView(BaseModel):
     name: str
-    createdAt: int  # noqa: N815  the page's word
+    createdAt: int  # noqa: N815  MLflow's name
     state: str
 
 
 def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *, ascending: bool) -> dict[str, Any]:
-    """Describe a list of a sweep's trials, best first, with charts of them.
+    """Describe a view of a sweep's trials, best first, with charts.
 
     Args:
         run_id: of the sweep.
-        params: the keys that it searches.
-        metrics: that the trials are compared by; they are ranked, and drawn, by the first one.
+        params: the keys that the sweep searches.
+        metrics: shown for each trial; the first one ranks the trials and is drawn.
         ascending: whether lower is better.
     """
     objective = metrics[0]
@@ -59,15 +59,15 @@ def describe_view(run_id: str, params: Sequence[str], metrics: Sequence[str], *,
             _section(_TRIALS, "All trials", 1),
             _OTHERS,
         ],
-        "isAccordionReordered": True,  # else the page sorts them by name
+        "isAccordionReordered": True,  # else the page sorts the sections by name
     }
 
 
 def describe_all_runs() -> dict[str, Any]:
-    """Describe a list of an experiment's runs, sweeps among them, with what tells them apart, best first."""
+    """Describe a view of an experiment's runs and sweeps, best first, with the settings that mostly differ."""
     objective = _METRICS_OF_ALL[0]
     return {
-        "searchFilter": f"tags.`{CONFIRMS_TAG}` IS NULL",  # what is trained again ranks with its trial's mean alone
+        "searchFilter": f"tags.`{CONFIRMS_TAG}` IS NULL",  # repeated trials count in the mean of their trial
         "orderByKey": f"metrics.`{objective}`",
         "orderByAsc": True,
         "selectedColumns": ["attributes.`Dataset`", *_columns(_PARAMS_OF_ALL, _METRICS_OF_ALL)],
@@ -85,7 +85,7 @@ def _section(uuid: str, name: str, columns: int) -> dict[str, Any]:
     return {"uuid": uuid, "name": name, "display": True, "isReordered": False, "columns": columns}
 
 
-_OTHERS = _section("model-metrics", "Model metrics", 3)  # to which the page adds its own charts of single metrics
+_OTHERS = _section("model-metrics", "Model metrics", 3)  # the page adds its own charts of single metrics here
 
 
 def _chart(kind: str, uuid: str, section: str, **settings: Any) -> dict[str, Any]:
@@ -117,12 +117,12 @@ def _parallel(params: Sequence[str], metric: str) -> dict[str, Any]:
 
 
 def link_to_view(experiment_id: str, run_id: str, *, with_charts: bool = True) -> str:
-    """Give the address of a sweep's view, with its charts, on any server."""
+    """Return the address of a sweep's view on any server."""
     return _link(experiment_id, f"{_OURS}{run_id}") + ("&compareRunsMode=CHART" if with_charts else "")
 
 
 def link_to_all_runs(experiment_id: str) -> str:
-    """Give the address of the view of all runs on any server."""
+    """Return the address of the view of all runs on any server."""
     return _link(experiment_id, _ALL_RUNS)
 
 
@@ -131,10 +131,9 @@ def _link(experiment_id: str, view: str) -> str:
 
 
 def renewed_all_runs(known: str | None) -> str | None:
-    """Give the text that the tag of the view of all runs is to have; None if it may stay as it is.
+    """Return the new text of the tag of the view of all runs; None if `known`, the text that it has, may stay.
 
-    `known` is the one that it has. An earlier version's is replaced. What a person has saved in the page is not: there
-    JSON has no spaces.
+    The text of an earlier version is replaced. What a person has saved in the page is not: there JSON has no spaces.
     """
     view, kept = describe_all_runs(), _read_view(known or "")
     is_outdated = kept is not None and known == json.dumps(kept.model_dump()) and kept.state != json.dumps(view)
@@ -146,12 +145,12 @@ def _listed(name: str, view: dict[str, Any]) -> str:
 
 
 def view_tags(tags: dict[str, str], run_id: str, name: str, view: dict[str, Any]) -> dict[str, str]:
-    """Give the tags that list a sweep's view in an experiment, and no longer the oldest ones, whose links still work.
+    """Return the experiment's tags that list a sweep's view and take the oldest views off the list; links still work.
 
     Args:
-        tags: that the experiment has.
+        tags: the present tags of the experiment.
         run_id: of the sweep.
-        name: under which its view is listed.
+        name: of the view in the list.
         view: from `describe_view`.
     """
     ours, view_of_now = f"{_TAG}{_OURS}", _listed(name, view)
@@ -163,7 +162,7 @@ def view_tags(tags: dict[str, str], run_id: str, name: str, view: dict[str, Any]
 
 
 def _read_view(text: str) -> _ListedView | None:
-    """Read what the page lists of a view; None for one that it does not list, or that somebody has changed."""
+    """Read a listed view; None if the view is not listed, or somebody has changed it."""
     try:
         return _ListedView.model_validate_json(text) if text.startswith('{"name"') else None
     except ValidationError:

@@ -1,1 +1,1 @@
-"""A kept model is found, loaded, used and converted."""
+"""Finds, loads, uses and converts a kept model, and compares two runs."""

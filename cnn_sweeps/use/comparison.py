@@ -1,4 +1,4 @@
-"""Two recorded runs side by side: what differs between them, and whether one is better by more than chance."""
+"""Compares two recorded runs: what differs, and whether one is better by more than chance."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cnn_sweeps.tracking.reading import RecordedRun, read_per_image, read_record
 
 _ABSENT = "-"
 _LONGEST_IN_TABLE = 20  # columns; the longest metric's name has 36
-_CANNOT_TELL = "whether the difference is chance cannot be told"
+_CANNOT_TELL = "cannot tell whether the difference is chance"
 _TEST, _VALIDATION = FILES["test"], FILES["final_val"]
-_CALLED = {_TEST: "test images", _VALIDATION: "validation images, on which they may have been chosen"}
+_CALLED = {_TEST: "test images", _VALIDATION: "validation images, which may have chosen these runs"}
 
 
 def compare_runs(uri: str, run_ids: Sequence[str]) -> Iterator[str]:
-    """Give the lines of a table of what differs between two runs of a store, and of what is more than chance.
+    """Yield the lines of a table of the differences between two runs of a store, and of what is more than chance.
 
     Raises:
-        TrackingError: if one is not there, or is no run or trial as a whole.
+        TrackingError: if a run does not exist, or is no whole run or trial.
     """
     first, second = (read_recorded_run(uri, run_id) for run_id in run_ids)
     yield f"first:  {for_terminal(first.name)}"
@@ -84,32 +84,32 @@ def _data(run: RecordedRun) -> dict[str, Any]:
 
 
 def _metrics(run: RecordedRun) -> dict[str, float]:
-    """Give the final metrics, of several trainings the means of those that all have."""
+    """Return the final metrics; for several trainings, the means of those that all have."""
     finals = [training.final for training in run.measured.values()]
     shared = [name for name in finals[0] if all(name in each for each in finals)]
     return {name: float(np.mean([each[name] for each in finals])) for name in shared}
 
 
 def _judge(uri: str, first: RecordedRun, second: RecordedRun) -> Iterator[str]:
-    """Say of the test images or, if one of the runs was not tested, of the validation images what is chance."""
+    """Judge whether the difference is chance, on the test images or, if a run was not tested, the validation images."""
     for file, called in _CALLED.items():
         of_first, of_second = (read_per_image(uri, run.run_id, file) for run in (first, second))
         if of_first is not None and of_second is not None:
             yield from judge_images(of_first, of_second, called)
             if len(first.measured) == len(second.measured) == 1:
-                yield "This is of two trainings; another seed may change either (repeats=5 trains with five)."
+                yield "This compares only two trainings; another seed may change either (repeats=5 trains five)."
             return
     lacking = [run for run in (first, second) if read_per_image(uri, run.run_id, _VALIDATION) is None]
     names = " and ".join(for_terminal(run.name) for run in lacking)
-    yield f"{_CANNOT_TELL}: {names} kept nothing of single images: of an earlier version, or not come to its end"
+    yield f"{_CANNOT_TELL}: {names} kept no results of single images, as unfinished runs and those of old versions"
 
 
 def judge_images(first: PerImage, second: PerImage, called: str) -> Iterator[str]:
     """Say how much two differ on the same images, and in one sentence which is better by more than chance."""
     if first.images.tolist() != second.images.tolist():
-        yield f"{_CANNOT_TELL}: they have other {called.partition(',')[0]}"
+        yield f"{_CANNOT_TELL}: they have different {called.partition(',')[0]}"
         return
-    yield f"From the first to the second, on the same {len(first.images):,} {called} (95 % intervals):"
+    yield f"Change from the first to the second, on the same {len(first.images):,} {called} (95 % intervals):"
     better = dict[str, list[str]]()
     for name, is_loss, of_first, of_second in (
         ("log loss", True, first.log_losses, second.log_losses),

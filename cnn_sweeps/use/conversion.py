@@ -1,4 +1,4 @@
-"""Writes a kept model in formats that other programs run, and compares what they give with what Keras gives."""
+"""Converts a kept model to formats of other programs, and compares their outputs with Keras's."""
 
 from __future__ import annotations
 
@@ -24,34 +24,40 @@ from cnn_sweeps.tracking.models import RECORD_KEY
 from cnn_sweeps.use.kept_model import KeptModel
 
 NUM_RANDOM_IMAGES = 16
-_LARGEST_DIFFERENCE = 1e-4  # of probabilities; float32 kernels that sum in another order differ by some 1e-7
+_LARGEST_DIFFERENCE = 1e-4  # of probabilities; another order of float32 sums only makes about 1e-7
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Gives the outputs of a network, (B, 1) or (B, C), for float32 pixels (B, height, width, channels), 0 to 255."""
+"""Takes float32 pixels (B, height, width, channels), 0 to 255; returns the network's outputs, (B, 1) or (B, C)."""
 
 
 class _Format(NamedTuple):
     write: Callable[[keras.Model, Path], None]
-    describe: Callable[[Path, str], object]  # writes the facts into what `write` has made, or into a file beside it
+    describe: Callable[[Path, str], object]  # adds the facts to the result of `write`, or writes them to a file beside
     load: Callable[[Path], Run]
 
 
 def convert(
     kept: KeptModel, format_name: str, target: Path, beside: Path | None, given_images: Iterable[NDArray[np.uint8]]
 ) -> tuple[float, int]:
-    """Write the model in a format of `export.FORMATS`; compare what comes of it with Keras, on random and given images.
+    """Write a model in another format, and compare the result with Keras on random and given images.
 
-    These are batches of uint8, (B, height, width, channels), 0 to 255. What using the model takes, its record as JSON,
-    goes with it: into `beside`, if the format has no place for it (None: it has). Give the largest difference of a
-    probability and the number of given images.
+    Args:
+        kept: the model.
+        format_name: one of `export.FORMATS`.
+        target: the new file or folder.
+        beside: the new file for the model's facts as JSON; None if the format itself can hold them.
+        given_images: batches of uint8, (B, height, width, channels), 0 to 255.
+
+    Returns:
+        The largest difference of a probability, and the number of given images.
 
     Raises:
-        ModelError: if a probability differs by more than 1e-4; then there is neither `target` nor `beside`.
+        ModelError: if a probability differs by more than 1e-4; then neither `target` nor `beside` exists.
     """
     write, describe, load = _FORMATS[format_name]
     random = np.random.default_rng(0).integers(0, 256, (NUM_RANDOM_IMAGES, *kept.record.image_shape), np.uint8)
     largest, num_images = 0.0, -NUM_RANDOM_IMAGES
-    kept.outputs(random)  # Keras exports to ONNX only what it has called
+    kept.outputs(random)  # Keras exports a network to ONNX only after a call
     with ExitStack() as stack:
         unfinished = stack.enter_context(written_whole(target))
         write(kept.network, unfinished)
@@ -65,13 +71,13 @@ def convert(
         if not largest <= _LARGEST_DIFFERENCE:
             raise ModelError(
                 f"format={format_name}: its probabilities differ from Keras's by up to {largest:.2g}, allowed: "
-                f"{_LARGEST_DIFFERENCE:g}; it is not kept; choose another format, or train with float32"
+                f"{_LARGEST_DIFFERENCE:g}; nothing was written; choose another format, or train with float32"
             )
     return largest, num_images
 
 
 def _write_saved_model(network: keras.Model, target: Path) -> None:
-    """Write the folder that `tf.saved_model.load` and TensorFlow Serving take; its endpoint is `serve`."""
+    """Write a folder for `tf.saved_model.load` and TensorFlow Serving, with the endpoint `serve`."""
     network.export(target, format="tf_saved_model", verbose=False)
 
 
@@ -85,16 +91,16 @@ def _load_saved_model(path: Path) -> Run:
 
 
 def _write_tflite(network: keras.Model, target: Path) -> None:
-    """Write the file that TensorFlow Lite's interpreter takes, with float32 weights, for any number of images."""
+    """Write a file for TensorFlow Lite, with float32 weights, for any number of images."""
     with TemporaryDirectory() as folder:
         _write_saved_model(network, Path(folder))
         target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
 def _load_tflite(path: Path) -> Run:
-    with warnings.catch_warnings(action="ignore"):  # it will move to a package of its own, some day
+    with warnings.catch_warnings(action="ignore"):  # that it will move to another package
         interpreter = tf.lite.Interpreter(str(path))
-    with native_messages_off():  # it tells by what it computes, when it first does
+    with native_messages_off():  # it prints which kernels it uses
         interpreter.allocate_tensors()
     (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -109,13 +115,13 @@ def _load_tflite(path: Path) -> Run:
 
 
 def _write_onnx(network: keras.Model, target: Path) -> None:
-    """Write the file that ONNX Runtime takes, for any number of images; needs tf2onnx."""
-    with warnings.catch_warnings(action="ignore"):  # Keras looks for old names in NumPy
+    """Write a file for ONNX Runtime, for any number of images; needs tf2onnx."""
+    with warnings.catch_warnings(action="ignore"):  # Keras uses old names of NumPy
         network.export(target, format="onnx", verbose=False)
 
 
 def _describe_onnx(file: Path, facts: str) -> None:
-    import onnx  # tf2onnx's
+    import onnx  # comes with tf2onnx
 
     model = onnx.load(file)
     onnx.helper.set_model_props(model, {RECORD_KEY: facts})
@@ -123,7 +129,7 @@ def _describe_onnx(file: Path, facts: str) -> None:
 
 
 def _load_onnx(path: Path) -> Run:
-    import onnxruntime  # an extra
+    import onnxruntime  # an optional package
 
     session = onnxruntime.InferenceSession(str(path))
     (given,) = session.get_inputs()

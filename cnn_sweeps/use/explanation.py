@@ -1,4 +1,4 @@
-"""Draws where in each predicted image the network sees its class."""
+"""Writes a Grad-CAM picture of each predicted image."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cnn_sweeps.use.prediction import Explain
 
 
 def pictures_in(folder: Path, kept: KeptModel, num_files: int) -> Explain:
-    """Make a folder, if it is not there, for a PNG file of each image: Grad-CAM of the predicted class.
+    """Make a folder for Grad-CAM pictures, and return the function that writes them.
 
-    They are called `NUMBER_NAME.png`: the number counts the predictions, and the name is the image file's.
+    A picture is called `NUMBER_NAME.png`: the number counts the predictions, and the name is that of the image file.
 
     Raises:
-        ModelError: if there is no Grad-CAM of the network; then no folder is made.
+        ModelError: if Grad-CAM does not work for the network; then no folder is made.
     """
     if not has_grad_cam(kept.network):
         raise ModelError(
-            f"explain={folder}: there is no Grad-CAM of this model's network, which is no chain from a last feature "
-            "map to a dense layer; predict without explain, or use another model"
+            f"explain={folder}: Grad-CAM needs a network that is a chain from a last feature map to a dense layer, and "
+            "this model's is not; predict without explain, or use another model"
         )
     folder.mkdir(exist_ok=True)
     numbers, width = count(1), len(str(num_files))

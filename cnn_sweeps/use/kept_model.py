@@ -1,4 +1,4 @@
-"""Loads a kept model without running code that was kept with it."""
+"""Loads a kept model without running code from its files."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from cnn_sweeps.tracking.models import KERAS_FILE, RECORD_KEY, ModelFacts, model
 from cnn_sweeps.tracking.store import check_place_of_files, is_unknown, store_errors, use_store
 from cnn_sweeps.use.place import ABOUT_FILE, ADDRESSES, MODEL_FORMS, ModelPlace
 
-_MOST_CHARACTERS = 2**20  # of the texts that describe a model; ours have 10,000, with a thousand classes 50,000
-_CALLS = ("function", "Lambda")  # what Keras calls of a file's own choosing
+_MOST_CHARACTERS = 2**20  # of a text that describes a model; ours have 10,000, with a thousand classes 50,000
+_CALLS = ("function", "Lambda")  # class names for which Keras would call a function that the file names
 
 
 @dataclass(frozen=True)
 class KeptModel:
-    """A network with what using it takes, of the same shape and classes."""
+    """A network and the facts to use it; their shapes and classes agree."""
 
     network: keras.Model
     record: ModelFacts
 
     def outputs(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Give what the network gives for pixels (B, height, width, channels), 0 to 255: (B, 1), or (B, C)."""
+        """Run the network on pixels (B, height, width, channels), 0 to 255; return its outputs, (B, 1) or (B, C)."""
         outputs: NDArray[np.float32] = np.asarray(self.network(images.astype(np.float32), training=False))
         return outputs
 
 
 def load_kept_model(place: ModelPlace) -> KeptModel:
-    """Load the network in Keras's safe mode, and its record; nothing of the model's folder is run or unpickled.
+    """Load a network in Keras's safe mode, and its facts; nothing in the model's folder is run or unpickled.
 
     Raises:
         ModelError: if there is no such model, or it cannot be used.
@@ -57,17 +57,17 @@ def load_kept_model(place: ModelPlace) -> KeptModel:
     recorded = ((None, *record.image_shape), (None, units))
     if found != recorded:
         raise ModelError(
-            f"model={place.name}: its network goes from {found[0]} to {found[1]}, its record says from {recorded[0]} "
-            f"to {recorded[1]}; keep the model anew, with a training"
+            f"model={place.name}: its network has input {found[0]} and output {found[1]}, but its description says "
+            f"{recorded[0]} and {recorded[1]}; train again, or use another model"
         )
     return KeptModel(network, record)
 
 
 def exact_address(place: ModelPlace) -> str:
-    """Give a model's name or, of an alias, which may move on, the address of its version.
+    """Return an address of a model that does not change: an alias, which may move, is replaced by its version.
 
     Raises:
-        ModelError: if there is no such alias, or several have it.
+        ModelError: if there is no such alias, or several models have it.
         TrackingError: if the store cannot be used.
     """
     if place.folder is not None or place.name.startswith("runs:/"):
@@ -86,7 +86,7 @@ def _folder_of(place: ModelPlace) -> Iterator[Path]:
     if place.folder is not None:
         yield place.folder
         return
-    with TemporaryDirectory() as temporary:  # MLflow writes into what it gives, and a store is only read
+    with TemporaryDirectory() as temporary:  # MLflow writes into the model's folder, and the store is only read
         with store_errors():
             use_store(place.store)
             folder = _files_of(place.name).download_artifacts("", temporary)
@@ -94,7 +94,7 @@ def _folder_of(place: ModelPlace) -> Iterator[Path]:
 
 
 def _files_of(name: str) -> Any:
-    """Give MLflow's way to a model's files, having seen that it leads to no server that may not know the password."""
+    """Return MLflow's repository of a model's files, after checking that it sends no password to another server."""
     address = name if name.startswith(ADDRESSES) else _with_alias(name)
     try:
         files = get_artifact_repository(_of_run(address) if address.startswith("runs:/") else address)
@@ -103,31 +103,31 @@ def _files_of(name: str) -> Any:
             raise
         raise ModelError(f"model={name}: there is no such model; {_describe_registry()}") from error
     where = files
-    while hasattr(where, "repo"):  # of a model or version: that of the folder where it lies
+    while hasattr(where, "repo"):  # the repository of a model or version wraps that of its folder
         where = where.repo
     check_place_of_files(where.artifact_uri)
     return files
 
 
 def _with_alias(alias: str) -> str:
-    """Give the address of the only registered model that has an alias."""
+    """Return the address of the only registered model with this alias."""
     holders = [model.name for model in mlflow.search_registered_models() if alias in model.aliases]
     if not holders:
         raise ModelError(f"model={alias}: there is no such alias; {_describe_registry()}; give {MODEL_FORMS}")
     if len(holders) > 1:
         raise ModelError(
-            f"model={alias}: {', '.join(holders)} have this alias; write model=models:/{holders[0]}@{alias}"
+            f"model={alias}: {', '.join(holders)} have this alias; give model=models:/{holders[0]}@{alias}"
         )
     return f"models:/{holders[0]}@{alias}"
 
 
 def _of_run(address: str) -> str:
-    """Give the address of the model that a run kept, which MLflow itself looks for among all of the experiment."""
+    """Return the address of the model that a run kept; MLflow would search all models of the experiment."""
     run_id, _, name = address.removeprefix("runs:/").partition("/")
     client = mlflow.MlflowClient()
     kept = models_of(client.get_run(run_id))
     if not kept or name not in ("model", client.get_logged_model(kept[-1]).name):
-        raise ModelError(f"model={address}: this run kept no such model; of a sweep, the champion's run has one")
+        raise ModelError(f"model={address}: this run kept no such model; that of a sweep is in its chosen trial's run")
     return f"models:/{kept[-1]}"
 
 
@@ -136,7 +136,7 @@ def _describe_registry() -> str:
         f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'})"
         for model in mlflow.search_registered_models()
     ]
-    return f"registered are {', '.join(names)}" if names else "no model is registered; a sweep registers its best one"
+    return f"registered are {', '.join(names)}" if names else "no model is registered; a sweep registers its best model"
 
 
 def _read_record(folder: Path, name: str) -> ModelFacts:
@@ -149,36 +149,37 @@ def _read_record(folder: Path, name: str) -> ModelFacts:
     except (OSError, ValueError, ConfigError, LookupError, TypeError) as error:
         if isinstance(record, dict) and "class_names" in record and "pixels" not in record:
             raise ModelError(
-                f"model={name}: is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1, not to "
-                "255; use it with that version, or train anew"
+                f"model={name}: was made by an earlier version of cnn-sweeps, whose networks take pixels from 0 to 1; "
+                "use it with that version, or train again"
             ) from error
         raise ModelError(
-            f"model={name}: its {ABOUT_FILE} has no record by cnn-sweeps of classes and image size "
+            f"model={name}: its {ABOUT_FILE} does not have the classes and the image size that cnn-sweeps writes "
             f"({type(error).__name__}); give a model that a training of cnn-sweeps has kept"
         ) from error
 
 
 def _load_network(file: Path, name: str) -> keras.Model:
     if not file.is_file():
-        raise ModelError(f"model={name}: {KERAS_FILE} is not in it; keep the model anew, with a training")
+        raise ModelError(f"model={name}: it has no {KERAS_FILE}; train again, or use another model")
     try:
         _check_description(file)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # whatever Keras meets in a file that somebody may have changed
+    except Exception as error:  # a changed file may make Keras raise anything
         reason = " ".join(str(error).split()).partition(". ")[0][:300]
         raise ModelError(
-            f"model={name}: {KERAS_FILE} is damaged, or holds code or layers that are not Keras's own, which are not "
-            f"loaded ({reason})"
+            f"model={name}: {KERAS_FILE} is damaged, or has code or layers that are not Keras's own ({reason}); only "
+            "Keras's layers are loaded; use another model"
         ) from error
 
 
 def _check_description(file: Path) -> None:
-    """See that a network's description names no function: Keras in its safe mode calls those of its own packages.
+    """Check that a network's description names no function.
 
-    Some of these fetch files, unpickle them or call further functions.
+    Even in safe mode, Keras calls functions of its own packages that a file names. Some of these download files,
+    unpickle them, or call other functions.
 
     Raises:
-        ValueError: if it does, or names a class by way of a package, or is larger than descriptions are.
+        ValueError: if it names a function, or a class with a package before it, or is too large.
     """
     with ZipFile(file) as archive, archive.open("config.json") as config:
         text = config.read(_MOST_CHARACTERS + 1)

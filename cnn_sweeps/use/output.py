@@ -1,4 +1,4 @@
-"""Shows predictions, or writes them to files that are there whole or not at all."""
+"""Shows predictions, or writes them to files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Prediction(NamedTuple):
-    """What a network makes of an image file: its class, with the probability of that, and of every class by name."""
+    """The prediction for an image file."""
 
     path: Path
     class_name: str
-    probability: float
-    probabilities: dict[str, float]
+    probability: float  # of that class
+    probabilities: dict[str, float]  # of every class, by name
 
 
 Write = Callable[[Prediction], None]
-"""Takes one prediction after the other."""
+"""Adds a prediction to a table."""
 
 
 def write_tables(
@@ -41,7 +41,7 @@ def write_tables(
     csv_file: Path | None,
     json_file: Path | None,
 ) -> Counter[str]:
-    """Write predictions into the tables that are named, or else to the terminal; give how many got which class."""
+    """Write predictions to the given files or, without any, to the terminal; return the number of images by class."""
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         tables = [stack.enter_context(csv_table(csv_file, class_names))] if csv_file else []
@@ -55,7 +55,7 @@ def write_tables(
 
 
 def terminal_table(files: Sequence[Path], class_names: Sequence[str]) -> Write:
-    """Begin a table on the terminal; the files are all that can come."""
+    """Begin a table on the terminal; its columns are wide enough for all of these files and classes."""
     file_width = max(num_columns(for_terminal(file)) for file in (*files, "file"))
     class_width = max(num_columns(for_terminal(name)) for name in (*class_names, "class"))
 
@@ -76,7 +76,7 @@ def _padded(text: str, width: int) -> str:
 
 @contextmanager
 def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
-    """Write one row a file: file, class, its probability, and the probability of every class."""
+    """Write one row for each file: file, class, its probability, and the probability of every class."""
     with _written(target) as file:
         rows = csv.writer(file)
         rows.writerow(["file", "class", "probability", *(f"probability.{for_terminal(name)}" for name in class_names)])
@@ -90,7 +90,7 @@ def csv_table(target: Path, class_names: Sequence[str]) -> Iterator[Write]:
 
 @contextmanager
 def json_table(target: Path) -> Iterator[Write]:
-    """Write a list of one object a file: file, class, probability, and probabilities by the classes' names."""
+    """Write a list with one object for each file: file, class, probability, and probabilities by class name."""
     with _written(target) as file:
         file.write("[")
         separators = chain(["\n"], repeat(",\n"))
@@ -110,12 +110,12 @@ def json_table(target: Path) -> Iterator[Write]:
 
 
 def summarize(counts: Counter[str], record: ModelFacts) -> str:
-    """Say how many images got which class."""
+    """Return a line with the number of images of each class."""
     found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
     summary = counted(counts.total(), "image") + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
         second = for_terminal(record.class_names[1])
-        summary += f" ({second} from a probability of {probability_text(record.decision_threshold)} on)"
+        summary += f" ({second} if its probability is at least {probability_text(record.decision_threshold)})"
     return summary
 
 

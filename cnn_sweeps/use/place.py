@@ -1,4 +1,4 @@
-"""Where the model is that a command line names, or a run has kept: found before anything slow is imported."""
+"""Finds the model that a command line names, or that a run has kept, before slow imports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABOUT_FILE = "MLmodel"
 
 @contextmanager
 def naming(setting: str) -> Iterator[None]:
-    """Have what is wrong with a model named by another setting than `model`."""
+    """Let errors about a model name another setting than `model`."""
     try:
         yield
     except ModelError as error:
@@ -30,13 +30,13 @@ def naming(setting: str) -> Iterator[None]:
 class ModelPlace(NamedTuple):
     """Where a model is."""
 
-    name: str  # as the command line has it: an alias, an address as MLflow has it, or a folder
-    folder: Path | None  # of an MLflow model, which goes before everything else; None: it is in the store
-    store: str = ""  # its address; for a folder none is needed
+    name: str  # as on the command line: an alias, an address of MLflow, or a folder
+    folder: Path | None  # of an MLflow model; None: the model is in the store
+    store: str = ""  # the address of the store; empty for a folder
 
 
 def find_place(name: str, uri: str | None) -> ModelPlace:
-    """Find the folder or the store that has a model; `uri` of the store, None: the environment's, or the default.
+    """Find the folder or the store that has a model; `uri` is that of the store, None: the user's.
 
     Raises:
         ModelError: if the name is that of a folder, and there is no model in it.
@@ -52,7 +52,7 @@ def find_place(name: str, uri: str | None) -> ModelPlace:
 
 
 def kept_by(folder: Path) -> ModelPlace:
-    """Find the newest model that a run, a trial of a sweep or a part of several has kept whose record is in a folder.
+    """Find the newest model that a run has kept; its record is in the folder, those of its trials or parts below.
 
     Raises:
         ModelError: if there is none, or the store does not have it.
@@ -66,5 +66,5 @@ def kept_by(folder: Path) -> ModelPlace:
             newest = max(newest, (recorded.last_time, read_position(place, store).run_id or "", store))
     _, run_id, store = newest
     if not run_id:
-        raise ModelError(f"{folder}: no model of it is kept here; train with tracking.log_model=true")
+        raise ModelError(f"{folder}: this run kept no model; train with tracking.log_model=true")
     return ModelPlace(f"runs:/{run_id}/model", None, store)

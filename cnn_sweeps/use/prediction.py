@@ -1,4 +1,4 @@
-"""Gives image files their classes."""
+"""Predicts the classes of image files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from cnn_sweeps.use.kept_model import KeptModel
 from cnn_sweeps.use.output import Prediction
 
 Explain = Callable[[NDArray[np.uint8], Labels, list[Prediction]], None]
-"""Takes a batch: images, uint8 (B, height, width, channels), 0 to 255, their classes, (B,), and all that in words."""
+"""Takes a batch: images, uint8 (B, height, width, channels), 0 to 255; their classes, (B,); and their predictions."""
 
 
 def predict_files(
     kept: KeptModel, files: Sequence[Path], on_bad_file: Callable[[Path, str], None], explain: Explain | None = None
 ) -> Iterator[Prediction]:
-    """Decode and predict files in order, a batch at a time, as they were in training.
+    """Decode and predict files in order, batch by batch; images are prepared as in training.
 
-    `on_bad_file` is called with each file that is no usable image, and the reason; it gets no class. `explain` is
-    called with each batch.
+    Files that are no usable images are skipped; `on_bad_file` gets them with the reason.
     """
     record = kept.record
     for paths, images in decoded_batches(files, record.image_shape, on_bad_file):

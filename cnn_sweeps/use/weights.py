@@ -1,4 +1,4 @@
-"""The weights of a kept model as a file, for another network to begin with."""
+"""Writes the weights of a kept model to a file, for another network to begin with."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from cnn_sweeps.use.place import ModelPlace
 
 
 def weights_of_kept(place: ModelPlace, cache_dir: str) -> tuple[str, Path]:
-    """Give the address of a kept model, of an alias that of its version, and a file of its weights by names of layers.
+    """Write the weights of a kept model to a file in the cache, by names of layers, unless the file exists.
 
-    That is made once for each version.
+    Returns:
+        The exact address of the model, and the file.
 
     Raises:
         ModelError: if there is no such model, or it cannot be used.
@@ -36,7 +37,7 @@ def weights_of_kept(place: ModelPlace, cache_dir: str) -> tuple[str, Path]:
         arrays = {f"{layer.name}/{i}": each for layer in network.layers for i, each in enumerate(layer.get_weights())}
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
-        with disk_errors(file, "the same command"):
+        with disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.parent.chmod(0o700)
             replace_whole(file, content.getbuffer())

@@ -187,14 +187,14 @@ def test_record_that_is_closed_is_brought_at_once(found, uri, tmp_path):
 
 def test_running_trial_of_a_dead_controller_is_to_be_recovered(found):
     finding = only(found(trial(5, "RUNNING"), owners={5: "dead"}, abandoned=[5]))
-    assert finding.remedy == "it is failed and queued again, its run closed"
-    assert finding.what == "trial 5 is RUNNING in the study and process 7 on here, its controller, is dead"
+    assert finding.remedy == "the trial fails and is queued again, and its run is closed"
+    assert finding.what == "trial 5 is RUNNING in the study, but its controller, process 7 on here, is dead"
 
 
 def test_running_trial_of_another_host_is_told_with_its_age_and_left(found):
     finding = only(found(trial(5, "RUNNING"), owners={5: "elsewhere"}))
     assert finding.make is None
-    assert "RUNNING since 1 h 00 min, and process 7 on here" in finding.what
+    assert "has been RUNNING for 1 h 00 min, and its controller, process 7 on here" in finding.what
     assert "dead_host=here" in finding.remedy
 
 
@@ -247,9 +247,9 @@ def leave(folder, letter, whole):
 @pytest.mark.parametrize(
     ("whole", "what"),
     [
-        ("0" * 32, "is of trial 0, which is COMPLETE"),
-        ("2" * 32, "is of trial 2, tried again as trial 3, which is COMPLETE"),
-        ("1" * 32, "is of trial 1, which is PRUNED"),
+        ("0" * 32, "belongs to trial 0, which is COMPLETE"),
+        ("2" * 32, "belongs to trial 2, tried again as trial 3, which is COMPLETE"),
+        ("1" * 32, "belongs to trial 1, which is PRUNED"),
         ("4" * 32, None),
         ("of another sweep", None),
     ],
@@ -258,7 +258,7 @@ def test_checkpoint_is_removed_if_nobody_resumes_it(whole, what, found, tmp_path
     (tmp_path / "checkpoints").mkdir()
     path = leave(tmp_path / "checkpoints", "a", whole)
     findings = found(trial(5, "WAITING", retry_of=4))
-    assert [finding.what for finding in findings] == ([f"{path} {what}: nobody resumes it"] if what else [])
+    assert [finding.what for finding in findings] == ([f"{path} {what}: nobody will resume it"] if what else [])
 
 
 # A real sweep, with disagreements made by hand.
@@ -386,14 +386,14 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
     best = study.best_trial.number
     expected = [
         "study.journal: its last line is unfinished",
-        r"trial 3 is RUNNING in the study and process \d+ on \S+, its controller, is dead",
+        r"trial 3 is RUNNING in the study, but its controller, process \d+ on \S+, is dead",
         f"trial {best} is COMPLETE in the study, and the record in outputs/sweeps/{NAME}/{best} says otherwise",
         f"outputs/sweeps/{NAME}: the run has no end in its record",
         f"outputs/sweeps/{NAME}/3: the run has no end in its record",
         f"outputs/sweeps/{NAME}/3/seed_1: the run has no end in its record",
         rf"trial 1 is COMPLETE in the study, its run {elsewhere.info.run_id} says otherwise",
         "c-00000000.npz has nothing to resume",
-        "a-00000000.npz is of trial 0, which is COMPLETE",
+        "a-00000000.npz belongs to trial 0, which is COMPLETE",
     ]
     for what in expected:
         assert sum(bool(re.search(what, line)) for line in lines) == 1, (what, lines)

@@ -70,7 +70,7 @@ def test_intervals_are_those_of_scikit_learn_on_resampled_images(num_classes, th
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 200)
+    monkeypatch.setattr(metrics, "_NUM_RESAMPLES", 200)
     truth = estimate(*predictions(2, num_images=20_000, seed=99))["roc_auc"].value
     held = [
         each.low <= truth <= each.high

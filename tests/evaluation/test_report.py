@@ -34,7 +34,7 @@ def written(folder, scores, labels, *, with_images=True, kept_epoch=2):
 def test_report_says_what_the_network_gets_wrong_and_names_are_text_in_it(tmp_path):
     page = written(tmp_path, [0.1, 0.2, 0.9, 0.8, 0.7, 0.3], [0, 0, 0, 1, 1, 1])
     assert "its weights are those after epoch 2 of 3, the best on 1 validation images" in page
-    assert "On 6 test images, which chose nothing, it is right in 66.7% (95 % interval" in page
+    assert "On 6 test images, which were used for no choice, it is right in 66.7% (95 % interval" in page
     assert "takes &lt;b&gt;ant&lt;/b&gt; for &lt;script&gt;alert(1)&lt;/script&gt;, 1 of 3 such images" in page
     assert page.count("data:image/jpeg") == 2
     assert "&lt;i&gt;2&lt;/i&gt;.jpg" in page
@@ -66,16 +66,16 @@ def test_page_of_another_kind_or_none_has_no_evaluation(tmp_path):
 
 def test_no_mistake_is_no_certainty(tmp_path):
     page = written(tmp_path, [0.1, 0.2, 0.9, 0.8], [0, 0, 1, 1], with_images=False)
-    assert "it is right in 100.0% (no mistake, so that no interval can be made)" in page
-    assert "none of these 4 images" in page
-    assert "if 52.7% of all images were mistakes, one such draw in twenty would show none" in page
+    assert "it is right in 100.0% (no mistake, so there is no interval)" in page
+    assert "It is right on all 4 images" in page
+    assert "if it were wrong on 52.7% of all images, one draw in twenty" in page
     assert "data:image" not in page
 
 
 def test_what_was_measured_on_validation_images_alone_is_too_good():
     (told,) = tell_expected({"final_val_accuracy": 0.9})
     assert told == (
-        "On the validation images, which chose its epoch, so that it is too good for new ones, it is right in 90.0%."
+        "On the validation images, which chose the epoch and so make the result look too good, it is right in 90.0%."
     )
 
 

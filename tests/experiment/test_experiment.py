@@ -184,7 +184,8 @@ def test_what_is_printed_recorded_served_and_predicted_of_the_same_images_is_the
     assert metrics["test_accuracy_of_commonest_class"] == 0.8
 
     told = (tmp_path / "here/train.log").read_text()
-    assert f"light from a probability of {probability_text(metrics['decision_threshold'])} on" in told
+    at_least = probability_text(metrics["decision_threshold"])
+    assert f"light is predicted if its probability is at least {at_least}" in told
     (line,) = (line for line in told.splitlines() if "test images: log loss" in line)
     recorded = read_record(Path(run.data.tags["output.folder"])).newest
     low, high = (recorded[f"interval/test_accuracy_{bound}"] for bound in ("low", "high"))
@@ -249,11 +250,16 @@ def own_networks(tmp_path, monkeypatch):
 def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     run_train, last_run, own_networks, tmp_path
 ):
-    run_train(*own_networks("constant"), "tracking.log_model=false", "evaluation.pictures=none")
-    *_, results, warning, hint, report, to_look, command, page = (tmp_path / "here/train.log").read_text().splitlines()
+    last = ["training.epochs=2", "training.monitor=val_accuracy", "training.restore_best_weights=false"]
+    run_train(*own_networks("constant"), *last, "tracking.log_model=false", "evaluation.pictures=none")
+    log = (tmp_path / "here/train.log").read_text()
+    assert "best epoch 1 of 2; the weights of the last epoch are kept\n" in log
+    assert "; epoch 2 of 2  \n" in last_run().data.tags["mlflow.note.content"]
+    *_, results, warning, hint, report, to_look, command, page = log.splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning
-    assert "its accuracy is 0.500, that of the commonest class 0.500 (its balanced accuracy is 0.500)" in warning
+    assert "its accuracy is 0.500, and always naming the commonest class gives 0.500" in warning
+    assert "balanced accuracy: 0.500" in warning
     assert "hint: " in hint
     assert report.endswith("The report, for a browser: here/results/report.html")
     assert to_look.endswith("To look at the run:")

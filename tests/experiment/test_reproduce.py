@@ -177,7 +177,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
 
 def test_page_of_a_part_shows_how_to_make_the_whole(made):
     _, second = child_runs(made.group)
-    assert "This run is a part, seed 1, of" in page(second)
+    assert "This run is part 'seed 1' of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
     assert to_reproduce(made.group) in page(second)
     assert to_reproduce(made.group) in page(made.group)
@@ -276,7 +276,7 @@ def test_number_of_threads_is_the_recorded_one_and_a_large_difference_does_not_a
     assert done.code == 2
     assert done.told.rstrip().endswith("forged: does not agree (largest relative difference 1.0e+00, of test_log_loss)")
     assert done.run.info.status == "FINISHED"
-    assert "threads to compute with: 1, as then, instead of 2" in done.told
+    assert "number of threads: 1, as in the recorded run, instead of 2" in done.told
     *table, _verdict = artifact(done.run, "reproduction.txt").splitlines()
     assert len({len(line) for line in table}) == 1
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
@@ -328,7 +328,7 @@ def test_verdict_is_on_the_largest_relative_difference(recorded, now, verdict):
 
 
 def test_nothing_to_compare_is_no_agreement():
-    assert judge([], 1e-3) == (False, "does not agree (nothing is recorded that could be compared)")
+    assert judge([], 1e-3) == (False, "does not agree (nothing was recorded that can be compared)")
 
 
 def names_of(recorded, now):
@@ -379,10 +379,10 @@ def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_ar
     (made.folder / "moved/dark/0.png").unlink()
     before, done = num_runs(), again(made.single, "data.root=moved")
     assert re.fullmatch(
-        rf"error: data: {made.folder}/moved holds other images now \(fingerprint \w+\); "
-        rf"restore what {re.escape(made.single.info.run_name)} "
-        rf"was trained on \(36 train, 12 val, 12 test images from {made.folder}/photos, fingerprint "
-        rf"{made.single.data.tags['data.fingerprint']}\), or name a folder that holds it with data.root=PATH",
+        rf"error: data: the images in {made.folder}/moved have changed \(fingerprint \w+\); "
+        rf"restore the images of {re.escape(made.single.info.run_name)} "
+        rf"\(36 train, 12 val, 12 test images from {made.folder}/photos, fingerprint "
+        rf"{made.single.data.tags['data.fingerprint']}\), or give their folder with data.root=PATH",
         done.code,
     )
     assert num_runs() == before
@@ -391,7 +391,7 @@ def test_other_images_are_refused_before_training_and_the_same_ones_elsewhere_ar
 def test_images_that_are_gone_are_named(made, again):
     told = again(made.single, "data.root=nowhere").code
     assert told.startswith(
-        f"error: data.root=nowhere: there is no such folder; restore what {made.single.info.run_name} was trained"
+        f"error: data.root=nowhere: there is no such folder; restore the images of {made.single.info.run_name} "
     )
 
 
@@ -406,10 +406,10 @@ def test_part_and_sweep_name_the_run_to_give(made, again):
     part, whole = child_runs(made.group)[0], made.group.info.run_id
     assert (
         again(part).code
-        == f"error: {part.info.run_id}: the run seed 0 is a part of another one; give that one, {whole}"
+        == f"error: {part.info.run_id}: the run seed 0 is a part of another run; give that run, {whole}"
     )
     assert re.fullmatch(
-        r"error: \w+: the run photos tiny is a sweep's; give one of its trials, or make the sweep again: "
+        r"error: \w+: the run photos tiny is a whole sweep; give one of its trials, or run the sweep again: "
         r"train --multirun .*",
         again(made.sweep).code,
     )
@@ -419,7 +419,7 @@ def test_part_and_sweep_name_the_run_to_give(made, again):
 def test_run_of_another_program_is_refused(change, made, again, forge):
     told = again(forge(made.single, **change)).code
     assert re.fullmatch(
-        r"error: \w+: the run forged (is of another program|has no config.yaml, since it ended before .*).*", told
+        r"error: \w+: the run forged (was made by another program|has no config.yaml; it ended before .*).*", told
     )
 
 
@@ -444,7 +444,7 @@ def test_run_that_would_call_what_is_not_ours_is_refused_unless_it_is_allowed(ma
         ({"data": '{"images": 3}'}, "make no sense (ValidationError); give another run"),
         (
             {"config": "a: " + "x" * 2_000_000},
-            "config.yaml of the run forged has 2,000,003 bytes, and should have at most 1,048,576",
+            "config.yaml of the run forged has 2,000,003 bytes, allowed: 1,048,576",
         ),
     ],
 )
@@ -473,7 +473,7 @@ def test_settings_of_other_code_are_named_with_its_commit(made, again, forge):
         (["a", "model.l2=0"], "model.l2: no such setting; allowed: tracking.uri, data.root"),
         (["a", "--multirun"], "unrecognized arguments: --multirun"),
         (["a", "allow_target=a b"], "allow_target=a b: should be PACKAGE.MODULE.FUNCTION or PACKAGE.MODULE"),
-        (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number, at least 0"),
+        (["a", "--tolerance=-1"], "--tolerance -1.0: should be a number of at least 0"),
         (
             ["a", "tracking.uri=sqlite:///nothing.db"],
             "tracking.uri=sqlite:///nothing.db: there is no such database here",
@@ -523,7 +523,7 @@ def refused_in_own_process(made, store, *arguments):
 
 def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):
     line, imported = refused_in_own_process(made, store)
-    assert line == f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id that its page shows"
+    assert line == f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id of its page"
     assert not {"tensorflow", "keras"} & imported
 
 
@@ -562,8 +562,8 @@ def test_two_trials_are_compared_by_their_settings_and_on_the_images_that_they_w
     assert "the same data" in told
     assert "model.filters" not in told
     assert re.search(r"^final_val_log_loss +0\.\d+ +0\.\d+$", told, re.MULTILINE)
-    assert "on the same 12 validation images, on which they may have been chosen (95 % intervals):\n  log loss " in told
-    assert "This is of two trainings; another seed may change either" in told
+    assert "on the same 12 validation images, which may have chosen these runs (95 % intervals):\n  log loss " in told
+    assert "This compares only two trainings; another seed may change either" in told
 
 
 def test_runs_that_were_tested_are_compared_on_the_test_images_and_of_several_trainings_the_mean_is(made, compared):
@@ -593,15 +593,15 @@ def test_trial_of_several_trainings_is_compared_by_their_mean_though_it_has_a_fi
 
 def test_what_is_chance_is_not_told_where_single_images_are_not_known_or_are_others(made, compared, forge):
     nothing = forge(made.single)
-    cannot = "whether the difference is chance cannot be told"
+    cannot = "cannot tell whether the difference is chance"
     told = compared(made.single, nothing)
-    assert f"{cannot}: forged kept nothing of single images" in told
+    assert f"{cannot}: forged kept no results of single images" in told
     assert "the same settings\nthe same data\nthe same metrics\n" in told
     others = forge(made.single)
     header, row, *rows = artifact(made.single, "test_images.csv").splitlines()
     text = "\n".join([header, f"0{row[1:]}" if row[0] != "0" else f"1{row[1:]}", *rows])
     mlflow.MlflowClient().log_text(others.info.run_id, text, "test_images.csv")
-    assert f"{cannot}: they have other test images" in compared(made.single, others)
+    assert f"{cannot}: they have different test images" in compared(made.single, others)
     mlflow.MlflowClient().log_text(others.info.run_id, "a,b\n", "test_images.csv")
     with pytest.raises(TrackingError, match=r"test_images\.csv of the run forged makes no sense"):
         compared(made.single, others)

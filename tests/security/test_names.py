@@ -187,7 +187,7 @@ def test_report_names_the_positive_class_and_the_confusions(tmp_path):
     labels = np.array([0, 1, 0, 0, 1])
     write_report(tmp_path, measured_of(of_second([0.2, 0.8, 0.7, 0.9, 0.1]), labels, ["=cat", "dog"], threshold=0.5))
     told = (tmp_path / "test_report.txt").read_text()
-    assert "dog from a probability of 0.5 on" in told
+    assert "dog is predicted if its probability is at least 0.5" in told
     assert "precision, recall and F1 elsewhere are those of dog, the positive class" in told
     rows = (tmp_path / "test_confusions.csv").read_text().splitlines()
     assert rows == ["true,predicted,images,share_of_true", "'=cat,dog,2,0.6667", "dog,'=cat,1,0.5000"]

@@ -40,8 +40,8 @@ def test_a_terminal_says_that_libraries_are_loaded_until_they_are(monkeypatch):
     with standard_error_is(terminal):
         with slow_imports():
             os.write(2, b"of a library")
-            assert os.read(ours, 100) == b"\rloading libraries, which takes some seconds"
-        assert os.read(ours, 100).split(b"\r") == [b"", b" " * len("loading libraries, which takes some seconds"), b""]
+            assert os.read(ours, 100) == b"\rloading libraries; this takes some seconds"
+        assert os.read(ours, 100).split(b"\r") == [b"", b" " * len("loading libraries; this takes some seconds"), b""]
     os.close(ours)
     os.close(terminal)
     gc.unfreeze()

@@ -57,7 +57,7 @@ def test_what_shows_its_result_ends_quietly_with_its_reader_and_in_one_line_on_a
         said, code = run(SHOWS, stdout=full)
     assert code == 1
     assert said == (
-        "error: standard output cannot be written (No space left on device); make space, or show it elsewhere\n"
+        "error: standard output cannot be written (No space left on device); free space, or send it elsewhere\n"
     )
 
 

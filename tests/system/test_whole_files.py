@@ -37,16 +37,16 @@ def test_full_disk_is_told_in_one_line(tmp_path):
     with pytest.raises(ConfigError) as error, written_whole(target) as file:
         file.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert str(error.value) == f"{target}: cannot be written (No space left on device); name another place"
+    assert str(error.value) == f"{target}: cannot be written (No space left on device); give another path"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("name", "may_exist", "message"),
     [
-        ("file", False, "output=.*file: is there already"),
-        ("folder", True, "output=.*folder: is there already"),
-        ("no/where", True, "output=.*no/where: the folder .*no is not there"),
+        ("file", False, "output=.*file: already exists"),
+        ("folder", True, "output=.*folder: already exists"),
+        ("no/where", True, "output=.*no/where: the folder .*no does not exist"),
     ],
 )
 def test_place_that_cannot_be_written_to_is_refused(name, may_exist, message, tmp_path):

@@ -73,7 +73,7 @@ def test_database_of_an_older_mlflow_is_upgraded_once_a_copy_of_it_is_made(old, 
     copy = f"mlflow.db.before-upgrade-{revision}"
     assert files_beside(old) == ["mlflow.db", copy]
     assert ask(old.with_name(copy), REVISION) == [(revision,)]
-    told = f"{old} was of an older MLflow, and is upgraded; as it was it is kept in {old.with_name(copy)}"
+    told = f"upgraded {old}, which an older MLflow had made; a copy of the old file is {old.with_name(copy)}"
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.INFO] == [told]
 
 
@@ -96,7 +96,7 @@ def test_upgrade_that_fails_or_is_killed_leaves_the_database_as_it_was(old, empt
 
     with monkeypatch.context() as patch:
         patch.setattr(upgrade, "_upgrade_db", fail)
-        with pytest.raises(TrackingError, match=r"MLflow cannot upgrade .* \(ValueError: no such column\); it is as"):
+        with pytest.raises(TrackingError, match=r"MLflow cannot upgrade .* \(ValueError: no such column\); it stays"):
             find_existing_store(f"sqlite:///{old}")
         patch.setattr(upgrade, "_upgrade_db", end)
         with pytest.raises(KeyboardInterrupt):
@@ -107,14 +107,14 @@ def test_upgrade_that_fails_or_is_killed_leaves_the_database_as_it_was(old, empt
 
 
 def test_database_that_is_no_file_is_left_to_its_owner_with_the_command(old):
-    with pytest.raises(TrackingError, match=f"is of an older MLflow .*`mlflow db upgrade sqlite:///{old}`"):
+    with pytest.raises(TrackingError, match=f"was made by an older MLflow .*`mlflow db upgrade sqlite:///{old}`"):
         check_store(f"sqlite:///{old}", None, None, None)
     assert files_beside(old) == ["mlflow.db"]
 
 
 def test_database_of_a_newer_mlflow_is_told_with_the_way_out(old):
     ask(old, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    told = "is of a newer MLflow than the installed .* revision ffffffffffff; `pip install --upgrade mlflow` here, or"
+    told = r"was made by a newer MLflow than the installed .* \(revision ffffffffffff\); run `pip install --upgrade"
     with pytest.raises(TrackingError, match=told):
         find_existing_store(f"sqlite:///{old}")
 
@@ -137,8 +137,8 @@ def test_run_is_refused_before_training_where_its_files_cannot_be_written(is_kno
         mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").create_experiment("known", str(here / "elsewhere/files"))
     place = "elsewhere" if is_known else "mlruns"
     (here / place).touch()
-    told = f"tracking.uri=sqlite:///mlflow.db: {here}/{place}.*, where the files of experiment known go, cannot be "
-    with pytest.raises(SystemExit, match=rf"{told}written \(Not a directory\); give that folder"):
+    told = f"tracking.uri=sqlite:///mlflow.db: {here}/{place}.*, the folder for files of experiment known, cannot be "
+    with pytest.raises(SystemExit, match=rf"{told}written \(Not a directory\); make it a writable folder"):
         run_train(*TINY, "tracking.experiment_name=known", "hydra.run.dir=run")
     assert not (here / "run/record.jsonl").exists()
 
@@ -147,7 +147,7 @@ def test_folder_of_files_that_this_user_may_not_write_is_told_as_such(here, clos
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db").create_experiment("known", closed.as_uri())
     config = TrackingConfig(None, "known", None, None, log_model=False)
-    with pytest.raises(TrackingOutageError, match=f"{closed}, where .* cannot be written .Permission denied.; give"):
+    with pytest.raises(TrackingOutageError, match=f"{closed}, the .* cannot be written .Permission denied.; make"):
         find_store(config)
 
 
@@ -234,13 +234,13 @@ def test_moved_project_is_told_and_one_command_brings_what_mlflow_stored_along(p
     before.rename(now)
     monkeypatch.chdir(now)
     command = "python -m cnn_sweeps.doctor --fix"
-    told = f"^tracking.uri=sqlite:///mlflow.db: names the files of its runs below {before}, .*`{command}` has it name"
+    told = f"^tracking.uri=sqlite:///mlflow.db: has paths of files below {before}, .*`{command}` changes these"
     with pytest.raises(MovedError, match=told):
         find_existing_store(None)
     with pytest.raises(SystemExit) as end:
         doctor([])
     assert end.value.code == 2
-    assert f"for --fix: mlflow.db names the files of its runs below {before}, from where" in capsys.readouterr().out
+    assert f"for --fix: mlflow.db has paths of files below {before}, from where" in capsys.readouterr().out
     doctor(["--fix"])
     assert find_existing_store(None) == "sqlite:///mlflow.db"
     moved = [place for place in places() if place.removeprefix("file://").startswith(f"{now}/")]
@@ -276,8 +276,8 @@ def test_database_that_came_without_the_files_is_told_too(project_in, monkeypatc
     (project_in / "a/mlflow.db").rename(alone / "mlflow.db")
     shutil.rmtree(project_in / "a")
     monkeypatch.chdir(alone)
-    assert refusal(deliver, "nowhere") == "nowhere: there is no such folder; name the runs' folder, e.g. outputs"
-    with pytest.raises(MovedError, match=f"below {project_in}/a, .* below {alone}$"):
+    assert refusal(deliver, "nowhere") == "nowhere: there is no such folder; give the folder of the runs, e.g. outputs"
+    with pytest.raises(MovedError, match=f"below {project_in}/a, .* to {alone}$"):
         find_existing_store(None)
 
 

@@ -92,7 +92,7 @@ def test_server_that_is_restarted_during_a_training_has_all_of_it_in_the_end(tra
     check_whole(only_run("restarted"))
     said = (tmp_path / "here/train.log").read_text()
     assert said.count("the run goes on, and its record waits in") == 1
-    assert said.count("the tracking store has all of the run again") == 1
+    assert said.count("the tracking store is back and has all of the run") == 1
     assert "View run" not in printed.getvalue()  # MLflow's own
     assert num_waiting(tmp_path / "here", server.uri) == 0
 
@@ -123,7 +123,7 @@ def test_training_ends_well_without_its_server_and_is_delivered_once_by_one_comm
 
     server.start()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the folder knows, but may be anybody's
-    with pytest.raises(TrackingError, match=f"is for {server.uri}") as refused:
+    with pytest.raises(TrackingError, match=f"belongs to {server.uri}") as refused:
         deliver([command[1]])
     named = str(refused.value).split()[-1]
     assert f"entries delivered to {server.uri}" in what_deliver_says(command[1], named)
@@ -174,7 +174,7 @@ def test_what_an_earlier_version_kept_is_refused_in_one_line(tmp_path):
     folder = tmp_path / "outbox" / ("0" * 32)
     folder.mkdir(parents=True)
     (folder / "about.json").touch()
-    with pytest.raises(TrackingError, match=f"{folder}: was kept by cnn-sweeps 0.1.0 before it wrote record.jsonl"):
+    with pytest.raises(TrackingError, match=f"{folder}: is in the form of cnn-sweeps 0.1.0 before record.jsonl"):
         deliver([str(tmp_path)])
 
 
@@ -212,7 +212,7 @@ def test_run_that_ends_since_its_store_is_away_is_not_said_to_go_on(tmp_path, ca
     with pytest.raises(TrackingOutageError), run.ending(tmp_path / "train.log"):
         run.record.begin("away", "a", "http://127.0.0.1:9", {})
         run.start(may_be_away=False)
-    assert "once the store takes them, give:" in caplog.text
+    assert "once the store is back, run:" in caplog.text
     assert "the run goes on" not in caplog.text
 
 

@@ -489,5 +489,5 @@ def test_file_that_is_gone_is_told_and_the_rest_is_brought(new_store, tmp_path, 
     record, uri = write_record(tmp_path / "run", has_model=False), new_store()
     (record.folder / "results/report.txt").unlink()
     project(record.folder, uri)
-    assert f"{record.folder}/results/report.txt is no longer there" in caplog.text
+    assert f"{record.folder}/results/report.txt no longer exists" in caplog.text
     assert set(snapshot(uri)[3]) == {"logs/here/train.log"}

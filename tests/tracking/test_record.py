@@ -141,7 +141,7 @@ def test_folder_in_which_another_process_is_at_work_is_refused(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-uc", script], **pipes) as other:
         change_owner(tmp_path, json.loads(other.stdout.readline()))
-        with pytest.raises(ConfigError, match="another run is at work there"):
+        with pytest.raises(ConfigError, match="another run works there"):
             begun(tmp_path)
         other.communicate("\n")
     begun(tmp_path)
@@ -191,5 +191,5 @@ def test_record_without_a_beginning_makes_no_sense(tmp_path):
     begun(tmp_path)
     with (tmp_path / RECORD_FILE).open("ab") as file:
         file.write((tmp_path / RECORD_FILE).read_bytes())
-    with pytest.raises(SenselessError, match="should begin, and begin once"):
+    with pytest.raises(SenselessError, match="`begin` should be first"):
         read_record(tmp_path)

@@ -165,10 +165,10 @@ def test_what_was_registered_is_told(uri, model_uri):
 
     assert register({}, 0.5) == ("registered as told version 1", ", alias champion")
     assert register({}, 0.7) == ("registered as told version 2", "; version 1 stays champion with 0.5")
-    advice = "; to replace it, give the alias in MLflow, or set tracking.registered_model to another name"
+    advice = "; to replace it, move the alias in MLflow, or set tracking.registered_model to another name"
     for changed, reason in (
-        ({"comparable.data": "def"}, "its value is of other images, classes or split (abc, now def)"),
-        ({"comparable.metric": "val_accuracy"}, "its value is of another metric (val_log_loss, now val_accuracy)"),
+        ({"comparable.data": "def"}, "other images, classes or split (abc, now def)"),
+        ({"comparable.metric": "val_accuracy"}, "another metric (val_log_loss, now val_accuracy)"),
     ):
         assert register(changed, 0.1)[1] == f"; version 1 stays champion: {reason}{advice}"
 
@@ -179,7 +179,7 @@ def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, re
     client.create_model_version(request.node.name, model_uri)
     client.set_registered_model_alias(request.node.name, "champion", "1")
     _, told = register_champion(request.node.name, model_uri, COMPARABLE, 0.5, "told", minimize=True)
-    assert "version 1 stays champion: no sweep has registered it" in told
+    assert "version 1 stays champion: no sweep registered it" in told
     assert int(client.get_model_version_by_alias(request.node.name, "champion").version) == 1
 
 

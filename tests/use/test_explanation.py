@@ -100,8 +100,8 @@ def test_network_without_grad_cam_is_refused_before_anything_is_predicted(model,
     keras.Model(inputs, classification_head(keras.layers.Flatten()(inputs), 2)).save(model / "artifacts/model.keras")
     message = refusal(predict, photos[0], "model=model", "explain=explained")
     assert message == (
-        "explain=explained: there is no Grad-CAM of this model's network, which is no chain from a last feature map to "
-        "a dense layer; predict without explain, or use another model"
+        "explain=explained: Grad-CAM needs a network that is a chain from a last feature map to a dense layer, and "
+        "this model's is not; predict without explain, or use another model"
     )
     assert not capsys.readouterr().out
     assert not Path("explained").exists()
@@ -110,10 +110,10 @@ def test_network_without_grad_cam_is_refused_before_anything_is_predicted(model,
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("full", "explain=full: is not empty; name an empty folder, or a new one"),
-        ("full/file", "explain=full/file: is there already; name a new place, or remove it"),
-        ("dangling", "explain=dangling: is there already; name a new place, or remove it"),
-        ("no/where", "explain=no/where: the folder no is not there, or cannot be written to"),
+        ("full", "explain=full: is not empty; give an empty folder, or a new one"),
+        ("full/file", "explain=full/file: already exists; give a new path, or remove it"),
+        ("dangling", "explain=dangling: already exists; give a new path, or remove it"),
+        ("no/where", "explain=no/where: the folder no does not exist or cannot be written to; give another path"),
     ],
 )
 def test_folder_that_cannot_be_filled_is_told(folder, message, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_folder_that_cannot_be_filled_is_told(folder, message, tmp_path, monkeyp
 def test_folder_that_is_not_empty_is_told_before_anything_slow_is_imported(tmp_path):
     done = started_command("cnn_sweeps.predict", tmp_path, __file__, "model=champion", f"explain={tmp_path.parent}")
     assert done.returncode == 1
-    assert done.stderr == f"error: explain={tmp_path.parent}: is not empty; name an empty folder, or a new one\n"
+    assert done.stderr == f"error: explain={tmp_path.parent}: is not empty; give an empty folder, or a new one\n"
     assert not set(done.stdout.split()) & SLOW
 
 
@@ -138,5 +138,5 @@ def test_disk_that_takes_no_picture_is_told_and_leaves_none_in_part(model, photo
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     message = refusal(predict, photos[1][0], "model=model", "explain=explained")
-    assert message == "explained/1_00.png: cannot be written (No space left on device); name another place"
+    assert message == "explained/1_00.png: cannot be written (No space left on device); give another path"
     assert not list(Path("explained").iterdir())

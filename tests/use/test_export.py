@@ -81,8 +81,8 @@ def test_export_gives_what_the_kept_model_gives_and_says_how_to_use_it(
     difference, decision = re.search(told, capsys.readouterr().out).groups()
     assert float(difference) < 1e-5
     threshold = kept_run.data.metrics["decision_threshold"]
-    told = f"from a probability of {probability_text(threshold)} on, as cnn_sweeps.predict does"
-    assert decision == f"choose stripes 90 degrees {told}"
+    chosen = f"choose stripes 90 degrees if its probability is at least {probability_text(threshold)}"
+    assert decision == f"{chosen}, as cnn_sweeps.predict does"
     assert json.loads(read_facts()) == {
         "class_names": ["stripes 0 degrees", "stripes 90 degrees"],
         "image_shape": [16, 16, 1],
@@ -97,7 +97,7 @@ def test_export_gives_what_the_kept_model_gives_and_says_how_to_use_it(
 def test_export_that_does_not_agree_is_not_kept(form, settings, monkeypatch):
     monkeypatch.setattr(conversion, "_LARGEST_DIFFERENCE", -1.0)
     message = refusal(export, *settings, f"format={form}", "output=exported")
-    assert re.match(f"format={form}: its probabilities differ from Keras's by up to .*; it is not kept", message)
+    assert re.match(f"format={form}: its probabilities differ from Keras's by up to .*; nothing was written", message)
     assert not list(Path().iterdir())
 
 
@@ -105,7 +105,7 @@ def test_export_that_does_not_agree_is_not_kept(form, settings, monkeypatch):
 def test_nothing_is_overwritten(name, settings):
     Path(name).write_text("older")
     message = refusal(export, *settings, "format=tflite", "output=exported")
-    assert message == f"output={name}: is there already; name a new place, or remove it"
+    assert message == f"output={name}: already exists; give a new path, or remove it"
     assert {file.name: file.read_text() for file in Path().iterdir()} == {name: "older"}
 
 
@@ -124,7 +124,7 @@ def test_bad_image_is_named_and_the_export_stays(settings, photos, capsys):
     [
         (["model=a"], "format=, output= is missing"),
         (["model=a", "format=h5", "output=x"], "format=h5: no such format; allowed: saved_model, tflite, onnx"),
-        (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no is not there"),
+        (["model=a", "format=tflite", "output=no/where"], "output=no/where: the folder no does not exist"),
         (["nowhere", "model=a", "format=tflite", "output=x"], "nowhere: there is no such file or folder"),
     ],
 )

@@ -98,7 +98,7 @@ def test_table_on_the_terminal_ends_with_counts(photos, uri, capsys):
     counts = [f"{chosen.count(name)} {name}" for name in CLASSES if name in chosen]
     assert summary.startswith("12 images: ")
     assert set(summary.removeprefix("12 images: ").partition(" (")[0].split(", ")) == set(counts)
-    assert "stripes 90 degrees from a probability of " in summary
+    assert "stripes 90 degrees if its probability is at least " in summary
 
 
 def test_csv_has_the_probabilities_of_many_classes(photos, uri, model_of_three, capsys):
@@ -123,7 +123,8 @@ def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept
     about.write_text(yaml.safe_dump(content))
     predict([str(photos[0]), "model=copy", "--json", "table.json"])
     assert {row["class"] for row in read_json("table.json")} == {CLASSES[1]}
-    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} from a probability of {probability_text(lowest / 2)} on)\n"
+    at_least = probability_text(lowest / 2)
+    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} if its probability is at least {at_least})\n"
     assert capsys.readouterr().out == summary
 
 
@@ -225,7 +226,7 @@ def test_alias_that_two_models_have_needs_a_name(photos, uri, kept_run):
         mlflow.register_model(f"models:/{kept_run.outputs.model_outputs[0].model_id}", name)
         client.set_registered_model_alias(name, "both", "1")
     assert refusal(predict, photos[0], "model=both", uri) == (
-        "model=both: first of two, second of two have this alias; write model=models:/first of two@both"
+        "model=both: first of two, second of two have this alias; give model=models:/first of two@both"
     )
 
 
@@ -241,7 +242,7 @@ def test_model_whose_maker_keeps_it_on_another_server_gets_no_password(named, ph
         client.create_model_version("elsewhere", address)
         address = "models:/elsewhere/1"
     message = refusal(predict, photos[1][0], f"model={address}", uri)
-    assert "another server, to which your password would be sent" in message
+    assert "the files are on another server" in message
 
 
 def test_run_without_a_model_is_told(photos, uri, kept_run):
@@ -315,16 +316,16 @@ def point_to_pickle(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (forget_record, "its MLmodel has no record by cnn-sweeps"),
+        (forget_record, "its MLmodel does not have the classes"),
         (
             record_as_before_networks_scaled,
-            "is of an earlier version of cnn-sweeps, whose networks take pixels in 0 to 1",
+            "was made by an earlier version of cnn-sweeps, whose networks take pixels from 0 to 1",
         ),
-        (record_another_shape, r"its network goes from \(None, 16, 16, 1\) to \(None, 1\), its record says from"),
-        (damage_network, "artifacts/model.keras is damaged, or holds code"),
-        (cut_network, "artifacts/model.keras is damaged, or holds code"),
-        (remove_network, "artifacts/model.keras is not in it"),
-        (hide_code_in_network, r"artifacts/model.keras is damaged, or holds code .*Lambda"),
+        (record_another_shape, r"its network has input \(None, 16, 16, 1\) and output \(None, 1\), but its"),
+        (damage_network, "artifacts/model.keras is damaged, or has code"),
+        (cut_network, "artifacts/model.keras is damaged, or has code"),
+        (remove_network, "it has no artifacts/model.keras"),
+        (hide_code_in_network, r"artifacts/model.keras is damaged, or has code .*Lambda"),
     ],
 )
 def test_model_that_was_changed_is_refused(change, message, photos, uri, kept_run):
@@ -343,7 +344,7 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=champion"], "no image is named"),
+        (["model=champion"], "no image is given"),
         (["photos"], "model= is missing"),
         (["photos", "modle=champion"], "modle: no such setting; allowed: model, explain, tracking.uri"),
         (
@@ -354,8 +355,8 @@ def test_code_and_pickles_in_a_models_folder_are_not_run(photos, uri, kept_run):
         (["photos", "model=a", "model=b"], "model=b: given twice"),
         (["photos", "model=a", "--cvs", "x"], "unrecognized arguments: --cvs"),
         (["photos", "model=a", "--csv"], "argument --csv: expected one argument"),
-        (["photos", "model=a", "--csv", "no/where/x.csv"], "--csv=no/where/x.csv: the folder no/where is not there"),
-        (["photos", "model=a", "--json", "photos"], "--json=photos: is there already"),
+        (["photos", "model=a", "--csv", "no/where/x.csv"], "--csv=no/where/x.csv: the folder no/where does not exist"),
+        (["photos", "model=a", "--json", "photos"], "--json=photos: already exists"),
         (["nowhere", "model=a"], "nowhere: there is no such file or folder"),
         (["photos", "model=a"], "photos: there is no image in this folder"),
     ],

@@ -120,7 +120,7 @@ def test_image_file_wrapped_into_lines_is_the_same(address):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (["*"], "image 1 of 1 is no Base64"),
+        (["*"], "image 1 of 1 is not Base64"),
         ([base64.b64encode(b"no image").decode()], "image 1 of 1 is no image of a known format"),
         ([""], "image 1 of 1 is empty"),
         ([base64.b64encode(bomb()).decode()], "image 1 of 1 is too large (10,000 x 10,000 pixels; at most"),
@@ -132,7 +132,7 @@ def test_image_file_wrapped_into_lines_is_the_same(address):
         ),
         (np.full((1, 16, 16, 1), 256).tolist(), "the pixels go from 256 to 256; allowed"),
         (np.full((1, 16, 16, 1), 0.5).tolist(), "the pixels go up to 0.5, as if they were divided by 255; allowed"),
-        ([[[0.5], [0.5, 0.5]]], "the images are no arrays of pixels of one shape"),
+        ([[[0.5], [0.5, 0.5]]], "the images are not arrays of pixels of one shape"),
     ],
 )
 def test_what_is_neither_is_refused_with_the_reason(inputs, message, address):

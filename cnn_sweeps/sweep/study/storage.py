@@ -29,7 +29,7 @@ from cnn_sweeps.settings.targets import build
 from cnn_sweeps.sweep.study.address import StudyAddress, check_journal, parse_address
 from cnn_sweeps.sweep.study.journal import WriterLock, broken_lines
 from cnn_sweeps.sweep.study.waiting import PatientStorage, may_pass
-from cnn_sweeps.system.databases import check_database, connect_timeout, describe_database_error
+from cnn_sweeps.system.databases import connect_timeout, describe_database_error, opened_database
 from cnn_sweeps.system.locks import file_lock
 from cnn_sweeps.system.patience import patiently
 
@@ -123,7 +123,8 @@ def _open_kept(place: str, _process: int) -> BaseStorage:
         return _open_journal(Path(place))
     if address.kind == "grpc":
         return _open_proxy(place)
-    check_database(place, "Optuna")
+    with opened_database(place, "Optuna"):
+        pass  # it can be used
     if address.kind == "sqlite":
         return optuna.storages.get_storage(place)
     with _advisory_lock(address, "tables") if address.is_postgresql else nullcontext():  # two at once would fail

@@ -1,1 +1,1 @@
-"""Where MLflow keeps its runs: found, checked and mended before MLflow is imported."""
+"""Finds, checks and mends MLflow's database before MLflow is imported."""

@@ -1,4 +1,4 @@
-"""The address of the MLflow store that records are brought to, and whether something answers; without MLflow."""
+"""Finds the address of the MLflow store, and checks that the store answers, without importing MLflow."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cnn_sweeps.text.passwords import hide_passwords
 SQLITE = "sqlite:///"
 DEFAULT = f"{SQLITE}mlflow.db"
 _SERVERS = ("http://", "https://")
-_DATABASES = ("sqlite", "postgres", "mysql", "mssql")  # how the addresses of those begin that MLflow takes
-_FIRST_WITH_VIEWS = 3, 15  # MLflow, whose pages know views with a name
+_DATABASES = ("sqlite", "postgres", "mysql", "mssql")  # beginnings of addresses of MLflow's databases
+_FIRST_WITH_VIEWS = 3, 15  # the version of MLflow whose pages know named views
 _HERE = Path()
 
 
 def store_of(config: TrackingConfig) -> str:
-    """Give the tracking URI, without a server's user and password: MLflow gets them as environment variables."""
+    """Return the tracking URI without a server's user and password; MLflow gets these as environment variables."""
     return _handed_over(user_uri(config.uri))
 
 
 def find_store(config: TrackingConfig) -> str:
-    """Do what `store_of` does, having looked whether something can answer there, and take files of runs.
+    """Return what `store_of` returns, after checking that the store answers and takes files of runs.
 
     Raises:
         TrackingOutageError: if the server does not answer, or the folder of the files cannot be written.
@@ -39,22 +39,26 @@ def find_store(config: TrackingConfig) -> str:
 
 
 def find_existing_store(uri: str | None) -> str:
-    """Do what `find_store` does for a store that is only read; `uri` None: the environment's, or the default.
+    """Return the address of an existing store, after checking that it answers.
+
+    Args:
+        uri: the address that the user gave; None: MLFLOW_TRACKING_URI, or the default.
 
     Raises:
-        TrackingError: also if there is no such database, which MLflow would make.
+        TrackingOutageError: if the server does not answer.
+        TrackingError: if the database does not exist or cannot be used.
     """
     found = _answering_uri(uri)
     if (database := database_file(found)) is not None and not database.is_file():
         raise TrackingError(
-            f"tracking.uri={found}: there is no such database here; give the training's with tracking.uri=URI, "
-            "or work in the training's folder"
+            f"tracking.uri={found}: there is no such database here; give that of the training with tracking.uri=URI, "
+            "or run the command in the training's folder"
         )
     return found
 
 
 def user_uri(named: str | None) -> str:
-    """Give the address of the store that the user gave: the named one, else the environment's, else the default."""
+    """Return the address of the user's store: the named one, else MLFLOW_TRACKING_URI, else the default."""
     return at_home(named or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT)
 
 
@@ -66,7 +70,7 @@ def _answering_uri(named: str | None, experiment: str | None = None) -> str:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
                 pass
         except urllib.error.HTTPError:
-            pass  # it answers; what it thinks of /health is its own affair
+            pass  # it answers, and that is enough
         except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise TrackingOutageError(
@@ -74,16 +78,16 @@ def _answering_uri(named: str | None, experiment: str | None = None) -> str:
                 "start it, correct the address, or set tracking.uri=sqlite:///mlflow.db"
             ) from error
     elif uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).absolute().parent.is_dir():
-        raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or name another")
+        raise TrackingError(f"tracking.uri={uri}: the folder of the database does not exist; make it or give another")
     elif uri.startswith(_DATABASES):
-        from cnn_sweeps.tracking.database.inspection import check_store  # and SQLAlchemy, which is slow
+        from cnn_sweeps.tracking.database.inspection import check_store  # imports SQLAlchemy, which is slow
 
         check_store(uri, named, database_file(uri), experiment)
     return uri
 
 
 def _handed_over(uri: str) -> str:
-    """Hand user and password of a server's address to MLflow apart from it, which shows addresses."""
+    """Move a server's user and password from its address, which MLflow shows, to environment variables."""
     if not uri.startswith(_SERVERS):
         return uri
     parts = urlsplit(uri)
@@ -99,19 +103,22 @@ def _without_credentials(uri: str) -> str:
 
 
 def is_recorded_as(uri: str, recorded: str) -> bool:
-    """Tell whether an address, perhaps with a password, is the one that a record names without it."""
+    """Return whether an address, perhaps with a password, equals one that was recorded without a password."""
     uri, recorded = absolute_uri(uri), absolute_uri(recorded)
     return (_without_credentials if uri.startswith(_SERVERS) else hide_passwords)(uri) == recorded
 
 
 def absolute_uri(uri: str, folder: Path = _HERE) -> str:
-    """Give the URI, of which a file is named as seen from `folder`, as it is right in every working folder."""
+    """Make the path of an SQLite file in a URI absolute; a relative one counts from `folder`."""
     is_file = uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}:")
     return f"{SQLITE}{os.path.normpath(folder.absolute() / uri.removeprefix(SQLITE))}" if is_file else uri
 
 
 def uri_seen_from(folder: Path, uri: str) -> str:
-    """Give the URI without its password; a file as seen from a folder if both are in the working one, which moves."""
+    """Return the URI without its password; a file is relative to `folder` if both are in the working folder.
+
+    So the working folder may be moved.
+    """
     uri, here = absolute_uri(uri), Path.cwd()
     if uri.startswith(f"{SQLITE}{here}/") and folder.absolute().is_relative_to(here):
         return f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE), folder.absolute())}"
@@ -119,13 +126,13 @@ def uri_seen_from(folder: Path, uri: str) -> str:
 
 
 def is_hidden_by_old_store(uri: str) -> bool:
-    """Tell whether `mlflow ui` alone, in this folder, shows the files of an experiment there instead of this store."""
+    """Return whether plain `mlflow ui` in this folder shows an old file store in `mlruns` instead of this store."""
     is_here = absolute_uri(uri) == absolute_uri(DEFAULT)
     return is_here and any(file.parent.name.isdigit() for file in Path("mlruns").glob("*/meta.yaml"))
 
 
 def describe_store(uri: str) -> list[str]:
-    """Say that MLflow's database is made first, or that the server is too old to show all; mostly nothing."""
+    """Return a line if MLflow's database will be made, or if the server is too old to show everything; else none."""
     file = database_file(uri)
     if file is not None and not file.exists():
         return [f"making MLflow's database {file}, which is done once and takes some seconds"]
@@ -139,7 +146,7 @@ def describe_store(uri: str) -> list[str]:
 
 
 def _server_version(uri: str) -> str:
-    """Give what a tracking server says of its version; nothing if it does not, or asks for a password."""
+    """Return the version that a tracking server states; empty if it does not, or asks for a password."""
     if not uri.startswith(_SERVERS):
         return ""
     try:
@@ -150,6 +157,6 @@ def _server_version(uri: str) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """Give the file that an SQLite database is; None for every other store."""
+    """Return the file of an SQLite database; None for every other store."""
     name = uri.removeprefix(SQLITE).partition("?")[0] if uri.startswith(SQLITE) else ""
     return None if name in ("", ":memory:") else Path(name)

@@ -1,4 +1,4 @@
-"""MLflow's database, looked at before MLflow is imported: its version, and where the files of its runs are."""
+"""Checks MLflow's database before MLflow is imported: its version, and where the files of its runs are."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _QUOTED = re.compile(r"""["'](\w+)["']""")
 
 
 def check_store(uri: str, named: str | None, file: Path | None, experiment: str | None) -> None:
-    """See that MLflow can use a database, and the files of its runs are where it says.
+    """Check that MLflow can use a database, and that the files of its runs are where it says.
 
-    A file of an older MLflow is upgraded, and a copy of it is kept.
+    An SQLite database of an older MLflow is upgraded, and a copy of it is kept.
 
     Args:
-        uri: of the database.
-        named: the same as it was named to this command, if it was.
-        file: that it is in SQLite.
-        experiment: to which runs are to be added, for whose files there must be a place; None for none.
+        uri: the address of the database.
+        named: the address as the user gave it to this command; None if the user gave none.
+        file: the file of an SQLite database; None for a server.
+        experiment: the name of an experiment that will get new runs, with files; None if runs are only read.
 
     Raises:
         TrackingOutageError: if the server does not answer, or the files cannot be written.
-        TrackingError: if it cannot be used.
+        MovedError: if the database was moved.
+        TrackingError: if it cannot be used for another reason.
     """
     try:
         with opened_database(uri, "MLflow") as connection:
@@ -49,7 +50,7 @@ def check_store(uri: str, named: str | None, file: Path | None, experiment: str 
         may_pass = is_unavailable(error) or isinstance(error, sqlite3.Error)
         kind = TrackingOutageError if may_pass else TrackingError
         raise kind(
-            f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or name another"
+            f"tracking.uri={uri}: cannot be used ({error}); start the server, correct the address, or give another"
         ) from error
 
 
@@ -57,40 +58,35 @@ def _check_not_moved(uri: str, named: str | None, file: Path) -> None:
     if (move := find_move(file)) is not None:
         setting = [f"tracking.uri={uri}"] if named else []
         command = shlex.join(["python", "-m", "cnn_sweeps.doctor", *setting, "--fix"])
-        raise MovedError(f"tracking.uri={uri}: {move.describe()}; `{command}` has it name those below {move.now}")
+        raise MovedError(f"tracking.uri={uri}: {move.describe()}; `{command}` changes these paths to {move.now}")
 
 
 def _check_revision(connection: Connection, uri: str, file: Path | None) -> None:
-    """See that the tables are those of the installed MLflow, or make them so, in a file."""
-    revision, (known, newest) = revision_of(connection), _revisions()
+    """Check that the tables are those of the installed MLflow; upgrade older ones in a file."""
+    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    known, newest = _revisions()
     if revision in newest or not known:
         return
     installed = f"the installed {version('mlflow')}"
     if revision not in known:
         raise TrackingError(
-            f"tracking.uri={uri}: is of a newer MLflow than {installed}, which does not know its revision {revision}; "
-            "`pip install --upgrade mlflow` here, or name another tracking.uri"
+            f"tracking.uri={uri}: was made by a newer MLflow than {installed} (revision {revision}); "
+            "run `pip install --upgrade mlflow` here, or give another tracking.uri"
         )
     if file is None:
         raise TrackingError(
-            f"tracking.uri={uri}: is of an older MLflow than {installed}; once it is backed up and nobody uses it, "
-            f"`mlflow db upgrade {shlex.quote(hide_passwords(uri))}` brings it up to date, or name another"
+            f"tracking.uri={uri}: was made by an older MLflow than {installed}; back it up, and run "
+            f"`mlflow db upgrade {shlex.quote(hide_passwords(uri))}` while nobody uses it, or give another"
         )
     connection.rollback()  # else it would hold the file
-    from cnn_sweeps.tracking.database.upgrade import upgrade  # and MLflow, which is slow
+    from cnn_sweeps.tracking.database.upgrade import upgrade  # imports MLflow, which is slow
 
     upgrade(file, newest)
 
 
-def revision_of(connection: Connection) -> str | None:
-    """Give the revision of a database's tables, as MLflow notes it."""
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
-
-
 @cache
 def _revisions() -> tuple[set[str], set[str]]:
-    """Give the revisions of tables that the installed MLflow knows, and of them the newest, as its scripts say."""
+    """Return all table revisions that the installed MLflow knows, and the newest of them, from its scripts."""
     known: set[str] = set()
     before: set[str] = set()
     package = find_spec("mlflow")
@@ -103,14 +99,14 @@ def _revisions() -> tuple[set[str], set[str]]:
 
 
 def _check_artifacts(uri: str, connection: Connection | None, experiment: str) -> None:
-    """See that files of new runs can be written, as far as that can be known."""
+    """Check that files of new runs can be written, as far as that can be known beforehand."""
     place = None
     if connection is not None:
         query = text("SELECT artifact_location FROM experiments WHERE name = :name")
         place = connection.scalar(query, {"name": experiment})
-    folder = Path("mlruns").absolute() if place is None else local_path(place)  # which MLflow takes for a new one
+    folder = Path("mlruns").absolute() if place is None else local_path(place)  # MLflow's default for a new experiment
     if folder is not None and (reason := why_not_writable(folder)) is not None:
         raise TrackingOutageError(
-            f"tracking.uri={uri}: {folder}, where the files of experiment {experiment} go, cannot be written "
-            f"({reason}); give that folder its right kind and owner, or name another tracking.experiment_name"
+            f"tracking.uri={uri}: {folder}, the folder for files of experiment {experiment}, cannot be written "
+            f"({reason}); make it a writable folder, or give another tracking.experiment_name"
         )

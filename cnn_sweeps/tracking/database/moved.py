@@ -1,4 +1,4 @@
-"""A project's folder that was moved or copied: MLflow's database names the files of its runs by absolute places."""
+"""Finds and mends the absolute paths in MLflow's database after a project's folder was moved or copied."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _PLACES = (
     ("model_versions", "storage_location"),
     ("trace_tags", "value"),
 )
-_MOST_RUNS = 100  # that are looked for
+_MOST_RUNS = 100  # of an experiment whose folders are looked for
 
 
 class Move(NamedTuple):
-    """Below which folder a database names the files of its runs, and below which one they are."""
+    """The old folder of the files of runs, in the database, and the folder where they are now."""
 
     before: Path
     now: Path
 
     def describe(self) -> str:
-        """Say it."""
-        return f"names the files of its runs below {self.before}, from where it was moved or copied"
+        """Describe it as a predicate of the database."""
+        return f"has paths of files below {self.before}, from where it was moved or copied"
 
 
 def local_path(place: str) -> Path | None:
-    """Give the folder that MLflow names so; None if it is no folder of a disk."""
+    """Return the folder of a path or file:// address; None for every other address."""
     parts = urlsplit(place)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
@@ -45,11 +45,11 @@ def local_path(place: str) -> Path | None:
 
 
 def find_move(file: Path) -> Move | None:
-    """Find out whether an SQLite database was moved or copied together with files of its runs, or to where none are.
+    """Find out whether an SQLite database was moved or copied, with or without the files of its runs.
 
-    They are looked for beside the database, and in the working folder: at the same place below that, with folders named
-    as its runs are. What is there by two names, as links or mounts give it, was not moved; nor was a database of
-    several projects of which one is gone.
+    The files are looked for beside the database and in the working folder, at the same relative path, in folders with
+    the ids of its runs. A database was not moved if old and new path are the same folder (by links or mounts), or if
+    it holds several projects and only one of them is gone.
     """
     with closing(sqlite3.connect(file)) as database:
         places = database.execute(
@@ -69,16 +69,16 @@ def find_move(file: Path) -> Move | None:
 
 
 def _candidates(recorded: Path, file: Path) -> Iterator[tuple[Move, Path]]:
-    """Give what may have been moved, and the folder of an experiment's files then; the longest way first."""
+    """Yield possible moves, each with the folder that an experiment's files would have now; the longest path first."""
     for now in dict.fromkeys([file.absolute().parent, Path.cwd()]):
         for before in reversed(recorded.parents):
             here = now / recorded.relative_to(before)
-            is_all = before == before.parent  # of which only that much was moved
+            is_all = before == before.parent  # then only the experiments' folder was moved
             yield Move(recorded.parent, here.parent) if is_all else Move(before, now), here
 
 
 def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  says no where Path.is_dir would raise
+    return os.path.isdir(path)  # noqa: PTH112  returns False where Path.is_dir would raise
 
 
 def _is_same(here: Path, recorded: Path) -> bool:
@@ -94,7 +94,7 @@ def _has_runs(database: sqlite3.Connection, experiment_id: int, folder: Path) ->
 
 
 def bring_along(file: Path, move: Move) -> Path:
-    """Have a database name the files of its runs where they are now; give the copy that was made of it before.
+    """Change the paths of files in a database to where they are now; return a copy of the old database.
 
     Raises:
         TrackingOutageError: if it cannot be written.
@@ -111,5 +111,7 @@ def bring_along(file: Path, move: Move) -> Path:
                         )
                         database.execute(changed, (now, f"{before}/"))
     except (OSError, sqlite3.Error) as error:
-        raise TrackingOutageError(f"{file}: cannot be written ({error}); give the same command once it can") from error
+        raise TrackingOutageError(
+            f"{file}: cannot be written ({error}); make it writable, and run the same command again"
+        ) from error
     return copy

@@ -1,4 +1,4 @@
-"""An SQLite database of an older MLflow, upgraded to the installed one."""
+"""Upgrades an SQLite database of an older MLflow to the installed one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def upgrade(file: Path, newest: Collection[str]) -> None:
-    """Bring a database to the newest revision, unless another process has just done so, and keep a copy of before.
+    """Bring a database to the newest revision, unless another process has just done so; keep a copy of the old one.
 
-    The work is done on a second copy, so that whatever ends it leaves the database as it was. Meanwhile nobody writes.
+    MLflow works on a second copy, so that an interruption leaves the database as it was. Meanwhile it is locked.
 
     Raises:
-        TrackingError: if MLflow cannot do it.
+        TrackingError: if MLflow cannot upgrade it.
     """
     with file_lock(file.with_name(f"{file.name}.lock"), wait=True), closing(sqlite3.connect(file)) as database:
         (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -33,19 +33,19 @@ def upgrade(file: Path, newest: Collection[str]) -> None:
         database.execute("BEGIN IMMEDIATE")
         kept = keep_copy(file, f"upgrade-{revision}")
         unfinished = file.with_name(f"{file.name}.unfinished")
-        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        unfinished.unlink(missing_ok=True)  # of a killed process
         try:
             copy_content(file, unfinished)
             engine = create_sqlalchemy_engine(f"sqlite:///{unfinished}")  # type: ignore[no-untyped-call]
             _upgrade_db(engine)  # type: ignore[no-untyped-call]
             engine.dispose()
-        except Exception as error:  # whatever a migration meets
+        except Exception as error:  # a migration may raise anything
             kept.unlink()
             raise TrackingError(
-                f"{file}: MLflow cannot upgrade this database of an older one ({describe_error(error)}); "
-                "it is as it was; use it with the MLflow that made it, or name another tracking.uri"
+                f"{file}: MLflow cannot upgrade this database of an older version ({describe_error(error)}); "
+                "it stays as it was; use it with the MLflow that made it, or give another tracking.uri"
             ) from error
         database.execute("ROLLBACK")
         copy_content(unfinished, file)
         unfinished.unlink()
-    log.warning("%s was of an older MLflow, and is upgraded; as it was it is kept in %s", file, kept)
+    log.warning("upgraded %s, which an older MLflow had made; a copy of the old file is %s", file, kept)

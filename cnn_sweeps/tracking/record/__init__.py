@@ -1,1 +1,1 @@
-"""A run's record in its own folder: `record.jsonl`, how far MLflow has it, and what its tags say."""
+"""A run's record in its folder: `record.jsonl`, how much of it MLflow has, and its tags."""

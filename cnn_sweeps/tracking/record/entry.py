@@ -1,7 +1,7 @@
-"""What a run leaves in its own folder: `record.jsonl`, one entry a line, and the files that the entries name.
+"""The record of a run: `record.jsonl` in the run's folder, with one entry a line, and the files that entries name.
 
-The record is the truth about the run; `projection` brings it to MLflow. Such a folder may come from anybody: what is
-read here is checked, and what makes no sense is an error of that record alone. `read_record` reads a record as a whole.
+The record is the truth about the run; `projection` brings it to MLflow. Anybody may have written the folder, so
+everything that is read is checked. A record that makes no sense is an error of that record alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cnn_sweeps.system.plain_files import NotPlainError, check_plain_name, opene
 
 RECORD_FILE, POSITION_FILE = "record.jsonl", "projected.json"
 MODEL_FOLDER, MODEL_FILE, EXAMPLE_FILE = "model", "model.keras", "example.npy"
-"""Of a model's entry: the network, and float32 (1, height, width, channels), 0 to 255."""
-MODEL_PACKAGES = ("keras", "tensorflow", "numpy")  # that a model's entry may require
+"""Files of a model's entry: the network, and an example, float32 (1, height, width, channels), 0 to 255."""
+MODEL_PACKAGES = ("keras", "tensorflow", "numpy")  # the only packages that a model's entry may require
 PARENT_TAG, STATE_TAG, NOTE_TAG = "mlflow.parentRunId", "trial.state", "mlflow.note.content"
 REPRODUCES_TAG, RECORD_TAG, FOLDER_TAG = "reproduces", "record.id", "output.folder"
-CONFIRMS_TAG = "confirms.trial"  # number of the trial of the sweep that is run again
+CONFIRMS_TAG = "confirms.trial"  # the number of the sweep's trial that this run repeats with another seed
 WEIGHTS_TAG = "weights.digest"  # of the frozen backbone of a network
-_MOST_BYTES = 2**28  # of a record; one of 10,000 epochs has 15 MB
+_MOST_BYTES = 2**28  # of a record; 10,000 epochs take 15 MB
 
 
 def _check_path(path: str) -> str:
@@ -39,7 +39,7 @@ _Requirement = Annotated[str, Field(pattern=rf"^({'|'.join(MODEL_PACKAGES)})==[\
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 RecordId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 RunId = Annotated[str, Field(max_length=64, pattern=r"^[\w-]+$")]
-Uri = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]  # one line that can be shown
+Uri = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]  # one printable line
 
 
 class Begin(BaseModel):
@@ -47,17 +47,17 @@ class Begin(BaseModel):
 
     kind: Literal["begin"] = "begin"
     record: RecordId
-    run_id: RunId | None = None  # of a run of the store that is gone on with; None: it is made
+    run_id: RunId | None = None  # of an existing run of the store; None: the store makes a new one
     experiment: str
     name: str
-    is_part: bool = False  # of the run whose record is in the folder above
-    uri: Uri  # of the store, without a password; of a file of the working folder as seen from the record's folder
+    is_part: bool = False  # whether it is a part of the run whose record is in the folder above
+    uri: Uri  # of the store, without a password; a file in the working folder is relative to the record's folder
     time: _Milliseconds
     tags: dict[str, str]
 
 
 class Again(BaseModel):
-    """The run goes on after its end, or after its process died. What stands between an end and this does not count."""
+    """The run goes on after its end, or after its process died. Entries between an end and this do not count."""
 
     kind: Literal["again"] = "again"
     time: _Milliseconds
@@ -65,13 +65,13 @@ class Again(BaseModel):
 
 
 class Moved(BaseModel):
-    """The run is a part of another one now, whose record is in the folder above."""
+    """The run has become a part of the run whose record is in the folder above."""
 
     kind: Literal["moved"] = "moved"
 
 
 class Params(BaseModel):
-    """Parameters; of two with one name the first counts, since MLflow lets none be changed."""
+    """Parameters; of two with one name the first counts, since MLflow allows no change."""
 
     kind: Literal["params"] = "params"
     params: dict[str, str]
@@ -85,7 +85,7 @@ class Tags(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Metrics of an epoch, counted from 1; under 0 newest values."""
+    """Metrics of an epoch, counted from 1; epoch 0 has the newest values of metrics that belong to no epoch."""
 
     kind: Literal["metrics"] = "metrics"
     epoch: Annotated[int, Field(ge=0, lt=2**53)]
@@ -103,18 +103,18 @@ class Machine(BaseModel):
 
 
 class Data(BaseModel):
-    """The data set; of records of earlier versions without the last two."""
+    """The data set; records of earlier versions lack the last two fields."""
 
     kind: Literal["data"] = "data"
     name: str
     digest: str
     source: str
     image_shape: tuple[int, int, int] | None = None  # height, width, channels
-    num_images: dict[str, int] | None = None  # by class
+    num_images: dict[str, int] | None = None  # by class name
 
 
 class Files(BaseModel):
-    """Files by their paths below the record's folder; they go to the folder `to` of the run's, None: the topmost."""
+    """Files by their paths below the record's folder; in MLflow they go to the run's folder `to`, None: the topmost."""
 
     kind: Literal["files"] = "files"
     files: list[_Path]
@@ -122,13 +122,13 @@ class Files(BaseModel):
 
 
 class Model(BaseModel):
-    """The network in MODEL_FOLDER; `num_outputs` are numbers for each image, `requirements` as pip takes them."""
+    """The network in MODEL_FOLDER."""
 
     kind: Literal["model"] = "model"
-    name: Annotated[str, Field(max_length=100, pattern=r"^[\w -]+$")] = "model"  # of records of earlier versions
+    name: Annotated[str, Field(max_length=100, pattern=r"^[\w -]+$")] = "model"  # records of earlier versions have none
     metadata: dict[str, Any]
-    num_outputs: Annotated[int, Field(ge=1)]
-    requirements: list[_Requirement]
+    num_outputs: Annotated[int, Field(ge=1)]  # probabilities for each image
+    requirements: list[_Requirement]  # as pip takes them
 
 
 class End(BaseModel):
@@ -144,17 +144,17 @@ _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="k
 
 
 class SenselessError(TrackingError):
-    """A record is not what this program writes; the message says where and why."""
+    """A record is not as this program writes it; the message says where and why."""
 
 
 def senseless(folder: Path, reason: object) -> SenselessError:
-    """Give the error that says why a record cannot be brought to MLflow."""
-    told = f"{reason.strerror}: {RECORD_FILE}" if isinstance(reason, OSError) else reason
-    return SenselessError(f"{folder}: cannot be delivered ({told}); correct that, or remove it")
+    """Return the error that says why a record cannot be brought to MLflow."""
+    detail = f"{reason.strerror}: {RECORD_FILE}" if isinstance(reason, OSError) else reason
+    return SenselessError(f"{folder}: cannot be delivered ({detail}); correct that, or remove the folder")
 
 
 def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
-    """Give the whole lines of a record from `offset` in bytes on, each as an entry with the offset of the next one.
+    """Yield the entries of a record from an offset in bytes on, each with the offset after it; skip an unfinished line.
 
     Raises:
         FileNotFoundError: if there is no record.
@@ -173,24 +173,24 @@ def read_entries(folder: Path, offset: int = 0) -> Iterator[tuple[Entry, int]]:
         except ValidationError as error:
             raise senseless(folder, f"{RECORD_FILE}, at byte {offset}: {error.errors()[0]['msg']}") from error
         if isinstance(entry, Begin) != (offset == 0):
-            raise senseless(folder, f"{RECORD_FILE}, at byte {offset}: should begin, and begin once")
+            raise senseless(folder, f"{RECORD_FILE}, at byte {offset}: `begin` should be first, and only there")
         offset += len(line)
         yield entry, offset
 
 
 @dataclass
 class Recorded:
-    """What a record says as a whole."""
+    """A whole record, with its entries summed up."""
 
     begin: Begin
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # by name and epoch, in the order of coming
-    note: str = ""  # the first one, to which the outcome is added
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # by name and epoch, in the order of entries
+    note: str = ""  # the first description, to which the outcome is added
     data: Data | None = None
     model: str | None = None  # its name, if one is kept
-    status: Status | None = None  # of its end; None: it is open
-    last_time: int = 0  # of an entry, in ms since 1970
+    status: Status | None = None  # None: the run has not ended
+    last_time: int = 0  # of the latest entry, in ms since 1970
 
     @property
     def newest(self) -> dict[str, float]:
@@ -198,7 +198,7 @@ class Recorded:
         return {name: by_epoch[max(by_epoch)] for name, by_epoch in self.metrics.items()}
 
     def owner_state(self, dead_hosts: Collection[str] = ()) -> OwnerState | None:
-        """Tell how the process is that is at work on the record; None if that has an end. See `owners.owner_state`."""
+        """Return the state of the process that works on the record; None if the run has ended."""
         return None if self.status is not None else owner_state(self.tags, dead_hosts)
 
     def _add(self, entry: Entry) -> None:
@@ -226,7 +226,11 @@ class Recorded:
 
 
 def read_record(folder: Path) -> Recorded | None:
-    """Read a record, as a whole; None if there is none, or not even its first entry is whole; raises SenselessError."""
+    """Read a whole record; None if there is none, or its first entry is unfinished.
+
+    Raises:
+        SenselessError: if it makes no sense.
+    """
     recorded = None
     with suppress(FileNotFoundError):
         for entry, _ in read_entries(folder):

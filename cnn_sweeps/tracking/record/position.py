@@ -1,4 +1,7 @@
-"""How far a record has been brought to MLflow, kept beside it: what a person deletes there stays deleted."""
+"""How far a record has been brought to MLflow, kept in `projected.json` beside it.
+
+So a record is not brought twice, and what a person deletes in MLflow stays deleted.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ class Position(BaseModel):
     """How far a record has been brought to a store."""
 
     uri: Uri
-    record: RecordId | None = None  # None: its run was there before
-    run_id: RunId | None = None  # None: it is not made yet
+    record: RecordId | None = None  # None: the run existed before the record
+    run_id: RunId | None = None  # None: the store has not made the run yet
     experiment_id: RunId | None = None
-    whole_id: RunId | None = None  # of the run that it is a part of, or its own
-    offset: Annotated[int, Field(ge=0)] = 0  # of the first entry that the store does not have, in bytes
-    has_ended: bool = False  # with the last entry that it has
-    is_gone: bool = False  # somebody has deleted the run there
-    is_doubtful: bool = False  # it was asked to make the run and has not answered: it may still do so
+    whole_id: RunId | None = None  # of the run that this one is a part of, or its own id
+    offset: Annotated[int, Field(ge=0)] = 0  # of the first entry that the store lacks, in bytes
+    has_ended: bool = False  # whether the store has the run's end
+    is_gone: bool = False  # somebody has deleted the run in the store
+    is_doubtful: bool = False  # the store did not answer a request to make the run, and may have made it
 
 
 def read_position(folder: Path, uri: str) -> Position:
-    """Read how far a record has been brought to a store; from its beginning on if that is not known."""
+    """Read how far a record has been brought to a store; the beginning of the record if that is unknown."""
     position = _read(folder)
     if position is not None and is_recorded_as(uri, absolute_uri(position.uri, folder)):
         return position
@@ -38,9 +41,9 @@ def read_position(folder: Path, uri: str) -> Position:
 
 
 def store_of_record(folder: Path, begin: Begin) -> str:
-    """Give the address of the store that has a record, or is to have it, without a password.
+    """Return the address of a record's store, without a password.
 
-    Whoever wrote the folder has put it there: nobody's password may go to it unless the user names it, too.
+    Anybody may have written the folder. So no password may go to this address unless the user gives it, too.
     """
     return absolute_uri((_read(folder) or begin).uri, folder)
 
@@ -54,7 +57,7 @@ def _read(folder: Path) -> Position | None:
 
 
 def num_waiting(folder: Path, uri: str) -> int:
-    """Give the number of entries of a record that a store does not have; raises a SenselessError, as `read_entries`."""
+    """Return the number of entries of a record that a store lacks; raises what `read_entries` raises."""
     position = read_position(folder, uri)
     return 0 if position.is_gone else sum(1 for _ in read_entries(folder, position.offset))
 
@@ -63,7 +66,7 @@ def keep_position(folder: Path, position: Position) -> None:
     """Keep how far a record has been brought.
 
     Raises:
-        DiskError: if it cannot be written; what was brought is brought again then, which changes nothing.
+        DiskError: if it cannot be written; then some entries are brought again, which changes nothing.
     """
-    with disk_errors(folder / POSITION_FILE, "the same command"):
+    with disk_errors(folder / POSITION_FILE):
         replace_whole(folder / POSITION_FILE, position.model_dump_json().encode(), is_kept_at_once=False)

@@ -1,4 +1,4 @@
-"""What a run's tags say of the process that makes it."""
+"""Describes the process of a run in tags: versions, machine, command, owner, commit."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cnn_sweeps.text.passwords import hide_passwords_of_word
 THREADS_TAG = "cpu.threads"
 _PACKAGES = ("cnn-sweeps", "tensorflow", "keras", "mlflow", "numpy")
 _CHECKOUT = Path(cnn_sweeps.__file__).parents[1]
-"""Where the project's own `.git` is if this code runs from a checkout."""
+"""The folder with the project's own `.git`, if this code runs from a checkout."""
 
 
 def describe_process() -> dict[str, str]:
-    """Name versions, platform, command line, owner and commit."""
+    """Return tags with versions, platform, threads, command line, owner and commit."""
     tags = {
         "version.python": platform.python_version(),
         "platform": platform.platform(),
@@ -37,16 +37,16 @@ def describe_process() -> dict[str, str]:
 
 
 def run_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Add to the tags of a run what names its process, and what MLflow says of the user and the program."""
+    """Add tags of this process, and MLflow's tags of the user and the program, to the tags of a run."""
     return {key: str(text) for key, text in resolve_tags(describe_process() | dict(tags)).items()}
 
 
 @cache  # git takes longer the more this process holds in memory
 def _git_tags() -> dict[str, str]:
-    """Commit of this code's own checkout, and whether files differ from it; nothing if it runs from no checkout.
+    """Return the commit of this code's checkout, and whether files differ from it; empty without a checkout.
 
-    No other repository is asked, such as one around the working folder or around an environment: `git status` runs
-    programs that a repository's configuration names.
+    Other repositories, such as one around the working folder, are not asked: `git status` runs programs that a
+    repository's configuration names.
     """
     if not (_CHECKOUT / ".git").exists():
         return {}
@@ -57,7 +57,7 @@ def _git_tags() -> dict[str, str]:
 
 
 def _git(*words: str) -> str:
-    # A git that started this process, for a hook, names its own repository in variables.
+    # If a git hook started this process, variables name the hook's repository.
     environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_") or "_CONFIG" in key}
     command = ["git", "-C", str(_CHECKOUT), *words]
     return subprocess.check_output(command, env=environment, text=True, timeout=10, stderr=subprocess.DEVNULL).strip()

@@ -1,4 +1,4 @@
-"""Writes a run's record, each entry whole and on the disk before the next statement; finds the records of a folder."""
+"""Writes a run's record, each entry whole and at once, and finds the records in a folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from cnn_sweeps.tracking.record.position import keep_position, read_position, st
 from cnn_sweeps.tracking.usage import STORE, THIS_RUN_ID, command_to_predict
 
 FOLDER_TO = "CNN_SWEEPS_FOLDER_TO"
-"""An environment variable: a file that is to hold the folder of the first record that a process writes.
+"""An environment variable with the path of a new file. The process writes the folder of its first record into it.
 
-So whoever starts a process learns of its run, of several parts or a sweep of the whole, without reading what it shows.
+So the caller of a command finds its run without reading the output. The first record is that of the whole run or sweep.
 """
-_EARLIER = "earlier"  # folder of records whose place another run has taken
+_EARLIER = "earlier"  # the folder of records that another run has replaced
 _LOCK_FILE = "record.lock"
 
 
@@ -47,14 +47,14 @@ def _now() -> int:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a record's lock while the block runs; tell whether it is held, which without `wait` it may not be."""
+    """Hold a record's lock while the block runs; yield whether it is held. With `wait` it always is."""
     with ExitStack() as lock:
         try:
             is_held = lock.enter_context(file_lock(folder / _LOCK_FILE, wait=wait))
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise senseless(folder, f"{_LOCK_FILE} is a link, or no file") from error
-            with disk_errors(folder / _LOCK_FILE, "the same command"):
+            with disk_errors(folder / _LOCK_FILE):
                 raise
         yield is_held
 
@@ -62,12 +62,12 @@ def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
 class Record:
     """Writes the record of one run.
 
-    What the disk cannot take raises a DiskError, and is written with what comes next. What works on the record that is
-    there raises a SenselessError if none is, or if that makes no sense.
+    If the disk is full, methods raise a DiskError, and the entry is written together with the next one. Methods that
+    need an existing record raise a SenselessError if there is none, or it makes no sense.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Of a run whose files are in `folder`."""
+        """Take the folder of the run's files, which may not exist yet."""
         self.folder = folder
         self.record_id = ""
         self._unwritten = b""  # what a full disk did not take
@@ -83,15 +83,15 @@ class Record:
         is_part: bool = False,
         run_id: str | None = None,
     ) -> None:
-        """Begin a new record, for what is in `Begin`; one that is there is kept below, from where it is delivered, too.
+        """Begin a new record; see `entry.Begin`. An older record moves to a folder below, from where it is delivered.
 
         Raises:
-            ConfigError: if a living process is at work on the one that is there.
+            ConfigError: if a living process works on the older record.
         """
         with locked(self.folder, wait=True):
             if (earlier := read_record(self.folder)) is not None:
                 self._set_aside(earlier)
-            (self.folder / RECORD_FILE).unlink(missing_ok=True)  # a first line that is not whole
+            (self.folder / RECORD_FILE).unlink(missing_ok=True)  # its first line may be unfinished
         self.record_id, self._known = secrets.token_hex(16), set()
         self._tell_folder()
         uri, tags = uri_seen_from(self.folder, uri), dict(tags) | self._place_tags()
@@ -100,8 +100,8 @@ class Record:
 
     def _tell_folder(self) -> None:
         if (file := os.environ.get(FOLDER_TO)) is not None:
-            with suppress(OSError), Path(file).open("x", encoding="utf-8") as told:  # "x": only the first one
-                told.write(str(self.folder.absolute()))
+            with suppress(OSError), Path(file).open("x", encoding="utf-8") as folder_file:  # "x": only the first one
+                folder_file.write(str(self.folder.absolute()))
 
     def _place_tags(self) -> dict[str, str]:
         return owner_tags() | {entries.FOLDER_TAG: str(short_path(self.folder))}
@@ -109,17 +109,17 @@ class Record:
     def _set_aside(self, earlier: Recorded) -> None:
         is_ours = earlier.tags.get(WORD) == owner_tags()[WORD]
         if earlier.owner_state() == "alive" and not is_ours:
-            raise ConfigError(f"{self.folder}: another run is at work there; name another hydra.run.dir")
+            raise ConfigError(f"{self.folder}: another run works there; give another hydra.run.dir")
         aside = self.folder / _EARLIER / earlier.begin.record
         aside.mkdir(parents=True, exist_ok=True)
         uri = store_of_record(self.folder, earlier.begin)
         position = read_position(self.folder, uri).model_copy(update={"uri": uri_seen_from(aside, uri)})
         keep_position(aside, position)
-        (self.folder / POSITION_FILE).unlink(missing_ok=True)  # first: it must not be taken for the next record's
+        (self.folder / POSITION_FILE).unlink(missing_ok=True)  # before the record, else it could seem the next one's
         (self.folder / RECORD_FILE).replace(aside / RECORD_FILE)
 
     def again(self) -> Recorded:
-        """Go on with the record that is there, as this process; give what it says."""
+        """Go on with the existing record, as this process; return what it says."""
         with self._reopened() as recorded:
             self.record_id = recorded.begin.record
             self._tell_folder()
@@ -128,7 +128,7 @@ class Record:
         return recorded
 
     def close(self, status: Status, tags: Mapping[str, str]) -> None:
-        """Give an end to the run of another process, whatever end it had, as of its last entry."""
+        """End another process's run, with the time of its last entry; this replaces an end that it already has."""
         with self._reopened() as recorded:
             if recorded.status is not None:
                 self.add(entries.Again(time=recorded.last_time, tags={}))
@@ -138,7 +138,7 @@ class Record:
 
     @contextmanager
     def _reopened(self) -> Iterator[Recorded]:
-        """Lock the record, read it, and cut a last line that is not whole."""
+        """Lock and read the record, and cut off an unfinished last line."""
         with locked(self.folder, wait=True):
             if (recorded := read_record(self.folder)) is None:
                 raise senseless(self.folder, "there is no record")
@@ -147,11 +147,11 @@ class Record:
             yield recorded
 
     def end(self, status: Status) -> None:
-        """End the run, as of now."""
+        """End the run now."""
         self.add(entries.End(status=status, time=_now()))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record parameters, of which those count that the run does not have yet."""
+        """Record parameters; those that the run already has stay as they are."""
         self.add(entries.Params(params={key: str(value) for key, value in params.items()}))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
@@ -159,16 +159,16 @@ class Record:
         self.add(entries.Tags(tags=dict(tags)))
 
     def log_outcome(self, *outcome: str) -> None:
-        """Have the run's description begin with what came out, lines of Markdown, and say how a kept model is used."""
+        """Put the outcome, lines of Markdown, at the top of the run's description, and how to use a kept model."""
         recorded = read_record(self.folder)
         note, model = ("", None) if recorded is None else (recorded.note, recorded.model)
         commands = [] if model is None else [command_to_predict(f"runs:/{THIS_RUN_ID}/{model}", STORE)]
         self.log_tags({NOTE_TAG: begin_note(outcome, note, commands)})
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Record metrics of an epoch, counted from 1, as of now, but for those that it has.
+        """Record metrics of an epoch, counted from 1, with the present time; skip those that the epoch already has.
 
-        Under 0 newest values of what belongs to no epoch, which MLflow draws as bars, not as curves of one point.
+        Epoch 0 is for metrics that belong to no epoch: MLflow draws them as bars instead of curves of one point.
         """
         new = {name: float(value) for name, value in metrics.items() if (name, epoch) not in self._known}
         if epoch:
@@ -181,14 +181,14 @@ class Record:
         self.add(entries.Machine(epoch=epoch, time=_now(), load=dict(load)))
 
     def log_files(self, files: Iterable[Path], to: str | None = None) -> None:
-        """Keep files, which lie below the record's folder, with the run; in its folder `to`, None: the topmost."""
+        """Keep files below the record's folder with the run; in MLflow in the run's folder `to`, None: the topmost."""
         names = [file.relative_to(self.folder).as_posix() for file in files]
         self.add(entries.Files(files=sorted(names), to=to))
 
     def add(self, entry: entries.Entry) -> None:
-        """Write an entry, after those that a full disk did not take."""
+        """Write an entry, after those that a full disk refused."""
         self._unwritten += json.dumps(_without_passwords(entry.model_dump())).encode() + b"\n"
-        with disk_errors(self.folder / RECORD_FILE, "the same command"):
+        with disk_errors(self.folder / RECORD_FILE):
             self.folder.mkdir(parents=True, exist_ok=True)
             append_whole(self.folder / RECORD_FILE, self._unwritten)
         self._unwritten = b""
@@ -203,7 +203,7 @@ def _without_passwords(value: Any) -> Any:
 
 
 def close_if_died(folder: Path) -> bool:
-    """End a record as KILLED, as of its last entry, if its process died without doing so; tell whether it did."""
+    """End a record as KILLED, with the time of its last entry, if its process has died; return whether it had."""
     recorded = read_record(folder)
     if recorded is None or recorded.owner_state() != "dead":
         return False
@@ -212,22 +212,22 @@ def close_if_died(folder: Path) -> bool:
 
 
 def short_path(path: Path) -> Path:
-    """Give a path as seen from the working folder if it is below that, which may be moved; else the absolute one."""
+    """Return a path relative to the working folder if it is below that, else the absolute path."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def find_records(folder: Path) -> list[Path]:
-    """Give the folders with a record, in a folder at any depth or the folder itself, by name; no link is followed."""
+    """Return the folders with a record, the given one or at any depth below it, sorted; follow no links."""
     return sorted(place for place in _folders_below(folder) if (place / RECORD_FILE).is_file())
 
 
 def refuse_outboxes(folder: Path) -> list[TrackingError]:
-    """Say of each folder in which an earlier version has kept what the store did not get that it is not read."""
+    """Return an error for each folder that an early version kept for the store in another form."""
     return [
         TrackingError(
-            f"{place}: was kept by cnn-sweeps 0.1.0 before it wrote record.jsonl, in another form; deliver it with the "
-            f"code that the page of run {place.name} names as git.commit, or remove it"
+            f"{place}: is in the form of cnn-sweeps 0.1.0 before record.jsonl; deliver it with the code that the page "
+            f"of run {place.name} names as git.commit, or remove it"
         )
         for place in sorted(_folders_below(folder))
         if place.parent.name == "outbox" and (place / "about.json").is_file()
@@ -235,7 +235,7 @@ def refuse_outboxes(folder: Path) -> list[TrackingError]:
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
-    """Give a folder and all below it, however deep, which os.walk does by recursion; some may be removed meanwhile."""
+    """Yield a folder and all below it, at any depth (os.walk would recurse); folders may vanish meanwhile."""
     left = [folder]
     while left:
         place = left.pop()
