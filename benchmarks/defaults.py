@@ -5,6 +5,7 @@
 The others are those of earlier versions, unless some are named after `--`. Digits and generated patterns are always
 there; `--roots` are folders of images; of those of `--few` a tenth is to train on, 4 % are for validation, the others
 are test images. Each cell is the mean over the seeds (lowest to highest); `nan` says that a training failed.
+A set of some hundred small images takes some 2 minutes with two seeds, on 2 cores beside other work.
 """
 
 import argparse
