@@ -5,7 +5,7 @@
 The other settings are those of earlier versions, unless you give some after `--`. The data sets are digits, generated
 patterns and the image folders of `--roots` and `--few`. With `--few`, 10 % of the images are for training, 4 % for
 validation, and the rest for the test. Each cell is the mean over the seeds (lowest to highest); `nan` says that a
-training failed.
+training failed. A set of some hundred small images takes about 2 minutes with two seeds, on 2 cores beside other work.
 """
 
 import subprocess
