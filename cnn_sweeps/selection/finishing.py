@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 from cnn_sweeps.evaluation.html_file import REPORT_FILE, evaluation_in
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
 from cnn_sweeps.experiment.notes import (
-    ABOUT_RUN,
     DATA,
     DATA_TOLD,
     RANKING,
@@ -27,7 +26,7 @@ from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
 from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
-from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.selection.outcome import noted_about
 from cnn_sweeps.selection.report import write_table
 from cnn_sweeps.selection.standing import Standing, describe_uncertainty
 from cnn_sweeps.selection.sweep_report import Swept, write_report
@@ -194,7 +193,7 @@ class Finishing:
     def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
         """Give what the report tells of the sweep, and the commands that go on from it."""
         study, uri, noted = self.study, store_of(self.config.tracking), self._done
-        again = AboutRun.model_validate(noted.get(ABOUT_RUN, {})).tags.get("sweep.command", "")
+        again = noted_about(noted).tags.get("sweep.command", "")
         commands = [Command("To make the sweep again, as a study of another name:", again)]
         metrics, evaluation = dict[str, float](), None
         if standing.order:

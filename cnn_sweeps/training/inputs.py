@@ -31,15 +31,15 @@ class Inputs:
         """Give what is trained on, weighted and in batches as the settings have it."""
         config, labels, train = self._config, self._images.dataset.labels, self._images.split.train
         is_balanced = config.training.class_weight == "balanced"
-        return training_images(
+        source = training_images(
             self._tensor_with(train),
             labels,
             train,
             balanced_class_weights(labels[train]) if is_balanced else None,
             seed=config.seed,
             batch_size=config.training.batch_size,
-            views=self._views(),
         )
+        return source._replace(views=self._views())
 
     def _tensor_with(self, positions: Indices) -> tf.Tensor:
         """Give one row an image, of which those at some positions hold something."""

@@ -12,7 +12,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.settings.config import smallest_cnn_image
 from cnn_sweeps.settings.environment import HomeInFolders
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
+from cnn_sweeps.settings.target_arguments import TARGET_ARGUMENTS
 from cnn_sweeps.settings.targets import targets_in_text
 from cnn_sweeps.sweep.study.address import parse_address
 

@@ -60,8 +60,8 @@ def app(tmp_path):
     write_app(tmp_path / "app")
     file = tmp_path / "app" / "app.py"
     begin = 'if __name__ == "__main__":\n'
-    patient = "from cnn_sweeps.sweep.jobs import dask_executor, dask_fleet"
-    waits = "dask_fleet._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
+    patient = "from cnn_sweeps.sweep.jobs import dask_cluster, dask_executor, dask_fleet"
+    waits = "dask_cluster._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
     file.write_text(file.read_text().replace(begin, f"{begin}    {patient}\n    {waits} = {LONGEST_S}\n"))
     return tmp_path / "app"
 
@@ -394,9 +394,9 @@ def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
 
 @pytest.mark.parametrize("kind", ["nothing", "something else"])
 def test_address_where_no_scheduler_answers_is_refused(tmp_path, monkeypatch, kind):
-    from cnn_sweeps.sweep.jobs import dask_fleet
+    from cnn_sweeps.sweep.jobs import dask_cluster
 
-    monkeypatch.setattr(dask_fleet, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1] if kind == 'something else' else 9}"
         assert f"hydra.launcher.address={address}: no Dask scheduler can be used there" in plan(
@@ -474,7 +474,7 @@ def test_files_and_servers_of_this_machine_are_known_as_such(address, expected):
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     from hydra_plugins.cnn_sweeps.launchers import DaskLauncher
 
-    for name in ("dask_executor", "dask_fleet", "dask_worker"):
+    for name in ("dask_cluster", "dask_executor", "dask_fleet", "dask_worker"):
         monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.jobs.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
     launcher = DaskLauncher(**USUAL)
@@ -495,8 +495,8 @@ def test_import_that_fails_in_a_users_code_is_not_told_as_a_missing_dask(monkeyp
 
 
 def test_cluster_of_this_machine_names_the_package_that_its_certificates_need(monkeypatch):
-    from cnn_sweeps.sweep.jobs import dask_fleet
+    from cnn_sweeps.sweep.jobs import dask_cluster
 
-    monkeypatch.setattr(dask_fleet.Security, "temporary", Mock(side_effect=ImportError))
-    with pytest.raises(ConfigError, match="needs cryptography; pip install"), dask_fleet.local_cluster(None, {}):
+    monkeypatch.setattr(dask_cluster.Security, "temporary", Mock(side_effect=ImportError))
+    with pytest.raises(ConfigError, match="needs cryptography; pip install"), dask_cluster.local_cluster(None, {}):
         pass
