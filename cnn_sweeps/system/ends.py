@@ -80,6 +80,20 @@ def end_process(code: int) -> NoReturn:
 
 
 @contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM or SIGHUP in the block end this process with 130, 143 or 129, as `end_process` does."""
+    exit_on_signals()
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_process(130)
+    except SystemExit as end:
+        if is_exit_on_signal(end):
+            end_process(int(str(end.code)))
+        raise
+
+
+@contextmanager
 def ended_after(*parts: Callable[[], None]) -> Iterator[None]:
     """End every part after the block, in this order, though some cannot be; the first error is what is told."""
     with ExitStack() as ends:
