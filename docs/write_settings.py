@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import RunConfig, ScheduleConfig
+from cnn_sweeps.settings.target_arguments import TARGET_ARGUMENTS
 
 PAGE = Path(__file__).parent / "settings.md"
 CONF = Path(__file__).parent.parent / "conf"

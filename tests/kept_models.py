@@ -1,22 +1,14 @@
-"""What tests of predicting, serving and exporting share: image files, folders of models, and how to type commands."""
+"""What tests of predicting, serving and exporting share: image files and folders of models."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
-import pytest
 from conftest import TINY, compose
 from PIL import Image
 
-from cnn_sweeps.errors import UserError
 from cnn_sweeps.settings.targets import call_target
-
-SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
-"""What no help and no refusal may wait for."""
 
 
 def tiny_images():
@@ -46,28 +38,3 @@ def copy_model(run, target):
     """Copy the folder of a run's model, to be changed."""
     kept = mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}")
     return Path(shutil.copytree(kept, target))
-
-
-def refusal(command, *arguments):
-    """Give the one line in which a command refuses its arguments."""
-    with pytest.raises(UserError) as error:
-        command([str(argument) for argument in arguments])
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def started_command(module, folder, *arguments):
-    """Run `python -m MODULE ARGUMENTS` in a process of its own, and say on stdout what it imported."""
-    script = (
-        "import atexit, runpy, sys\n"
-        "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
-        f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )

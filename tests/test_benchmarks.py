@@ -14,12 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY, TINY_CNN, TINY_DATA
+from conftest import TINY, TINY_DATA
 from keras.src.trainers import trainer
 from tiny_sweeps import IN_THIS_PROCESS, command_in, write_dark_and_light_photos
 
 PROJECT = Path(__file__).parents[1]
-SMALL = ["evaluation.pictures=none", *TINY_CNN]
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +153,7 @@ def test_single_run(monkeypatch, capsys, train_here):
         return 1.0, 1.0, shown.getvalue()
 
     assert benchmark.timed([sys.executable, "-c", "print(1)"], Path())[2] == "1\n"
-    workload = {"size": 16, "channels": 1, "epochs": 2, "options": [*TINY_DATA, *SMALL]}
+    workload = {"size": 16, "channels": 1, "epochs": 2, "options": TINY}
     monkeypatch.setattr(benchmark, "WORKLOADS", {"tiny": workload})
     monkeypatch.setattr(benchmark, "timed", timed)
     benchmark.measure("tiny", repeats=1)
@@ -164,10 +163,10 @@ def test_single_run(monkeypatch, capsys, train_here):
 def test_scale(capsys):
     pytest.importorskip("distributed")
     benchmark = import_module("scale")
-    benchmark.print_slots(2, 0.1, repeats=1)
+    benchmark.print_slots(1, 0.1, repeats=1)
     benchmark.print_costs_of_trials(9, ["random"], None, repeats=1, width=4)
     shown = capsys.readouterr().out
-    assert "2 slots, trials of 0.1 s" in shown
+    assert "1 slots, trials of 0.1 s" in shown
     assert len(re.findall("^journal, random", shown, re.MULTILINE)) == 2
 
 
@@ -181,7 +180,7 @@ def test_peers_tell_when_a_trial_had_ended(monkeypatch, capsys, train_here):
         run.started = time.time()
         if command[2] == "cnn_sweeps.train":
             others = [word for word in command if not word.startswith(("data=", "training.epochs="))]
-            train_here(others, folder, *TINY_DATA, *SMALL, IN_THIS_PROCESS)
+            train_here(others, folder, *TINY, IN_THIS_PROCESS)
         else:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)

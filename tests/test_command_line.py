@@ -10,12 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from commands import SLOW, started_command
 
 from cnn_sweeps import reproduce, train
 from cnn_sweeps.settings import command_line
 from cnn_sweeps.system.ends import exit_on_signals
-
-SLOW = {"tensorflow", "keras", "mlflow", "optuna", "sklearn", "matplotlib"}
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,17 +34,9 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     [("--help", 0), ("--cfg=job", 0), ("model.l3=1", 1), ("model=cnnn", 1), ("training.epochs=0", 1)],
 )
 def test_what_needs_no_training_imports_nothing_slow_and_an_error_is_one_line(argument, code, tmp_path):
-    script = (
-        "import atexit, runpy, sys\n"
-        "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
-        "runpy.run_module('cnn_sweeps.train', run_name='__main__', alter_sys=True)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, argument], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    imported = set(done.stdout.split("IMPORTED")[1].split())
-    assert "hydra" in imported
-    assert not imported & SLOW
+    done = started_command("cnn_sweeps.train", tmp_path, argument)
+    assert "hydra" in done.imported
+    assert not done.imported & SLOW
     assert done.returncode == code
     assert not code or re.fullmatch(r"error: .*\n", done.stderr)
 

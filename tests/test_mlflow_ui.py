@@ -99,16 +99,26 @@ def _answers(address):
         return False
 
 
-@pytest.fixture
-def page(browser, swept):
-    """A page of someone who has never been there: nothing is kept in the browser."""
-    context = browser.new_context(viewport={"width": 1340, "height": 800})
+@pytest.fixture(scope="module")
+def context(browser):
+    """What all pages of the module share: the scripts that the browser has compiled."""
+    context = browser.new_context(viewport={"width": 1340, "height": 800}, reduced_motion="reduce")
     context.set_default_timeout(1000 * LONGEST_S)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context, swept):
+    """A page of someone who has never been there: nothing that pages keep is left in the browser."""
     page = context.new_page()
+    stored = {"origin": swept.address, "storageTypes": "cookies,indexeddb,local_storage,service_workers"}
+    context.new_cdp_session(page).send("Storage.clearDataForOrigin", stored)
     close_assistant = page.get_by_role("button", name="Close")
     page.add_locator_handler(close_assistant, lambda button: button.click())
     yield page
-    context.close()
+    for each in context.pages:
+        each.close()
 
 
 def keep_picture(page, name):

@@ -1,9 +1,9 @@
 """Runs and sweeps on a pretrained backbone: the same bit for bit however they come about, and used like any other."""
 
+import functools
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import compose
+from forks import killed_in_epoch
 from PIL import Image
 from tiny_backbones import BACKBONE, tiny_backbone
 from tiny_sweeps import IN_THIS_PROCESS, STUDY, child_runs, command_in, parent_run, raised_in_epoch, run_of, study_in
@@ -64,9 +65,25 @@ def newest_run():
     return next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
 
 
-def model_of(run):
-    folder = mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}")
-    return keras.saving.load_model(Path(folder, "artifacts/model.keras"))
+def weights_of(run):
+    """The weights of a run's kept model, a list of arrays a layer."""
+    return _weights_of_kept(run.outputs.model_outputs[0].model_id)
+
+
+@functools.cache
+def _weights_of_kept(model_id):
+    folder = mlflow.artifacts.download_artifacts(f"models:/{model_id}")
+    return weights_in(keras.saving.load_model(Path(folder, "artifacts/model.keras")))
+
+
+@functools.cache
+def weights_before():
+    """Those that the backbone begins with."""
+    return weights_in(tiny_backbone())
+
+
+def weights_in(model):
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 
 def history(run, name):
@@ -77,19 +94,17 @@ def assert_same(run, other):
     varying = ("epoch_s", "images_per_s", "system/")
     names = [name for name in other.data.metrics if not name.startswith(varying)]
     assert {name: history(run, name) for name in names} == {name: history(other, name) for name in names}
-    for mine, its in zip(model_of(run).get_weights(), model_of(other).get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, its)
+    mine, others = weights_of(run), weights_of(other)
+    assert mine.keys() == others.keys()
+    for name, weights in mine.items():
+        assert len(weights) == len(others[name])
+        assert all(map(np.array_equal, weights, others[name])), name
 
 
 def changed_layers(run):
     """Name those layers of the backbone that have other weights than it began with."""
-    before, after = tiny_backbone(), model_of(run)
-    weights = {layer.name: layer.get_weights() for layer in before.layers if layer.weights}
-    return [name for name, each in weights.items() if not all(map(np.array_equal, each, weights_in(after, name)))]
-
-
-def weights_in(model, name):
-    return model.get_layer(name).get_weights()
+    after = weights_of(run)
+    return [name for name, each in weights_before().items() if not all(map(np.array_equal, each, after[name]))]
 
 
 def test_fine_tuning_changes_the_last_layers_alone_at_its_own_learning_rate(made):
@@ -103,32 +118,13 @@ def test_fine_tuning_changes_the_last_layers_alone_at_its_own_learning_rate(made
     assert made.run.data.metrics["test_accuracy"] > 0.5
 
 
-KILLED = """
-import os, signal
-from cnn_sweeps.experiment.recording import EpochRecorder
-from cnn_sweeps.train import main
-
-add = EpochRecorder.add
-
-def add_and_end(record, metrics, epoch, model):
-    add(record, metrics, epoch, model)
-    if epoch == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-EpochRecorder.add = add_and_end
-main()
-"""
-
-
-def test_run_that_is_ended_in_each_stage_and_goes_on_in_another_process_is_the_same(made):
+def test_run_that_is_ended_in_each_stage_and_goes_on_in_another_process_is_the_same(made, store):
     with raised_in_epoch(2, signal.SIGTERM), pytest.raises(SystemExit):
         made.train(*FINE_TUNED)
     ended = newest_run()
     command = [*RUN, "model.weights=backbone.weights.h5", *FINE_TUNED, "resume=true"]
-    how = {"cwd": made.folder, "capture_output": True, "text": True}
-    killed = subprocess.run([sys.executable, "-c", KILLED, *command], check=False, **how)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "resuming after epoch 2" in killed.stdout
+    killed_in_epoch(5, made.folder, store, *command, "hydra.run.dir=killed")
+    assert "resuming after epoch 2" in (made.folder / "killed/train.log").read_text()
     resumed = made.train(*FINE_TUNED, "resume=true")
     assert resumed.info.run_id == ended.info.run_id
     assert_same(resumed, made.run)
@@ -189,11 +185,11 @@ def test_run_begins_with_a_kept_model_and_names_its_version(made, kept):
         config = prepare_beginning(compose(*RUN, f"model.weights={name}"))
         assert config.settings["model.weights"] == address
         with np.load(config.model["weights"]) as arrays:
-            np.testing.assert_array_equal(arrays["conv_pw_13/0"], weights_in(model_of(made.run), "conv_pw_13")[0])
+            np.testing.assert_array_equal(arrays["conv_pw_13/0"], weights_of(made.run)["conv_pw_13"][0])
     run = made.train("model.weights=beginning")
     assert run.data.params["model.weights"] == kept["beginning"]
     assert changed_layers(run) == ["conv_pw_13"]  # as in the kept one
-    np.testing.assert_array_equal(*(weights_in(model_of(each), "conv_pw_13")[0] for each in (run, made.run)))
+    np.testing.assert_array_equal(*(weights_of(each)["conv_pw_13"][0] for each in (run, made.run)))
 
 
 def test_kept_model_that_is_none_or_has_another_backbone_is_refused_by_its_name(made, kept):
@@ -215,20 +211,11 @@ def test_bad_weights_are_told_in_one_line_before_any_image_is_read(made, tmp_pat
         made.train(f"data.root={tmp_path}/photos", "model.alpha=0.5")
 
 
-def test_sweep_tests_registers_and_retrains_a_fine_tuned_trial(made, tmp_path, store):
-    shutil.copytree(made.folder / "photos", tmp_path / "photos")
-    model = f"model.weights={made.folder}/backbone.weights.h5"
-    sweep = [
-        "--multirun",
-        IN_THIS_PROCESS,
-        f"hydra.sweeper.study_name={STUDY}",
-        "model.l2=1e-5,1e-3",
-        "retrain_best=true",
-    ]
-    with command_in(tmp_path, store) as run_train:
-        run_train(*sweep, *RUN, model, *FINE_TUNED)
-    study = study_in(tmp_path)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+def test_sweep_tests_registers_and_retrains_a_fine_tuned_trial(made):
+    sweep = ["--multirun", IN_THIS_PROCESS, f"hydra.sweeper.study_name={STUDY}", "retrain_best=true"]
+    made.train(*sweep, *FINE_TUNED, "model.l2=1e-5,1e-3", "hydra.sweeper.n_trials=1")
+    study = study_in(made.folder)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
     best = run_of(study.best_trial)
     assert "test_log_loss" in best.data.metrics
     (retrained,) = (run for run in child_runs(parent_run(study)) if "retrained.trial" in run.data.tags)
@@ -246,7 +233,7 @@ def test_interrupted_run_goes_on_with_the_weights_that_it_began_with_alone(made,
     with raised_in_epoch(1, signal.SIGTERM), pytest.raises(SystemExit):
         made.train(*settings)
     other = tiny_backbone()
-    other.get_layer("conv1").set_weights([-weights_in(other, "conv1")[0]])
+    other.get_layer("conv1").set_weights([-weights_before()["conv1"][0]])
     other.save_weights(file)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command before has set
     told = r"^error: model\.weights=backbone\.weights\.h5: have changed since the run was interrupted; restore them"

@@ -10,3 +10,12 @@ def wait_until(is_true, what):
     while not is_true():
         assert time.monotonic() < deadline, f"waited too long for {what}"
         time.sleep(0.02)
+
+
+def run_at_once(processes):
+    """Run processes of `multiprocessing` beside each other, to their good ends."""
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)

@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial
 
 from cnn_sweeps.errors import MovedError, TrackingError
 from cnn_sweeps.experiment.notes import STORE, senseless_notes
-from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, useless_checkpoints
+from cnn_sweeps.selection.agreement import Change, changes, made, useless_checkpoints
+from cnn_sweeps.selection.outcome import Sweep
 from cnn_sweeps.sweep.study.address import StudyAddress, check_study_exists, has_unfinished_end
 from cnn_sweeps.sweep.study.journal import broken_lines, cut_unfinished_end, take_out_lines
 from cnn_sweeps.sweep.study.ledger import is_to_be_retried, last_attempt, owner_of, senseless_attributes

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from cnn_sweeps.errors import ModelError
-from cnn_sweeps.settings.schema import PRETRAINED, RunConfig
+from cnn_sweeps.settings.schema import RunConfig
+from cnn_sweeps.settings.target_arguments import PRETRAINED
 from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.use.place import find_place, naming
 

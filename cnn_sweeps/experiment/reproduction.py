@@ -15,8 +15,9 @@ from cnn_sweeps.errors import ConfigError, DataError
 from cnn_sweeps.experiment.roles import Role
 from cnn_sweeps.settings.command_line import CONF_DIR
 from cnn_sweeps.settings.config import check_values
-from cnn_sweeps.settings.schema import FOLDER, RunConfig
+from cnn_sweeps.settings.schema import RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, parse_stored, trusted_values
+from cnn_sweeps.settings.target_arguments import FOLDER
 from cnn_sweeps.settings.trees import with_texts_changed
 from cnn_sweeps.system.files import moved_here
 from cnn_sweeps.system.libraries import count_threads, thread_settings

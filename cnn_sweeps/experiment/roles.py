@@ -19,7 +19,8 @@ from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.metrics import describe_no_better
 from cnn_sweeps.experiment.parts import RESULTS, average_metrics, objective_values
 from cnn_sweeps.settings.environment import job_overrides
-from cnn_sweeps.settings.schema import FOLDER, FROM_NOTHING, RunConfig, of_one_run
+from cnn_sweeps.settings.schema import RunConfig, of_one_run
+from cnn_sweeps.settings.target_arguments import FOLDER, FROM_NOTHING
 from cnn_sweeps.system.files import disk_errors
 from cnn_sweeps.text.commands import command_to_repeat, describe_command, short_overrides
 from cnn_sweeps.tracking.database.address import describe_store, find_store

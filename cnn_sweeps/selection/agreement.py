@@ -1,30 +1,25 @@
-"""What the runs of a sweep are to say, as its study has it, and the changes that have them say so, whoever asks."""
+"""Brings the records of a sweep's runs, and what MLflow has of them, to say what the sweep's study says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_sweeps.errors import DiskError, TrackingError, TrackingOutageError, UserError
-from cnn_sweeps.experiment.notes import record_of, run_id_of, subfolder_of
-from cnn_sweeps.selection import outcome
-from cnn_sweeps.sweep.console import summarize
-from cnn_sweeps.sweep.space import by_setting
-from cnn_sweeps.sweep.study.ledger import RETRIED, TrialLedger, error_of, last_attempt
+from cnn_sweeps.experiment.notes import record_of, run_id_of
+from cnn_sweeps.selection.outcome import Sweep, noted_data
+from cnn_sweeps.sweep.study.ledger import RETRIED, error_of, last_attempt
 from cnn_sweeps.system.owners import owner_state
 from cnn_sweeps.text.numbers import counted
-from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.dead_runs import end_run, find_runs
-from cnn_sweeps.tracking.page import begin_note, tags_of
+from cnn_sweeps.tracking.page import tags_of
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import (
-    NOTE_TAG,
     PARENT_TAG,
     RECORD_FILE,
     RECORD_TAG,
@@ -40,59 +35,8 @@ from cnn_sweeps.training.checkpoint import left_checkpoints
 REPORT = "report"  # folder, below a sweep's, of what is drawn and written of it
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What a study, whose name and attributes these are, says of a sweep now, and where its records are.
-
-    On `dead_hosts` all processes are taken to be dead.
-    """
-
-    name: str
-    objectives: Sequence[str]
-    attributes: Mapping[str, Any]
-    trials: Sequence[FrozenTrial]
-    ledger: TrialLedger
-    folder: Path
-    uri: str
-    dead_hosts: Collection[str] = ()
-
-    def folder_of(self, trial: FrozenTrial) -> Path:
-        """Give the folder of a trial's files."""
-        return self.folder / subfolder_of(trial)
-
-    @cached_property
-    def about_run(self) -> outcome.AboutRun:
-        """What a controller has noted; nothing if that makes no sense."""
-        return outcome.noted_about(self.attributes)
-
-    @cached_property
-    def searched(self) -> list[str]:
-        """The keys that are searched, to which a conditional space adds."""
-        return list(dict.fromkeys(key for trial in self.trials for key in by_setting(trial.params)))
-
-    def lacking(self, recorded: Recorded) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
-        """Give the metrics, tags and parameters that the record of the sweep's own run is to have, and has not.
-
-        Its parameters are what is not searched, so that a comparison with it finds only searched keys to differ.
-        """
-        about, searched = self.about_run, self.searched
-        best = outcome.find_champion(self.ledger.best, self.trials, self.attributes)
-        metrics, tags = summarize(self.ledger.counts, best, next(iter(self.objectives), ""))
-        metrics |= outcome.of_best(best, self.attributes)
-        if NOTE_TAG in about.tags:
-            told = outcome.describe_outcome(best, self.trials, self.objectives, self.attributes)
-            tags[NOTE_TAG] = begin_note(told, about.tags[NOTE_TAG])
-        groups = tuple(f"{key}." for key in searched)
-        fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
-        return (
-            {key: value for key, value in metrics.items() if recorded.newest.get(key) != value},
-            {key: text for key, text in (about.tags | tags).items() if recorded.tags.get(key) != hide_passwords(text)},
-            {key: text for key, text in fixed.items() if searched and key not in recorded.params},
-        )
-
-
 def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
-    """Have the record of the sweep's own run, which is there, say what the study does; with a status, end it.
+    """Write what the study says into the record of the sweep's own run, which exists; with a status, end the run.
 
     Raises:
         DiskError: if the disk is full.
@@ -103,7 +47,7 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
     if recorded.status is not None and (metrics or tags or params or status):  # another controller has ended it
         record.again()
     record.log_metrics(metrics, 0)
-    if recorded.data is None and (data := outcome.noted_data(sweep.attributes)) is not None:
+    if recorded.data is None and (data := noted_data(sweep.attributes)) is not None:
         record.add(data)
     if tags:
         record.log_tags(tags)
@@ -115,17 +59,18 @@ def record_sweep(sweep: Sweep, status: Status | None = None) -> None:
 
 
 class Change(NamedTuple):
-    """Something that is not as the study has it: what is said where."""
+    """One place where a record, or MLflow, does not say what the study says, and what mends it."""
 
     what: str
-    remedy: str  # what making the change does or, without `make`, what a person may do
+    remedy: str  # what `make` does or, without it, what a person may do
     make: Callable[[], object] | None = None  # None if only a person can tell what is true
 
 
 def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterator[Change]:
-    """Give what is to be changed in the records of a sweep, and in MLflow, each once those before it are made, or not.
+    """Give the changes that a sweep's records and MLflow need to say what its study says.
 
-    Of some trials only, or of all, and of all records in the sweep's folder.
+    Make each change, or leave it, before you ask for the next: later ones depend on it. With `trials`, only the
+    records of these are looked at; without, all records in the sweep's folder are.
 
     Raises:
         TrackingError: if the store cannot be used.
@@ -149,7 +94,7 @@ def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterat
 
 
 def read_if_sensible(place: Path) -> Recorded | None:
-    """Read a record; None if there is none, or it makes no sense, which is told when it is to be delivered."""
+    """Read a record; None if there is none or it makes no sense, which its delivery will tell."""
     with suppress(TrackingError):
         return read_record(place)
     return None
@@ -173,9 +118,9 @@ def _due_end_of(sweep: Sweep, place: Path, trial: FrozenTrial | None) -> Change 
 def _end_as_trial(
     sweep: Sweep, trial: FrozenTrial, status: str | None, tags: Mapping[str, str], where: str, end: Callable[..., None]
 ) -> Change | None:
-    """Have `end` give a run with this status, None if it is open, and these tags what it lacks of its trial's end.
+    """Give the change by which `end` brings a run, with this status and these tags, to the end of its trial.
 
-    None if it lacks nothing, or its process may be at work.
+    None if it has that end, or its process may be at work. `status` is None while the run is open.
     """
     has_failed, state = trial.state == TrialState.FAIL, trial.state.name
     is_being_tested = status is None and not has_failed and owner_state(tags, sweep.dead_hosts) != "dead"
@@ -188,7 +133,7 @@ def _end_as_trial(
 
 
 def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collection[str]) -> Iterator[Change]:
-    """Give the ends that runs in MLflow lack whose records, but for those in `left`, are on other hosts, or gone."""
+    """Give the ends that runs in MLflow lack whose records are on other hosts or gone; skip the records in `left`."""
     whole, experiment_id = run_id_of(sweep.attributes), read_position(sweep.folder, sweep.uri).experiment_id
     if whole is None or experiment_id is None:
         return
@@ -208,7 +153,7 @@ def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collectio
 
 
 def _summary(sweep: Sweep) -> Iterator[Change]:
-    """Give what the record of the sweep's own run lacks, unless a controller is at work on it."""
+    """Give what the record of the sweep's own run lacks; nothing while a controller works on it."""
     recorded = read_if_sensible(sweep.folder)
     if recorded is None or recorded.status is None or sweep.ledger.counts["RUNNING"]:
         return
@@ -222,16 +167,16 @@ def _summary(sweep: Sweep) -> Iterator[Change]:
 
 
 def undeliverable(error: UserError) -> Change:
-    """Give what is to be told where a record cannot be changed, or brought to MLflow."""
+    """Give what to tell a person about a record that cannot be changed, or delivered to MLflow."""
     reason = str(error).rpartition(";")[0] or str(error)
     return Change(reason, "correct that, or remove it; MLflow does not have what waits there")
 
 
 def made(changes: Iterable[Change]) -> Iterator[tuple[Change, bool]]:
-    """Make changes one after another; give each, or what is to be told instead, and whether it is made.
+    """Make changes one by one; give each with True or, where it cannot be made, what to tell of it with False.
 
     Raises:
-        TrackingOutageError: if the store is away; what is on this disk has been changed by then.
+        TrackingOutageError: if the store is away; the changes on this disk have been made by then.
     """
     for change in changes:
         try:
@@ -245,7 +190,7 @@ def made(changes: Iterable[Change]) -> Iterator[tuple[Change, bool]]:
 
 
 def useless_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> dict[Path, FrozenTrial | None]:
-    """Give the checkpoints in a folder that nobody will resume, each with its trial; None: nothing can be resumed."""
+    """Give the checkpoints in a folder that nobody will resume, each with its trial; None: it has nothing to resume."""
     noting = {record: trial for trial in trials if (record := record_of(trial))}
     useless: dict[Path, FrozenTrial | None] = {}
     for path, run in left_checkpoints(folder).items():

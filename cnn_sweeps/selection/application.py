@@ -45,7 +45,7 @@ from cnn_sweeps.tracking.record.entry import read_record
 from cnn_sweeps.training.checkpoint import remove_checkpoint
 
 if TYPE_CHECKING:
-    from cnn_sweeps.selection.agreement import Sweep
+    from cnn_sweeps.selection.outcome import Sweep
     from cnn_sweeps.selection.sweep_run import SweepRun
     from cnn_sweeps.tracking.record.entry import Status
 

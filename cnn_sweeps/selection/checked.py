@@ -14,8 +14,9 @@ from cnn_sweeps.data.folder import check_positive_class
 from cnn_sweeps.data.layout import list_folder
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.config import check_config
-from cnn_sweeps.settings.schema import FOLDER, OBJECTIVES, PRETRAINED, RunConfig
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.settings.stored_config import Trusted, trusted_of
+from cnn_sweeps.settings.target_arguments import FOLDER, PRETRAINED
 from cnn_sweeps.settings.targets import targets_in_folder
 from cnn_sweeps.sweep.application import SweepApplication
 from cnn_sweeps.sweep.study.address import is_only_here

@@ -1,22 +1,36 @@
-"""Reads from a study what the sweep's own run shows: the notes, and the results so far."""
+"""What a study says of a sweep: what controllers noted for its own run, and what came out so far."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ValidationError
 
-from cnn_sweeps.experiment.notes import ABOUT_RUN, DATA_SET, RANKING, REGISTERED, REGISTERED_AS, TESTED, VERDICTS
-from cnn_sweeps.sweep.console import rounded_overrides
-from cnn_sweeps.sweep.study.ledger import final_of
+from cnn_sweeps.experiment.notes import (
+    ABOUT_RUN,
+    DATA_SET,
+    RANKING,
+    REGISTERED,
+    REGISTERED_AS,
+    TESTED,
+    VERDICTS,
+    subfolder_of,
+)
+from cnn_sweeps.sweep.console import rounded_overrides, summarize
+from cnn_sweeps.sweep.space import by_setting
+from cnn_sweeps.sweep.study.ledger import TrialLedger, final_of
 from cnn_sweeps.text.commands import short_overrides
 from cnn_sweeps.text.names import for_markdown
-from cnn_sweeps.tracking.page import WINNER_NOTE
-from cnn_sweeps.tracking.record.entry import Data
+from cnn_sweeps.text.passwords import hide_passwords
+from cnn_sweeps.tracking.page import WINNER_NOTE, begin_note
+from cnn_sweeps.tracking.record.entry import NOTE_TAG, Data, Recorded
 
 _TOLD = {
     "test_accuracy": "accuracy {:.3f}",
@@ -40,6 +54,61 @@ def noted_about(attributes: Mapping[str, Any]) -> AboutRun:
         return AboutRun.model_validate(attributes.get(ABOUT_RUN, {}))
     except ValidationError:
         return AboutRun()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a study says of a sweep now, and where the sweep's records are.
+
+    Attributes:
+        name: the study's, as are the objectives, attributes and trials.
+        folder: of the sweep's records.
+        uri: of MLflow's store.
+        dead_hosts: hosts all of whose processes count as dead.
+    """
+
+    name: str
+    objectives: Sequence[str]
+    attributes: Mapping[str, Any]
+    trials: Sequence[FrozenTrial]
+    ledger: TrialLedger
+    folder: Path
+    uri: str
+    dead_hosts: Collection[str] = ()
+
+    def folder_of(self, trial: FrozenTrial) -> Path:
+        """Return the folder of a trial's files."""
+        return self.folder / subfolder_of(trial)
+
+    @cached_property
+    def about_run(self) -> AboutRun:
+        """What a controller has noted; nothing if that makes no sense."""
+        return noted_about(self.attributes)
+
+    @cached_property
+    def searched(self) -> list[str]:
+        """The keys that are searched, to which a conditional space adds."""
+        return list(dict.fromkeys(key for trial in self.trials for key in by_setting(trial.params)))
+
+    def lacking(self, recorded: Recorded) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
+        """Return the metrics, tags and parameters that the record of the sweep's own run needs and does not have.
+
+        Its parameters are those that are not searched, so that a comparison with it shows only searched keys.
+        """
+        about, searched = self.about_run, self.searched
+        best = find_champion(self.ledger.best, self.trials, self.attributes)
+        metrics, tags = summarize(self.ledger.counts, best, next(iter(self.objectives), ""))
+        metrics |= _of_best(best, self.attributes)
+        if NOTE_TAG in about.tags:
+            outcome = describe_outcome(best, self.trials, self.objectives, self.attributes)
+            tags[NOTE_TAG] = begin_note(outcome, about.tags[NOTE_TAG])
+        groups = tuple(f"{key}." for key in searched)
+        fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
+        return (
+            {key: value for key, value in metrics.items() if recorded.newest.get(key) != value},
+            {key: text for key, text in (about.tags | tags).items() if recorded.tags.get(key) != hide_passwords(text)},
+            {key: text for key, text in fixed.items() if searched and key not in recorded.params},
+        )
 
 
 class _Ranking(BaseModel):
@@ -136,7 +205,7 @@ def _describe_tested(tested: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def of_best(best: FrozenTrial | None, attributes: Mapping[str, Any]) -> dict[str, float]:
+def _of_best(best: FrozenTrial | None, attributes: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of the best trial, so that MLflow ranks sweeps and runs in one column; empty if None."""
     return {} if best is None else final_of(best) | _tested(best, attributes)
 

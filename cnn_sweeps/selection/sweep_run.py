@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from cnn_sweeps.errors import DiskError, StudyError, TrackingOutageError
 from cnn_sweeps.experiment.notes import run_id_of
 from cnn_sweeps.experiment.parts import final_metric
-from cnn_sweeps.selection.agreement import Change, Sweep, changes, made, read_if_sensible, record_sweep
+from cnn_sweeps.selection.agreement import Change, changes, made, read_if_sensible, record_sweep
 from cnn_sweeps.selection.checked import CheckedApplication
-from cnn_sweeps.selection.outcome import AboutRun
-from cnn_sweeps.settings.schema import FOLDER, OBJECTIVES, RunConfig
+from cnn_sweeps.selection.outcome import AboutRun, Sweep
+from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
+from cnn_sweeps.settings.target_arguments import FOLDER
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.address import trial_subfolder
 from cnn_sweeps.sweep.study.ledger import final_of, trial_tags

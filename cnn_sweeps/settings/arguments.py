@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnn_sweeps.errors import ConfigError, UserError
-from cnn_sweeps.system.ends import end_process, exit_on_signals, is_exit_on_signal
+from cnn_sweeps.system.ends import ending_on_signals
 from cnn_sweeps.system.output import outlive_display, shown_whole
 
 _SETTING = re.compile(r"([a-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -71,16 +71,10 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
 
     Exit codes: 1 for an error, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
-    exit_on_signals()
-    outlive_display("stderr")
-    try:
-        with shown_whole():
-            command(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        end_process(130)
-    except SystemExit as end:
-        if is_exit_on_signal(end):
-            end_process(int(str(end.code)))
-        raise
+    with ending_on_signals():
+        outlive_display("stderr")
+        try:
+            with shown_whole():
+                command(sys.argv[1:])
+        except UserError as error:
+            sys.exit(f"error: {error}")

@@ -29,7 +29,7 @@ from cnn_sweeps.errors import ConfigError, UserError
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.settings.trees import nodes
 from cnn_sweeps.settings.typed import explain_ambiguous, explain_unread, settings_first
-from cnn_sweeps.system.ends import end_process, exit_on_signals, is_exit_on_signal
+from cnn_sweeps.system.ends import ending_on_signals
 from cnn_sweeps.system.files import at_home, is_disk_full
 from cnn_sweeps.system.output import outlive_display, shown_whole
 from cnn_sweeps.text.passwords import hide_passwords
@@ -73,7 +73,6 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing several lines
-    exit_on_signals()
     has_begun = bool(_SWEEP_FLAGS & set(sys.argv))  # a sweep's tasks begin elsewhere
 
     def tell(error: Exception) -> None:
@@ -94,17 +93,12 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
                 tell(error)
             raise
 
-    try:
-        _run_with_hydra(run_task)
-    except KeyboardInterrupt:
-        end_process(130)
-    except SystemExit as end:
-        if is_exit_on_signal(end):
-            end_process(int(str(end.code)))
-        raise
-    except Exception as error:
-        tell(error)
-        raise
+    with ending_on_signals():
+        try:
+            _run_with_hydra(run_task)
+        except Exception as error:
+            tell(error)
+            raise
 
 
 def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:

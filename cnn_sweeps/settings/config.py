@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.backbones import BACKBONES
-from cnn_sweeps.settings.schema import FOLDER, PRETRAINED, TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import RunConfig, ScheduleConfig
+from cnn_sweeps.settings.target_arguments import FOLDER, PRETRAINED, TARGET_ARGUMENTS
 from cnn_sweeps.settings.trees import with_texts_changed
 from cnn_sweeps.settings.typed import as_text
 from cnn_sweeps.text.numbers import counted

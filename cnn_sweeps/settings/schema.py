@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict, create_model
+from pydantic import Field, PlainValidator, Strict
 from pydantic.dataclasses import dataclass
 
-from cnn_sweeps.settings.backbones import BACKBONES
+from cnn_sweeps.settings.kinds import (
+    FORBID_UNKNOWN,
+    Count,
+    Folder,
+    Fraction,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Switch,
+    Text,
+)
+from cnn_sweeps.settings.target_arguments import PRETRAINED
 from cnn_sweeps.settings.trees import nodes
 from cnn_sweeps.system.files import at_home, seen_from_here
 
@@ -58,40 +70,12 @@ def _check_confirm(value: Any) -> int:
     return value
 
 
-def _check_image_size(value: Any) -> Any:
-    sides = value if isinstance(value, list) else [value, value]
-    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LONGEST_SIDE for side in sides):
-        raise ValueError(
-            f"should be a number of pixels or [height, width], each at least 1 and at most {_LONGEST_SIDE}"
-        )
-    return value
-
-
-# The upper bounds keep typing errors from TensorFlow, which may end the process over them.
-_LONGEST_SIDE = 8192
-Count = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
-Width = Annotated[int, Strict(), Field(ge=1, le=8192)]
-Seed = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
-Fraction = Annotated[float, Strict(), Field(gt=0, lt=1)]
-Rate = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Share = Annotated[float, Strict(), Field(ge=0, le=1)]
-NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-Switch = Annotated[bool, Strict()]
-Channels = Literal[1, 3]
-ImageSize = Annotated[Any, PlainValidator(_check_image_size)]
-Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-Folder = Annotated[Text, AfterValidator(at_home)]
-Widths = Annotated[list[Width], Field(min_length=1, max_length=64)]
 Objectives = Annotated[list[str], PlainValidator(_check_objective)]
 NumBest = Annotated[int, PlainValidator(_check_evaluate_best)]
 NumConfirmed = Annotated[int, PlainValidator(_check_confirm)]
-Digit = Annotated[int, Strict(), Field(ge=0, le=9)]
-
-_forbid_unknown = ConfigDict(extra="forbid")
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class SplitConfig:
     """How images without a split of their own are divided."""
 
@@ -100,7 +84,7 @@ class SplitConfig:
     seed: Seed
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class AugmentationConfig:
     """Random changes of training images; every range is symmetric around "unchanged"."""
 
@@ -113,7 +97,7 @@ class AugmentationConfig:
     views: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0  # runs of before there was a choice do not record it
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class EarlyStoppingConfig:
     """When to stop before the last epoch."""
 
@@ -122,9 +106,9 @@ class EarlyStoppingConfig:
     min_steps: Annotated[int, Strict(), Field(ge=0)] = 0  # runs of before there was a choice do not record it
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class TrainingConfig:
-    """How long and how to train."""
+    """How a network is trained, and for how long."""
 
     epochs: Count
     batch_size: Count
@@ -140,22 +124,22 @@ class TrainingConfig:
     cache_dir: Folder = at_home("~/.cache/cnn_sweeps")
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class EvaluationConfig:
-    """What is made of a trained network."""
+    """How a trained network is evaluated, and which pictures are drawn."""
 
     threshold_metric: Literal["accuracy", "balanced_accuracy", "f1"]
     pictures: Literal["best", "all", "none"]
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class ReportConfig:
     """What `report.html` shows."""
 
     images: Switch = True  # runs of before there was a choice do not record it
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class TrackingConfig:
     """Where the run is recorded."""
 
@@ -166,7 +150,7 @@ class TrackingConfig:
     log_model: Switch
 
 
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class ScheduleConfig:
     """The learning rate over the steps of a run."""
 
@@ -177,63 +161,7 @@ class ScheduleConfig:
     fine_tune_factor: Positive = 0.01
 
 
-def _arguments(**kinds: Any) -> type:
-    """Give the model of a target's arguments, each with its kind or, where it may be left out, kind and default."""
-    fields: Any = {name: kind if isinstance(kind, tuple) else (kind, ...) for name, kind in kinds.items()}
-    model: type = create_model("Arguments", __config__=_forbid_unknown, **fields)
-    return model
-
-
-FOLDER = "cnn_sweeps.data.load_folder"
-FROM_NOTHING = ("cnn_sweeps.models.build_cnn", "cnn_sweeps.models.build_residual")
-PRETRAINED = "cnn_sweeps.models.build_pretrained"
-TARGET_ARGUMENTS: dict[str, type] = {
-    "cnn_sweeps.data.load_digits": _arguments(
-        classes=Annotated[list[Digit], Field(min_length=2)],
-        one_vs_rest=Digit | None,
-    ),
-    FOLDER: _arguments(
-        root=Text,
-        image_size=ImageSize,
-        channels=Channels,
-        on_bad_image=Literal["error", "skip"],
-        cache_dir=Text,
-        follow_links=(Switch, False),
-        positive_class=(Text | None, None),
-    ),
-    "cnn_sweeps.data.load_cifar10": _arguments(classes=Annotated[list[str], Field(min_length=2)]),
-    "cnn_sweeps.data.load_synthetic": _arguments(
-        num_images=Count,
-        num_classes=Annotated[int, Strict(), Field(ge=2, le=1000)],
-        image_size=ImageSize,
-        channels=Channels,
-        difficulty=Share,
-        seed=Seed,
-    ),
-    "cnn_sweeps.models.build_cnn": _arguments(
-        filters=Widths, dense_units=Widths, dropout=Rate, l2=Share, padding=Literal["same", "valid"]
-    ),
-    "cnn_sweeps.models.build_residual": _arguments(
-        filters=Widths, blocks_per_stage=Annotated[int, Strict(), Field(ge=1, le=100)], dropout=Rate, l2=Share
-    ),
-    PRETRAINED: _arguments(
-        backbone=Literal[tuple(BACKBONES)],
-        alpha=Positive | None,
-        weights=Text | None,
-        dense_units=Annotated[list[Width], Field(max_length=64)],
-        dropout=Rate,
-        l2=Share,
-        fine_tune=Annotated[int, Strict(), Field(ge=0)],
-    ),
-    "keras.optimizers.Adam": _arguments(beta_1=Rate, beta_2=Rate),
-    "keras.optimizers.AdamW": _arguments(beta_1=Rate, beta_2=Rate, weight_decay=NonNegative),
-    "keras.optimizers.SGD": _arguments(momentum=Rate, nesterov=Switch),
-    "keras.optimizers.RMSprop": _arguments(rho=Rate, momentum=Rate),
-}
-"""What the targets of this project's own groups take; the arguments of a user's target are the user's."""
-
-
-@dataclass(config=_forbid_unknown)
+@dataclass(config=FORBID_UNKNOWN)
 class RunConfig:
     """One run's configuration, checked. `data`, `model` and `optimizer` hold a `_target_` and its arguments."""
 
@@ -271,12 +199,12 @@ class RunConfig:
 
     @property
     def settings_of_weights(self) -> dict[str, Any]:
-        """Those settings that the weights of one training depend on."""
+        """The settings that change the weights of one training."""
         return {key: value for key, value in self.settings_of_result.items() if key not in _BESIDE_THE_WEIGHTS}
 
     @property
     def settings_of_result(self) -> dict[str, Any]:
-        """Those settings that the objective depends on."""
+        """The settings that change the objective's value."""
         known = self.settings
         settings = {key: value for key, value in known.items() if not key.startswith(_BESIDE_THE_RESULT)}
         settings |= {key: seen_from_here(settings[key]) for key in _PLACES if isinstance(settings.get(key), str)}

@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from cnn_sweeps.errors import ConfigError
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
+from cnn_sweeps.settings.target_arguments import TARGET_ARGUMENTS
 from cnn_sweeps.settings.trees import everything_in
 
 _KERAS_OPTIMIZERS = (

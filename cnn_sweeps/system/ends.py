@@ -80,6 +80,20 @@ def end_process(code: int) -> NoReturn:
 
 
 @contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM or SIGHUP in the block end this process with 130, 143 or 129, as `end_process` does."""
+    exit_on_signals()
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_process(130)
+    except SystemExit as end:
+        if is_exit_on_signal(end):
+            end_process(int(str(end.code)))
+        raise
+
+
+@contextmanager
 def ended_after(*parts: Callable[[], None]) -> Iterator[None]:
     """Call every function after the block, in this order, even if some fail; the first error is raised."""
     with ExitStack() as ends:

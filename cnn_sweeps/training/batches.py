@@ -53,7 +53,6 @@ def training_images(
     *,
     seed: int,
     batch_size: int,
-    views: tf.Tensor | None = None,
 ) -> TrainingImages:
     """Return the training data: the `images` at `indices`; `class_weights` weigh their losses by label."""
     with tf.device("CPU:0"):
@@ -62,7 +61,7 @@ def training_images(
             weights = tf.constant([class_weights.get(label, 1.0) for label in labels.tolist()])
         labels = tf.constant(labels.astype(np.int32)[:, np.newaxis])
         numbers = tf.constant(seed, tf.int64), tf.constant(batch_size, tf.int32)
-        return TrainingImages(images, labels, weights, tf.constant(indices), *numbers, views)
+        return TrainingImages(images, labels, weights, tf.constant(indices), *numbers)
 
 
 def epoch_order(source: TrainingImages, epoch: tf.Tensor) -> tf.Tensor:

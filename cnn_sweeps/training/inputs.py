@@ -31,15 +31,15 @@ class Inputs:
         """Return the training data, with class weights and batch size from the settings."""
         config, labels, train = self._config, self._images.dataset.labels, self._images.split.train
         is_balanced = config.training.class_weight == "balanced"
-        return training_images(
+        source = training_images(
             self._tensor_with(train),
             labels,
             train,
             balanced_class_weights(labels[train]) if is_balanced else None,
             seed=config.seed,
             batch_size=config.training.batch_size,
-            views=self._views(),
         )
+        return source._replace(views=self._views())
 
     def _tensor_with(self, positions: Indices) -> tf.Tensor:
         """Return one row per image of the data set; with a backbone, rows at other positions may be 0."""

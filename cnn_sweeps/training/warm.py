@@ -20,7 +20,8 @@ from tensorflow.python.framework.config import disable_op_determinism  # TensorF
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.models.layers import adjustable_values, is_scaling
 from cnn_sweeps.models.pretrained import features_of
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS, RunConfig, ScheduleConfig
+from cnn_sweeps.settings.schema import RunConfig, ScheduleConfig
+from cnn_sweeps.settings.target_arguments import TARGET_ARGUMENTS
 from cnn_sweeps.settings.targets import call_target
 from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.training.features import frozen_backbone

@@ -12,7 +12,7 @@ from unittest.mock import Mock, call
 import numpy as np
 import pytest
 from PIL import Image
-from waiting import LONGEST_S
+from waiting import LONGEST_S, run_at_once
 
 from cnn_sweeps.data import batches, cache
 from cnn_sweeps.data.cache import load_decoded
@@ -208,11 +208,7 @@ def test_two_processes_that_build_at_once_leave_one_whole_cache(tmp_path, monkey
         context.Process(target=load_when_both_decode, args=(barrier, files, tmp_path / "cache", result))
         for result in results
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_at_once(processes)
     for result in results:
         np.testing.assert_array_equal(np.load(result), pixels)
     assert not only_cache(tmp_path / "cache").name.endswith(".unfinished")

@@ -297,7 +297,7 @@ def test_one_graph_draws_from_views_of_however_many_images():
         views = tf.constant(own * 10 + np.arange(2, dtype=np.float32)[None, :, None])
         numbers = {"seed": 0, "batch_size": num_images}
         labels = np.arange(num_images)
-        source = training_images(tf.zeros((num_images, 1)), labels, labels, views=views, **numbers)
+        source = training_images(tf.zeros((num_images, 1)), labels, labels, **numbers)._replace(views=views)
         drawn = batch_of(source).numpy().ravel()
         assert sorted(drawn // 10) == list(range(num_images))
         assert set(drawn % 10) <= {0, 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from waiting import LONGEST_S
+from waiting import LONGEST_S, run_at_once
 
 from cnn_sweeps.data.rows import load_rows
 
@@ -152,11 +152,7 @@ def test_processes_share_the_work_of_a_killed_one_but_for_what_that_has_finished
     results = [tmp_path / "0.npy", tmp_path / "1.npy"]
     meeting = MeetingOnce(compute, barrier)
     processes = [context.Process(target=load_and_keep, args=(tmp_path, meeting, each)) for each in results]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    run_at_once(processes)
     for result in results:
         assert_whole(np.load(result))
     asked = [compute.asked_of(process) for process in processes]

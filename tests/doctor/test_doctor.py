@@ -10,15 +10,17 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
+from commands import SLOW, refusal, started_command
 from conftest import TINY
-from kept_models import SLOW, refusal, started_command
 from optuna.trial import FrozenTrial, TrialState
+from records import change_owner
 from tiny_sweeps import IN_THIS_PROCESS, command_in
 
 from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.doctor.mend import Place, find_disagreements
 from cnn_sweeps.errors import StudyError
-from cnn_sweeps.selection.agreement import Sweep, made
+from cnn_sweeps.selection.agreement import made
+from cnn_sweeps.selection.outcome import Sweep
 from cnn_sweeps.sweep.study.address import parse_address, sweep_folder
 from cnn_sweeps.sweep.study.definition import settings_id_of
 from cnn_sweeps.sweep.study.storage import open_storage
@@ -99,14 +101,6 @@ def begun(folder, uri, tags, owner=None):
     record.begin("doctor", folder.name, uri, tags)
     change_owner(folder, owner or {})
     return record
-
-
-def change_owner(folder, owner):
-    """Have the record be that of another process."""
-    first, *others = (folder / RECORD_FILE).read_text().splitlines(keepends=True)
-    begin = json.loads(first)
-    begin["tags"] |= owner
-    (folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
 
 
 def only(findings):
@@ -513,7 +507,7 @@ def test_store_that_is_not_the_studys_is_refused(copied, store):
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["nowhere"], 1), (["foreign"], 1)])
 def test_help_and_refusals_import_nothing_slow(arguments, code, tmp_path):
     done = started_command("cnn_sweeps.doctor", tmp_path, *arguments)
-    shown, imported = done.stdout.split("IMPORTED")
     assert done.returncode == code
-    assert not set(imported.split()) & SLOW
-    assert "python -m cnn_sweeps.doctor NAME --fix" in shown if code == 0 else re.fullmatch("error: .*\n", done.stderr)
+    assert not done.imported & SLOW
+    shows_help = "python -m cnn_sweeps.doctor NAME --fix" in done.stdout
+    assert shows_help if code == 0 else re.fullmatch("error: .*\n", done.stderr)

@@ -1,6 +1,5 @@
 """Real processes, ended by real signals: what they say, what they leave, and how they go on."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import TINY, TINY_CNN
+from forks import killed_in_epoch
 from tiny_sweeps import command_in, raised_in_epoch, write_dark_and_light_photos
 
 from cnn_sweeps.tracking.record.record import find_records
@@ -26,23 +26,6 @@ LONG_TRAINING = [
     "training.early_stopping.enabled=false",
     "evaluation.pictures=none",
 ]
-
-
-def start(folder, *arguments):
-    command = [sys.executable, "-u", "-m", "cnn_sweeps.train", *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-
-
-def wait_for(process, text):
-    """Read what the process prints until it says `text`."""
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if text in line:
-            return
-    pytest.fail(f"ended without saying {text!r}:\n{''.join(seen)}")
 
 
 def runs(folder):
@@ -77,9 +60,7 @@ def test_killed_run_resumes_in_the_same_record_and_ends_with_the_weights_of_an_u
     write_dark_and_light_photos(tmp_path / "photos")
     photos = ["data=folder", "data.root=photos", "data.image_size=16", "data.channels=1", "data.cache_dir=cache"]
     command = [*photos, *LONG_TRAINING]
-    with start(tmp_path, *command) as process:
-        wait_for(process, "epoch  5/16")
-        process.kill()
+    killed_in_epoch(5, tmp_path, tmp_path, *command)
     (killed,) = runs(tmp_path)
     assert killed.info.status == "RUNNING"
 

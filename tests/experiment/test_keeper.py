@@ -32,6 +32,20 @@ def run(tmp_path):
     return Run(tmp_path)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only tests, and each save of 0.05 s, advance; `saved_at` has the times at which saves began."""
+    clock = SimpleNamespace(now=0.0, saved_at=[])
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def save(_model):
+        clock.saved_at.append(clock.now)
+        clock.now += 0.05
+
+    clock.save = save
+    return clock
+
+
 def add_epochs(keeper, epochs):
     for epoch in epochs:
         keeper.add({"a": 0.5 * epoch, "b": 1.0}, epoch, None)
@@ -50,35 +64,21 @@ def test_first_epoch_is_kept_at_once_and_short_ones_after_it_are_in_the_record(r
     assert run.epochs() == [1, 2, 3]
 
 
-def test_epoch_is_kept_again_once_enough_time_has_passed(run, monkeypatch):
-    clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
-
-    def save(_model):
-        saved_at.append(clock.now)
-        clock.now += 0.05
-
-    keeper = EpochRecorder(run, save, max_share_of_time=0.5)
+def test_epoch_is_kept_again_once_enough_time_has_passed(run, clock):
+    keeper = EpochRecorder(run, clock.save, max_share_of_time=0.5)
     add_epochs(keeper, (1, 2))
     for epoch in (3, 4, 5):
         clock.now += 0.06
         add_epochs(keeper, (epoch,))
-    assert saved_at == pytest.approx([0.0, 0.17])
+    assert clock.saved_at == pytest.approx([0.0, 0.17])
 
 
-def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_keeps_each_epoch(run, monkeypatch):
-    clock, saved_at = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: clock.now))
-
-    def save(_model):
-        saved_at.append(clock.now)
-        clock.now += 0.05
-
-    keeper = EpochRecorder(run, save, TrialRole.max_share_of_time)
+def test_trial_spends_two_percent_of_its_time_on_keeping_and_a_run_on_its_own_keeps_each_epoch(run, clock):
+    keeper = EpochRecorder(run, clock.save, TrialRole.max_share_of_time)
     for epoch in range(1, 201):
         clock.now += 0.1
         add_epochs(keeper, (epoch,))
-    assert 0.05 * len(saved_at) / clock.now == pytest.approx(0.02, abs=0.003)
+    assert 0.05 * len(clock.saved_at) / clock.now == pytest.approx(0.02, abs=0.003)
     assert Role.max_share_of_time is None
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import mlflow
 import numpy as np
 import pytest
+from commands import started_command
 from conftest import TINY_CNN
 from tiny_sweeps import (
     IN_THIS_PROCESS,
@@ -216,7 +217,7 @@ def test_run_with_repeats_records_the_mean_of_its_child_runs(made):
 
 def test_same_run_agrees_bit_for_bit_in_another_process_and_is_a_run_of_its_own(made, store):
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
-    done = run_command(made, store, "-m", "cnn_sweeps.reproduce", made.single.info.run_id)
+    done = reproduced(made, store, made.single.info.run_id)
     assert (done.returncode, done.stderr) == (0, "")
     assert "differs:" not in done.stdout
     assert done.stdout.rstrip().endswith(f"{made.single.info.run_name}: agrees bit for bit")
@@ -496,29 +497,17 @@ def test_error_of_the_command_line_is_one_line(arguments, message, monkeypatch, 
 # The command as it is typed.
 
 
-def run_command(made, store, *command):
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=made.folder,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "HOME": str(made.folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def reproduced(made, store, *arguments):
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "HOME": str(made.folder)}
+    return started_command("cnn_sweeps.reproduce", made.folder, *arguments, **environment)
 
 
 def refused_in_own_process(made, store, *arguments):
     """Give the line on stderr, and the packages that were imported until then."""
-    script = (
-        "import atexit, runpy, sys\n"
-        "atexit.register(lambda: print('IMPORTED', *{name.split('.')[0] for name in sys.modules}))\n"
-        f"sys.argv[1:] = {['0' * 32, *arguments]}\n"
-        "runpy.run_module('cnn_sweeps.reproduce', run_name='__main__', alter_sys=True)"
-    )
-    done = run_command(made, store, "-c", script)
+    done = reproduced(made, store, "0" * 32, *arguments)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    return line, set(done.stdout.split("IMPORTED")[1].split())
+    return line, done.imported
 
 
 def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):

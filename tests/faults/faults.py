@@ -130,22 +130,14 @@ FULL_DISK = Fault(
 )
 
 # Beyond a minute a sweep ends, in one line; that is for tests of its own.
-KILL_TRACKING_SERVER = Fault(
-    "kill -9 tracking server",
-    lambda sweep: [sweep.tracking_server],
-    lambda server: server.kill() or server,
-    lambda server: server.start(),
-    lasts_s=8,
-    ends_controllers_with=(1,),
-)
-KILL_DATABASE = Fault(
-    "crash of PostgreSQL",
-    lambda sweep: [sweep.database],
-    lambda server: server.kill() or server,
-    lambda server: server.start(),
-    lasts_s=8,
-    ends_controllers_with=(1,),
-)
+_CRASH = {
+    "inject": lambda server: server.kill() or server,
+    "heal": lambda server: server.start(),
+    "lasts_s": 8,
+    "ends_controllers_with": (1,),
+}
+KILL_TRACKING_SERVER = Fault("kill -9 tracking server", lambda sweep: [sweep.tracking_server], **_CRASH)
+KILL_DATABASE = Fault("crash of PostgreSQL", lambda sweep: [sweep.database], **_CRASH)
 KILL_DASK_WORKER = Fault(
     "kill -9 Dask worker",
     lambda sweep: [(sweep.cluster, name) for name in sweep.cluster.processes if name != "scheduler"],

@@ -20,7 +20,7 @@ from cnn_sweeps.models import backbone as backbone_module
 from cnn_sweeps.models.backbone import load_backbone
 from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.models.pretrained import build_pretrained, features_of
-from cnn_sweeps.settings.schema import BACKBONES
+from cnn_sweeps.settings.backbones import BACKBONES
 from cnn_sweeps.use.kept_model import _check_description
 
 SHAPE = (32, 32, 3)

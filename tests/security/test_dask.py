@@ -16,7 +16,7 @@ from waiting import LONGEST_S, wait_until
 pytest.importorskip("distributed")
 from distributed import Client, Security
 
-from cnn_sweeps.sweep.jobs.dask_fleet import connected, local_cluster
+from cnn_sweeps.sweep.jobs.dask_cluster import connected, local_cluster
 from cnn_sweeps.sweep.jobs.machine import plan_workers
 from cnn_sweeps.sweep.jobs.settings import WorkersSettings
 

@@ -22,7 +22,8 @@ from cnn_sweeps.doctor.__main__ import doctor
 from cnn_sweeps.errors import StudyError, TrackingError, UserError
 from cnn_sweeps.experiment import reproduction
 from cnn_sweeps.experiment.notes import record_of, run_id_of, senseless_notes, subfolder_of, values_of
-from cnn_sweeps.selection.agreement import Sweep, changes, made
+from cnn_sweeps.selection.agreement import changes, made
+from cnn_sweeps.selection.outcome import Sweep
 from cnn_sweeps.sweep.study.address import check_study_exists, parse_address
 from cnn_sweeps.sweep.study.ledger import TrialLedger, last_attempt
 from cnn_sweeps.sweep.study.shared import SharedStudy

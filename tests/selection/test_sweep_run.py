@@ -10,12 +10,12 @@ import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from test_tracking import begun, change_owner, dead_owner, experiment_id, runs_in
+from records import change_owner, dead_owner
+from test_tracking import begun, experiment_id, runs_in
 
 from cnn_sweeps.errors import StudyError
 from cnn_sweeps.experiment.notes import ABOUT_RUN, STUDY_RUN_ID
-from cnn_sweeps.selection.agreement import Sweep
-from cnn_sweeps.selection.outcome import AboutRun
+from cnn_sweeps.selection.outcome import AboutRun, Sweep
 from cnn_sweeps.selection.sweep_run import SweepRun, check_no_trials_lost, name_sweep
 from cnn_sweeps.sweep.study.ledger import TrialLedger
 from cnn_sweeps.system import patience
@@ -158,7 +158,7 @@ def test_run_of_a_trial_gets_the_end_that_the_study_has(
     tags = {"trial.number": "0", "trial.state": told, PARENT_TAG: run.run_id}
     place = tmp_path / ("sweep/0" if is_here else "elsewhere")
     record = begun(uri, experiment, place, tags)
-    change_owner(record, owner())
+    change_owner(record.folder, owner())
     if status is not None:
         record.end(status)
     run_id = project(place, uri)

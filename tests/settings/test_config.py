@@ -12,7 +12,7 @@ from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.settings.command_line import CONF_DIR, VERSION_BASE
 from cnn_sweeps.settings.config import smallest_cnn_image
 from cnn_sweeps.settings.environment import HomeInFolders
-from cnn_sweeps.settings.schema import TARGET_ARGUMENTS
+from cnn_sweeps.settings.target_arguments import TARGET_ARGUMENTS
 from cnn_sweeps.settings.targets import targets_in_text
 from cnn_sweeps.sweep.study.address import parse_address
 
@@ -74,6 +74,13 @@ def test_every_option_file_starts_with_what_it_is_and_a_command(file):
             "training.precision=mixed_float16 training.strategy=mirrored",
             "training.precision=mixed_float16: scales its loss for one device",
         ),
+        ("objective=val_f1", "objective=val_f1: should be one or a list of val_log_loss, val_accuracy"),
+        ("objective=[val_log_loss,test_log_loss]", "a sweep must not look at test images"),
+        ("confirm=1", "confirm=1: should be 0 or a number of trials, at least 2"),
+        ("prefer=smallest", "prefer=smallest: should be 'strongest_regularization'"),
+        ("repeats=0", "repeats=0: should be greater than or equal to 1"),
+        ("folds=0", "folds=0: should be greater than or equal to 1"),
+        ("tracking.registered_model=a/b", "tracking.registered_model=a/b"),
         ("model._target_=null", "model._target_=None: should be the dotted path of a function"),
     ],
 )

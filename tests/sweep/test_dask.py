@@ -27,7 +27,6 @@ from sweep_app import (
     runs,
     started,
     states,
-    sweep,
     trials,
     wait_for_runs,
     write_app,
@@ -56,18 +55,28 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def app(tmp_path):
+def app(tmp_path, monkeypatch):
+    """A folder with the application, which waits long for a cluster that is slow, in this process as in its own."""
+    from cnn_sweeps.sweep.jobs import dask_cluster, dask_executor, dask_fleet
+
+    for module, name in ((dask_cluster, "_CONNECT_S"), (dask_fleet, "_ANSWER_S"), (dask_executor, "_END_S")):
+        monkeypatch.setattr(module, name, LONGEST_S)
     write_app(tmp_path / "app")
     file = tmp_path / "app" / "app.py"
     begin = 'if __name__ == "__main__":\n'
-    patient = "from cnn_sweeps.sweep.jobs import dask_executor, dask_fleet"
-    waits = "dask_fleet._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
+    patient = "from cnn_sweeps.sweep.jobs import dask_cluster, dask_executor, dask_fleet"
+    waits = "dask_cluster._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
     file.write_text(file.read_text().replace(begin, f"{begin}    {patient}\n    {waits} = {LONGEST_S}\n"))
     return tmp_path / "app"
 
 
 def on(cluster, *overrides):
     return ["hydra/launcher=dask", f"hydra.launcher.address={cluster.address}", *overrides]
+
+
+def sweep_on(cluster, app, *overrides, succeeds=True):
+    """Run a sweep to its end with its controller in this process, whose imports are done; give what it prints."""
+    return run_here(app, "--multirun", *on(cluster, *overrides), succeeds=succeeds)
 
 
 def pids(folder):
@@ -77,7 +86,7 @@ def pids(folder):
 def test_trials_end_on_a_cluster_as_they_do_here_and_the_workers_outlive_them(cluster, app):
     faults = "++faults={1:raise,2:kill,3:hang,4:unpicklable,5:prune,6:exit}"
     how = ["hydra.sweeper.n_jobs=auto", "hydra.sweeper.max_retries=1", "hydra.sweeper.trial_timeout_s=15"]
-    output = sweep(app, *on(cluster, "x=range(0,8)", faults, *how))
+    output = sweep_on(cluster, app, "x=range(0,8)", faults, *how)
     assert "2 workers" in output
     ended = last_trials(app)
     assert {x: trial.state.name for x, trial in ended.items()} == {
@@ -103,7 +112,7 @@ def test_application_that_a_worker_cannot_import_stops_the_sweep_with_the_reason
     program = (app / "app.py").read_text().replace("    returned =", "    lacking.__name__\n    returned =")
     (app / "app.py").write_text(f"import lacking\n{program}")
     monkeypatch.setenv("HERE", "1")
-    output = sweep(app, *on(cluster, "x=range(0,6)"), succeeds=False)
+    output = sweep_on(cluster, app, "x=range(0,6)", succeeds=False)
     assert "error: 3 trials in a row failed at the same place (ImportError: no lacking there)" in output
     assert states(app)["FAIL"] == 3
     assert runs(app) == []
@@ -111,7 +120,7 @@ def test_application_that_a_worker_cannot_import_stops_the_sweep_with_the_reason
 
 def test_only_workers_that_are_meant_get_trials(cluster, app):
     restrictions = ["hydra.launcher.resources={GPU: 1}", "hydra.launcher.workers=['*i*','po*']"]
-    output = sweep(app, *on(cluster, *restrictions, "x=1,2", "hydra.sweeper.n_jobs=auto"))
+    output = sweep_on(cluster, app, *restrictions, "x=1,2", "hydra.sweeper.n_jobs=auto")
     assert "1 worker on" in output
     assert states(app) == {"COMPLETE": 2}
     assert len(pids(app)) == 1
@@ -157,7 +166,7 @@ def test_sweep_gains_a_worker_loses_one_and_the_scheduler_and_the_same_command_f
     assert Counter(xs(app)) == {0: 2} | dict.fromkeys(range(1, 6), 1)
     assert len(pids(app)) == 2
     (app / "go").touch()
-    sweep(app, *on(cluster, *command))
+    sweep_on(cluster, app, *command)
     assert states(app) == {"COMPLETE": 6}
     assert Counter(xs(app)) == {0: 3} | dict.fromkeys(range(1, 6), 1)
 
@@ -181,8 +190,8 @@ def test_cluster_of_this_machine_is_private_and_finishes_running_trials_after_ct
 def test_hydras_own_sweeper_uses_a_cluster_too(cluster, app):
     config = (app / "config.yaml").read_text().partition("hydra:\n")[0]
     (app / "config.yaml").write_text(config.replace("  - override hydra/sweeper: optuna\n", ""))
-    launched = on(cluster, "hydra.sweep.dir=out", "hydra.launcher.n_jobs=auto", "x=4,5,6", "++faults={5:kill}")
-    output = sweep(app, *launched, succeeds=False)
+    launched = ["hydra.sweep.dir=out", "hydra.launcher.n_jobs=auto", "x=4,5,6", "++faults={5:kill}"]
+    output = sweep_on(cluster, app, *launched, succeeds=False)
     assert sorted(xs(app)) == [4, 5, 6]
     assert "LostWorkerError: the Dask worker at" in output
 
@@ -394,9 +403,9 @@ def test_sweep_that_is_refused_says_so_in_one_line_and_makes_no_study(app):
 
 @pytest.mark.parametrize("kind", ["nothing", "something else"])
 def test_address_where_no_scheduler_answers_is_refused(tmp_path, monkeypatch, kind):
-    from cnn_sweeps.sweep.jobs import dask_fleet
+    from cnn_sweeps.sweep.jobs import dask_cluster
 
-    monkeypatch.setattr(dask_fleet, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "_CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1] if kind == 'something else' else 9}"
         assert f"hydra.launcher.address={address}: no Dask scheduler can be used there" in plan(
@@ -448,7 +457,7 @@ def test_cluster_without_a_worker_or_with_one_that_has_no_nanny_another_version_
         assert "worker old at" in old
         assert "optuna is 0.9 there and" in old
         if has_namespaces:
-            far = sweep(app, *on(cluster, "hydra.launcher.workers=[far]", "x=1,2"), succeeds=False)
+            far = sweep_on(cluster, app, "hydra.launcher.workers=[far]", "x=1,2", succeeds=False)
             assert re.search(
                 r"^error: .* is on elsewhere, and hydra.sweeper.storage=\S+study.journal is of .* alone;",
                 far,
@@ -474,7 +483,7 @@ def test_files_and_servers_of_this_machine_are_known_as_such(address, expected):
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     from hydra_plugins.cnn_sweeps.launchers import DaskLauncher
 
-    for name in ("dask_executor", "dask_fleet", "dask_worker"):
+    for name in ("dask_cluster", "dask_executor", "dask_fleet", "dask_worker"):
         monkeypatch.delitem(sys.modules, f"cnn_sweeps.sweep.jobs.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
     launcher = DaskLauncher(**USUAL)
@@ -495,8 +504,8 @@ def test_import_that_fails_in_a_users_code_is_not_told_as_a_missing_dask(monkeyp
 
 
 def test_cluster_of_this_machine_names_the_package_that_its_certificates_need(monkeypatch):
-    from cnn_sweeps.sweep.jobs import dask_fleet
+    from cnn_sweeps.sweep.jobs import dask_cluster
 
-    monkeypatch.setattr(dask_fleet.Security, "temporary", Mock(side_effect=ImportError))
-    with pytest.raises(ConfigError, match="needs cryptography; pip install"), dask_fleet.local_cluster(None, {}):
+    monkeypatch.setattr(dask_cluster.Security, "temporary", Mock(side_effect=ImportError))
+    with pytest.raises(ConfigError, match="needs cryptography; pip install"), dask_cluster.local_cluster(None, {}):
         pass

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from commands import refusal
 from conftest import TINY
-from kept_models import refusal
 
 from cnn_sweeps.deliver import deliver
 from cnn_sweeps.doctor.__main__ import doctor

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from records import change_owner, dead_owner
 
 from cnn_sweeps.errors import ConfigError
 from cnn_sweeps.system.owners import owner_tags
@@ -22,22 +23,8 @@ def begun(folder, **tags):
     return record
 
 
-def dead_owner():
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
-    return owner_tags() | {"owner.pid": str(ended.pid), "owner.word": "its own"}
-
-
 def kinds(folder):
     return [json.loads(line)["kind"] for line in (folder / RECORD_FILE).read_bytes().splitlines()]
-
-
-def change_owner(folder, owner):
-    """Have the record be that of another process."""
-    first, *others = (folder / RECORD_FILE).read_text().splitlines(keepends=True)
-    begin = json.loads(first)
-    begin["tags"] |= owner
-    (folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
 
 
 def test_epoch_that_is_trained_again_after_a_kill_is_recorded_once(tmp_path):

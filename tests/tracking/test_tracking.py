@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from records import change_owner, dead_owner
 
 from cnn_sweeps.errors import TrackingError, TrackingOutageError
 from cnn_sweeps.settings.schema import TrackingConfig
@@ -42,24 +43,10 @@ def runs_in(experiment):
     return {run.info.run_name: run for run in found}
 
 
-def dead_owner():
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
-    return owner_tags() | {"owner.pid": str(ended.pid), "owner.word": "its own"}
-
-
 def begun(uri, experiment, folder, tags=None):
     record = Record(folder)
     record.begin(experiment, "name", uri, tags or {})
     return record
-
-
-def change_owner(record, owner):
-    """Have the record be that of another process."""
-    first, *others = (record.folder / RECORD_FILE).read_text().splitlines(keepends=True)
-    begin = json.loads(first)
-    begin["tags"] |= owner
-    (record.folder / RECORD_FILE).write_text("".join([json.dumps(begin) + "\n", *others]))
 
 
 def test_store_that_only_the_command_line_names_is_named_by_the_command_that_delivers_later(
@@ -253,7 +240,7 @@ def test_only_running_runs_of_this_machines_dead_processes_are_closed(uri, exper
 def test_run_of_a_dead_process_whose_record_is_here_ends_there_as_of_its_last_entry(uri, experiment, client, tmp_path):
     record = begun(uri, experiment, tmp_path)
     record.log_metrics({"a": 1.0}, 1)
-    change_owner(record, dead_owner())
+    change_owner(record.folder, dead_owner())
     run_id = project(tmp_path, uri)
     for folder in (tmp_path, tmp_path / "elsewhere"):  # that a tag names
         client.set_tag(run_id, "output.folder", str(folder))
@@ -271,7 +258,7 @@ def test_run_of_a_dead_process_whose_record_is_here_ends_there_as_of_its_last_en
 
 def test_record_that_a_tag_names_and_is_of_another_run_is_left_alone(uri, experiment, client, tmp_path):
     record = begun(uri, experiment, tmp_path)
-    change_owner(record, dead_owner())
+    change_owner(record.folder, dead_owner())
     before = (tmp_path / RECORD_FILE).read_bytes()
     tags = dead_owner() | {"output.folder": str(tmp_path), "record.id": "0" * 32}
     run_id = client.create_run(experiment_id(experiment), tags=tags).info.run_id

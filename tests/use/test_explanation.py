@@ -12,7 +12,8 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from kept_models import SLOW, copy_model, outputs_for, refusal, started_command
+from commands import SLOW, refusal, started_command
+from kept_models import copy_model, outputs_for
 from PIL import Image
 
 from cnn_sweeps.evaluation.grad_cam import grad_cam
@@ -128,7 +129,7 @@ def test_folder_that_is_not_empty_is_told_before_anything_slow_is_imported(tmp_p
     done = started_command("cnn_sweeps.predict", tmp_path, __file__, "model=champion", f"explain={tmp_path.parent}")
     assert done.returncode == 1
     assert done.stderr == f"error: explain={tmp_path.parent}: is not empty; give an empty folder, or a new one\n"
-    assert not set(done.stdout.split()) & SLOW
+    assert not done.imported & SLOW
 
 
 def test_disk_that_takes_no_picture_is_told_and_leaves_none_in_part(model, photos, monkeypatch):

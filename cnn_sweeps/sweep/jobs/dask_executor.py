@@ -22,7 +22,8 @@ from distributed import Future as DaskFuture
 from hydra.core.utils import JobReturn
 
 from cnn_sweeps.errors import SweepError
-from cnn_sweeps.sweep.jobs.dask_fleet import RESULT_S, Fleet, Worker, connected, local_cluster
+from cnn_sweeps.sweep.jobs.dask_cluster import connected, local_cluster
+from cnn_sweeps.sweep.jobs.dask_fleet import RESULT_S, Fleet, Worker
 from cnn_sweeps.sweep.jobs.dask_worker import OtherSweepError, run_job
 from cnn_sweeps.sweep.jobs.executor import POLL_S, JobsAhead
 from cnn_sweeps.sweep.jobs.loss import LostWorkerError, is_lost_worker

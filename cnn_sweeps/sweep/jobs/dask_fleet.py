@@ -1,108 +1,29 @@
-"""A Dask cluster and its workers that may run a sweep's jobs: found, checked, and watched as they come and go."""
+"""Finds the workers of a Dask cluster that may run a sweep's jobs, checks them, and watches them come and go."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 import uuid
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
 from typing import Any
 
 import cloudpickle
-import dask.config
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client
 from distributed import Future as DaskFuture
-from distributed.versions import VersionMismatchWarning
 
 from cnn_sweeps.errors import ConfigError, SweepError, describe_error
 from cnn_sweeps.sweep.jobs.dask_worker import leave, report
-from cnn_sweeps.sweep.jobs.executor import settle
-from cnn_sweeps.sweep.jobs.local import without_ctrl_c
-from cnn_sweeps.sweep.jobs.machine import WorkerPlan, count_cores
 from cnn_sweeps.sweep.jobs.settings import DaskSettings
 
 RESULT_S = 2.0  # for a result that is there; all others wait
 _ANSWER_S = 10.0
-_CONNECT_S = 10.0
 _LOOK_EVERY_S = 1.0
 _POLL_S = 0.1
 _TELL_AFTER_S = 2.0
-
-
-@contextmanager
-def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[SpecCluster]:
-    """Start a cluster on this machine, its workers as planned, with the resources named.
-
-    Other users of the machine reach its ports: certificates that exist only in the memory of its processes, and while
-    they start in folders that nobody else can read, keep them out. It answers no web pages.
-
-    Raises:
-        ConfigError: if the package is missing that makes certificates.
-    """
-    options = {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": {},
-        "distributed.scheduler.http.routes": [],
-        "distributed.worker.http.routes": [],
-        "distributed.worker.profile.enabled": False,  # a look at the jobs' thread every 10 ms
-    }
-    try:
-        security = Security.temporary()
-    except ImportError as error:
-        raise ConfigError(
-            "hydra/launcher=dask: a cluster of this machine needs cryptography; pip install 'cnn-sweeps[dask]'"
-        ) from error
-    place = {"host": "127.0.0.1", "protocol": "tls://", "security": security, "dashboard": False}
-    quiet = {"silence_logs": logging.CRITICAL}
-    with dask.config.set(options), without_ctrl_c():
-        share = {"nthreads": max(1, count_cores() // plan.num_workers), "resources": resources}
-        alike = place | share | quiet | {"config": deepcopy(dask.config.config)}  # for workers that are begun anew, too
-        workers = {
-            slot: {"cls": Nanny, "options": alike | {"env": environment}}
-            for slot, environment in enumerate(plan.environments)
-        }
-        scheduler = {"cls": Scheduler, "options": place | {"dashboard_address": "127.0.0.1:0"}}
-        cluster = SpecCluster(scheduler=scheduler, workers=workers, security=security, **quiet)
-    with cluster:
-        yield cluster
-
-
-@contextmanager
-def connected(place: str | SpecCluster) -> Iterator[Client]:
-    """Give a client of the cluster.
-
-    Raises:
-        ConfigError: if no scheduler answers at the address, or certificates are missing.
-    """
-    for name in ("distributed", "distributed.client"):  # which has a level of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is told in one line
-    warnings.simplefilter("ignore", VersionMismatchWarning)  # of versions that the fleet compares
-    made: Future[Client] = Future()  # by a thread, since Dask waits for ever for what is no scheduler
-    make = partial(Client, place, timeout=_CONNECT_S, set_as_default=False)
-    threading.Thread(target=settle, args=(made, make), daemon=True).start()
-    try:
-        client = made.result(2 * _CONNECT_S)
-    except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split()) or "what is there does not answer as one"
-        raise ConfigError(
-            f"hydra.launcher.address={place}: no Dask scheduler can be used there ({reason}, within {_CONNECT_S:g} s); "
-            "start one with `dask scheduler`, correct the address, or leave it out for a cluster on this machine; "
-            "certificates for a tls:// address are named in Dask's settings, "
-            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..__CLIENT__CERT and ..__CLIENT__KEY"
-        ) from error
-    try:
-        yield client
-    finally:
-        client.close(timeout=_CONNECT_S)
 
 
 @dataclass(eq=False)
@@ -123,7 +44,7 @@ class Fleet:
     """The workers of a cluster, as far as known now."""
 
     def __init__(self, client: Client, settings: DaskSettings, only_here: Sequence[tuple[str, str]]) -> None:
-        """Know no worker yet; `only_here` are settings of no use on other hosts, each with what to do about it."""
+        """Know no worker yet; `only_here` has settings that work on this host alone, each with how to change it."""
         self.client, self.settings, self._only_here = client, settings, only_here
         self.address: str = client.scheduler.address
         self.needed: list[str] = []  # paths that a worker must see
@@ -132,9 +53,9 @@ class Fleet:
         self._looked = 0.0
 
     def submit_to(self, worker: Worker, function: Callable[..., Any], *arguments: Any, **how: Any) -> DaskFuture:
-        """Have one worker run an importable function, once; the scheduler does not unpickle it."""
+        """Have one worker run an importable function, once; the scheduler need not be able to import it."""
 
-        def make_call(call: bytes) -> Any:  # sent as code: the scheduler need not have this package
+        def make_call(call: bytes) -> Any:  # sent as code
             function, arguments = cloudpickle.loads(call)
             return function(*arguments)
 
@@ -144,16 +65,16 @@ class Fleet:
 
     @property
     def usable(self) -> list[Worker]:
-        """Those workers that take jobs, when they have none, in the order in which they came."""
+        """The workers that take jobs, in the order in which they came; some may have one now."""
         fit = [each for each in self.workers.values() if each.host and each.leaving is None]
         return [each for each in fit if each.about["status"] == "running"]
 
     def dismiss(self, worker: Worker) -> None:
-        """Use a process no more, and have its nanny start another one."""
+        """Stop using a worker's process, and have its nanny start another."""
         worker.leaving = worker.leaving or self.submit_to(worker, leave, worker.folder)
 
     def look(self) -> list[str]:
-        """Learn which workers have come and gone, at most every second; say what is wrong with new ones.
+        """See which workers have come and gone, at most every second; give what is wrong with new ones.
 
         Raises:
             SweepError: if the scheduler is gone.
@@ -213,10 +134,10 @@ class Fleet:
         return [f"{told}; install the same versions everywhere"] if told else []
 
     def assemble(self) -> None:
-        """Wait until there is a worker, and all that are there have been checked.
+        """Wait until a worker is ready, and all that are there have been checked.
 
         Raises:
-            ConfigError: if there is none in time, one is not fit, or the scheduler's versions are others than here.
+            ConfigError: if none comes in time, one cannot be used, or the scheduler has other versions than this host.
         """
         packages = self.client.get_versions()["scheduler"]["packages"]
         python = ".".join(packages["python"].split(".")[:2])
@@ -237,7 +158,7 @@ class Fleet:
         raise ConfigError(f"hydra.launcher.address={self.address}: {' | '.join(problems)}")
 
     def nobody(self) -> str:
-        """Say why there is no worker."""
+        """Say why no worker can be used."""
         reasons: dict[str, list[str]] = defaultdict(list)
         for worker in self.workers.values():
             reasons[worker.problem or "had no time for a job; wait for it"].append(str(worker.about["name"]))
