@@ -111,7 +111,7 @@ class Result:
 
 class _Interrupted(KeyboardInterrupt):
     def _render_traceback_(self) -> list[str]:
-        """Give what IPython shows of it: no traceback."""
+        """Return what IPython shows of it: no traceback."""
         return ["interrupted"]
 
 

@@ -113,7 +113,7 @@ def load_synthetic(
 def _choose_classes(
     targets: NDArray[np.integer], wanted: Sequence[str], known: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Give the positions of the images of the wanted classes, their labels in the order wanted, and the names."""
+    """Return the positions of the images of the wanted classes, their labels in the order wanted, and the names."""
     _check_classes(wanted, known)
     label_of_target = np.array([wanted.index(name) if name in wanted else -1 for name in known])
     chosen = np.flatnonzero(label_of_target[targets] >= 0)

@@ -41,5 +41,5 @@ def _describe_group(names: list[str], bad_files: Mapping[str, str], most: int) -
 
 
 def list_bad_files(bad_files: Mapping[str, str]) -> str:
-    """Give all of them, one a line."""
+    """Return all of them, one a line."""
     return "\n".join(f"{name} {reason}" for name, reason in bad_files.items())

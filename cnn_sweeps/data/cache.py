@@ -62,7 +62,7 @@ class DecodedImages:
 
 
 def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int, channels: int) -> DecodedImages:
-    """Give the decoded images of the files, from the cache if it holds them, else decode and keep them.
+    """Return the decoded images of the files, from the cache if it holds them, else decode and keep them.
 
     A folder of caches that this user may not write gives way to one among the temporary files.
 
@@ -91,7 +91,7 @@ def load_decoded(files: Sequence[Path], cache_dir: Path, height: int, width: int
 
 
 def writable_folder(cache_dir: Path, setting: str) -> tuple[Path, str]:
-    """Give a folder for caches, and what to say if it is not the one that a setting names, since nobody can write that.
+    """Return a folder for caches, and what to say if it is not the one that a setting names as nobody can write there.
 
     The other is among the temporary files, and only this user's.
 
@@ -122,7 +122,7 @@ def _content_id(file: Path) -> str:
 
 
 def _folder(cache_dir: Path, shape: tuple[int, int, int], content_ids: Sequence[str]) -> Path:
-    """Give the folder for the decoded images, one of this user's where another user's has the name."""
+    """Return the folder for the decoded images, one of this user's where another user's has the name."""
     about = json.dumps([_FORMAT, PIL.__version__, shape, content_ids]).encode()
     folder = cache_dir / hashlib.blake2b(about, digest_size=16).hexdigest()
     is_there = os.path.exists(folder)  # noqa: PTH110  raises nothing where the folder above is closed
@@ -169,7 +169,7 @@ def _open(folder: Path) -> DecodedImages | None:
 
 
 def _digests(images: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """Give each image's digest, in threads: hashing works outside Python's lock."""
+    """Return each image's digest, in threads: hashing works outside Python's lock."""
     images_a_chunk = max(1, _BYTES_A_CHUNK // int(np.prod(images.shape[1:])))
     chunks = [images[start : start + images_a_chunk] for start in range(0, len(images), images_a_chunk)]
     with threads(os.cpu_count()) as pool:

@@ -96,7 +96,7 @@ class ImageDataset:
         return self.fingerprint_of(self.digests, uses)
 
     def fingerprint_of(self, images: NDArray[np.str_], uses: NDArray[np.str_]) -> str:
-        """Give 32 hexadecimal digits for what tells the images apart, (N,), their classes and their uses, (N,)."""
+        """Return 32 hexadecimal digits for what tells the images apart, (N,), their classes and their uses, (N,)."""
         lines = sorted(
             f"{image} {self.class_names[label]} {use}\n"
             for image, label, use in zip(images, self.labels, uses, strict=True)

@@ -124,7 +124,7 @@ def _check_size(size: tuple[int, int], num_pixels: int) -> None:
 
 
 def _is_decoded_in_part(image: Image.Image) -> bool:
-    """Tell whether of a large JPEG only a fraction is in memory at a time.
+    """Return whether of a large JPEG only a fraction is in memory at a time.
 
     It is not where the colours, or the details, come one after another, as in a progressive one: then the first scan's
     header, which Pillow has just read, names fewer components than the picture has.

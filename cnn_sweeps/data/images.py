@@ -39,7 +39,7 @@ class Images:
     counts: dict[str, dict[str, int]]
 
     def without_test(self) -> "Images":
-        """Give the same images with nothing left of those to test on; to every trial the same ones."""
+        """Return the same images with nothing left of those to test on; to every trial the same ones."""
         dataset, split = without_test_images(self.dataset, self.split)
         return replace(self, dataset=dataset, split=split)
 

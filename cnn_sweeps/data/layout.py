@@ -41,7 +41,7 @@ class ImageFile:
 
 
 def list_folder(root: str, follow_links: bool) -> tuple[list[ImageFile], list[str]]:
-    """Give the files of a folder of class folders, without opening one, and what to say of those beside them.
+    """Return the files of a folder of class folders, without opening one, and what to say of those beside them.
 
     Raises:
         DataError: if the folder or a class is missing, empty, unreadable or a link out of the folder.
@@ -53,7 +53,7 @@ def list_folder(root: str, follow_links: bool) -> tuple[list[ImageFile], list[st
 
 
 def class_of(name: str) -> str:
-    """Give the class that a folder of this name holds: in Unicode, and in its composed form, NFC."""
+    """Return the class that a folder of this name holds: in Unicode, and in its composed form, NFC."""
     return unicodedata.normalize("NFC", in_unicode(name))
 
 
@@ -87,7 +87,7 @@ def _list_classes(root: Path, follow_links: bool) -> tuple[list[ImageFile], list
 def _files_of(
     root: Path, split_of_class: Mapping[Path, str], *, follow_links: bool
 ) -> tuple[list[ImageFile], list[Path]]:
-    """Give the files of the class folders, and what of them is passed over."""
+    """Return the files of the class folders, and what of them is passed over."""
     files: list[ImageFile] = []
     passed_over: list[Path] = []
     unreadable: list[str] = []
@@ -127,7 +127,7 @@ def _check_classes(root: Path, tops: Sequence[Path], wanted: set[str], found: se
 
 
 def _deeper(tops: Sequence[Path]) -> Path | None:
-    """Give the first folder below that holds several, if until there each holds a single one."""
+    """Return the first folder below that holds several, if until there each holds a single one."""
     below = tops
     for _ in range(_MOST_LEVELS):
         if len(below) != 1:
@@ -139,7 +139,7 @@ def _deeper(tops: Sequence[Path]) -> Path | None:
 
 
 def _find_splits(root: Path, tops: Sequence[Path]) -> dict[Path, str]:
-    """Give the split of each top folder; none if these are the classes.
+    """Return the split of each top folder; none if these are the classes.
 
     Raises:
         DataError: if their names tell of splits, and what is in them cannot be.

@@ -28,24 +28,24 @@ class Listing(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether nobody who looks into a folder is shown a name."""
+    """Return whether nobody who looks into a folder is shown a name."""
     return name.startswith(".")
 
 
 def is_litter(name: str) -> bool:
-    """Tell whether a program left a file or folder of that name beside the images."""
+    """Return whether a program left a file or folder of that name beside the images."""
     return name.lower() in _LITTER or name.lower().endswith(_INDEX)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Give the folders in a folder that may hold images, sorted; raises OSError if it cannot be read."""
+    """Return the folders in a folder that may hold images, sorted; raises OSError if it cannot be read."""
     return sorted(
         path for path in folder.iterdir() if path.is_dir() and not (is_hidden(path.name) or is_litter(path.name))
     )
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Give the files among the paths, and those at any depth of the folders among them, each once.
+    """Return the files among the paths, and those at any depth of the folders among them, each once.
 
     What is not to be opened, and folders that cannot be read, are given apart, each with the reason why.
 
@@ -69,7 +69,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def list_image_files(folder: Path, inside: Path | None = None, *, follow_links: bool = False) -> Listing:
-    """Give what is at any depth of a folder and no folder itself, but for hidden files and what programs leave.
+    """Return what is at any depth of a folder and no folder itself, but for hidden files and what programs leave.
 
     Links to folders are entered. Those that are not, and links to files that are not to be followed, are given with a
     reason: they lead out of `inside` (None: out of the folder) where `follow_links` does not allow it, or to a folder

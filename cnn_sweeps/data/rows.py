@@ -37,7 +37,7 @@ def load_rows(
     shape: tuple[int, ...],
     compute: Callable[[Indices], Rows],
 ) -> Rows:
-    """Give an array of a shape whose rows at `positions` are what `compute` gives for them; the others are 0.
+    """Return an array of a shape whose rows at `positions` are what `compute` gives for them; the others are 0.
 
     Args:
         cache_dir: of all caches.

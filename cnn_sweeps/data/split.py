@@ -38,7 +38,7 @@ class Split:
     conflicts: list[str] = field(default_factory=list)
 
     def fingerprint(self, dataset: ImageDataset) -> str:
-        """Give 32 hexadecimal digits for images, their classes and what each is used for: one for all three.
+        """Return 32 hexadecimal digits for images, their classes and what each is used for: one for all three.
 
         They depend neither on the images' order nor, where the source can tell images apart otherwise, on their size.
         """
@@ -111,7 +111,7 @@ def split_into_folds(dataset: ImageDataset, split: Split, num_folds: int, seed: 
 
 @lru_cache(maxsize=1)  # for the next trial
 def without_test_images(dataset: ImageDataset, split: Split) -> tuple[ImageDataset, Split]:
-    """Give the same data with nothing left of the test images: blank in memory, never read where they are mapped."""
+    """Return the same data with nothing left of the test images: blank in memory, never read where they are mapped."""
     images = dataset.images
     if not isinstance(images, np.memmap):
         images = images.copy()
@@ -126,7 +126,7 @@ def balanced_class_weights(labels: Indices) -> dict[int, float]:
 
 
 def _group_in_random_order(dataset: ImageDataset, seed: int) -> Indices:
-    """Give equal images the same number; the numbers are in an order that depends on the seed and on content alone."""
+    """Give equal images the same number; the order of the numbers depends on the seed and on content alone."""
     _, groups = np.unique(dataset.digests, return_inverse=True)
     _, lowest_ids, _ = _by_group(groups, dataset.ids)
     drawn = np.argsort([hashlib.blake2b(f"{seed} {lowest}".encode()).hexdigest() for lowest in lowest_ids])
@@ -134,7 +134,7 @@ def _group_in_random_order(dataset: ImageDataset, seed: int) -> Indices:
 
 
 def _by_group(groups: Indices, values: NDArray[Any]) -> tuple[Indices, NDArray[Any], Indices]:
-    """Give number, lowest value and size of each group: equal images of two classes count for the lower one."""
+    """Return number, lowest value and size of each group: equal images of two classes count for the lower one."""
     order = np.lexsort((values, groups))
     numbers, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     return numbers, values[order[first]], sizes

@@ -216,7 +216,7 @@ def _restore_config(record: RecordedRun, composed: DictConfig, allowed_targets: 
 
 
 def _where_now(text: str) -> str:
-    """Give what a setting names or, if that is gone and the working folder has it, as when it was moved, that."""
+    """Return what a setting names or, if that is gone and the working folder has it, as when it was moved, that."""
     if (here := moved_here(text)) is None:
         return text
     log.info("%s is gone; taking %s of this folder", text, here)

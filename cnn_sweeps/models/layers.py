@@ -18,7 +18,7 @@ def scaled(pixels: Any) -> Any:
 
 
 def is_scaling(layer: layers.Layer) -> bool:
-    """Tell whether a layer scales pixels."""
+    """Return whether a layer scales pixels."""
     return isinstance(layer, (layers.Rescaling, layers.Normalization))
 
 

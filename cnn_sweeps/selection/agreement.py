@@ -67,7 +67,7 @@ class Change(NamedTuple):
 
 
 def changes(sweep: Sweep, trials: Sequence[FrozenTrial] | None = None) -> Iterator[Change]:
-    """Give the changes that a sweep's records and MLflow need to say what its study says.
+    """Return the changes that a sweep's records and MLflow need to say what its study says.
 
     Make each change, or leave it, before you ask for the next: later ones depend on it. With `trials`, only the
     records of these are looked at; without, all records in the sweep's folder are.
@@ -101,7 +101,7 @@ def read_if_sensible(place: Path) -> Recorded | None:
 
 
 def _due_end_of(sweep: Sweep, place: Path, trial: FrozenTrial | None) -> Change | None:
-    """Give the end that a record lacks: its trial's, or that of a process that died."""
+    """Return the end that a record lacks: its trial's, or that of a process that died."""
     if (recorded := read_if_sensible(place)) is None:
         return None
     close = Record(place).close
@@ -118,7 +118,7 @@ def _due_end_of(sweep: Sweep, place: Path, trial: FrozenTrial | None) -> Change 
 def _end_as_trial(
     sweep: Sweep, trial: FrozenTrial, status: str | None, tags: Mapping[str, str], where: str, end: Callable[..., None]
 ) -> Change | None:
-    """Give the change by which `end` brings a run, with this status and these tags, to the end of its trial.
+    """Return the change by which `end` brings a run, with this status and these tags, to the end of its trial.
 
     None if it has that end, or its process may be at work. `status` is None while the run is open.
     """
@@ -133,7 +133,7 @@ def _end_as_trial(
 
 
 def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collection[str]) -> Iterator[Change]:
-    """Give the ends that runs in MLflow lack whose records are on other hosts or gone; skip the records in `left`."""
+    """Return the ends that runs in MLflow lack whose records are on other hosts or gone; skip the records in `left`."""
     whole, experiment_id = run_id_of(sweep.attributes), read_position(sweep.folder, sweep.uri).experiment_id
     if whole is None or experiment_id is None:
         return
@@ -153,7 +153,7 @@ def _ends_elsewhere(sweep: Sweep, trials: Sequence[FrozenTrial], left: Collectio
 
 
 def _summary(sweep: Sweep) -> Iterator[Change]:
-    """Give what the record of the sweep's own run lacks; nothing while a controller works on it."""
+    """Return what the record of the sweep's own run lacks; nothing while a controller works on it."""
     recorded = read_if_sensible(sweep.folder)
     if recorded is None or recorded.status is None or sweep.ledger.counts["RUNNING"]:
         return
@@ -167,7 +167,7 @@ def _summary(sweep: Sweep) -> Iterator[Change]:
 
 
 def undeliverable(error: UserError) -> Change:
-    """Give what to tell a person about a record that cannot be changed, or delivered to MLflow."""
+    """Return what to tell a person about a record that cannot be changed, or delivered to MLflow."""
     reason = str(error).rpartition(";")[0] or str(error)
     return Change(reason, "correct that, or remove it; MLflow does not have what waits there")
 
@@ -190,7 +190,7 @@ def made(changes: Iterable[Change]) -> Iterator[tuple[Change, bool]]:
 
 
 def useless_checkpoints(folder: Path, trials: Sequence[FrozenTrial]) -> dict[Path, FrozenTrial | None]:
-    """Give the checkpoints in a folder that nobody will resume, each with its trial; None: it has nothing to resume."""
+    """Return the checkpoints in a folder that nobody will resume, with their trials; None if nothing can be resumed."""
     noting = {record: trial for trial in trials if (record := record_of(trial))}
     useless: dict[Path, FrozenTrial | None] = {}
     for path, run in left_checkpoints(folder).items():

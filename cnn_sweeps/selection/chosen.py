@@ -209,7 +209,7 @@ class Retraining(Role):
         super().__init__(config)
 
     def after_epoch(self, progress: TrainingProgress) -> bool:
-        """Tell whether the network has had all its epochs, before fine-tuning or with it."""
+        """Return whether the network has had all its epochs, before fine-tuning or with it."""
         return progress.epochs_done == (self._before if progress.fine_tuned_after is None else self.num_epochs)
 
 

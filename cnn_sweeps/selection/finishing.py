@@ -25,8 +25,9 @@ from cnn_sweeps.experiment.notes import (
 )
 from cnn_sweeps.experiment.parts import RESULTS
 from cnn_sweeps.experiment.trial_folder import WEIGHTS_FILE, TrialFolder
-from cnn_sweeps.selection.ablation import Ablation, AblationTraining, write_ablation
+from cnn_sweeps.selection.ablation import Ablation, write_ablation
 from cnn_sweeps.selection.agreement import REPORT, read_if_sensible
+from cnn_sweeps.selection.claims import AblationTraining
 from cnn_sweeps.selection.outcome import is_ablation, noted_about
 from cnn_sweeps.selection.report import write_table
 from cnn_sweeps.selection.standing import Standing, describe_uncertainty
@@ -115,7 +116,7 @@ class Finishing:
         return {} if recorded is None else recorded.newest
 
     def _did_before(self, trial: FrozenTrial, tag: str) -> bool:
-        """Tell whether an earlier version of the package has set a tag in a trial's record."""
+        """Return whether an earlier version of the package has set a tag in a trial's record."""
         recorded = read_if_sensible(self.folder / subfolder_of(trial))
         return recorded is not None and tag in recorded.tags
 

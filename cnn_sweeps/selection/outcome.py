@@ -129,7 +129,7 @@ def _noted_ranking(attributes: Mapping[str, Any]) -> _Ranking | None:
 
 
 def is_ablation(trials: Sequence[FrozenTrial]) -> bool:
-    """Tell whether trials, all of one sweep, compare what regularization does, and do not search for the best one."""
+    """Return whether trials, all of one sweep, compare what regularization does, and do not search for the best one."""
     known = [trial.params.keys() for trial in trials if trial.params]  # which one that waits does not have yet
     return bool(known) and all({"ablation", "seed"} <= keys for keys in known)
 

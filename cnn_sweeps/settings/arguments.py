@@ -30,7 +30,7 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument("words", nargs="*")
 
     def format_help(self) -> str:
-        """Give the help as it was written."""
+        """Return the help as it was written."""
         return self._help
 
     def error(self, message: str) -> NoReturn:
@@ -38,7 +38,7 @@ class CommandLine(argparse.ArgumentParser):
         raise ConfigError(f"{message}; {SEE_HELP}")
 
     def read(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], dict[str, str]]:
-        """Give the flags, the names, and the settings that are given; commas between what is given repeatedly.
+        """Return the flags, the names, and the settings that are given; commas between what is given repeatedly.
 
         Raises:
             ConfigError: if a setting is unknown, missing, empty or given twice.

@@ -73,7 +73,7 @@ def check_values(plain: dict[str, Any], for_the_record: dict[str, Any]) -> RunCo
 
 
 def _with_image_size(tree: dict[str, Any]) -> dict[str, Any]:
-    """Give the settings with an image size: of files that are resized to whatever suits, what suits the network."""
+    """Return the settings with an image size: of files that are resized to whatever suits, what suits the network."""
     data, model = tree["data"], tree["model"]
     if not (isinstance(data, dict) and data.get("_target_") == FOLDER and data.get("image_size", 0) is None):
         return tree
@@ -82,7 +82,7 @@ def _with_image_size(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def name_variables(raw: Any, resolved: Any) -> Any:
-    """Give the resolved configuration with the names of environment variables, which may be secret, for what they hold.
+    """Return the resolved configuration with the names of environment variables for their values, which may be secret.
 
     By whatever way it came there; but numbers stay, which `oc.decode` made of them.
     """
@@ -110,7 +110,7 @@ def _named(raw: Any, resolved: Any, held: dict[str, str]) -> Any:
 
 
 def smallest_cnn_image(num_blocks: int, padding: str) -> int:
-    """Give the side in pixels of the smallest image that passes `num_blocks` of 3x3 convolution and 2x2 pooling."""
+    """Return the side in pixels of the smallest image that passes `num_blocks` of 3x3 convolution and 2x2 pooling."""
     side = 1
     for _ in range(num_blocks):
         side = 2 * side + (2 if padding == "valid" else 0)
@@ -118,7 +118,7 @@ def smallest_cnn_image(num_blocks: int, padding: str) -> int:
 
 
 def _validated(schema: type[Checked], values: dict[str, Any], prefix: str = "") -> tuple[Checked | None, list[str]]:
-    """Give what a schema makes of values, or what is wrong with them."""
+    """Return what a schema makes of values, or what is wrong with them."""
     try:
         return TypeAdapter(schema).validate_python(values), []
     except ValidationError as error:

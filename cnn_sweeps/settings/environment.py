@@ -29,7 +29,7 @@ _DERIVED = ("hydra.overrides.", "hydra.job.", "hydra.runtime.")  # by Hydra, fro
 
 
 def job_overrides() -> list[str]:
-    """Give the running job's overrides as they were typed: what they name is not looked up."""
+    """Return the running job's overrides as they were typed: what they name is not looked up."""
     words: list[str] = _raw(HydraConfig.get().overrides.task)
     return words
 
@@ -123,7 +123,7 @@ def _override_value(value: Any) -> str:
 
 
 def _mover(key: str, names: dict[str, str]) -> Replacement:
-    """Give what moves the secrets of one setting into environment variables, but for parts that are named already."""
+    """Return what moves the secrets of one setting into environment variables, but for parts that are named already."""
     first, numbers = f"{key.replace('.', '_').upper()}_PASSWORD", count(1)
 
     def move_part(secret: str) -> str:

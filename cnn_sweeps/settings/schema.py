@@ -43,7 +43,7 @@ _BESIDE_THE_WEIGHTS = ("objective", "repeats", "folds", _THRESHOLD_METRIC)
 
 
 def of_one_run(overrides: Sequence[str]) -> list[str]:
-    """Give overrides without those of settings that mean something to a sweep alone."""
+    """Return overrides without those of settings that mean something to a sweep alone."""
     return [each for each in overrides if each.lstrip("+").partition("=")[0] not in _OF_A_SWEEP]
 
 

@@ -43,7 +43,7 @@ class Trusted:
 
 
 def trusted_of(config: RunConfig, *others: str) -> Trusted:
-    """Give what a configuration that the user composed names, and further functions that he names.
+    """Return what a configuration that the user composed names, and further functions that he names.
 
     Where images are read and kept, and where is recorded, is not for a stored one to say.
     """
@@ -80,7 +80,7 @@ def _check_events(text: str, what: str) -> None:
 
 
 def trusted_values(tree: Any, trusted: Trusted, what: str, advice: str) -> dict[str, Any]:
-    """Give the values of what `parse_stored` gave, with those of interpolations that the user's own one has, too.
+    """Return the values of what `parse_stored` gave, with those of interpolations that the user's own one has, too.
 
     Raises:
         ConfigError: if it names anything else; it says `what` that is and, of a function, the advice, in which `{}`
@@ -118,5 +118,5 @@ def _is_allowed(target: str, allowed: Collection[str]) -> bool:
 
 
 def _interpolated(tree: Any) -> Iterator[str]:
-    """Give the texts, keys too, in which OmegaConf finds an interpolation."""
+    """Return the texts, keys too, in which OmegaConf finds an interpolation."""
     return (each for each in everything_in(tree) if isinstance(each, str) and "${" in each)

@@ -30,7 +30,7 @@ PRETRAINED = "cnn_sweeps.models.build_pretrained"
 
 
 def _arguments(**kinds: Any) -> type:
-    """Give a model that checks a target's arguments: each has a kind or, if it may be left out, (kind, default)."""
+    """Return a model that checks a target's arguments: each has a kind or, if it may be left out, (kind, default)."""
     fields: Any = {name: kind if isinstance(kind, tuple) else (kind, ...) for name, kind in kinds.items()}
     model: type = create_model("Arguments", __config__=FORBID_UNKNOWN, **fields)
     return model

@@ -46,19 +46,19 @@ def trusting(targets: Iterable[str]) -> AbstractContextManager[Any]:
 
 
 def targets_in_text(text: str) -> list[str]:
-    """Give what a user's own words or files name for Hydra itself to call: callbacks, and parts of the logging."""
+    """Return what a user's own words or files name for Hydra itself to call: callbacks, and parts of the logging."""
     return _NAMED_TO_HYDRA.findall(text)
 
 
 def targets_in_folder(folder: Path) -> Iterator[str]:
-    """Give what the files of a folder of config groups name."""
+    """Return what the files of a folder of config groups name."""
     for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml"):
         for file in folder.glob(pattern):
             yield from targets_in_text(file.read_text(encoding="utf-8", errors="replace"))
 
 
 def named_targets(tree: Any) -> Iterator[str]:
-    """Give every `_target_` of nested dicts and lists."""
+    """Return every `_target_` of nested dicts and lists."""
     return (str(each["_target_"]) for each in everything_in(tree) if isinstance(each, dict) and "_target_" in each)
 
 
@@ -109,7 +109,7 @@ def _check_arguments(target: str, bound: partial[Any], given: dict[str, Any]) ->
 
 
 def _is_bug_in_module(error: BaseException) -> bool:
-    """Tell whether the module was found and failed by itself, as opposed to not being there."""
+    """Return whether the module was found and failed by itself, as opposed to not being there."""
     while error.__cause__ is not None:
         error = error.__cause__
     return not isinstance(error, (ImportError, AttributeError, InstantiationException))

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def nodes(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give every value of nested dicts, dicts too, with the dotted key that a user types."""
+    """Return every value of nested dicts, dicts too, with the dotted key that a user types."""
     for key, value in tree.items():
         yield f"{prefix}{key}", value
         if isinstance(value, dict):
@@ -15,7 +15,7 @@ def nodes(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def everything_in(tree: Any) -> Iterator[Any]:
-    """Give a tree, every tree in it, and all their keys and values."""
+    """Return a tree, every tree in it, and all their keys and values."""
     yield tree
     inside = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
     for each in inside:
@@ -23,7 +23,7 @@ def everything_in(tree: Any) -> Iterator[Any]:
 
 
 def with_texts_changed(tree: Any, change: Callable[[str], str]) -> Any:
-    """Give the same tree with what a function makes of each text that is a value."""
+    """Return the same tree with what a function makes of each text that is a value."""
     if isinstance(tree, dict):
         return {key: with_texts_changed(value, change) for key, value in tree.items()}
     if isinstance(tree, list):

@@ -20,7 +20,7 @@ _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'\n1\. ", re.DOTALL)
 
 
 def settings_first(words: Sequence[str]) -> list[str]:
-    """Give the words of a command line with all settings before all flags, the one order in which Hydra takes them.
+    """Return the words of a command line with all settings before all flags, the one order in which Hydra takes them.
 
     Raises:
         ConfigError: if one is no UTF-8, as a folder's name may be: no record, page or database could hold it.
@@ -39,7 +39,7 @@ def settings_first(words: Sequence[str]) -> list[str]:
 
 
 def as_text(key: str, value: Any) -> str:
-    """Give the argument that sets a key to a text, quoted for Hydra and for the shell; `value` is as Hydra read it."""
+    """Return the argument that sets a key to a text, quoted for Hydra and the shell; `value` is as Hydra read it."""
     text = value if isinstance(value, str) else Transformer.str(value)
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 

@@ -62,7 +62,7 @@ class SweepApplication:
         return []
 
     def of_one_trial(self, overrides: Sequence[str]) -> Sequence[str]:
-        """Give overrides of trials without those that mean something to the sweep alone, to run one by itself."""
+        """Return overrides of trials without those that mean something to the sweep alone, to run one by itself."""
         return overrides
 
     def begin(self, study: SweepStudy, about: dict[str, str], folder: Path, say: Callable[[str], None]) -> None:

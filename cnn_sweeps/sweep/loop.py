@@ -77,7 +77,7 @@ class TrialLoop:
         return not self.is_time_over and not self.interruption.is_asked_for
 
     def _lacks_slots(self) -> bool:
-        """Tell whether there are trials to start, but no slot to run them for now."""
+        """Return whether there are trials to start, but no slot to run them for now."""
         return self._executor.num_slots == 0 and self._study.ledger.num_started < self._study.total
 
     def _update_record(self) -> None:
@@ -156,7 +156,7 @@ class TrialLoop:
             self._say_of(trial)
 
     def _is_all_known(self) -> bool:
-        """Tell whether every point of the space has finished; show it if that happens before the study's total."""
+        """Return whether every point of the space has finished; show it if that happens before the study's total."""
         study, num_points, finished = self._study, self._plan.num_points, self._study.ledger.finished
         if num_points is None or num_points > len(finished):
             return False

@@ -63,13 +63,13 @@ def at_home(place: str) -> str:
 
 
 def seen_from_here(place: str) -> str:
-    """Give a path below the working folder as seen from there, which stays the same where that is moved; else as is."""
+    """Return a path below the working folder relative to it, which stays the same if the folder moves; others as is."""
     path = os.path.abspath(at_home(place))  # noqa: PTH100  without "..", and takes any text
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else place
 
 
 def moved_here(place: str) -> str | None:
-    """Give what an absolute path that is gone may be now, if the working folder was moved with it; None if nothing is.
+    """Return where an absolute path that is gone may be now, if the working folder was moved with it; None if nowhere.
 
     As long a part of it as there is, seen from the working folder.
     """

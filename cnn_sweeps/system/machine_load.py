@@ -19,7 +19,7 @@ class MachineLoad:
         self._next_time = time.monotonic() + FIRST_S
 
     def measure(self) -> dict[str, float] | None:
-        """Give the load under MLflow's names: CPU in percent, mean since the time before; memory in percent and MB.
+        """Return the load under MLflow's names: CPU in percent, mean since the time before; memory in percent and MB.
 
         None in the first second, and within five seconds of the time before.
         """

@@ -63,7 +63,7 @@ def schema_and_profile(data: Data) -> tuple[str | None, str | None]:
 
 
 def store_line(uri: str) -> str:
-    """Give how a command of several lines ends that is about a store: a long line would make a page too wide."""
+    """Return how a command of several lines ends that is about a store: a long line would make a page too wide."""
     return in_store(uri) and f" \\\n {in_store(uri)}"
 
 

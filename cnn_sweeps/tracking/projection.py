@@ -137,7 +137,6 @@ class _Projection:
         self._position.is_gone = run.info.lifecycle_stage != "active"
 
     def _make_run(self, begin: entries.Begin) -> None:
-
         if begin.run_id is not None:
             self._position.whole_id = begin.run_id
             self._find_run(begin.run_id)
@@ -176,9 +175,7 @@ class _Projection:
                     self._client.delete_run(twin.info.run_id)
 
     def _log(self, batch: list[Entry]) -> None:
-        params: dict[str, str] = {}
-        tags: dict[str, str] = {}
-        metrics = []
+        params, tags, metrics = dict[str, str](), dict[str, str](), list[Metric]()
         for entry in batch:
             match entry:
                 case entries.Params():
@@ -203,7 +200,7 @@ class _Projection:
         )
 
     def _filled(self, note: str) -> str:
-        """Give a note with what the store alone knows."""
+        """Return a note with what the store alone knows."""
         run = self._run.info
         known = {RUN_ID: self._position.whole_id or run.run_id, THIS_RUN_ID: run.run_id}
         known |= {EXPERIMENT_ID: run.experiment_id, store_line(STORE): store_line(self._uri)}

@@ -65,5 +65,5 @@ def commands_of_record(folder: Path, uri: str, run: str = "this run") -> list[Co
 
 
 def in_store(uri: str) -> str:
-    """Give the end of a command that is about a store: nothing for the one that commands use by themselves."""
+    """Return the end of a command that is about a store: nothing for the one that commands use by themselves."""
     return "" if uri == DEFAULT else f" {shlex.quote(f'tracking.uri={hide_passwords(uri)}')}"

@@ -94,7 +94,7 @@ class Checkpoint:
         return about
 
     def is_of_fine_tuning(self) -> bool:
-        """Tell whether the run was fine-tuning its backbone."""
+        """Return whether the run was fine-tuning its backbone."""
         return self.path.exists() and self._read_about().get("fine_tuned", [None])[0] is not None
 
     def restore(self, model: keras.Model) -> TrainingProgress:
@@ -227,7 +227,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Tell whether a file has the name of a checkpoint, and begins as one does or is empty.
+    """Return whether a file has the name of a checkpoint, and begins as one does or is empty.
 
     The user chooses the folder, so it may hold other files.
     """

@@ -84,7 +84,7 @@ def _train_metrics(model: keras.Model) -> dict[str, float]:
 
 
 def stopped_early(progress: TrainingProgress, config: TrainingConfig) -> bool:
-    """Tell whether early stopping, not the number of epochs, ended the run."""
+    """Return whether early stopping, not the number of epochs, ended the run."""
     return progress.epochs_done < _last_epoch(progress, config)
 
 

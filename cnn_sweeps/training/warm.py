@@ -187,7 +187,7 @@ def structure_of(model: keras.Model) -> str | None:
 
 
 def _has_hidden_state(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer uses a foreign function, which its configuration only names, or can adapt to data."""
+    """Return whether a layer uses a foreign function, which its configuration only names, or can adapt to data."""
     functions = [value for value in vars(layer).values() if isinstance(value, FunctionType)]
     is_foreign = any(function.__module__.split(".")[0] not in _OWN_PACKAGES for function in functions)
     return is_foreign or hasattr(layer, "adapt")

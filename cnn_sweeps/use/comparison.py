@@ -41,7 +41,7 @@ def compare_runs(uri: str, run_ids: Sequence[str]) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Give a table's lines, 80 columns wide if its first cells let it: what is long stands below its row's name."""
+    """Return a table's lines, 80 columns wide if its first cells let it: what is long stands below its row's name."""
     is_long = [max(map(num_columns, values)) > _LONGEST_IN_TABLE for _, *values in rows]
     in_table = [row for row, below in zip(rows, is_long, strict=True) if not below]
     widths = [max(map(num_columns, column)) for column in zip(*in_table, strict=True)]
@@ -61,7 +61,7 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[
 
 
 def _differing_metrics(first: Mapping[str, float], second: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
-    """Give those that both have, and how many one has alone, as all those of the test if the other was not tested."""
+    """Return those that both have, and how many one has alone, as all those of the test if the other was not tested."""
     yield from (row for row in _differing(first, second) if _ABSENT not in row)
     alone = [str(len(each.keys() - other.keys())) for each, other in ((first, second), (second, first))]
     if alone != ["0", "0"]:

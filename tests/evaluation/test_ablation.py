@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cnn_sweeps.selection.ablation import (
-    AblationTraining,
-    judge_claims,
-    mean_with_interval,
-    stopping_epoch,
-    summarize_arms,
-    write_ablation,
-)
+from cnn_sweeps.selection.ablation import summarize_arms, write_ablation
+from cnn_sweeps.selection.claims import AblationTraining, judge_claims, mean_with_interval, stopping_epoch
 
 ARMS = ("none", "dropout", "l2", "both", "both_and_decay")
 FALLING = [1.0, 0.8, 0.6, 0.5, 0.4, 0.3]

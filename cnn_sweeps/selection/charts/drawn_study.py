@@ -130,7 +130,7 @@ def whole_number_axis(name: str, last: int) -> dict[str, Any]:
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Tell whether values are all above 0, and so different that they need a logarithmic axis."""
+    """Return whether values are all above 0, and so different that they need a logarithmic axis."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) >= _WIDE
 

@@ -63,7 +63,7 @@ def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[Spe
 
 @contextmanager
 def connected(place: str | SpecCluster) -> Iterator[Client]:
-    """Give a client of a cluster, or of the scheduler at an address, for a block.
+    """Return a client of a cluster, or of the scheduler at an address, for a block.
 
     Raises:
         ConfigError: if no scheduler answers there, or certificates are missing.

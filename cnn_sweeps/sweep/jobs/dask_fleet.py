@@ -167,7 +167,7 @@ class Fleet:
         return f"hydra.launcher.address={self.address}: no worker in {self.settings.wait_s:g} s; {advice}"
 
     def scheduler_gone(self) -> SweepError:
-        """Give the error for a scheduler that was there before."""
+        """Return the error for a scheduler that was there before."""
         return SweepError(
             f"the Dask scheduler at {self.address} is gone, and with it what its workers were running; "
             "start it again, and give the same command (above) to go on"

@@ -29,11 +29,11 @@ class JobTimeoutError(LostWorkerError):
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Tell whether an error means that the worker died or ran out of memory, so that it can run no other job."""
+    """Return whether an error means that the worker died or ran out of memory, so that it can run no other job."""
     is_dead = isinstance(error, BrokenExecutor) or type(error).__name__ == _LOST_BY_ANOTHER_JOB
     return is_dead or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception of any library says that memory ran out."""
+    """Return whether an exception of any library says that memory ran out."""
     return type(error).__name__ in _OUT_OF_MEMORY or any(said in str(error) for said in _NO_MEMORY)

@@ -84,7 +84,7 @@ def parse_address(storage: str | dict[str, Any] | None, name: str = "") -> Study
 
 
 def is_only_here(address: str) -> bool:
-    """Tell whether only this machine can use a path, or an address of a database or a server."""
+    """Return whether only this machine can use a path, or an address of a database or a server."""
     parts = urlsplit(address)
     return parts.scheme in ("", "file", "sqlite") or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
@@ -139,7 +139,7 @@ def check_journal(journal: Path) -> None:
 
 
 def has_unfinished_end(journal: Path) -> bool:
-    """Tell whether the last line of a journal is blank, or unfinished by a kill, a power cut or a full disk."""
+    """Return whether the last line of a journal is blank, or unfinished by a kill, a power cut or a full disk."""
     with journal.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(ENDS_OF_LINE[-1])))

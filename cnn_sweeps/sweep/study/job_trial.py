@@ -121,7 +121,7 @@ class JobTrial:
         return min(self._unless_away(self._completed, nothing_known), key=self._rank, default=None)
 
     def would_be_among_best(self, value: float, num_best: int) -> bool:
-        """Tell whether a value is among the best so far; True with several objectives, or if that is not known."""
+        """Return whether a value is among the best so far; True with several objectives, or if that is not known."""
         if self._has_several_objectives:
             return True
         return self._unless_away(partial(self._is_among_best, value, num_best), otherwise=True)

@@ -172,7 +172,7 @@ def senseless_attributes(trial: FrozenTrial) -> list[str]:
 
 
 def is_to_be_retried(trial: FrozenTrial, set_aside: Collection[int]) -> bool:
-    """Tell whether another trial must repeat a failed one."""
+    """Return whether another trial must repeat a failed one."""
     is_left = bool(trial.user_attrs.get(RETRIED) or trial.number in set_aside)
     return trial.state == TrialState.FAIL and is_left and DUPLICATE_OF not in trial.user_attrs
 
@@ -195,7 +195,7 @@ def earlier_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[
 
 
 def has_settings(trial: FrozenTrial, settings_id: str) -> bool:
-    """Tell whether a trial ran with these settings; a trial without an owner counts as one that did."""
+    """Return whether a trial ran with these settings; a trial without an owner counts as one that did."""
     owner = owner_of(trial)
     return not owner or owner.get(SETTINGS_ID) == settings_id
 

@@ -95,7 +95,7 @@ class SharedStudy:
 
 
 def is_abandoned(trial: FrozenTrial, address: StudyAddress, dead_hosts: Collection[str] = ()) -> bool:
-    """Tell whether a trial is running and its controller is dead; the caller holds the controllers' lock."""
+    """Return whether a trial is running and its controller is dead; the caller holds the controllers' lock."""
     if trial.state != TrialState.RUNNING:
         return False
     state = owner_state(ledger.owner_of(trial), dead_hosts)

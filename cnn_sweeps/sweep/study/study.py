@@ -242,5 +242,5 @@ class SweepStudy(SharedStudy):
 
 
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
-    """Tell whether a trial is better than another one in some objective, and worse in none."""
+    """Return whether a trial is better than another one in some objective, and worse in none."""
     return losses != others and all(mine <= its for mine, its in zip(losses, others, strict=True))

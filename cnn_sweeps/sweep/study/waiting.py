@@ -107,6 +107,6 @@ PatientStorage.__abstractmethods__ = frozenset()
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether an error means that a database, server or disk is away for now, not that a request is wrong."""
+    """Return whether an error means that a database, server or disk is away for now, not that a request is wrong."""
     kinds = {f"{each.__module__}.{each.__name__}" for each in type(error).__mro__}
     return is_unavailable(error) or isinstance(error, OSError) or _OUTAGE in kinds
