@@ -14,8 +14,8 @@ Show how two runs or trials in MLflow differ in settings, data and metrics. If b
 also show whether one is better than the other by more than chance.
 
 Examples:
-  python -m cnn_sweeps.compare RUN_ID RUN_ID
-  python -m cnn_sweeps.compare RUN_ID RUN_ID tracking.uri=http://127.0.0.1:5000
+  python -m cnn_sweeps.compare RUN_ID OTHER_RUN_ID
+  python -m cnn_sweeps.compare RUN_ID OTHER_RUN_ID tracking.uri=http://127.0.0.1:5000
 
 It compares both image by image: on the test images or, if one of them was not tested, on the validation images. The
 intervals come from 1,000 bootstrap resamples of the images. They show what other images would change, not what another

@@ -55,7 +55,7 @@ def test_best_trials_network_gives_images_their_classes_and_files_that_are_none_
     left_out, counted, warning = "".join(output.text for output in shown).splitlines()
     assert left_out.startswith("left out: outputs/images/broken.png is no image")
     assert counted.startswith("4 images: ")
-    assert warning == "warning: 1 of 5 files are no usable images and were left out, as named"
+    assert warning == "warning: 1 of 5 files is no usable image and was left out, as named"
     files = [Path(line.split()[1]).name for line in text_of(table).splitlines()[1:]]
     assert files == ["4_0.png", "4_1.png", "9_500.png", "9_501.png"]
 

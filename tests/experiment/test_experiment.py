@@ -254,7 +254,7 @@ def test_network_that_has_learned_nothing_is_told_between_results_and_commands(
     run_train(*own_networks("constant"), *last, "tracking.log_model=false", "evaluation.pictures=none")
     log = (tmp_path / "here/train.log").read_text()
     assert "best epoch 1 of 2; the weights of the last epoch are kept\n" in log
-    assert "; epoch 2 of 2  \n" in last_run().data.tags["mlflow.note.content"]
+    assert "; epoch 2 of 2\n" in last_run().data.tags["mlflow.note.content"]
     *_, results, warning, hint, report, to_look, command, page = log.splitlines()
     assert "test images: log loss" in results
     assert "warning: the network is no better than naming the commonest class: on the test images" in warning

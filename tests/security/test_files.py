@@ -99,7 +99,7 @@ def test_doctor_cleans_a_folder_only_if_the_command_names_it_and_there_only_what
     doctor([NAME, "--fix"])
     assert contents(folder) == left
     doctor([NAME, "--fix", "training.checkpoint_dir=thesis"])
-    assert f"{OURS}.npz is of trial 0, which is COMPLETE" in capsys.readouterr().out
+    assert f"{OURS}.npz belongs to trial 0, which is COMPLETE" in capsys.readouterr().out
     assert contents(folder) == files
 
 

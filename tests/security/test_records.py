@@ -607,7 +607,7 @@ def test_doctor_tells_of_records_that_cannot_be_delivered_and_looks_at_all_else(
     assert said.count("for you: ") == 2
     assert "cannot be delivered" in said
     assert "bad$name" in said
-    assert f"mended: {other.folder}: 2 entries" in said
+    assert f"mended: {other.folder}: MLflow lacks 2 entries" in said
     assert run_in(client, other.folder).data.tags["a"] == "b"
 
 

@@ -35,7 +35,7 @@ def test_log_of_the_block_is_in_the_file_alone_and_the_handlers_of_before_are_ba
     assert caplog.messages == ["after"]
 
 
-@pytest.mark.parametrize("step", ["log", "report"])
+@pytest.mark.parametrize("step", ["log_outcome", "report"])
 def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_is_done_again(
     step, tmp_path, monkeypatch
 ):
@@ -47,7 +47,6 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
         part=SimpleNamespace(config=compose()),
         record=record,
         evaluate=lambda on_test: measured,
-        log=lambda metrics: record.log_metrics(metrics, 1),
         log_outcome=lambda *_: None,
         report=lambda _evaluation: [],
     )
@@ -69,7 +68,7 @@ def test_trial_counts_as_tested_once_all_is_done_so_that_a_test_that_is_cut_off_
             evaluate_trial(*arguments)
     _, done = evaluate_trial(*arguments)  # which the study is told
     assert done == {"tested.0": {"test_accuracy": 0.5}}
-    assert read_record(tmp_path).metrics["test_accuracy"] == {1: 0.5}
+    assert read_record(tmp_path).metrics["test_accuracy"] == {0: 0.5}
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_pages_of_what_was_chosen_say_by_which_sweep_and_how_it_predicts_and_of_
         assert first.rstrip() == chosen
         assert "Test images" in "".join(lines[:2])
         assert page.count(one_word_a_line(command_to_predict(model, uri).command)) == 1
-    assert note.index("predict PHOTOS") < note.index("To make this run again")
+    assert note.index("predict PHOTOS") < note.index("To repeat this run")
     for run in swept.children:
         if run.info.run_id != best.info.run_id:
             note = run.data.tags["mlflow.note.content"]

@@ -404,8 +404,10 @@ def test_ctrl_c_that_comes_while_a_trial_is_told_is_answered_too(tmp_path, monke
     slow = Future()
 
     def end_the_other_one():
-        wait_until(lambda: "finishing 1 running trials" in log_in(tmp_path), "the answer")
-        slow.set_result(returned(1.0))
+        try:
+            wait_until(lambda: "finishing 1 running trial;" in log_in(tmp_path), "the answer")
+        finally:
+            slow.set_result(returned(1.0))  # without it the sweep would not end
 
     executor = ScriptedExecutor(lambda x: slow if x else x, num_slots=2)
     swept = controller_that_gets(signal.SIGINT, tmp_path, executor, monkeypatch)

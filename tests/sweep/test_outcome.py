@@ -74,7 +74,7 @@ def test_finite_numbers_complete_a_trial(value, values):
         ("much", 1, "the job returned 'much'"),
         ({"loss": 1}, 1, "the job returned {'loss': 1}"),
         ((1.0, None), 2, "the job returned (1.0, None)"),
-        (1.0, 2, "1 values, but hydra.sweeper.direction names 2"),
+        (1.0, 2, "1 value, but hydra.sweeper.direction names 2"),
         ((1.0, 2.0), 1, "2 values, but hydra.sweeper.direction names 1"),
         ((), 1, "0 values"),
     ],

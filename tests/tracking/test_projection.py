@@ -410,7 +410,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
     lines = ["**Test images**: accuracy 0.75", "[Others](x)", "**Validation images**: accuracy 0.5"]
     assert outcome.split("  \n") == lines
     told = one_word_a_line(command_to_predict(f"runs:/{run.info.run_id}/mine", uri).command)
-    assert (what, command, again) == ("To give images their classes:", f"```bash\n{told}\n```", "To make it again")
+    assert (what, command, again) == ("To predict the classes of images:", f"```bash\n{told}\n```", "To make it again")
     (kept,) = run.outputs.model_outputs
     model = client.get_logged_model(kept.model_id)
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, run.info.run_id)

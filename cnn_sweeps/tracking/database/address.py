@@ -135,7 +135,7 @@ def describe_store(uri: str) -> list[str]:
     """Return a line if MLflow's database will be made, or if the server is too old to show everything; else none."""
     file = database_file(uri)
     if file is not None and not file.exists():
-        return [f"making MLflow's database {file}, which is done once and takes some seconds"]
+        return [f"making MLflow's database {file}; this is done once and takes some seconds"]
     known = re.match(r"(\d+)\.(\d+)[\w.]*", _server_version(uri))
     if known is None or (int(known[1]), int(known[2])) >= _FIRST_WITH_VIEWS:
         return []
