@@ -157,7 +157,8 @@ def test_what_was_registered_is_told(uri, model_uri):
         ({"comparable.data": "def"}, "other images, classes or split (abc, now def)"),
         ({"comparable.metric": "val_accuracy"}, "another metric (val_log_loss, now val_accuracy)"),
     ):
-        assert register(changed, 0.1)[1] == f"; version 1 stays champion: its objective was measured with {reason}{advice}"
+        stays = "; version 1 stays champion: its objective was measured with "
+        assert register(changed, 0.1)[1] == f"{stays}{reason}{advice}"
 
 
 def test_champion_that_is_no_version_of_a_sweep_stays(uri, client, model_uri, request):
