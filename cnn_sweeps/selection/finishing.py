@@ -208,7 +208,8 @@ class Finishing:
     def _describe(self, standing: Standing) -> tuple[Swept, list[Command]]:
         """Return the content of the report, and commands to go on with."""
         study, uri, noted = self.study, store_of(self.config.tracking), self._done
-        again = noted_about(noted).tags.get("sweep.command", "")
+        about = noted_about(noted)
+        again = about.tags.get("sweep.command", "")
         commands = [Command("To run this sweep again, as a new study:", again)]
         metrics, evaluation = dict[str, float](), None
         if standing.order:
@@ -216,7 +217,7 @@ class Finishing:
             evaluation = evaluation_in(place / RESULTS / REPORT_FILE, with_images=self.config.report.images)
             commands += commands_of_record(place, uri, f"trial {standing.order[0].number}")
         swept = Swept(
-            name=study.name,
+            name=about.name or study.name,
             counts=study.ledger.counts,
             trials=study.trials,
             standing=standing,

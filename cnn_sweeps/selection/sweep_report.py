@@ -40,7 +40,7 @@ class Swept:
     """A finished sweep, for its report.
 
     Attributes:
-        name: of the study.
+        name: of the sweep's run in MLflow.
         counts: number of trials by state.
         trials: all, by number.
         standing: of the completed trials; with several objectives, of those on the Pareto front.
