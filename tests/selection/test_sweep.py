@@ -119,7 +119,7 @@ def test_page_of_a_sweep_begins_with_the_best_trial_and_the_link_to_all_then_its
     link = f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)"
     assert lines[1].rstrip().endswith(link)
     assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[2])
-    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials are not clearly worse than it", lines[3])
+    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials (is|are) not clearly worse than it", lines[3])
     assert lines[4].rstrip() == "**Model**: `registered as plain sweep-synthetic version 1`"
 
 
