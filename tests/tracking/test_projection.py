@@ -395,7 +395,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
 
     record, uri = Record(tmp_path / "run"), new_store()
     record.begin("projected", "a", uri, {})
-    record.log_tags({NOTE_TAG: "[Others](x)\n\nTo make it again"})
+    record.log_tags({NOTE_TAG: "[Others](x)\n\nTo repeat it"})
     record.log_outcome("**Validation images**: accuracy 0.5")
     assert "predict" not in read_record(record.folder).tags[NOTE_TAG]
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
@@ -410,7 +410,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
     lines = ["**Test images**: accuracy 0.75", "[Others](x)", "**Validation images**: accuracy 0.5"]
     assert outcome.split("  \n") == lines
     told = one_word_a_line(command_to_predict(f"runs:/{run.info.run_id}/mine", uri).command)
-    assert (what, command, again) == ("To predict the classes of images:", f"```bash\n{told}\n```", "To make it again")
+    assert (what, command, again) == ("To predict the classes of images:", f"```bash\n{told}\n```", "To repeat it")
     (kept,) = run.outputs.model_outputs
     model = client.get_logged_model(kept.model_id)
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, run.info.run_id)
