@@ -176,7 +176,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
         assert "12 test" in page(trial)
 
 
-def test_page_of_a_part_shows_how_to_make_the_whole(made):
+def test_page_of_a_part_shows_how_to_repeat_the_whole(made):
     _, second = child_runs(made.group)
     assert "This run is part 'seed 1' of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]

@@ -206,7 +206,7 @@ def test_sweeps_run_keeps_table_report_and_log(swept):
     assert "Ranking, 4 of 4 completed trials" in sweep_log(swept.folder)
 
 
-def test_trials_are_ranked_with_what_cannot_be_told_from_the_best(swept):
+def test_trials_are_ranked_and_those_tied_with_the_best_are_noted(swept):
     best = swept.study.best_trial
     ranked = sorted(swept.trials, key=lambda trial: trial.value)
     for trial in swept.trials:

@@ -465,7 +465,7 @@ def test_async_logging_of_a_user_changes_nothing(new_store, tmp_path, monkeypatc
     assert [step for step, *_ in snapshot(uri)[1]["val_log_loss"]] == [1, 2, 3]
 
 
-def test_part_is_below_its_whole_which_is_brought_first_and_says_how_to_make_that_again(new_store, tmp_path):
+def test_part_is_below_its_whole_which_is_brought_first_and_says_how_to_repeat_that(new_store, tmp_path):
     uri = new_store()
     write_record(tmp_path / "whole", has_model=False)
     part = write_record(tmp_path / "whole/seed_0", has_model=False, is_part=True)
