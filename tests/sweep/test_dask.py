@@ -64,9 +64,10 @@ def app(tmp_path, monkeypatch):
     write_app(tmp_path / "app")
     file = tmp_path / "app" / "app.py"
     begin = 'if __name__ == "__main__":\n'
+    logs = "import logging; logging.basicConfig()"  # as Hydra has when it comes to Dask, which heeds that
     patient = "from cnn_sweeps.sweep.jobs import dask_cluster, dask_executor, dask_fleet"
     waits = "dask_cluster._CONNECT_S = dask_fleet._ANSWER_S = dask_executor._END_S"
-    file.write_text(file.read_text().replace(begin, f"{begin}    {patient}\n    {waits} = {LONGEST_S}\n"))
+    file.write_text(file.read_text().replace(begin, f"{begin}    {logs}\n    {patient}\n    {waits} = {LONGEST_S}\n"))
     return tmp_path / "app"
 
 
