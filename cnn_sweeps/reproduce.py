@@ -1,4 +1,4 @@
-"""Run a recorded run again, and compare the results: `python -m cnn_sweeps.reproduce RUN_ID [tracking.uri=URI]`."""
+"""Repeat a recorded run, and compare the results: `python -m cnn_sweeps.reproduce RUN_ID [tracking.uri=URI]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ epoch and by up to a third later. They end with a validation log loss of 0.0080 
 had been used.
 """
 _HELP = f"""\
-Run a recorded run or trial again, with its settings and images, and compare the results.
+Repeat a recorded run or trial, with its settings and images, and compare the results.
 
 Examples:
   python -m cnn_sweeps.reproduce RUN_ID
@@ -29,7 +29,7 @@ Examples:
 
 The command shows what code, packages and machine differ, and trains a new run in the same experiment. Then it shows the
 validation log loss of every epoch and the final metrics, recorded and now. Exit codes: 0 if all agree bit for bit or
-within the tolerance, 2 if not, 1 if the run cannot be run again.
+within the tolerance, 2 if not, 1 if the run cannot be repeated.
 
 Settings that say where things are now:
   tracking.uri=URI              where the run is recorded; default: MLFLOW_TRACKING_URI, or mlflow.db in this folder

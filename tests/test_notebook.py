@@ -50,7 +50,7 @@ def test_sweep_shows_what_the_command_shows_and_gives_its_metrics(outputs):
     assert f"   1.  {float(text_of(best)):#.4g}" in shown
 
 
-def test_best_trials_network_gives_images_their_classes_and_files_that_are_none_are_named(outputs):
+def test_best_trials_network_predicts_the_classes_of_images_and_files_that_are_none_are_named(outputs):
     *shown, table = outputs["predict"]
     left_out, counted, warning = "".join(output.text for output in shown).splitlines()
     assert left_out.startswith("left out: outputs/images/broken.png is no image")

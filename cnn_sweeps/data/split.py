@@ -175,7 +175,7 @@ def _draw_splits(
 
 def _too_few(class_name: str, num_different: int, num_images: int, also_in: Sequence[str], drawn: Sequence[str]) -> str:
     """Say why a class cannot be split, and what to do; equal images of two classes count for the first one."""
-    told = f"data: class {class_name} has {num_different} different image{'s' * (num_different != 1)} to split"
+    told = f"data: class {class_name} has {counted(num_different, 'different image')} to split"
     if also_in:
         told += f" beside those that are in {cut_list(also_in, ', ', 10)}, too"
     if num_different < num_images:

@@ -14,6 +14,7 @@ from cnn_sweeps.system.files import at_home
 from cnn_sweeps.system.libraries import prepare_libraries
 from cnn_sweeps.system.output import outlive_display
 from cnn_sweeps.text.names import for_terminal
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import find_existing_store, user_uri
 
@@ -80,7 +81,7 @@ def doctor(arguments: Sequence[str]) -> None:
         who = "mended" if is_mended else "for you" if change.make is None else "for --fix"
         print(for_terminal(f"{who}: {change.what}; {change.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
-    left = f"{num_left} disagreement{'s' * (num_left > 1)} left"
+    left = f"{counted(num_left, 'disagreement')} left"
     verdict = left if num_left else "all mended" if num_mended else "nothing found"
     print(f"{name or hide_passwords(user_uri(uri))}: {verdict}")
     if num_left:

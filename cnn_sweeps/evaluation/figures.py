@@ -81,7 +81,7 @@ def draw_confusion_matrix(measured: Measured) -> Figure:
     axes, *beside = figure.subplots(1, 1 if is_named else 2, squeeze=False, width_ratios=[1] if is_named else [5, 3])[0]
     by = "" if is_named else ": number of the class, by name from 0 on"
     axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
-    at = "" if measured.threshold is None else f" at the threshold {measured.threshold:.3g}"
+    at = "" if measured.threshold is None else f" at the threshold {probability_text(measured.threshold)}"
     axes.set_title(f"{measured.title}{at}", fontsize=10)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if is_named:

@@ -68,7 +68,7 @@ class TrainedNetwork:
     def log_model(self, threshold: float | None) -> list[str]:
         """Keep the network as a model of standard layers; `threshold` is the decision threshold of two classes.
 
-        If it cannot be kept as one that loads by itself, its weights are; give what is to be said of that.
+        Return a warning if it cannot be kept as one that loads by itself; then only its weights are kept.
 
         Raises:
             DiskError: if the disk is full.

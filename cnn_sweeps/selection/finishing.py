@@ -41,6 +41,7 @@ from cnn_sweeps.system.owners import is_here
 from cnn_sweeps.system.patience import patiently
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_markdown
+from cnn_sweeps.text.numbers import counted
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.database.address import store_of
 from cnn_sweeps.tracking.record.entry import PARENT_TAG
@@ -146,8 +147,7 @@ class Finishing:
 
     def _describe_choice(self) -> str:
         """Say which sweep has chosen a trial, out of how many: that stays true, whoever has the alias `champion`."""
-        num_trials = self.study.ledger.counts["COMPLETE"]
-        trials = f"{num_trials:,} completed trial{'s' * (num_trials != 1)}"
+        trials = counted(self.study.ledger.counts["COMPLETE"], "completed trial")
         return (
             f"**Chosen** by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
         )
@@ -210,7 +210,7 @@ class Finishing:
         study, uri, noted = self.study, store_of(self.config.tracking), self._done
         about = noted_about(noted)
         again = about.tags.get("sweep.command", "")
-        commands = [Command("To run this sweep again, as a new study:", again)]
+        commands = [Command("To repeat this sweep, under another study name:", again)]
         metrics, evaluation = dict[str, float](), None
         if standing.order:
             place, metrics = self.folder / subfolder_of(standing.order[0]), self._measured(standing.order[0])

@@ -189,9 +189,10 @@ def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) ->
     told = ", ".join(f"trial {number} {mean:.4g}" for number, mean in means.items())
     parts = [f"with other seeds {told}"] if told else []
     if noted.tied and noted.trials > 1:
-        others, first = f"{len(noted.tied) - 1} of {noted.trials} completed trials", noted.tied[0]
+        first, *others = noted.tied
         it = "it" if first == champion.number else f"trial {first}, which has the best value"
-        parts.append(f"{others} are not clearly worse than {it}")
+        are = "is" if len(others) == 1 else "are"
+        parts.append(f"{len(others)} of {noted.trials} completed trials {are} not clearly worse than {it}")
     return "; ".join(parts)
 
 

@@ -178,7 +178,8 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
     told = f"all other {'compared' if unknown else 'completed'} trials are clearly worse {where}"
     if tied := standing.tied[1:]:
         named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
-        told = f"{len(tied)} of {num_trials} completed trials, marked ~, are not clearly worse {where}: {named}"
+        are = "is" if len(tied) == 1 else "are"
+        told = f"{len(tied)} of {num_trials} completed trials, marked ~, {are} not clearly worse {where}: {named}"
     if unknown:
         told += f"; not compared: {unknown}, which kept no values of these images"
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:

@@ -167,7 +167,7 @@ def _explain_full_disk(error: OSError) -> str:
     folders = dict.fromkeys([output_dir, str(Path.cwd()), tempfile.gettempdir()])
     full = [folder for folder in folders if shutil.disk_usage(folder).free < _HARDLY_ANY_BYTES]
     place = error.filename or " or ".join(full) or output_dir
-    return f"{place}: {os.strerror(errno.ENOSPC)}; make space there and give the same command again"
+    return f"{place}: {os.strerror(errno.ENOSPC)}; free space there and run the same command again"
 
 
 def _is_bug(error: Exception) -> bool:

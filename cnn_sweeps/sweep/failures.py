@@ -60,7 +60,6 @@ class FailureLimits:
             many = f"{counts['FAIL']} of {counted(total, 'trial')} failed, more than "
             many += f"hydra.sweeper.max_failure_rate={self._rate}"
             failed = [each.number for each in self._last_attempts() if each.failure]
-            many = f"{counts['FAIL']} of {total} trials failed, more than hydra.sweeper.max_failure_rate={self._rate}"
             return Verdict(f"{many} allows; the last one: {outcome.error}", "", failed)
         return None
 

@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.system.files import disk_errors
+from cnn_sweeps.system.libraries import slow_imports
 from cnn_sweeps.tracking.page import INTERVAL, begin_note
 from cnn_sweeps.tracking.record.entry import (
     EXAMPLE_FILE,
@@ -107,15 +108,16 @@ def _save(target: Path, about: MlflowModel, model: Model, files: Path) -> None:
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, model.num_outputs))]),
         params=ParamSchema([ParamSpec("classes", DataType.boolean, default=False)]),  # names instead of probabilities
     )
-    mlflow.pyfunc.save_model(
-        path=target,
-        mlflow_model=about,
-        python_model=Path(__file__).with_name("served_model.py"),  # code, so that nothing is pickled
-        artifacts={"model": os.fspath(files / MODEL_FILE)},
-        signature=signature,
-        input_example=np.load(files / EXAMPLE_FILE),
-        pip_requirements=model.requirements,  # MLflow would take 30 s to find them out
-    )
+    with slow_imports():  # MLflow runs the file of the served model, which imports Keras
+        mlflow.pyfunc.save_model(
+            path=target,
+            mlflow_model=about,
+            python_model=Path(__file__).with_name("served_model.py"),  # code, so that nothing is pickled
+            artifacts={"model": os.fspath(files / MODEL_FILE)},
+            signature=signature,
+            input_example=np.load(files / EXAMPLE_FILE),
+            pip_requirements=model.requirements,  # MLflow would take 30 s to find them out
+        )
     for left in target.rglob("__pycache__"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -145,7 +145,7 @@ def _check_whole(run: Run) -> None:
         raise TrackingError(f"{what} is the retraining of a trial; give the run of trial {trial}")
     if "study" in tags and not is_trial:
         command = tags.get("sweep.command", "")
-        raise TrackingError(f"{what} is a whole sweep; give one of its trials, or run the sweep again: {command}")
+        raise TrackingError(f"{what} is a whole sweep; give one of its trials, or repeat the sweep: {command}")
     if trial := tags.get("trial.duplicate_of"):
         raise TrackingError(f"{what} was not trained, as a duplicate; give the run of trial {trial}")
     if PARENT_TAG in tags and not is_trial:

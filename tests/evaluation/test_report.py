@@ -26,7 +26,7 @@ def written(folder, scores, labels, *, with_images=True, kept_epoch=2):
     images = Images(measured.dataset, split, split.counts(measured.dataset))
     training = Training(images, TrainingProgress([{}, {}, {}], 2), kept_epoch)
     shown = Shown(mistakes=show_mistakes(measured) if with_images else ())
-    command = Command("To make it again:", "python -m cnn_sweeps.train data.root='<a b>'")
+    command = Command("To repeat it:", "python -m cnn_sweeps.train data.root='<a b>'")
     write_report(folder, "run <1>", Evaluation(measured, measured), training, [command], shown)
     return (folder / "report.html").read_text()
 

@@ -1,4 +1,4 @@
-"""Runs made again from their record: what their pages say, what is compared, and what is refused before training."""
+"""Runs repeated from their record: what their pages say, what is compared, and what is refused before training."""
 
 import os
 import re
@@ -176,7 +176,7 @@ def test_page_of_a_trial_shows_the_command_of_its_configuration(made):
         assert "12 test" in page(trial)
 
 
-def test_page_of_a_part_shows_how_to_make_the_whole(made):
+def test_page_of_a_part_shows_how_to_repeat_the_whole(made):
     _, second = child_runs(made.group)
     assert "This run is part 'seed 1' of" in page(second)
     assert command_on(page(second)) == command_on(page(made.group)) == ["train", *RUN, "repeats=2", "training.epochs=1"]
@@ -410,7 +410,7 @@ def test_part_and_sweep_name_the_run_to_give(made, again):
         == f"error: {part.info.run_id}: the run seed 0 is a part of another run; give that run, {whole}"
     )
     assert re.fullmatch(
-        r"error: \w+: the run photos tiny is a whole sweep; give one of its trials, or run the sweep again: "
+        r"error: \w+: the run photos tiny is a whole sweep; give one of its trials, or repeat the sweep: "
         r"train --multirun .*",
         again(made.sweep).code,
     )

@@ -45,7 +45,7 @@ def numbers(trials):
     return [each.number for each in trials]
 
 
-def test_without_more_the_best_value_is_first_and_what_cannot_be_told_from_it_is_marked():
+def test_without_more_the_best_value_is_first_and_what_is_not_clearly_worse_is_marked():
     found = standing()
     assert numbers(found.order) == numbers(found.by_value) == [0, 1, 2, 3]
     assert [(each.trial.number, each.mark, each.remark) for each in found.rank(COMPLETED)] == [
@@ -67,7 +67,7 @@ def test_nothing_is_said_of_a_single_trial_and_nothing_of_seeds_that_were_tried(
     assert apart == "all other completed trials are clearly worse than the best on these 60 validation images (95 %)"
 
 
-def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_told_apart():
+def test_trials_of_which_no_values_of_images_are_kept_are_not_said_to_be_worse():
     """As those of an earlier version, with which a sweep goes on."""
     before = create_trial(state=TrialState.COMPLETE, value=1.001, user_attrs={"folder": "9"})
     before.number = 9
@@ -119,13 +119,13 @@ STRONGER = {
         ({number: {} for number in STRONGER}, 0),
     ],
 )
-def test_of_those_that_cannot_be_told_from_the_best_the_most_regularized_is_preferred_on_request(settings, first):
+def test_of_those_tied_with_the_best_the_most_regularized_is_preferred_on_request(settings, first):
     found = standing("prefer=strongest_regularization", settings=settings)
     assert found.order[0].number == first
     assert [f"trial {first} is preferred" in line for line in found.told] == [True] * bool(first)
 
 
-def test_preference_is_among_those_whose_means_cannot_be_told_apart():
+def test_preference_is_among_those_whose_means_are_tied():
     asked = ["confirm=3", "prefer=strongest_regularization"]
     confirmed = [*again(0, 1.0, 1.1, 1.2), *again(1, 1.9, 2.0, 2.1), *again(2, 1.01, 1.09, 1.21)]
     assert standing(*asked, confirmed=confirmed, settings=STRONGER).order[0].number == 2

@@ -15,7 +15,7 @@ from cnn_sweeps.selection.charts.settings import draw_parallel, draw_slices, ran
 from cnn_sweeps.selection.sweep_report import write_report
 from cnn_sweeps.text.commands import Command
 
-COMMANDS = [Command("To make it again:", "python -m cnn_sweeps.train --multirun 'model.l2=<tag>'")]
+COMMANDS = [Command("To repeat it:", "python -m cnn_sweeps.train --multirun 'model.l2=<tag>'")]
 TRIALS = made_trials(20)
 RANKING = sorted((trial for trial in TRIALS if trial.values), key=lambda trial: trial.values[0])
 STUDY = Study(TRIALS, RANKING, ["val_log_loss"], minimize=True)

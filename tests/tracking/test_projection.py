@@ -395,7 +395,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
 
     record, uri = Record(tmp_path / "run"), new_store()
     record.begin("projected", "a", uri, {})
-    record.log_tags({NOTE_TAG: "[Others](x)\n\nTo make it again"})
+    record.log_tags({NOTE_TAG: "[Others](x)\n\nTo repeat it"})
     record.log_outcome("**Validation images**: accuracy 0.5")
     assert "predict" not in read_record(record.folder).tags[NOTE_TAG]
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
@@ -410,7 +410,7 @@ def test_model_is_kept_once_and_answers_whenever_it_is_brought(new_store, tmp_pa
     lines = ["**Test images**: accuracy 0.75", "[Others](x)", "**Validation images**: accuracy 0.5"]
     assert outcome.split("  \n") == lines
     told = one_word_a_line(command_to_predict(f"runs:/{run.info.run_id}/mine", uri).command)
-    assert (what, command, again) == ("To predict the classes of images:", f"```bash\n{told}\n```", "To make it again")
+    assert (what, command, again) == ("To predict the classes of images:", f"```bash\n{told}\n```", "To repeat it")
     (kept,) = run.outputs.model_outputs
     model = client.get_logged_model(kept.model_id)
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, run.info.run_id)
@@ -465,7 +465,7 @@ def test_async_logging_of_a_user_changes_nothing(new_store, tmp_path, monkeypatc
     assert [step for step, *_ in snapshot(uri)[1]["val_log_loss"]] == [1, 2, 3]
 
 
-def test_part_is_below_its_whole_which_is_brought_first_and_says_how_to_make_that_again(new_store, tmp_path):
+def test_part_is_below_its_whole_which_is_brought_first_and_says_how_to_repeat_that(new_store, tmp_path):
     uri = new_store()
     write_record(tmp_path / "whole", has_model=False)
     part = write_record(tmp_path / "whole/seed_0", has_model=False, is_part=True)

@@ -22,6 +22,9 @@ from cnn_sweeps.sweep.jobs.machine import WorkerPlan, count_cores
 
 _CONNECT_S = 10.0
 
+for _loud in ("distributed", "distributed.client"):  # which has a level of its own
+    logging.getLogger(_loud).setLevel(logging.CRITICAL)  # what matters of it is told in one line
+
 
 @contextmanager
 def local_cluster(plan: WorkerPlan, resources: dict[str, float]) -> Iterator[SpecCluster]:
@@ -68,8 +71,6 @@ def connected(place: str | SpecCluster) -> Iterator[Client]:
     Raises:
         ConfigError: if no scheduler answers there, or certificates are missing.
     """
-    for name in ("distributed", "distributed.client"):  # which has a level of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is told in one line
     warnings.simplefilter("ignore", VersionMismatchWarning)  # of versions that the fleet compares
     made: Future[Client] = Future()  # by a thread, since Dask waits for ever for what is no scheduler
     make = partial(Client, place, timeout=_CONNECT_S, set_as_default=False)

@@ -170,5 +170,5 @@ class Fleet:
         """Return the error for a scheduler that was there before."""
         return SweepError(
             f"the Dask scheduler at {self.address} is gone, and with it what its workers were running; "
-            "start it again, and give the same command (above) to go on"
+            "start it again, and run the same command (above) to go on"
         )

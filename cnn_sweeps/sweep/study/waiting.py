@@ -73,7 +73,7 @@ class PatientStorage(BaseStorage):
                     raise
                 raise StudyOutageError(
                     f"hydra.sweeper.storage={self._description}: cannot be used for now "
-                    f"({describe_database_error(error)}); start it, or make space for it, and run the same command to "
+                    f"({describe_database_error(error)}); start it, or free space for it, and run the same command to "
                     "go on"
                 ) from error
 
