@@ -30,7 +30,7 @@ def test_report_says_in_sentences_what_was_found_and_names_are_text_in_it(tmp_pa
     page = page_of(tmp_path, made_sweep(TRIALS))
     best = RANKING[0]
     assert "20 trials searched for the best validation log loss over model.dropout, model.l2, &lt;b&gt;x" in page
-    assert "16 done, 4 pruned" in page
+    assert "16 completed, 4 pruned" in page
     assert f"Trial {best.number} is the chosen one: validation log loss {best.value:.4g}" in page
     assert "2 of them are not clearly worse than the best." in page
     assert "Of the settings, model.dropout explains most of the differences" in page
