@@ -148,9 +148,7 @@ class Finishing:
         """Say which sweep has chosen a trial, out of how many: that stays true, whoever has the alias `champion`."""
         num_trials = self.study.ledger.counts["COMPLETE"]
         trials = f"{num_trials:,} completed trial{'s' * (num_trials != 1)}"
-        return (
-            f"**Chosen** by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
-        )
+        return f"Chosen by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
 
     def _retrain(self, trial: FrozenTrial) -> list[str]:
         """Train the trial's configuration on training and validation images, unless that was done before."""
