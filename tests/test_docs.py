@@ -71,4 +71,4 @@ def test_each_sweep_is_checked_and_begins(arguments, run_train, tmp_path, monkey
     words = [word.replace("PATH", "photos") for word in shlex.split(arguments)]
     with pytest.raises(SystemExit, match="no trial completed"):
         run_train(*words, "hydra/launcher=basic", "hydra.sweeper.timeout_s=1e-9")
-    assert "0 done, 0 pruned, 0 failed, 0 running" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()
+    assert "0 completed, 0 pruned, 0 failed, 0 running" in next(tmp_path.glob("outputs/sweeps/*/sweep.log")).read_text()

@@ -282,6 +282,8 @@ def test_pages_of_a_sweep_and_a_trial_begin_with_what_came_out_and_show_their_ri
         check_begins_in_sight(page, text)
         if width == 1600:
             keep_picture(page, "page" if run is swept.sweep else "trial")
+        page.get_by_text("Show more").click()
+        expect(page.get_by_text("python -m cnn_sweeps.predict PHOTOS")).to_be_in_viewport()
 
 
 def test_load_of_the_machine_is_drawn_in_a_tab_of_its_own(page, swept):

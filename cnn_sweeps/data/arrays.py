@@ -106,7 +106,7 @@ def load_synthetic(
         labels=labels,
         class_names=[f"stripes {180 * label / num_classes:.0f} degrees" for label in range(num_classes)],
         name="synthetic",
-        source=f"generated with seed {seed}",
+        source=f"a generator with seed {seed}",
     )
 
 

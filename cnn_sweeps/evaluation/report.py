@@ -12,7 +12,7 @@ from cnn_sweeps.evaluation.results import Evaluation, Measured
 from cnn_sweeps.evaluation.sentences import tell_expected, tell_no_mistake
 from cnn_sweeps.text.commands import Command
 from cnn_sweeps.text.names import for_terminal
-from cnn_sweeps.text.numbers import probability_text
+from cnn_sweeps.text.numbers import decimals, probability_text
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.training.progress import TrainingProgress
 
@@ -134,8 +134,8 @@ def _metrics(measured: Measured) -> list[dict[str, str]]:
     return [
         {
             "name": _NAMES.get(name, name.replace("_", " ")),
-            "value": f"{value:.4f}",
-            "interval": f"{low:.4f} to {high:.4f}" if np.isfinite(low) else "",
+            "value": decimals(value, 4),
+            "interval": f"{decimals(low, 4)} to {decimals(high, 4)}" if np.isfinite(low) else "",
         }
         for name, (value, low, high) in measured.estimates.items()
     ]

@@ -21,6 +21,7 @@ RANKING = "ranking"  # the best and the chosen trial, values with other seeds, n
 # was registered last; and of the one that was retrained last.
 TESTED, REGISTERED, RETRAINED = "tested.", "registered", "retrained.trial"
 REGISTERED_AS = "registered.as"  # the sentence about the registration
+REGISTERED_MODEL = "registered.model"  # its address in MLflow
 VERDICTS = "ablation.verdicts"  # of an ablation: all verdicts in short, then each one with its evidence
 
 

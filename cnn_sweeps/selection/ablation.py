@@ -19,6 +19,7 @@ from cnn_sweeps.selection.claims import (
     judge_claims,
     mean_with_interval,
 )
+from cnn_sweeps.text.numbers import decimals
 
 _COLOURS, _DPI = ("#0072B2", "#D55E00"), 110  # as in evaluation/figures, which imports TensorFlow: too slow here
 PICTURE = "ablation.png"
@@ -136,5 +137,5 @@ def draw_ablation(trainings: Sequence[AblationTraining], arms: dict[str, dict[st
 
 
 def _describe(mean: Estimate, digits: int) -> tuple[str, str]:
-    bounds = f"{mean.low:.{digits}f} to {mean.high:.{digits}f}" if np.isfinite(mean.low) else "one seed"
-    return f"{mean.value:.{digits}f}", bounds
+    value, low, high = (decimals(each, digits) for each in mean)
+    return value, f"{low} to {high}" if np.isfinite(mean.low) else "one seed"

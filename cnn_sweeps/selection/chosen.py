@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow.entities.model_registry import ModelVersion
 
 from cnn_sweeps.data.dataset import ImageDataset
 from cnn_sweeps.data.images import load_images_once
 from cnn_sweeps.errors import TrackingError
 from cnn_sweeps.evaluation import results
 from cnn_sweeps.evaluation.metrics import describe_no_better, describe_test
-from cnn_sweeps.experiment.notes import REGISTERED, REGISTERED_AS, RETRAINED, TESTED
+from cnn_sweeps.experiment.notes import REGISTERED, REGISTERED_AS, REGISTERED_MODEL, RETRAINED, TESTED
 from cnn_sweeps.experiment.part import build_part, train_part
 from cnn_sweeps.experiment.parts import describe_mean
 from cnn_sweeps.experiment.recording import EpochRecorder
@@ -85,9 +86,13 @@ def evaluate_trial(
             trained.log_outcome(evaluation, _describe_parts(trained.part.config, before), chosen)
             if chosen and not warnings:
                 measured = f"{evaluation.held_out.title}: {evaluation.held_out.describe()}"
-                registered, alias = _register(trained, tags, value, f"{chosen}  \n{measured}")
+                version, alias = _register(trained, tags, value, f"{chosen}  \n{measured}")
+                registered, model = (
+                    f"registered as {version.name} version {version.version}",
+                    models.address_of(version),
+                )
                 lines.append(registered + alias)
-                done |= {REGISTERED: kept.number, REGISTERED_AS: registered}
+                done |= {REGISTERED: kept.number, REGISTERED_AS: registered, REGISTERED_MODEL: model}
             warnings += trained.report(evaluation)
         finally:
             record.end("FINISHED")
@@ -126,7 +131,7 @@ def _describe_parts(config: RunConfig, recorded: Recorded) -> str:
     return describe_mean({name: each for name, each in recorded.newest.items() if "_val_" in name}, num_parts)
 
 
-def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> tuple[str, str]:
+def _register(trained: TrainedNetwork, tags: dict[str, str], value: float, measured: str) -> tuple[ModelVersion, str]:
     config, dataset, folder = trained.part.config, trained.part.images.dataset, trained.record.folder
     if (run_id := project(folder, find_existing_store(config.tracking.uri))) is None:
         raise TrackingError(f"{folder}: somebody has deleted the run in MLflow; restore it there, or train again")
@@ -180,7 +185,7 @@ def retrain_trial(kept: TrialFolder, tags: dict[str, str], on_test: bool, keep_m
             told = f"{len(both)} training and validation images, {counted(role.num_epochs, 'epoch')}"
             failures = trained.log_model(threshold) if keep_model else []
             lines = [f"trial {number} trained again on {told}"]
-            outcome = [f"**Trial {number}** of the study {for_markdown(tags['study'])} **trained again** on {told}"]
+            outcome = [f"Trial {number} of the study {for_markdown(tags['study'])} trained again on {told}"]
             if on_test and len(split.test):
                 test = results.measure_test(trained.predict, images.dataset, images.split, threshold)
                 outcome.append(f"**Test images**: {test.describe()}")

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from cnn_sweeps.evaluation.metrics import Estimate
-from cnn_sweeps.text.numbers import counted
+from cnn_sweeps.text.numbers import counted, decimals
 
 SHOWN = {
     "final_val_log_loss": "validation log loss",
@@ -90,9 +90,9 @@ def _compare(
     if len(known) < len(values) or not differences:
         return None
     mean, num_seeds = mean_with_interval(differences), len(differences)
-    bounds = f" ({mean.low:+.4f} to {mean.high:+.4f})" if num_seeds > 1 else ""
-    difference = f"{SHOWN[metric]} {mean.value:+.4f}{bounds}"
-    evidence = f"{difference} with `{arm}` against `{base}`, {counted(num_seeds, 'seed')}"
+    bounds = f" ({decimals(mean.low, 4, '+')} to {decimals(mean.high, 4, '+')})" if num_seeds > 1 else ""
+    difference = f"{SHOWN[metric]} {decimals(mean.value, 4, '+')}{bounds}"
+    evidence = f"{difference} with {arm} against {base}, {counted(num_seeds, 'seed')}"
     is_some = num_seeds >= FEWEST_SEEDS
     return Claim(part, text, _verdict(supports=is_some and mean.high < 0, refutes=is_some and mean.low > 0), evidence)
 

@@ -148,9 +148,7 @@ class Finishing:
     def _describe_choice(self) -> str:
         """Say which sweep has chosen a trial, out of how many: that stays true, whoever has the alias `champion`."""
         trials = counted(self.study.ledger.counts["COMPLETE"], "completed trial")
-        return (
-            f"**Chosen** by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
-        )
+        return f"Chosen by the sweep {for_markdown(noted_about(self._done).name or self.study.name)} out of {trials}"
 
     def _retrain(self, trial: FrozenTrial) -> list[str]:
         """Train the trial's configuration on training and validation images, unless that was done before."""

@@ -19,6 +19,7 @@ from cnn_sweeps.experiment.notes import (
     RANKING,
     REGISTERED,
     REGISTERED_AS,
+    REGISTERED_MODEL,
     TESTED,
     VERDICTS,
     subfolder_of,
@@ -26,16 +27,18 @@ from cnn_sweeps.experiment.notes import (
 from cnn_sweeps.sweep.console import rounded_overrides, summarize
 from cnn_sweeps.sweep.space import by_setting
 from cnn_sweeps.sweep.study.ledger import TrialLedger, final_of
-from cnn_sweeps.text.commands import short_overrides
+from cnn_sweeps.text.commands import Command, short_overrides
 from cnn_sweeps.text.names import for_markdown
+from cnn_sweeps.text.numbers import part_of
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.page import WINNER_NOTE, begin_note
 from cnn_sweeps.tracking.record.entry import NOTE_TAG, Data, Recorded
+from cnn_sweeps.tracking.usage import command_to_predict
 
 _TOLD = {
-    "test_accuracy": "accuracy {:.3f}",
-    "test_log_loss": "log loss {:.3f}",
-    "test_accuracy_of_commonest_class": "commonest class {:.3f}",
+    "test_log_loss": ("log loss {}", 4),
+    "test_accuracy": ("accuracy {}", 3),
+    "test_accuracy_of_commonest_class": ("{} by naming the commonest class", 3),
 }
 
 
@@ -101,7 +104,7 @@ class Sweep:
         metrics |= _of_best(best, self.attributes)
         if NOTE_TAG in about.tags:
             outcome = describe_outcome(best, self.trials, self.objectives, self.attributes)
-            tags[NOTE_TAG] = begin_note(outcome, about.tags[NOTE_TAG])
+            tags[NOTE_TAG] = begin_note(outcome, about.tags[NOTE_TAG], self._commands_of(best))
         groups = tuple(f"{key}." for key in searched)
         fixed = {key: text for key, text in about.params.items() if key not in searched and not key.startswith(groups)}
         return (
@@ -109,6 +112,13 @@ class Sweep:
             {key: text for key, text in (about.tags | tags).items() if recorded.tags.get(key) != hide_passwords(text)},
             {key: text for key, text in fixed.items() if searched and key not in recorded.params},
         )
+
+    def _commands_of(self, best: FrozenTrial | None) -> list[Command]:
+        """Return the command that predicts with the model of the best trial, if that was registered."""
+        model = self.attributes.get(REGISTERED_MODEL)
+        if best is None or self.attributes.get(REGISTERED) != best.number or not isinstance(model, str):
+            return []
+        return [command_to_predict(model, self.uri)]
 
 
 class _Ranking(BaseModel):
@@ -189,20 +199,20 @@ def _describe_certainty(champion: FrozenTrial, attributes: Mapping[str, Any]) ->
     told = ", ".join(f"trial {number} {mean:.4g}" for number, mean in means.items())
     parts = [f"with other seeds {told}"] if told else []
     if noted.tied and noted.trials > 1:
-        first, *others = noted.tied
+        first = noted.tied[0]
         it = "it" if first == champion.number else f"trial {first}, which has the best value"
-        are = "is" if len(others) == 1 else "are"
-        parts.append(f"{len(others)} of {noted.trials} completed trials {are} not clearly worse than {it}")
+        others = part_of(len(noted.tied) - 1, noted.trials - 1, "other completed trial")
+        parts.append(f"{others} not clearly worse than {it}")
     return "; ".join(parts)
 
 
 def _describe_tested(tested: Mapping[str, float]) -> str:
     parts = []
-    for name, text in _TOLD.items():
+    for name, (text, digits) in _TOLD.items():
         if name in tested:
             low, high = (tested.get(f"interval/{name}_{bound}") for bound in ("low", "high"))
-            bounds = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
-            parts.append(text.format(tested[name]) + bounds)
+            bounds = "" if low is None or high is None else f" ({low:.{digits}f} to {high:.{digits}f})"
+            parts.append(text.format(f"{tested[name]:.{digits}f}{bounds}"))
     return ", ".join(parts)
 
 

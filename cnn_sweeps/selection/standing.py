@@ -16,7 +16,7 @@ from cnn_sweeps.settings.schema import OBJECTIVES, RunConfig
 from cnn_sweeps.sweep.application import TRIAL, Ranked
 from cnn_sweeps.sweep.study.ledger import DUPLICATE_OF
 from cnn_sweeps.text.names import cut_list
-from cnn_sweeps.text.numbers import counted
+from cnn_sweeps.text.numbers import counted, part_of
 
 NUM_SEEDS = 3
 """Further trainings of each confirmed trial. For ten configurations of digits with six seeds each, a choice by three
@@ -178,12 +178,12 @@ def describe_uncertainty(standing: Standing, config: RunConfig) -> list[str]:
     told = f"all other {'compared' if unknown else 'completed'} trials are clearly worse {where}"
     if tied := standing.tied[1:]:
         named = cut_list([str(number) for number in tied], ", ", _MOST_NAMED)
-        are = "is" if len(tied) == 1 else "are"
-        told = f"{len(tied)} of {num_trials} completed trials, marked ~, {are} not clearly worse {where}: {named}"
+        others = part_of(len(tied), num_trials - 1, "other completed trial")
+        told = f"{others} not clearly worse {where}, marked ~: {named}"
     if unknown:
         told += f"; not compared: {unknown}, which kept no values of these images"
     if config.repeats == 1 and not standing.again and "seed" not in standing.by_value[0].params:
-        trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} others"
+        trained = f"trains the best {_SUGGESTED} with {NUM_SEEDS} other seeds"
         told += f"; another seed may change that (confirm={_SUGGESTED} {trained})"
     if not uncertainty.luck:
         return [told]

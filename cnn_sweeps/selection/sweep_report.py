@@ -20,7 +20,7 @@ from cnn_sweeps.selection.ablation import PICTURE, Ablation
 from cnn_sweeps.selection.charts.course import draw_course
 from cnn_sweeps.selection.charts.drawn_study import Study, some, tell_trials
 from cnn_sweeps.selection.charts.effects import Effect, describe_effects, describe_value
-from cnn_sweeps.selection.charts.settings import draw_settings, rank_importance
+from cnn_sweeps.selection.charts.settings import FEWEST_FOR_IMPORTANCE, draw_settings, rank_importance
 from cnn_sweeps.selection.standing import Standing
 from cnn_sweeps.settings.schema import OBJECTIVES
 from cnn_sweeps.sweep.console import describe_counts, describe_params
@@ -32,7 +32,6 @@ from cnn_sweeps.tracking.page import WINNER_NOTE
 _MOST_ROWS = 20  # of the ranking
 _MOST_TRIALS = 2000  # in charts: more make the page slow, and larger than 6 MB
 _MOST_NAMED = 8  # settings
-_FEWEST_FOR_IMPORTANCE = 16  # trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +142,9 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
 
 
 def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str]:
-    if effects and num_trials < _FEWEST_FOR_IMPORTANCE:
+    if effects and num_trials < FEWEST_FOR_IMPORTANCE:
         told = counted(num_trials, "completed trial is", "completed trials are")
-        return [f"{told} too few to say which setting matters most: it takes {_FEWEST_FOR_IMPORTANCE}."]
+        return [f"{told} too few to say which setting matters most: it takes {FEWEST_FOR_IMPORTANCE}."]
     if not effects or not effects[0].importance:
         return []
     most = effects[0]

@@ -53,26 +53,28 @@ def describe_run(study: SweepStudy, application: CheckedApplication, about: Mapp
     tags[NOTE_TAG] = f"{link}\n\n{describe_sweep(objective, study.total, about)}"
     return AboutRun(
         experiment=config.tracking.experiment_name,
-        name=config.tracking.run_name or name_sweep(_data_name(config), study.name),
+        name=config.tracking.run_name or name_sweep(_subject(config), study.name),
         tags={key: hide_passwords(text) for key, text in tags.items()},
         params={key: hide_passwords(str(value)) for key, value in (application.fixed or {}).items()},
     ).model_dump()
 
 
-def _data_name(config: RunConfig) -> str:
-    """Name the data set before it is loaded: the folder's name, or the option of the group `data`."""
+def _subject(config: RunConfig) -> str:
+    """Name the data set before it is loaded: the folder's name, or the option of the group `data`; and an ablation."""
+    choices = HydraConfig.get().runtime.choices
+    name = str(choices.get("data", "sweep"))
     if config.data["_target_"] == FOLDER:
-        return Path(str(config.data["root"])).expanduser().resolve().name
-    return str(HydraConfig.get().runtime.choices.get("data", "sweep"))
+        name = Path(str(config.data["root"])).expanduser().resolve().name
+    return f"ablation {name}" if choices.get("search") == "ablation" else name
 
 
-def name_sweep(data_name: str, study_name: str) -> str:
+def name_sweep(subject: str, study_name: str) -> str:
     """Name a sweep for a narrow column: `hotdog 28 Nov 15:59`, or with the study's name if the user has chosen it."""
     try:
         begun = datetime.strptime(study_name.rpartition("-")[0], "sweep_%Y-%m-%d_%H-%M-%S")
     except ValueError:
-        return f"{data_name} {study_name}"
-    return f"{data_name} {begun.day} {begun:%b %H:%M}"
+        return f"{subject} {study_name}"
+    return f"{subject} {begun.day} {begun:%b %H:%M}"
 
 
 def look_at(study: SweepStudy, application: CheckedApplication, folder: Path) -> Sweep:

@@ -24,6 +24,8 @@ from cnn_sweeps.text.commands import describe_command
 from cnn_sweeps.text.names import for_terminal, lines_for_terminal
 from cnn_sweeps.text.numbers import counted
 
+STATES = {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "RETRIED": "tried again"}
+"""What people read of a trial's state."""
 _RANKED = 10
 _SHOW_EVERY_S = 0.5
 _COUNTED = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING", "RETRIED")
@@ -120,8 +122,8 @@ def summarize(
 
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Say how many trials are in which state."""
-    named = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "RETRIED": "tried again"}
-    return ", ".join(f"{counts[state]} {word}" for state, word in named.items() if counts[state] or state != "RETRIED")
+    told = {state: f"{counts[state]} {word}" for state, word in STATES.items()}
+    return ", ".join(text for state, text in told.items() if counts[state] or state != "RETRIED")
 
 
 def describe_trial(trial: FrozenTrial, called: str = "trial") -> str:

@@ -157,7 +157,7 @@ def find_model(run_id: str) -> str:
 @store_errors()
 def register_champion(
     name: str, model_uri: str, tags: dict[str, str], value: float, measured: str, *, minimize: bool
-) -> tuple[str, str]:
+) -> tuple[ModelVersion, str]:
     """Register a logged model as a new version; make it `champion` if there is none or it is better.
 
     The version's page shows what was measured and the command that predicts with it. Objectives are compared only if
@@ -165,7 +165,7 @@ def register_champion(
     model by more than its objective (tag `chosen.by`), it replaces a champion of the same sweep without a comparison.
 
     Returns:
-        The version that was registered, and what was done with the alias `champion`, to be said after it.
+        The version, and what was done with the alias `champion`, to be said after it.
     """
     client, champion, tags = mlflow.MlflowClient(), None, tags | {"objective.value": repr(value)}
     try:
@@ -178,17 +178,21 @@ def register_champion(
     known = [each for each in same_value if each.name == name and each.tags == tags and each.source == model_uri]
     registered = known[0] if known else mlflow.register_model(model_uri, name, tags=tags)
     _describe_version(registered, measured)
-    done = f"registered as {name} version {registered.version}"
     if champion and champion.version != registered.version:
         reason = _reason_to_stay(champion.tags, tags, value, minimize=minimize)
         if reason is not None:
-            return done, f"; version {champion.version} stays champion{reason}"
+            return registered, f"; version {champion.version} stays champion{reason}"
     client.set_registered_model_alias(name, "champion", registered.version)
-    return done, ", alias champion"
+    return registered, ", alias champion"
+
+
+def address_of(version: ModelVersion) -> str:
+    """Return the address of a registered model's version, for `mlflow.pyfunc.load_model` and `cnn_sweeps.predict`."""
+    return f"models:/{version.name}/{version.version}"
 
 
 def _describe_version(registered: ModelVersion, measured: str) -> None:
-    predict = command_to_predict(f"models:/{registered.name}/{registered.version}", mlflow.get_tracking_uri())
+    predict = command_to_predict(address_of(registered), mlflow.get_tracking_uri())
     about = begin_note([measured], commands=[predict])
     mlflow.MlflowClient().update_model_version(registered.name, registered.version, about)
 

@@ -97,7 +97,7 @@ def test_early_stopping_is_not_judged_where_trainings_are_means_without_epochs()
 def test_claim_says_by_how_much_in_one_line():
     (claim, *_) = judge_claims(trainings({"dropout": 0.3}), 3)
     assert "generalization gap -0.2" in str(claim)
-    assert "with `dropout` against `none`, 5 seeds" in str(claim)
+    assert "with dropout against none, 5 seeds" in str(claim)
     assert "\n" not in str(claim)
 
 

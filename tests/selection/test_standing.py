@@ -53,9 +53,9 @@ def test_without_more_the_best_value_is_first_and_what_is_not_clearly_worse_is_m
     ]
     apart, luck = describe_uncertainty(found, compose())
     assert apart == (
-        "2 of 4 completed trials, marked ~, are not clearly worse than the best on these 60 validation images "
-        "(95 %): 1, 2; "
-        "another seed may change that (confirm=3 trains the best 3 with 3 others)"
+        "2 of 3 other completed trials are not clearly worse than the best on these 60 validation images (95 %), "
+        "marked ~: 1, 2; "
+        "another seed may change that (confirm=3 trains the best 3 with 3 other seeds)"
     )
     assert luck.startswith("about 0.00")
     assert luck.endswith(" of the best value is luck: it was chosen as the best of 4")
@@ -89,7 +89,7 @@ def test_of_those_that_were_trained_again_the_best_mean_is_first_and_the_others_
     assert found.rank(COMPLETED)[0].remark == "again: 1.2 ± 0.058, mean of 3 seeds"
     assert numbers(found.by_value) == [0, 1, 2, 3]
     apart, _ = describe_uncertainty(found, compose("confirm=2"))
-    assert "are not clearly worse than trial 0, which has the best value, on these 60 validation images" in apart
+    assert "not clearly worse than trial 0, which has the best value, on these 60 validation images" in apart
 
 
 def test_what_was_confirmed_of_trials_that_are_no_longer_among_the_best_does_not_count():

@@ -118,13 +118,15 @@ def test_page_of_a_sweep_begins_with_the_best_trial_and_the_link_to_all_then_its
     assert lines[0].startswith(f"**Best: trial {best.number}, val_log_loss {best.value:.4g}** with `dropout=")
     link = f"?workflowType=machine_learning&viewStateShareKey=sweep-{run_id}&compareRunsMode=CHART)"
     assert lines[1].rstrip().endswith(link)
-    assert re.match(r"\*\*Test images\*\*: accuracy [\d.]+ \([\d.]+ to [\d.]+\), log loss ", lines[2])
-    assert re.match(r"\*\*How sure\*\*: \d of 4 completed trials (is|are) not clearly worse than it", lines[3])
+    assert re.match(r"\*\*Test images\*\*: log loss 0\.\d{4} \([\d.]+ to [\d.]+\), accuracy ", lines[2])
+    assert re.match(r"\*\*How sure\*\*: \d of 3 other completed trials (is|are) not clearly worse than it", lines[3])
     assert lines[4].rstrip() == "**Model**: `registered as plain sweep-synthetic version 1`"
+    predict = command_to_predict("models:/plain sweep-synthetic/1", mlflow.get_tracking_uri())
+    assert one_word_a_line(predict.command) in swept.parent.data.tags["mlflow.note.content"]
 
 
 def test_pages_of_what_was_chosen_say_by_which_sweep_and_how_it_predicts_and_of_the_others_no_such_thing(swept):
-    uri, chosen = mlflow.get_tracking_uri(), f"**Chosen** by the sweep `synthetic {STUDY}` out of 4 completed trials"
+    uri, chosen = mlflow.get_tracking_uri(), f"Chosen by the sweep `synthetic {STUDY}` out of 4 completed trials"
     best = run_of(swept.study.best_trial)
     note = best.data.tags["mlflow.note.content"]
     models = {
@@ -325,7 +327,7 @@ def test_of_two_values_for_a_key_the_last_one_counts_and_an_interpolation_is_res
 def test_pruned_trials_leave_finished_runs_and_no_checkpoint_and_the_sweep_says_that_none_completed(
     run_train, tmp_path
 ):
-    with pytest.raises(SystemExit, match=r"no trial completed: 0 done, 2 pruned, 0 failed.*choose a more patient"):
+    with pytest.raises(SystemExit, match=r"no trial completed: 0 completed, 2 pruned, 0 failed.*choose a more patient"):
         run_train(
             *(*SWEEP, IN_THIS_PROCESS, "hydra.sweeper.n_trials=2"),
             *("hydra/sweeper/pruner=threshold", "hydra.sweeper.pruner.upper=1e-6"),
@@ -526,6 +528,7 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
         "both_and_decay": ("0.5", "0.001", "exponential"),
     }
     parent = parent_run(study)
+    assert parent.info.run_name.startswith("ablation synthetic ")
     for trial in study.trials:
         run = run_of(trial)
         params = [run.data.params[key] for key in ("model.dropout", "model.l2", "optimizer.schedule")]

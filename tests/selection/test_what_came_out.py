@@ -31,7 +31,7 @@ def test_page_names_the_champion_and_says_why_though_another_value_is_the_best()
     assert describe_outcome(champion, TRIALS, ["val_log_loss"], attributes) == [
         "**Chosen: trial 1, val_log_loss 0.5**",
         "**Test images**: accuracy 0.900",
-        "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 2 completed trials is not "
+        "**How sure**: with other seeds trial 1 0.46, trial 0 0.61; 1 of 1 other completed trial is not "
         "clearly worse than trial 0, which has the best value",
         "**Model**: `x version 1`",
         WINNER_NOTE,

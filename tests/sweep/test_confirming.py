@@ -82,7 +82,7 @@ def test_best_trials_run_again_after_all_others_where_neither_the_study_nor_its_
     assert (application.is_finished, application.status) == (True, "FINISHED")
     assert [trial.number for trial in ranking] == [0, 1, 2]
     said = log_in(tmp_path)
-    assert "3 done, 0 pruned, 0 failed, 0 running; the study is for 3 trials" in said
+    assert "3 completed, 0 pruned, 0 failed, 0 running; the study is for 3 trials" in said
     told = "before the best trial is chosen, the best 2 trials run again with other seeds: 4 runs, each with as many"
     assert told in said
     assert "again   3  COMPLETE           5" in said

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnn_sweeps.text.numbers import counted, probability_text
+from cnn_sweeps.text.numbers import counted, decimals, probability_text
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,21 @@ from cnn_sweeps.text.numbers import counted, probability_text
 def test_one_thing_is_told_in_the_singular(number, several, told):
     assert counted(number, "image", several) == told
     assert counted(2, "copy is", "copies are") == "2 copies are"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.01234, "+0.0123"),
+        (0.00067, "+0.00067"),
+        (-0.00004321, "-4.3e-05"),
+        (0.0, "+0.0000"),
+        (-0.0, "+0.0000"),
+        (1.0, "+1.0000"),
+    ],
+)
+def test_small_number_is_not_shown_as_zero_nor_zero_as_negative(value, told):
+    assert decimals(value, 4, "+") == told
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from cnn_sweeps.system.owners import owner_tags
 from cnn_sweeps.tracking.database.address import find_store, is_hidden_by_old_store
 from cnn_sweeps.tracking.dead_runs import close_dead_runs, tell_what_waits
 from cnn_sweeps.tracking.live_run import LiveRun
-from cnn_sweeps.tracking.models import register_champion
+from cnn_sweeps.tracking.models import address_of, register_champion
 from cnn_sweeps.tracking.projection import project
 from cnn_sweeps.tracking.record.entry import PARENT_TAG, RECORD_FILE, read_record
 from cnn_sweeps.tracking.record.record import Record
@@ -148,10 +148,11 @@ def test_model_that_was_registered_by_a_process_that_was_killed_is_registered_on
 
 def test_what_was_registered_is_told(uri, model_uri):
     def register(tags, value):
-        return register_champion("told", model_uri, COMPARABLE | tags, value, "told", minimize=True)
+        version, told = register_champion("told", model_uri, COMPARABLE | tags, value, "told", minimize=True)
+        return address_of(version), told
 
-    assert register({}, 0.5) == ("registered as told version 1", ", alias champion")
-    assert register({}, 0.7) == ("registered as told version 2", "; version 1 stays champion with 0.5")
+    assert register({}, 0.5) == ("models:/told/1", ", alias champion")
+    assert register({}, 0.7) == ("models:/told/2", "; version 1 stays champion with 0.5")
     advice = "; to replace it, move the alias in MLflow, or set tracking.registered_model to another name"
     for changed, reason in (
         ({"comparable.data": "def"}, "other images, classes or split (abc, now def)"),

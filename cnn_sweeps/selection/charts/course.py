@@ -25,6 +25,7 @@ from cnn_sweeps.selection.charts.drawn_study import (
     value_axis,
     whole_number_axis,
 )
+from cnn_sweeps.sweep.console import STATES
 
 _STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": BLACK, "RUNNING": GREY}
 
@@ -54,7 +55,9 @@ def draw_history(study: Study) -> Chart | None:
         | {"line": {"shape": "hv", "color": RED, "width": 2}},
     ]
     axis = value_axis(study.objectives[0], [*values.values(), *pruned.values()])
-    layout = {"xaxis": whole_number_axis("trial", max(numbers)), "yaxis": axis}
+    last = study.trials[-1].number
+    trials_axis = whole_number_axis("trial", last) | {"range": [-0.5, last + 0.5]}  # there is no trial -1
+    layout = {"xaxis": trials_axis, "yaxis": axis}
     return Chart("History", "The value of each trial, in the order in which they began.", traces, layout)
 
 
@@ -67,7 +70,7 @@ def draw_learning_curves(study: Study) -> Chart | None:
     shown = some(trials, study.ranking)
     for trial in sorted(shown, key=lambda trial: trial.number in best):  # draws the best one above the others
         colour = _STATES.get(trial.state.name, GREY)
-        other = Style(trial.state.name.lower(), colour, opacity=0.55)
+        other = Style(STATES.get(trial.state.name, ""), colour, opacity=0.55)
         style = Style("chosen trial", RED, 3) if trial.number in best else other
         epochs = sorted(trial.intermediate_values)
         losses = [trial.intermediate_values[epoch] for epoch in epochs]
@@ -115,7 +118,7 @@ def draw_timeline(study: Study) -> Chart | None:
                     "base": begun,
                     "x": [round(1000 * s) for s in seconds],
                 }
-                | {"name": state.lower(), "marker": {"color": colour}, "trials": numbers}
+                | {"name": STATES[state], "marker": {"color": colour}, "trials": numbers}
             )
     if not traces:
         return None

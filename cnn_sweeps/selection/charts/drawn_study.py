@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
+from cnn_sweeps.sweep.console import STATES
 from cnn_sweeps.sweep.study.ledger import error_of
 from cnn_sweeps.text.names import for_chart
 
@@ -73,7 +74,7 @@ def tell_trials(study: Study) -> dict[int, str]:
 
 
 def _lines_of(trial: FrozenTrial, objectives: Sequence[str]) -> Iterator[str]:
-    yield f"trial {trial.number}, {trial.state.name.lower()}"
+    yield f"trial {trial.number}, {STATES.get(trial.state.name, trial.state.name.lower())}"
     yield from (f"{name} {value:.5g}" for name, value in zip(objectives, trial.values or [], strict=False))
     yield from (
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in trial.params.items()

@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial
 
 from cnn_sweeps.selection.charts.drawn_study import (
     BLUE,
-    FEWEST_TRIALS,
     GREY,
     RED,
     Chart,
@@ -29,6 +28,8 @@ from cnn_sweeps.selection.charts.drawn_study import (
     value_axis,
 )
 from cnn_sweeps.text.names import for_chart, for_terminal
+
+FEWEST_FOR_IMPORTANCE = 16  # trials
 
 
 def draw_settings(study: Study, importance: Mapping[str, float]) -> list[Chart]:
@@ -142,11 +143,11 @@ def rank_importance(study: Study) -> dict[str, float]:
     """Return the share of the values' variance that each varied parameter explains, largest first; they add up to 1.
 
     A random forest estimates it: Optuna's default, PED-ANOVA, needs a hundred trials to find the only parameter that
-    matters. Returns nothing for fewer than eight trials.
+    matters. Returns nothing for fewer than `FEWEST_FOR_IMPORTANCE` trials.
     """
     shared = sorted(key for key in study.varied if all(key in trial.params for trial in study.ranking))
     is_flat = len({trial.values[0] for trial in study.ranking}) == 1
-    if len(study.objectives) > 1 or len(study.ranking) < FEWEST_TRIALS or len(shared) < 2 or is_flat:
+    if len(study.objectives) > 1 or len(study.ranking) < FEWEST_FOR_IMPORTANCE or len(shared) < 2 or is_flat:
         return {}
     made = optuna.create_study(direction="minimize" if study.minimize else "maximize", storage=None)
     spaces = {key: study.searched(key) for key in shared}  # Optuna needs the same one for all trials
