@@ -17,6 +17,8 @@ Examples:
   python -m cnn_sweeps.compare RUN_ID OTHER_RUN_ID
   python -m cnn_sweeps.compare RUN_ID OTHER_RUN_ID tracking.uri=http://127.0.0.1:5000
 
+RUN_ID is the id that MLflow's page of a run or trial shows. A run's last line has it, too, after /runs/.
+
 It compares both image by image: on the test images or, if one of them was not tested, on the validation images. The
 intervals come from 1,000 bootstrap resamples of the images. They show what other images would change, not what another
 seed would change.

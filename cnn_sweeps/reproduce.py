@@ -27,6 +27,8 @@ Examples:
   python -m cnn_sweeps.reproduce RUN_ID
   python -m cnn_sweeps.reproduce RUN_ID tracking.uri=http://127.0.0.1:5000 data.root=PATH
 
+RUN_ID is the id that MLflow's page of a run or trial shows. A run's last line has it, too, after /runs/.
+
 The command shows what code, packages and machine differ, and trains a new run in the same experiment. Then it shows the
 validation log loss of every epoch and the final metrics, recorded and now. Exit codes: 0 if all agree bit for bit or
 within the tolerance, 2 if not, 1 if the run cannot be repeated.

@@ -101,7 +101,7 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
     assert "  model: cnn, pretrained, residual\n" in shown
     assert "  regularization: dropout, full, l2, none\n" in shown
     assert "  dropout: 0.5" in shown
-    assert shown.count("  python -m cnn_sweeps.train") == 3
+    assert shown.count("  python -m cnn_sweeps.train") == 4
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,13 @@ def test_help_lists_groups_options_settings_and_examples(run_train, capsys):
     [
         (["model.l3=1"], "model.l3: no such setting (did you mean model.l2?)"),
         (["modle=cnn"], "modle: no such setting (did you mean model?)"),
+        (["epochs=3"], "epochs: no such setting (did you mean training.epochs?)"),
+        (["n_trials=3"], "n_trials: no such setting (did you mean hydra.sweeper.n_trials?)"),
+        (["data.root=photos"], "data.root: no such setting here; add data=folder;"),
+        (["optimizer.momentum=0.9"], "optimizer.momentum: no such setting here; add optimizer="),
+        (["data", "=", "folder"], "data: is no setting; type key=value, without spaces around the ="),
+        (["--multirum"], "unrecognized arguments: --multirum; --help shows what there is"),
+        (["-multirun"], "argument --multirun/-m: ignored explicit argument 'ultirun'; --help shows what there is"),
         (["model=cnnn"], "model=cnnn: no such option (did you mean cnn?); allowed: cnn, pretrained, residual"),
         (["--multirun", "hydra/sweeper=basic", "seed=1,2"], "hydra/sweeper: allowed: optuna"),
         (["--multirun", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),

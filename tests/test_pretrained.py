@@ -211,6 +211,12 @@ def test_bad_weights_are_told_in_one_line_before_any_image_is_read(made, tmp_pat
         made.train(f"data.root={tmp_path}/photos", "model.alpha=0.5")
 
 
+def test_missing_folder_is_told_before_bad_weights(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit, match=r"^error: data\.root=\S+/fotos: does not exist; name a folder"):
+        made.train(f"data.root={tmp_path}/fotos", "model.alpha=0.5")
+
+
 def test_sweep_tests_registers_and_retrains_a_fine_tuned_trial(made):
     sweep = ["--multirun", IN_THIS_PROCESS, f"hydra.sweeper.study_name={STUDY}", "retrain_best=true"]
     made.train(*sweep, *FINE_TUNED, "model.l2=1e-5,1e-3", "hydra.sweeper.n_trials=1")

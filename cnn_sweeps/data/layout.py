@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -40,16 +41,37 @@ class ImageFile:
     reason: str
 
 
+def check_folder(root: str) -> None:
+    """Raise a DataError if a folder of class folders is missing or cannot be read."""
+    with _naming(root):
+        _find_folder(root)
+
+
 def list_folder(root: str, follow_links: bool) -> tuple[list[ImageFile], list[str]]:
     """Return the files of a folder of class folders, without opening one, and what to say of those beside them.
 
     Raises:
         DataError: if the folder or a class is missing, empty, unreadable or a link out of the folder.
     """
+    with _naming(root):
+        return _list_classes(_find_folder(root), follow_links)
+
+
+@contextmanager
+def _naming(root: str) -> Iterator[None]:
     try:
-        return _list_classes(Path(root).expanduser(), follow_links)
+        yield
     except (OSError, RuntimeError) as error:  # no permission, a name too long, no such user
         raise DataError(f"data.root={root}: cannot be read ({error}); name a folder of class folders") from error
+
+
+def _find_folder(root: str) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        moved = moved_here(str(folder))
+        fix = "name a folder of class folders" if moved is None else f"if you moved the project, set data.root={moved}"
+        raise DataError(f"data.root={folder}: {'no folder' if folder.exists() else 'does not exist'}; {fix}")
+    return folder
 
 
 def class_of(name: str) -> str:
@@ -58,10 +80,6 @@ def class_of(name: str) -> str:
 
 
 def _list_classes(root: Path, follow_links: bool) -> tuple[list[ImageFile], list[str]]:
-    if not root.is_dir():
-        moved = moved_here(str(root))
-        fix = "name a folder of class folders" if moved is None else f"if you moved the project, set data.root={moved}"
-        raise DataError(f"data.root={root}: {'no folder' if root.exists() else 'does not exist'}; {fix}")
     tops, inside = subfolders(root), root.resolve()
     if split_of := _find_splits(root, tops):
         split_of_class = {each: split_of[folder] for folder in tops for each in subfolders(folder)}

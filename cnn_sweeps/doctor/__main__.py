@@ -29,7 +29,7 @@ Examples:
 
 NAME is the name of the study, hydra.sweeper.study_name. Call the doctor in the folder where you started the sweep. It
 prints one line for each disagreement: what is wrong, and what --fix does about it or what you can do. Without --fix it
-changes nothing. Exit codes: 0 if nothing was found or everything is mended, 2 if something is left, 1 if the study
+changes nothing. Exit codes: 0 if nothing is wrong or everything is mended, 2 if something is left, 1 if the study
 cannot be read.
 
 Settings, if you gave them to the sweep:
@@ -82,7 +82,7 @@ def doctor(arguments: Sequence[str]) -> None:
         print(for_terminal(f"{who}: {change.what}; {change.remedy}"), flush=True)
         num_mended, num_left = num_mended + is_mended, num_left + (not is_mended)
     left = f"{counted(num_left, 'disagreement')} left"
-    verdict = left if num_left else "all mended" if num_mended else "nothing found"
+    verdict = left if num_left else "all mended" if num_mended else "nothing is wrong"
     print(f"{name or hide_passwords(user_uri(uri))}: {verdict}")
     if num_left:
         sys.exit(_IS_LEFT)

@@ -31,6 +31,7 @@ def run_experiment(config: RunConfig, role: Role | None = None) -> float | tuple
         role = join_trial(config)
     role = role or Role(config)
     store = role.find_store()
+    role.check_images()
     config = prepare_beginning(role.config)
     with listing_bad_files():
         images = role.load_images()  # the data

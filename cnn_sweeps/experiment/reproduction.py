@@ -90,6 +90,9 @@ class Reproduction(Role):
         first = next(iter(record.measured.values()))
         self._pruned_after = max(first.val_log_loss, default=0) if record.was_pruned and not first.final else 0
 
+    def check_images(self) -> None:
+        """Check nothing: `load_images` names the recorded images."""
+
     def load_images(self) -> Images:
         """Load the images; test images only if the recorded run was tested.
 
@@ -105,9 +108,8 @@ class Reproduction(Role):
         if self.config.data["_target_"] == FOLDER and not Path(str(root)).expanduser().is_dir():
             raise DataError(f"data.root={root}: there is no such folder; {fix}")
         images = super().load_images()
-        source, fingerprint = images.dataset.source, images.dataset.fingerprint
-        if fingerprint != record.data_fingerprint:
-            raise DataError(f"data: the images in {source} have changed (fingerprint {fingerprint}); {fix}")
+        if (found := images.dataset).fingerprint != record.data_fingerprint:
+            raise DataError(f"data: the images in {found.source} have changed (fingerprint {found.fingerprint}); {fix}")
         is_tested = any(name.startswith("test_") for each in record.measured.values() for name in each.final)
         return images if is_tested else images.without_test()
 

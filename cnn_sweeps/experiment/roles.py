@@ -14,6 +14,7 @@ from hydra.types import RunMode
 
 from cnn_sweeps.data.bad_files import MOST_NAMES, BadFilesError, list_bad_files
 from cnn_sweeps.data.images import Images, describe_images, load_images
+from cnn_sweeps.data.layout import check_folder
 from cnn_sweeps.errors import DataError
 from cnn_sweeps.evaluation.html_file import REPORT_FILE
 from cnn_sweeps.evaluation.metrics import describe_no_better
@@ -106,6 +107,15 @@ class Role:
         store = find_store(self.config.tracking)
         say(describe_store(store))
         return store
+
+    def check_images(self) -> None:
+        """Check that the folder of the images is there, before anything that takes time.
+
+        Raises:
+            DataError: if it is not.
+        """
+        if self.config.data["_target_"] == FOLDER:
+            check_folder(self.config.data["root"])
 
     def load_images(self) -> Images:
         """Load the images, and log what they are.

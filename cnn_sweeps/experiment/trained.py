@@ -9,6 +9,7 @@ from cnn_sweeps.experiment.parts import RESULTS, Part
 from cnn_sweeps.models.layers import plain_copy
 from cnn_sweeps.sweep.jobs.loss import is_out_of_memory
 from cnn_sweeps.system.files import is_disk_full
+from cnn_sweeps.system.libraries import saying
 from cnn_sweeps.tracking import models
 from cnn_sweeps.tracking.record.record import Record
 from cnn_sweeps.training.network import Network
@@ -61,9 +62,10 @@ class TrainedNetwork:
 
     def report(self, evaluation: Evaluation) -> list[str]:
         """Write and record texts, pictures and the report page; return what failed."""
-        from cnn_sweeps.experiment.written import write_results  # Jinja, matplotlib
+        with saying("drawing pictures and writing the report; this takes some seconds"):
+            from cnn_sweeps.experiment.written import write_results  # Jinja, matplotlib
 
-        return write_results(self.record, self.part, self.network.whole, evaluation, self.progress, self.kept_epoch)
+            return write_results(self.record, self.part, self.network.whole, evaluation, self.progress, self.kept_epoch)
 
     def log_model(self, threshold: float | None) -> list[str]:
         """Keep the network as a model of standard layers; `threshold` is the decision threshold of two classes.

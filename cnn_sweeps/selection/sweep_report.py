@@ -144,7 +144,7 @@ def _sentences(swept: Swept, varied: Sequence[str], effects: Sequence[Effect]) -
 def _tell_most_important(effects: Sequence[Effect], num_trials: int) -> list[str]:
     if effects and num_trials < FEWEST_FOR_IMPORTANCE:
         told = counted(num_trials, "completed trial is", "completed trials are")
-        return [f"{told} too few to say which setting matters most: it takes {FEWEST_FOR_IMPORTANCE}."]
+        return [f"{told} too few to say which setting matters most: at least {FEWEST_FOR_IMPORTANCE} are needed."]
     if not effects or not effects[0].importance:
         return []
     most = effects[0]

@@ -11,14 +11,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_sweeps.errors import ConfigError, UserError
+from cnn_sweeps.settings.arguments import SEE_HELP
 from cnn_sweeps.settings.targets import targets_in_folder, targets_in_text, trusting
 from cnn_sweeps.settings.trees import nodes
 from cnn_sweeps.settings.typed import explain_ambiguous, explain_unread, settings_first
@@ -52,17 +54,19 @@ Examples:
   python -m cnn_sweeps.train                              train on the default data
   python -m cnn_sweeps.train data=folder data.root=PATH   train on your own images
   python -m cnn_sweeps.train model=residual regularization=l2 model.l2=1e-4 seed=1
+  python -m cnn_sweeps.train --multirun                   a sweep: search the best dropout, L2 and decay
 
 Groups, chosen with group=option:
 {groups}
 
 Flags:
+  --multirun           run a sweep: many trials, ranked; docs/sweeps.md says how to choose what is searched
   --cfg job            show the configuration and stop
   --config-dir PATH    add groups and options of your own; they go before those of the same name here
   --hydra-help         what else Hydra offers
 Tab completion: eval "$(cnn-sweeps-train -sc install=bash)", then type cnn-sweeps-train and press Tab
 
-Settings, changed with key=value (here with the options that this command line chooses):
+Settings, changed with key=value; docs/settings.md explains each (here with the options that this command line chooses):
 """
 
 
@@ -103,6 +107,7 @@ def run_application(task: Callable[[DictConfig], Any]) -> None:
 
 def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
     sys.argv[1:] = settings_first(sys.argv[1:])
+    _check_flags(sys.argv[1:])
     search_path = _search_path()
     with shown_whole():
         if _HELP_FLAGS & set(sys.argv):
@@ -111,6 +116,17 @@ def _run_with_hydra(task: Callable[[DictConfig], Any]) -> None:
         files = targets_in_folder(Path(search_path)) if search_path != CONF_DIR else ()
         with trusting(chain(words, files)):  # what the user names for Hydra itself to call
             hydra.main(config_path=search_path, config_name="config", **VERSION_BASE)(task)()
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """Raise a ConfigError where Hydra's own reading of the command line would end with a screen of usage."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {SEE_HELP}")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # argparse has no other way
+    parser.parse_args(words)
 
 
 def _search_path() -> str:
@@ -184,8 +200,8 @@ def _explain_composition(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options)
         return f"{group}={option}: no such option{_nearest(option, options)}; allowed: {', '.join(options)}"
-    if isinstance(error, OverrideParseException) and (told := explain_unread(error.override)) is not None:
-        return told
+    if isinstance(error, OverrideParseException):
+        return explain_unread(error.override)
     if (told := explain_ambiguous(str(error))) is not None:
         return told
     if "Could not override 'hydra/sweeper/pruner'" in str(error):
@@ -194,13 +210,23 @@ def _explain_composition(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and cause.parent_node is not None:
         composed: Any = OmegaConf.to_container(cause.parent_node._get_root(), resolve=False)
         if isinstance(composed, dict):  # else a file of a group could not be read
-            hint = _nearest(str(cause.full_key), [key for key, _ in nodes(composed)])
-            return f"{cause.full_key}: no such setting{hint}; --cfg job shows all"
+            key = str(cause.full_key)
+            known = sorted((each for each, _ in nodes(composed)), key=lambda each: each.startswith("hydra."))
+            hint = _options_with(key) or _nearest(key, known)
+            return f"{key}: no such setting{hint}; --cfg job shows all"
     return _in_one_line(error if str(error) else cause)
 
 
+def _options_with(key: str) -> str:
+    """Name the options of the key's group that have it: the command has chosen another one."""
+    group, _, name = key.partition(".")
+    files = [file for file in sorted(Path(CONF_DIR, group).glob("*.yaml")) if name in set(OmegaConf.load(file))]
+    return f" here; add {' or '.join(f'{group}={file.stem}' for file in files)}" if files else ""
+
+
 def _nearest(name: str, candidates: list[str]) -> str:
-    matches = difflib.get_close_matches(name, candidates, n=1)
+    same = [each for each in candidates if each.rpartition(".")[2] == name.rpartition(".")[2]]  # in another group
+    matches = same[:1] or difflib.get_close_matches(name, candidates, n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 

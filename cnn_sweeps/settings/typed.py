@@ -44,11 +44,11 @@ def as_text(key: str, value: Any) -> str:
     return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
-def explain_unread(override: str) -> str | None:
-    """Say how to type a setting whose value Hydra cannot read; None if it is no setting."""
+def explain_unread(override: str) -> str:
+    """Say how to type a setting that Hydra cannot read."""
     found = _SETTING.fullmatch(override)
     if found is None:
-        return None
+        return f"{override}: is no setting; type key=value, without spaces around the ="
     return f"{override}: Hydra cannot read this value; if it is a text, type {as_text(found[1], found[2])}"
 
 

@@ -124,6 +124,9 @@ class Controller:
             had = f"and had {study.ledger.num_started} before the change"
             told = f"the study is for {counted(study.total, 'trial')}, {had}"
             say(f"nothing is left to run: {told}; {more}choose another hydra.sweeper.study_name")
+        elif ended := study.ledger.counts["COMPLETE"] + study.ledger.counts["PRUNED"]:
+            more = "; a larger hydra.sweeper.n_trials adds some" if ended >= study.total and not plan.is_grid else ""
+            say(f"going on: {ended} of {counted(study.total, 'trial')} ended before{more}")
         for trial in study.trials:
             if wrong := senseless_attributes(trial):
                 say(f"trial {trial.number}: its {' and '.join(wrong)} make no sense, and are ignored")

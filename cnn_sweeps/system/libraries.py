@@ -77,12 +77,13 @@ def slow_imports() -> Iterator[None]:
     """
     prepare_libraries()
     if "tensorflow" in sys.modules:  # other objects exist by now, which must be collected
-        yield
+        with saying(_LOADING):  # MLflow may be missing yet
+            yield
         return
     is_collecting = gc.isenabled()
     gc.disable()
     try:
-        with native_messages_off() as stderr, _saying(_LOADING, stderr):
+        with native_messages_off() as stderr, saying(_LOADING, stderr):
             yield
     finally:
         gc.freeze()
@@ -91,8 +92,8 @@ def slow_imports() -> Iterator[None]:
 
 
 @contextmanager
-def _saying(text: str, file: int) -> Iterator[None]:
-    """Show a line while the block runs, if this file descriptor is a terminal."""
+def saying(text: str, file: int = 2) -> Iterator[None]:
+    """Show a line while the block runs, if this file descriptor, by default that of standard error, is a terminal."""
     if not os.isatty(file):
         yield
         return

@@ -74,7 +74,7 @@ def read_recorded_run(uri: str, run_id: str) -> RecordedRun:
     except MlflowException as error:
         if not is_unknown(error):
             raise
-        message = f"{run_id}: no such run in {hide_passwords(uri)}; give the id of its page"
+        message = f"{run_id}: no such run in {hide_passwords(uri)}; give the id that MLflow's page of the run shows"
         raise TrackingError(message) from error
     _check_whole(run)
     check_place_of_files(run.info.artifact_uri)

@@ -111,11 +111,11 @@ def json_table(target: Path) -> Iterator[Write]:
 
 def summarize(counts: Counter[str], record: ModelFacts) -> str:
     """Return a line with the number of images of each class."""
-    found = ", ".join(f"{count:,} {for_terminal(name)}" for name, count in counts.most_common())
+    found = ", ".join(f"{for_terminal(name)} ({count:,})" for name, count in counts.most_common())
     summary = counted(counts.total(), "image") + (f": {found}" if found else "")
     if record.decision_threshold is not None and len(record.class_names) == 2:
         second = for_terminal(record.class_names[1])
-        summary += f" ({second} if its probability is at least {probability_text(record.decision_threshold)})"
+        summary += f"; {second} if its probability is at least {probability_text(record.decision_threshold)}"
     return summary
 
 

@@ -308,8 +308,8 @@ def run_doctor(capsys, *arguments):
 def test_sweep_that_was_left_alone_has_nothing_to_find(copied, capsys):
     journal = Path(f"outputs/sweeps/{NAME}/study.journal").read_bytes()
     assert list(find_disagreements(Place(parse_address(None, NAME), sweep_folder(NAME)))) == []
-    assert run_doctor(capsys) == ([f"{NAME}: nothing found"], 0)
-    assert run_doctor(capsys, "--fix") == ([f"{NAME}: nothing found"], 0)
+    assert run_doctor(capsys) == ([f"{NAME}: nothing is wrong"], 0)
+    assert run_doctor(capsys, "--fix") == ([f"{NAME}: nothing is wrong"], 0)
     assert Path(f"outputs/sweeps/{NAME}/study.journal").read_bytes() == journal
 
 
@@ -359,7 +359,7 @@ def test_what_a_killed_controller_leaves_is_put_right_when_the_sweep_goes_on(cop
     named = f"tracking.uri={study.user_attrs['tracking.uri']}"
     assert run_doctor(capsys, named)[1] == 2
     run_train(*COMMAND, named, "hydra.sweeper.n_trials=4")
-    assert run_doctor(capsys, named) == ([f"{NAME}: nothing found"], 0)
+    assert run_doctor(capsys, named) == ([f"{NAME}: nothing is wrong"], 0)
     assert [trial.state.name for trial in open_study().trials] == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
     assert state_of(client, unnoted.record_id)[:2] == ("KILLED", "FAIL")
 
@@ -397,7 +397,7 @@ def test_everything_that_can_be_mended_is_found_and_mended(copied, capsys):
     assert (lines[-1], code) == (f"{NAME}: all mended", 0)
     assert all(line.startswith("mended: ") for line in lines[:-1])
     assert sum(f"trial 1 is COMPLETE in the study, its run {elsewhere.info.run_id}" in line for line in lines) == 1
-    assert run_doctor(capsys) == ([f"{NAME}: nothing found"], 0)
+    assert run_doctor(capsys) == ([f"{NAME}: nothing is wrong"], 0)
 
     trials = open_study().trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3 + ["FAIL", "WAITING"]
@@ -422,7 +422,7 @@ def test_what_a_living_controller_is_at_work_on_is_left_alone(copied, capsys):
         project(place, uri)
     before = [(folder / name / RECORD_FILE).read_bytes() for name in ("", "3")]
     for flags in ([], ["--fix"]):
-        assert run_doctor(capsys, *flags) == ([f"{NAME}: nothing found"], 0)
+        assert run_doctor(capsys, *flags) == ([f"{NAME}: nothing is wrong"], 0)
     assert [(folder / name / RECORD_FILE).read_bytes() for name in ("", "3")] == before
     assert open_study().trials[3].state.name == "RUNNING"
     assert client.get_run(study.user_attrs["mlflow.run_id"]).info.status == "RUNNING"

@@ -512,7 +512,8 @@ def refused_in_own_process(made, store, *arguments):
 
 def test_unknown_run_is_told_before_tensorflow_is_imported(made, store):
     line, imported = refused_in_own_process(made, store)
-    assert line == f"error: {'0' * 32}: no such run in sqlite:///{store}/mlflow.db; give the id of its page"
+    told = f"{'0' * 32}: no such run in sqlite:///{store}/mlflow.db"
+    assert line == f"error: {told}; give the id that MLflow's page of the run shows"
     assert not {"tensorflow", "keras"} & imported
 
 

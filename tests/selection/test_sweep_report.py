@@ -67,7 +67,7 @@ def test_sweep_that_went_on_with_other_bounds_is_told_of_all_that_was_searched()
 
 def test_few_trials_are_not_said_to_tell_which_setting_matters(tmp_path):
     page = page_of(tmp_path, made_sweep(TRIALS[:12]))
-    assert "10 completed trials are too few to say which setting matters most: it takes 16." in page
+    assert "10 completed trials are too few to say which setting matters most: at least 16 are needed." in page
     assert "mportance" not in page.partition("<script")[0]
 
 
@@ -164,7 +164,7 @@ def test_few_trials_say_nothing_of_a_setting(number):
     study = Study(TRIALS[:number], TRIALS[:number], ["val_log_loss"], minimize=True)
     assert rank_importance(study) == {}
     assert all(
-        "too few trials to say: it takes 8" in each.tendency
+        "too few trials to say: at least 8 are needed" in each.tendency
         for each in describe_effects(study, {})
         if each.name != "<b>x</b>"
     )

@@ -146,6 +146,16 @@ def test_trial_that_repeats_a_finished_one_is_not_run_again(tmp_path):
     assert len(run(tmp_path, space=space, total=7, deterministic=False)) == 3
 
 
+def test_sweep_that_goes_on_says_how_many_trials_ended_before(tmp_path):
+    space = {"x": IntDistribution(0, 99)}
+    run(tmp_path, space=space, total=2)
+    assert "ended before" not in log_in(tmp_path)
+    run(tmp_path, space=space, total=3)
+    assert log_in(tmp_path).count("going on: 2 of 3 trials ended before\n") == 1
+    run(tmp_path, space=space, total=3)
+    assert "going on: 3 of 3 trials ended before; a larger hydra.sweeper.n_trials adds some" in log_in(tmp_path)
+
+
 def test_space_of_few_points_is_told_and_ends_the_sweep_once_all_are_known(tmp_path):
     space = {"x": IntDistribution(0, 2)}
     assert sorted(run(tmp_path, space=space, total=40)) == [0, 1, 2]

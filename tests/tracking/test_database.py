@@ -250,7 +250,7 @@ def test_moved_project_is_told_and_one_command_brings_what_mlflow_stored_along(p
     assert texts() == {"outputs/first"}
     assert str(before) in str(ask("mlflow.db.before-move", "SELECT artifact_uri FROM runs"))
     doctor([])
-    assert capsys.readouterr().out.endswith("sqlite:///mlflow.db: nothing found\n")
+    assert capsys.readouterr().out.endswith("sqlite:///mlflow.db: nothing is wrong\n")
     deliver(["outputs"])
     assert capsys.readouterr().out == "nothing waits to be delivered\n"
 

@@ -96,9 +96,9 @@ def test_table_on_the_terminal_ends_with_counts(photos, uri, capsys):
     assert header.split() == ["file", "class", "probability"]
     assert [re.split("  +", row)[0] for row in rows] == [str(file) for file in files]
     chosen = [re.split("  +", row)[1] for row in rows]
-    counts = [f"{chosen.count(name)} {name}" for name in CLASSES if name in chosen]
+    counts = [f"{name} ({chosen.count(name)})" for name in CLASSES if name in chosen]
     assert summary.startswith("12 images: ")
-    assert set(summary.removeprefix("12 images: ").partition(" (")[0].split(", ")) == set(counts)
+    assert set(summary.removeprefix("12 images: ").partition("; ")[0].split(", ")) == set(counts)
     assert "stripes 90 degrees if its probability is at least " in summary
 
 
@@ -125,7 +125,7 @@ def test_second_class_is_chosen_from_the_recorded_threshold_on(photos, uri, kept
     predict([str(photos[0]), "model=copy", "--json", "table.json"])
     assert {row["class"] for row in read_json("table.json")} == {CLASSES[1]}
     at_least = probability_text(lowest / 2)
-    summary = f"12 images: 12 {CLASSES[1]} ({CLASSES[1]} if its probability is at least {at_least})\n"
+    summary = f"12 images: {CLASSES[1]} (12); {CLASSES[1]} if its probability is at least {at_least}\n"
     assert capsys.readouterr().out == summary
 
 

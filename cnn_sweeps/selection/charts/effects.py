@@ -83,7 +83,7 @@ def _describe_direction(trials: Sequence[FrozenTrial], key: str, minimize: bool)
     Spearman correlations, 2000.
     """
     if len(trials) < FEWEST_TRIALS:
-        return f"too few trials to say: it takes {FEWEST_TRIALS}"
+        return f"too few trials to say: at least {FEWEST_TRIALS} are needed"
     values = [trial.values[0] for trial in trials]
     if len(set(values)) == 1:
         return "all values are equal"
