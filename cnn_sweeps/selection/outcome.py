@@ -33,7 +33,7 @@ from cnn_sweeps.text.numbers import part_of
 from cnn_sweeps.text.passwords import hide_passwords
 from cnn_sweeps.tracking.page import WINNER_NOTE, begin_note
 from cnn_sweeps.tracking.record.entry import NOTE_TAG, Data, Recorded
-from cnn_sweeps.tracking.usage import command_to_predict
+from cnn_sweeps.tracking.usage import STORE, command_to_predict
 
 _TOLD = {
     "test_log_loss": ("log loss {}", 4),
@@ -118,7 +118,7 @@ class Sweep:
         model = self.attributes.get(REGISTERED_MODEL)
         if best is None or self.attributes.get(REGISTERED) != best.number or not isinstance(model, str):
             return []
-        return [command_to_predict(model, self.uri)]
+        return [command_to_predict(model, STORE)]  # whose address is put in when MLflow gets it
 
 
 class _Ranking(BaseModel):
