@@ -22,7 +22,7 @@ _LEFT_OUT = (
     "image is left out, since a later split has a copy of it",
     "images are left out, since a later split has copies of them",
 )
-_CONFLICTS = ("group of equal images is in several classes", "groups of equal images are in several classes")
+_CONFLICTS = ("group of equal images has different classes", "groups of equal images have different classes")
 _loaded: dict[str, "Images"] = {}
 """The images that this process used last, by their settings."""
 
