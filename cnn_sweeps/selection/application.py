@@ -155,7 +155,11 @@ class CnnSweep(CheckedApplication):
 
     def rank(self, study: SweepStudy, confirmed: Sequence[FrozenTrial]) -> list[Ranked]:
         """Rank by value, or the best ones by their mean with other seeds; mark trials that are tied with the best."""
+        from cnn_sweeps.selection.outcome import is_ablation
+
         completed = study.ranking()
+        if is_ablation(study.trials):
+            self.has_best, self.about_ranking = False, ""
         self._standing = stand(completed, confirmed, self.config, self._settings_of)
         return self._standing.rank(completed)
 

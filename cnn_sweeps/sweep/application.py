@@ -46,6 +46,9 @@ class SweepApplication:
     about_ranking = ""
     """What to say below the ranking of the trials."""
 
+    has_best = True
+    """Whether the first trial of the ranking is a configuration to use. A sweep that only compares has none."""
+
     def check(self, config: DictConfig, directions: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """Check the configuration of one trial before any runs; return the settings that its result depends on.
 

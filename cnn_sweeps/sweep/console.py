@@ -94,7 +94,7 @@ class Console:
         """Show, below the results, the commands to continue with, and where to look at the results."""
         if to_go_on:
             self.say(f"To go on:\n  {to_go_on}")
-        if best is not None:
+        if best is not None and self._plan.application.has_best:
             params, space = best.params, self._plan.space
             searched = params.keys() if self._plan.extend else space.distributions.keys()
             own = [override_text(key, value) for key, value in params.items() if key in searched]

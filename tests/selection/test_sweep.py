@@ -554,6 +554,8 @@ def test_ablation_trains_every_arm_with_every_seed_and_ends_with_a_table_and_ver
     assert not re.search(r"\*\*best|best (trial|value)|chosen|champion", note, re.IGNORECASE)
     assert not any("best" in key or key.startswith("final_") for key in [*parent.data.tags, *parent.data.metrics])
     said = sweep_log(tmp_path)
+    assert "best configuration" not in said
+    assert "Expect worse" not in said
     for claim in ("Dropout narrows the gap", "Early stopping halts at the best point", "Decay of the learning rate"):
         assert len(re.findall(rf"{claim}.*: (supported|refuted|undecided);", said)) == 1
 
